@@ -1,0 +1,3 @@
+"""Audit and fix the weight constraints of neural-network checkpoints."""
+
+from ckptclamp._version import __version__ as __version__

@@ -1,0 +1,1 @@
+"""Where the bytes of a checkpoint lie: one module a format behind one small interface."""

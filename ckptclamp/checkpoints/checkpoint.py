@@ -1,0 +1,89 @@
+"""The small interface that every format stands behind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.description import Box, KerasModel, Producer, Tensor
+    from ckptclamp.checkpoints.source import Source
+
+
+class TensorReader(Protocol):
+    """Whatever weights can be read from: a checkpoint, or a copy that is being made."""
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """Return `box` of `tensor`, in its storage dtype and the shape of the box.
+
+        The array may be a view of `buffer` (at least the box's bytes long), so it is good only
+        until the buffer is used again.
+
+        Raises:
+            UnreadableError: the bytes are not there, or cannot be decoded.
+        """
+
+
+class Copy(TensorReader, Protocol):
+    """A byte-for-byte copy of a checkpoint that is being changed and is not yet published."""
+
+    def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
+        """Put `values` (storage dtype, the shape of the box) where `box` of `tensor` lies."""
+
+    def finish(self) -> None:
+        """Bring the container up to date (checksums, chunks that moved) and flush it to disk."""
+
+
+class Checkpoint(ABC):
+    """An opened checkpoint: described, but with no weights in memory. A context manager.
+
+    Attributes:
+        path: what the user named.
+        format: the name of the format, such as ``safetensors`` or ``keras-zip``.
+        sources: the regular files that hold the weights; `Contiguous.source` indexes them.
+        tensors: every tensor by name, in the order of the file.
+        notes: sentences a reader must be told (a name that disagrees with the content, aliases).
+        metadata: free text that the file carries about itself, as it stands there.
+        producer: who wrote it, if it says.
+        keras: what a Keras file says of its model, if it is one.
+        isolation: which walls stood around the parser (``landlock``, ``seccomp``, ``rlimits``).
+    """
+
+    path: Path
+    format: str
+    sources: tuple[Source, ...]
+    tensors: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = {}
+    producer: Producer | None = None
+    keras: KerasModel | None = None
+    isolation: tuple[str, ...] = ()
+
+    @abstractmethod
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
+
+    @abstractmethod
+    def copy_to(self, target: Path) -> Copy:
+        """Copy every byte to `target`, which exists and is empty, and return it for changes."""
+
+    def verify_unchanged(self) -> None:
+        """Raise `ChangedError` if a source is no longer the file that was opened."""
+        for source in self.sources:
+            source.verify_unchanged()
+
+    def close(self) -> None:
+        """Close every source."""
+        for source in self.sources:
+            source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,110 @@
+"""One regular file that weights are read from: opened once, read by `pread`, watched for changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ckptclamp.errors import ChangedError, NotACheckpointError, UnreadableError
+
+if TYPE_CHECKING:
+    from os import stat_result
+
+_HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What must stay the same of a file while it is audited."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: stat_result) -> Self:
+        """Take the identity from an `os.stat` result."""
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+
+class Source:
+    """A file descriptor and what it was when it was opened.
+
+    `path` is shown to the user; `fd` stays open until `close`. `size` is in bytes.
+    """
+
+    def __init__(self, path: Path, fd: int, status: stat_result) -> None:
+        self.path = path
+        self.fd = fd
+        self.identity = Identity.of(status)
+        self.size = status.st_size
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a regular file for reading, never blocking on a FIFO or a device.
+
+        Raises:
+            UnreadableError: it does not exist or may not be read.
+            NotACheckpointError: it is no regular file.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error), path=path) from error
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise NotACheckpointError("not a regular file", path=path)
+        return cls(path, fd, status)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset` on.
+
+        Raises:
+            UnreadableError: the file ends before that, or the system cannot read it.
+        """
+        buffer = bytearray(length)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill all of `buffer` (bytes) from `offset` on; raises as `read_at` does."""
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self.fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise UnreadableError(error.strerror or str(error), path=self.path) from error
+            if count == 0:
+                raise UnreadableError(
+                    f"ends at byte {offset + done}, {len(buffer) - done} bytes too early",
+                    path=self.path,
+                    hint="the file is truncated",
+                )
+            done += count
+
+    def verify_unchanged(self) -> None:
+        """Raise `ChangedError` if the file, or what its name points at, is not what was opened."""
+        if Identity.of(os.fstat(self.fd)) != self.identity:
+            raise ChangedError("changed while it was being read", path=self.path, hint="run again")
+
+    def sha256(self) -> str:
+        """Return the hexadecimal digest of the whole file."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, _HASH_BLOCK):
+            digest.update(self.read_at(offset, min(_HASH_BLOCK, self.size - offset)))
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Close the descriptor; closing twice does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

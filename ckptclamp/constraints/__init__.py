@@ -1,0 +1,1 @@
+"""The mathematics of constraints: NumPy in, NumPy out, no files."""

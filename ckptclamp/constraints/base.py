@@ -1,0 +1,154 @@
+"""What a constraint is: two small functions over per-unit statistics.
+
+A streaming constraint names the statistics that it needs, judges them, and turns them into one
+elementwise transform, ``clip(w * scale + shift, low, high)``. Statistics of parts merge, and the
+transform is elementwise, so one engine serves every constraint at any size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.dtypes import StorageDType
+
+
+class Statistic(StrEnum):
+    """One number per unit, all in float64."""
+
+    NORM = "norm"
+    """The Euclidean norm; parts merge by `hypot`."""
+    SUM = "sum"
+    SUM_ABS = "sum_abs"
+    MIN = "min"
+    MAX = "max"
+    MAX_ABS = "max_abs"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatistics:
+    """Measurements of some units, each an array of shape (units,).
+
+    `size` is how many weights one unit has. `values` holds float64 arrays, one for each statistic
+    that was asked for; where a unit has a non-finite weight they mean nothing. `nonfinite` counts
+    such weights (int64).
+    """
+
+    size: int
+    values: Mapping[Statistic, NDArray[np.float64]]
+    nonfinite: NDArray[np.int64]
+
+    def __getitem__(self, statistic: Statistic) -> NDArray[np.float64]:
+        return self.values[statistic]
+
+    def __len__(self) -> int:
+        return len(self.nonfinite)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How some units stand to a constraint, each an array of shape (units,), float64.
+
+    `measured` is what is compared (a norm, a smallest weight), `bound` the nearest bound that it is
+    compared with, `distance` how far outside it lies (0 inside, never negative), `scale` what a
+    relative tolerance is relative to: a unit conforms if ``distance <= tolerance * scale``. Where a
+    bound is 0 the scale is 0, since nothing but the bound itself is near it in relative terms.
+    """
+
+    measured: NDArray[np.float64]
+    bound: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def violates(self, tolerance: float) -> NDArray[np.bool_]:
+        """Which units lie outside by more than `tolerance`; NaN counts as outside."""
+        with np.errstate(invalid="ignore"):
+            return ~(self.distance <= tolerance * self.scale)
+
+    @property
+    def excess(self) -> NDArray[np.float64]:
+        """The distance relative to the bound; infinite outside a bound of 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.distance == 0, 0.0, self.distance / self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """``clip(w * scale + shift, low, high)``, each a number or an array of shape (units,)."""
+
+    scale: NDArray[np.float64] | float = 1.0
+    shift: NDArray[np.float64] | float = 0.0
+    low: NDArray[np.float64] | float = field(default=-np.inf)
+    high: NDArray[np.float64] | float = field(default=np.inf)
+
+
+class Constraint(ABC):
+    """A set that each unit must lie in, and the projection onto it. Subclasses are immutable.
+
+    Keras' protocol for saving holds here too: `get_config` returns the arguments of the
+    constructor, `from_config` makes an equal constraint of them. Which axes a unit spans is not the
+    constraint's affair but the rule's.
+
+    Class attributes:
+        needs: the statistics that `judge` and `project` read.
+        elementwise: each weight is a unit of its own; `bounds` then tells the interval.
+        one_sided: rounding inward can always reach the set exactly (false for ``norm = 1``).
+        streaming: judged from statistics; false for callables that need the whole tensor.
+    """
+
+    needs: ClassVar[frozenset[Statistic]]
+    elementwise: ClassVar[bool] = False
+    one_sided: ClassVar[bool] = True
+    streaming: ClassVar[bool] = True
+
+    @abstractmethod
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """Compare each unit with the constraint. Non-finite units need no care here."""
+
+    @abstractmethod
+    def project(self, statistics: UnitStatistics) -> Transform:
+        """The transform that takes each unit to the nearest point of the set (identity inside)."""
+
+    def project_keras(self, statistics: UnitStatistics) -> Transform:
+        """What Keras' own formula does to each unit, conforming ones too; default: `project`."""
+        return self.project(statistics)
+
+    def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
+        """Which units no projection can mend, beside those with non-finite weights."""
+        return np.zeros(len(statistics), dtype=np.bool_)
+
+    def bounds(self) -> tuple[float, float]:
+        """The closed interval that every weight must lie in; only for elementwise constraints."""
+        raise NotImplementedError
+
+    def as_stored(self, dtype: StorageDType) -> Constraint:
+        """This constraint with its bounds as `dtype` holds them; only elementwise bounds change."""
+        del dtype
+        return self
+
+    @abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make the constraint that `get_config` described."""
+        return cls(**config)
+
+    def __str__(self) -> str:
+        """As a person would write it: ``MaxNorm(max_value=2)``."""
+        arguments = ", ".join(f"{key}={_number(v)}" for key, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

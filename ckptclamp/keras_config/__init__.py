@@ -1,0 +1,1 @@
+"""What a Keras model declares about its own weights, read from its config as data."""

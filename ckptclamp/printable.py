@@ -1,0 +1,41 @@
+"""Untrusted text made safe to show: the one escaper that every message and report goes through.
+
+Names of tensors, layers and files come from strangers. A terminal obeys control characters, a CI
+runner obeys lines that begin with ``::`` or hold ``##[``, and a bidirectional override makes a line
+read as another. `printable` turns text into one line without any of these; what a sink needs beyond
+that (HTML, XML and Markdown have signs of their own) the sink adds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def printable(text: str, *, limit: int | None = 256) -> str:
+    r"""Return `text` as one inert line.
+
+    Control, format, surrogate, private-use and unassigned characters become ``\u{…}``. A second
+    ``#`` in a row and a leading ``:`` are written that way too, because CI runners read commands in
+    them. Text over `limit` characters keeps its two ends and gets a digest of the whole between.
+    """
+    safe = "".join(_escaped(char) for char in text)
+    safe = safe.replace("##", r"#\u{23}")
+    stripped = safe.lstrip()
+    if stripped.startswith(":"):
+        safe = r"\u{3a}" + stripped[1:]
+    if limit is None or len(safe) <= limit:
+        return safe
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    half = (limit - 12) // 2
+    return f"{safe[:half]}…{digest}…{safe[-half:]}"
+
+
+def _escaped(char: str) -> str:
+    if char.isascii() and char.isprintable():
+        return char
+    if unicodedata.category(char) in _UNSAFE_CATEGORIES:
+        return f"\\u{{{ord(char):x}}}"
+    return " " if unicodedata.category(char) == "Zs" else char

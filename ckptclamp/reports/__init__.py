@@ -1,0 +1,1 @@
+"""Audit and apply results as terminal text, JSON and the formats of CI systems."""

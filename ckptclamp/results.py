@@ -1,0 +1,231 @@
+"""What an audit and an apply answer: frozen dataclasses, and nothing that computes weights.
+
+Every report is made from these, and they are what the Python API returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+from ckptclamp.notices import Notice
+from ckptclamp.spec.model import Severity
+
+
+class ExitCode(IntEnum):
+    """What the program returns; orthogonal to format and verbosity."""
+
+    OK = 0
+    VIOLATIONS = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    NOTHING_EVALUATED = 4
+    NOT_WRITTEN = 5
+
+
+class Verdict(StrEnum):
+    """The three answers. "Not evaluated" can never read as "pass"."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
+    VIOLATION = "violation"
+    NOT_EVALUATED = "not-evaluated"
+
+
+class Origin(StrEnum):
+    """Where a rule came from."""
+
+    DECLARED = "declared"
+    SPEC = "spec"
+
+
+@dataclass(frozen=True, slots=True)
+class WorstUnit:
+    """One unit that lies outside: its coordinates along the kept axes, and how far out it is.
+
+    `excess` is relative to the bound, ``None`` where the bound is 0 or a weight is not finite.
+    """
+
+    index: tuple[int, ...]
+    measured: float
+    bound: float
+    distance: float
+    excess: float | None
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of units by measured value: bin i spans ``edges[i] <= value < edges[i + 1]``."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressed:
+    """Why a violation does not fail the gate: a baseline entry or an ignore rule."""
+
+    by: str
+    reason: str
+    expires: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of an audit: one tensor under one rule.
+
+    `tensor` is the full name, `label` the friendlier name where there is one (``dense/kernel`` for
+    ``layers/dense/vars/0``). `axes` are the reduced axes; `unit_words` says what one unit is.
+    `measured_min` and `measured_max` span all units with finite weights. `worst` lists violating
+    units, worst first. A result that was not evaluated has a `reason` and no measurements.
+    """
+
+    tensor: str
+    rule: str
+    constraint: str
+    origin: Origin
+    verdict: Verdict
+    label: str | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    axes: tuple[int, ...] = ()
+    unit_words: str = ""
+    unit_size: int = 0
+    location: str | None = None
+    why: str = ""
+    severity: Severity = Severity.ERROR
+    tolerance: float = 0.0
+    reason: str | None = None
+    hint: str | None = None
+    units: int = 0
+    violating: int = 0
+    nonfinite: int = 0
+    unmendable: int = 0
+    bound: tuple[float | None, float | None] = (None, None)
+    measured_min: float | None = None
+    measured_max: float | None = None
+    worst: tuple[WorstUnit, ...] = ()
+    histogram: Histogram | None = None
+    notices: tuple[Notice, ...] = ()
+    suppressed: Suppressed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """One file of a checkpoint: its name, size in bytes, and sha256 if it was hashed."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSummary:
+    """What was audited."""
+
+    path: str
+    format: str
+    files: tuple[FileDigest, ...]
+    tensors: int
+    producer: str | None = None
+    isolation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many results had which answer; suppressed violations are counted apart."""
+
+    results: int
+    passed: int
+    violations: int
+    not_evaluated: int
+    suppressed: int
+    warnings: int
+    units: int
+    violating_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The whole answer of an audit.
+
+    `unmatched` names required rules that matched nothing. `parameters` are those that change the
+    answer (tolerance, strictness), as text.
+    """
+
+    checkpoint: CheckpointSummary
+    results: tuple[Result, ...]
+    unmatched: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    spec_path: str | None = None
+    spec_sha256: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    tool_version: str = ""
+    strict: bool = False
+    seconds: float = 0.0
+
+    @property
+    def all_notices(self) -> tuple[Notice, ...]:
+        """The notices of the report and of every result."""
+        return self.notices + tuple(n for result in self.results for n in result.notices)
+
+    @property
+    def census(self) -> Census:
+        """Count the results."""
+        of = [result.verdict for result in self.results if result.suppressed is None]
+        return Census(
+            results=len(self.results),
+            passed=of.count(Verdict.PASS),
+            violations=of.count(Verdict.VIOLATION),
+            not_evaluated=of.count(Verdict.NOT_EVALUATED),
+            suppressed=len(self.results) - len(of),
+            warnings=sum(not notice.informational for notice in self.all_notices),
+            units=sum(r.units for r in self.results),
+            violating_units=sum(r.violating for r in self.results),
+        )
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The gate's answer; see the README for the table.
+
+        What could not be evaluated outranks violations, a rule without a match outranks a pass.
+        """
+        open_results = [r for r in self.results if r.suppressed is None]
+        if any(r.verdict is Verdict.NOT_EVALUATED for r in open_results):
+            return ExitCode.INCOMPLETE
+        if any(r.verdict is Verdict.VIOLATION and self._fails(r) for r in open_results):
+            return ExitCode.VIOLATIONS
+        if self.unmatched or not any(r.verdict is not Verdict.NOT_EVALUATED for r in self.results):
+            return ExitCode.NOTHING_EVALUATED
+        return ExitCode.VIOLATIONS if self.strict and self.census.warnings else ExitCode.OK
+
+    def _fails(self, result: Result) -> bool:
+        return self.strict or result.severity is Severity.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """What apply did to one tensor: units rewritten, and the largest change of a weight.
+
+    `largest_change` is relative to the largest magnitude in the weight's unit.
+    """
+
+    tensor: str
+    units: int
+    changed: int
+    largest_change: float
+    rules: tuple[str, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """What apply changed, and the audit of what it wrote (``None`` for a dry run)."""
+
+    before: AuditReport
+    changes: tuple[TensorChange, ...]
+    after: AuditReport | None
+    output: str | None
+    projection: str
+    notices: tuple[Notice, ...] = ()

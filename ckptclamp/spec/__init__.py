@@ -1,0 +1,1 @@
+"""Specs: what a checkpoint must obey, read from YAML, options or Python."""

@@ -1,0 +1,107 @@
+"""A spec as plain frozen data, whatever door it came through: a YAML file, options, Python."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ckptclamp.constraints.base import Constraint
+
+
+class Severity(StrEnum):
+    """How bad a violation of a rule is; only errors fail a gate (warnings too with `--strict`)."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Projection(StrEnum):
+    """How a violating unit is mended; see the README for what each promises."""
+
+    EXACT = "exact"
+    KERAS = "keras"
+
+
+class Declared(StrEnum):
+    """What to do with the constraints that the checkpoint's own model declares."""
+
+    AUDIT = "audit"
+    IGNORE = "ignore"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a spec file, counted from 1."""
+
+    path: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Which axes a unit spans, as a rule states it: `axis` reduced, or `unit_axis` kept.
+
+    At most one of the two is set; each is a tuple of possibly negative axes. Both ``None`` means
+    that the rule says nothing; `axis=()` is never written by a user. `whole` means all axes
+    (Keras' ``axis: null``): the whole tensor is one unit.
+    """
+
+    axis: tuple[int, ...] | None = None
+    unit_axis: tuple[int, ...] | None = None
+    whole: bool = False
+
+    @property
+    def stated(self) -> bool:
+        """Whether the rule says anything about axes."""
+        return self.whole or self.axis is not None or self.unit_axis is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of a spec.
+
+    `tolerance` is relative; ``None`` means `auto`, derived from the storage dtype. `required` rules
+    fail when they match nothing.
+    """
+
+    id: str
+    tensors: tuple[str, ...]
+    constraint: Constraint
+    units: Units = field(default_factory=Units)
+    severity: Severity = Severity.ERROR
+    tolerance: float | None = None
+    required: bool = True
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Findings that are known and accepted: which tensors and rules, why, and until when."""
+
+    tensors: tuple[str, ...]
+    rules: tuple[str, ...]
+    reason: str
+    expires: datetime.date | None = None
+    location: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Rules, and what to do with declared constraints. `custom_objects` maps a constraint's
+    registered name in a model config to one of ours.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    declared: Declared = Declared.AUDIT
+    tolerance: float | None = None
+    projection: Projection = Projection.EXACT
+    custom_objects: Mapping[str, Constraint] = field(default_factory=dict)
+    ignore: tuple[Suppression, ...] = ()
+    path: str | None = None
+    sha256: str | None = None

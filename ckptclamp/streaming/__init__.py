@@ -1,0 +1,1 @@
+"""Measuring and projecting tensors in blocks, within a memory budget."""
