@@ -189,43 +189,17 @@ class AuditReport:
     def exit_code(self) -> ExitCode:
         """The gate's answer; see the README for the table.
 
-        What could not be evaluated outranks violations, a rule without a match outranks a pass.
+        What could not be judged outranks what was judged: 3 before 4 before 1.
         """
-        open_results = [r for r in self.results if r.suppressed is None]
-        if any(r.verdict is Verdict.NOT_EVALUATED for r in open_results):
+        judged = [r for r in self.results if r.verdict is not Verdict.NOT_EVALUATED]
+        if len(judged) < len(self.results):
             return ExitCode.INCOMPLETE
-        if any(r.verdict is Verdict.VIOLATION and self._fails(r) for r in open_results):
-            return ExitCode.VIOLATIONS
-        if self.unmatched or not any(r.verdict is not Verdict.NOT_EVALUATED for r in self.results):
+        if self.unmatched or not judged:
             return ExitCode.NOTHING_EVALUATED
-        return ExitCode.VIOLATIONS if self.strict and self.census.warnings else ExitCode.OK
+        if any(self._fails(result) for result in judged) or (self.strict and self.census.warnings):
+            return ExitCode.VIOLATIONS
+        return ExitCode.OK
 
     def _fails(self, result: Result) -> bool:
-        return self.strict or result.severity is Severity.ERROR
-
-
-@dataclass(frozen=True, slots=True)
-class TensorChange:
-    """What apply did to one tensor: units rewritten, and the largest change of a weight.
-
-    `largest_change` is relative to the largest magnitude in the weight's unit.
-    """
-
-    tensor: str
-    units: int
-    changed: int
-    largest_change: float
-    rules: tuple[str, ...] = ()
-    label: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ApplyReport:
-    """What apply changed, and the audit of what it wrote (``None`` for a dry run)."""
-
-    before: AuditReport
-    changes: tuple[TensorChange, ...]
-    after: AuditReport | None
-    output: str | None
-    projection: str
-    notices: tuple[Notice, ...] = ()
+        counts = self.strict or result.severity is Severity.ERROR
+        return counts and result.verdict is Verdict.VIOLATION and result.suppressed is None

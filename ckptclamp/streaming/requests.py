@@ -49,3 +49,12 @@ class Screened:
     count: int
     minimum: float
     maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request whose tensor could not be read; the others go on."""
+
+    request: int
+    reason: str
+    hint: str | None = None
