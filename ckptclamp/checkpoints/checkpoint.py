@@ -29,6 +29,28 @@ class TensorReader(Protocol):
         """
 
 
+class Target(Protocol):
+    """Where a copy is put while it has no final name yet; `publish.staged` makes one.
+
+    Attributes:
+        directory: the directory in which `create` makes files, or ``None`` where the target is one
+            file (which may have no name at all, only a descriptor).
+    """
+
+    directory: Path | None
+
+    def create(self, name: str) -> int:
+        """Return a read-write descriptor of a new, empty file.
+
+        `name` is the file's place inside the checkpoint's directory (``assets/a.txt``; folders are
+        made), or anything where the target is one file: it can then be asked for once. The target
+        owns the descriptor and closes it.
+
+        Raises:
+            NotWrittenError: the file cannot be made.
+        """
+
+
 class Copy(TensorReader, Protocol):
     """A byte-for-byte copy of a checkpoint that is being changed and is not yet published."""
 
@@ -37,6 +59,9 @@ class Copy(TensorReader, Protocol):
 
     def finish(self) -> None:
         """Bring the container up to date (checksums, chunks that moved) and flush it to disk."""
+
+    def reopen(self) -> Checkpoint:
+        """Open what was written as a checkpoint of its own, to be audited before it has a name."""
 
 
 class Checkpoint(ABC):
@@ -51,6 +76,7 @@ class Checkpoint(ABC):
         metadata: free text that the file carries about itself, as it stands there.
         producer: who wrote it, if it says.
         keras: what a Keras file says of its model, if it is one.
+        several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: which walls stood around the parser (``landlock``, ``seccomp``, ``rlimits``).
     """
 
@@ -62,6 +88,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str] = {}
     producer: Producer | None = None
     keras: KerasModel | None = None
+    several_files: bool = False
     isolation: tuple[str, ...] = ()
 
     @abstractmethod
@@ -69,8 +96,16 @@ class Checkpoint(ABC):
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
 
     @abstractmethod
-    def copy_to(self, target: Path) -> Copy:
-        """Copy every byte to `target`, which exists and is empty, and return it for changes."""
+    def copy_to(self, target: Target) -> Copy:
+        """Copy every byte of every file to `target` and return the copy for changes.
+
+        Formats hand their files to `copying.FileCopy`, or to a subclass of it where writing takes
+        more than bytes at an offset.
+
+        Raises:
+            NotWrittenError: the copy cannot be made, for want of space or otherwise.
+            ChangedError: a source changed while it was copied.
+        """
 
     def verify_unchanged(self) -> None:
         """Raise `ChangedError` if a source is no longer the file that was opened."""
