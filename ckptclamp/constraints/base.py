@@ -130,6 +130,10 @@ class Constraint(ABC):
         """The closed interval that every weight must lie in; only for elementwise constraints."""
         raise NotImplementedError
 
+    def interval(self) -> tuple[float | None, float | None]:
+        """The closed interval that the measured value must lie in, for reports; ``None`` is open."""
+        return (None, None)
+
     def as_stored(self, dtype: StorageDType) -> Constraint:
         """This constraint with its bounds as `dtype` holds them; only elementwise bounds change."""
         del dtype

@@ -58,3 +58,7 @@ class Failed:
     request: int
     reason: str
     hint: str | None = None
+
+
+Measurement = Batch | Screened | Failed
+"""What the engine answers, piece by piece."""
