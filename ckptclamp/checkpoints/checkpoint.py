@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +108,30 @@ class Checkpoint(ABC):
         Raises:
             NotWrittenError: the copy cannot be made, for want of space or otherwise.
             ChangedError: a source changed while it was copied.
+        """
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """The files that the user would call the checkpoint; by default the sources."""
+        return self.sources
+
+    def assume_config(self, config: Mapping[str, Any]) -> None:
+        """Take `config` for the model config that a weights-only Keras file lacks.
+
+        Raises:
+            UsageError: the file has a config of its own, or is no Keras file.
+        """
+        if self.keras is None:
+            raise UsageError("only a Keras file takes a model config", path=self.path)
+        if self.keras.config is not None:
+            raise UsageError("has a model config of its own", path=self.path)
+        self.keras = replace(self.keras, config=config)
+
+    def verify_integrity(self) -> None:
+        """Check what the container itself promises of its bytes (a zip's checksums).
+
+        Raises:
+            UnreadableError: the bytes are not what the container says.
         """
 
     def verify_unchanged(self) -> None:

@@ -120,6 +120,10 @@ class Producer:
     version: str | None = None
     backend: str | None = None
 
+    def __str__(self) -> str:
+        backend = f" ({self.backend})" if self.backend else ""
+        return " ".join(filter(None, (self.framework, self.version))) + backend
+
 
 class KerasLayout(StrEnum):
     """How Keras named the datasets."""
