@@ -47,7 +47,7 @@ class StorageDType:
         """The NumPy dtype, in the file's byte order (imports ml_dtypes where it is needed)."""
         import numpy as np
 
-        if self.name.startswith(("bfloat", "float8", "float4", "float6")):
+        if self.name.startswith(("bfloat", "float8_", "float6_", "float4_")):
             import ml_dtypes
 
             low_precision: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.name))

@@ -1,1 +1,5 @@
-"""The mathematics of constraints: NumPy in, NumPy out, no files."""
+"""The mathematics: one small class for each set that a unit of weights can be held in.
+
+`base` says what a constraint is; `norms`, `elementwise` and `center` are the built-in ones; `custom`
+takes in a user's own; `registry` finds them by name; `tolerance` says how near is near enough.
+"""

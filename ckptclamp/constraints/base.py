@@ -107,7 +107,7 @@ class Constraint(ABC):
 
     needs: ClassVar[frozenset[Statistic]]
     elementwise: ClassVar[bool] = False
-    one_sided: ClassVar[bool] = True
+    one_sided: bool = True
     streaming: ClassVar[bool] = True
 
     @abstractmethod
@@ -155,4 +155,4 @@ class Constraint(ABC):
 
 
 def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,0 +1,183 @@
+"""Constraints on the Euclidean norm of each unit: a ball, an annulus, a sphere.
+
+Each projection is one factor per unit, ``target / norm``, where the target is the nearest norm that
+is allowed. There is no epsilon in it: a unit inside gets the factor 1 exactly. Keras' formulas
+(``keras/src/constraints/constraints.py``) divide by ``norm + 1e-7`` and rewrite every unit; they are
+kept apart, in `project_keras`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ckptclamp.constraints.arguments import norm_bound, number, ordered
+from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+from ckptclamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptclamp.constraints.base import UnitStatistics
+
+KERAS_EPSILON = 1e-7
+"""`keras.config.epsilon()` unless a user changed it; files do not record it."""
+
+
+class _NormConstraint(Constraint):
+    """What the three have in common: an interval in which each unit's norm must lie."""
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.NORM})
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """Compare each norm with the interval; the distance is that of the norms."""
+        norm = statistics[Statistic.NORM]
+        low, high = self._allowed()
+        bound = _nearer(norm, low, high)
+        with np.errstate(invalid="ignore"):
+            distance = np.where(self._inside(norm), 0.0, np.abs(norm - bound))
+        return Judgement(norm, bound, distance, np.where(np.isfinite(bound), bound, 0.0))
+
+    def project(self, statistics: UnitStatistics) -> Transform:
+        """Scale each unit to the nearest allowed norm: along the ray, that is the nearest point."""
+        scale, _ = self._factors(statistics[Statistic.NORM])
+        return Transform(scale=scale)
+
+    def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
+        """Units without a direction (zero, where the norm must be positive), or beyond float64."""
+        return self._factors(statistics[Statistic.NORM])[1]
+
+    def interval(self) -> tuple[float | None, float | None]:
+        """The interval of allowed norms."""
+        low, high = self._allowed()
+        return (low if low > 0 else None, high if np.isfinite(high) else None)
+
+    @abstractmethod
+    def _allowed(self) -> tuple[float, float]:
+        """The closed interval of allowed norms."""
+
+    def _inside(self, norm: NDArray[np.float64]) -> NDArray[np.bool_]:
+        low, high = self._allowed()
+        return (norm >= low) & (norm <= high)
+
+    def _factors(self, norm: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The factor of each unit, and where there is none (the factor is then 1)."""
+        with np.errstate(all="ignore"):
+            factor = np.clip(norm, *self._allowed()) / norm
+        inside = self._inside(norm)
+        lost = ~inside & ~(np.isfinite(factor) & np.isfinite(norm))
+        return np.where(inside | lost, 1.0, factor), lost
+
+
+@dataclass(frozen=True)
+class MaxNorm(_NormConstraint):
+    r"""Norm at most `max_value`: projection onto the L2 ball.
+
+    argmin over y of ‖x - y‖₂² subject to ‖y‖₂ ≤ max_value, which is x · max_value / ‖x‖₂ outside of
+    the ball and x inside. Srebro, Rennie and Jaakkola, *Maximum-Margin Matrix Factorization* (2004);
+    Srivastava et al., *Dropout* (2014); Keras' `MaxNorm`.
+
+    Raises:
+        UsageError: `max_value` is negative, NaN or no number. Infinity is no bound.
+    """
+
+    max_value: float = 2.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))
+
+    def project_keras(self, statistics: UnitStatistics) -> Transform:
+        """``w * clip(n, 0, max_value) / (1e-7 + n)``, of every unit."""
+        norm = statistics[Statistic.NORM]
+        return Transform(scale=_keras_factor(np.clip(norm, 0.0, self.max_value), norm))
+
+    def get_config(self) -> dict[str, Any]:
+        """``max_value``."""
+        return {"max_value": self.max_value}
+
+    def _allowed(self) -> tuple[float, float]:
+        return 0.0, self.max_value
+
+
+@dataclass(frozen=True)
+class MinMaxNorm(_NormConstraint):
+    r"""Norm between `min_value` and `max_value`: projection onto an annulus.
+
+    argmin over y of ‖x - y‖₂² subject to min_value ≤ ‖y‖₂ ≤ max_value, which is
+    x · clip(‖x‖₂, min_value, max_value) / ‖x‖₂. A zero unit has no nearest point when `min_value` is
+    positive (all of the sphere is equally near) and is unmendable. Keras' `MinMaxNorm`.
+
+    `rate` is how far one step of Keras' training moves towards the interval. It is a schedule and
+    not a set: judging and the exact projection do not read it.
+
+    Raises:
+        UsageError: a bound is negative, NaN or no number, the interval is empty, or `rate` does not
+            lie in [0, 1].
+    """
+
+    min_value: float = 0.0
+    max_value: float = 1.0
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "min_value", norm_bound("min_value", self.min_value))
+        object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))
+        object.__setattr__(self, "rate", number("rate", self.rate))
+        ordered("min_value", self.min_value, "max_value", self.max_value)
+        if not 0 <= self.rate <= 1:
+            raise UsageError(f"rate must lie in [0, 1], but is {self.rate:g}")
+        if np.isinf(self.min_value):
+            raise UsageError("min_value must be finite: no norm is infinite")
+        object.__setattr__(self, "one_sided", self.min_value < self.max_value)
+
+    def project_keras(self, statistics: UnitStatistics) -> Transform:
+        """``w * (rate * clip(n, min, max) + (1 - rate) * n) / (1e-7 + n)``, of every unit."""
+        norm = statistics[Statistic.NORM]
+        clipped = np.clip(norm, self.min_value, self.max_value)
+        return Transform(scale=_keras_factor(self.rate * clipped + (1 - self.rate) * norm, norm))
+
+    def get_config(self) -> dict[str, Any]:
+        """``min_value``, ``max_value`` and ``rate``."""
+        return {"min_value": self.min_value, "max_value": self.max_value, "rate": self.rate}
+
+    def _allowed(self) -> tuple[float, float]:
+        return self.min_value, self.max_value
+
+
+@dataclass(frozen=True)
+class UnitNorm(_NormConstraint):
+    r"""Norm exactly 1: projection onto the unit sphere.
+
+    argmin over y of ‖x - y‖₂² subject to ‖y‖₂ = 1, which is x / ‖x‖₂. A zero unit has no nearest
+    point and is unmendable. Keras' `UnitNorm`.
+    """
+
+    one_sided = False
+
+    def project_keras(self, statistics: UnitStatistics) -> Transform:
+        """``w / (1e-7 + n)``, of every unit."""
+        norm = statistics[Statistic.NORM]
+        return Transform(scale=_keras_factor(np.ones_like(norm), norm))
+
+    def get_config(self) -> dict[str, Any]:
+        """No arguments."""
+        return {}
+
+    def _allowed(self) -> tuple[float, float]:
+        return 1.0, 1.0
+
+
+def _nearer(norm: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """Of two bounds the one that each norm is nearer to; a lower bound of 0 binds nothing."""
+    if low == 0:
+        return np.full_like(norm, high)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(norm - low) < np.abs(norm - high), low, high)
+
+
+def _keras_factor(desired: NDArray[np.float64], norm: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):
+        return desired / (KERAS_EPSILON + norm)
