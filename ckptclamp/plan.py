@@ -20,6 +20,8 @@ class Assignment:
 
     `axes` are the reduced axes, sorted and non-negative; empty when every weight is a unit of its
     own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
+    `projectable` is false where a violation may be shown but not mended. `meant` are the axes that
+    were probably meant where `axes` make the constraint vacuous; they are measured for a notice.
     """
 
     tensor: Tensor
@@ -33,6 +35,8 @@ class Assignment:
     label: str | None = None
     location: str | None = None
     notices: tuple[Notice, ...] = ()
+    projectable: bool = True
+    meant: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,3 +203,35 @@ class AuditReport:
     def _fails(self, result: Result) -> bool:
         counts = self.strict or result.severity is Severity.ERROR
         return counts and result.verdict is Verdict.VIOLATION and result.suppressed is None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """What apply did to one tensor: units rewritten, and the largest change of a weight.
+
+    `largest_change` is relative to the largest magnitude in the weight's unit.
+    """
+
+    tensor: str
+    units: int
+    changed: int
+    largest_change: float
+    rules: tuple[str, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """What apply changed, and the audit of what it wrote (``None`` for a dry run)."""
+
+    before: AuditReport
+    changes: tuple[TensorChange, ...]
+    after: AuditReport | None
+    output: str | None
+    projection: str
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the copy; a dry run that could mend everything is a success."""
+        return ExitCode.OK if self.after is None else self.after.exit_code

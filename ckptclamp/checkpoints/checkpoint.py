@@ -127,7 +127,7 @@ class Checkpoint(ABC):
             raise UsageError("has a model config of its own", path=self.path)
         self.keras = replace(self.keras, config=config)
 
-    def verify_integrity(self) -> None:
+    def verify_integrity(self) -> None:  # noqa: B027 - most containers promise nothing
         """Check what the container itself promises of its bytes (a zip's checksums).
 
         Raises:

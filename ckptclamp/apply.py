@@ -1,0 +1,287 @@
+"""A projected copy of a checkpoint: copy, project, audit what was written, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptclamp.audit import AuditOptions, audit_plan, judge, make_plan, opened, summarise
+from ckptclamp.checkpoints.description import Role
+from ckptclamp.checkpoints.preview import Preview
+from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
+from ckptclamp.notices import Notice
+from ckptclamp.publish import staged
+from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
+from ckptclamp.spec.model import Projection
+from ckptclamp.streaming.project import Projected, project
+from ckptclamp.streaming.whole import project_whole
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
+    from ckptclamp.plan import Assignment, Plan
+    from ckptclamp.spec.model import Spec
+
+_ROUNDS = 16
+"""How often the rules of one tensor take turns before their sets are said not to meet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """How to make the copy.
+
+    `projection` overrides the spec's. `force` replaces an existing output; `in_place` allows the
+    input to be that output. `allow_remaining` publishes a copy in which violations remain that no
+    projection can mend; the report lists them. `dry_run` only tells what would change.
+    """
+
+    audit: AuditOptions = field(default_factory=AuditOptions)
+    projection: Projection | None = None
+    force: bool = False
+    in_place: bool = False
+    allow_remaining: bool = False
+    dry_run: bool = False
+
+
+def apply(
+    path: str | Path,
+    output: str | Path | None = None,
+    spec: Spec | None = None,
+    options: ApplyOptions | None = None,
+) -> ApplyReport:
+    """Write a copy of the checkpoint at `path` to `output` in which every governed unit conforms.
+
+    `output` may be left out for a dry run, and in place.
+
+    Raises:
+        UnreadableError: something that a rule governs could not be read or judged.
+        NothingEvaluatedError: no rule governs anything.
+        NotWrittenError: a conforming copy cannot be made; nothing was written.
+        UsageError: the output exists, is the input, or the spec makes no sense here.
+    """
+    options = options or ApplyOptions()
+    with opened(path, options.audit) as checkpoint:
+        plan = make_plan(checkpoint, spec, options.audit)
+        job = _Job(checkpoint, plan, spec, options)
+        return job.preview() if options.dry_run else job.write(Path(output or path))
+
+
+class _Job:
+    """One apply, from the audit of the input to the published copy."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, plan: Plan, spec: Spec | None, options: ApplyOptions
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.plan = plan
+        self.spec = spec
+        self.options = options
+        self.projection = options.projection or (spec.projection if spec else Projection.EXACT)
+
+    def preview(self) -> ApplyReport:
+        """Tell what would change, and refuse what could not be mended."""
+        before = self._audit_input()
+        if not self.options.allow_remaining:
+            _refuse_unmendable(before)
+        changes = self._project(Preview(self.checkpoint), before, rounds=1)
+        return self._report(before, changes, after=None, output=None)
+
+    def write(self, output: Path) -> ApplyReport:
+        """Make the copy at `output`; it appears there only when it is whole and verified."""
+        options = self.options
+        with staged(
+            output, like=self.checkpoint, force=options.force, in_place=options.in_place
+        ) as stage:
+            before = self._audit_input()
+            if not options.allow_remaining:
+                _refuse_unmendable(before)
+            copy = self.checkpoint.copy_to(stage)
+            rounds = _ROUNDS if self.projection is Projection.EXACT else 1
+            changes = self._project(copy, before, rounds=rounds)
+            copy.finish()
+            after = self._verify(copy, before, changes, output)
+            self.checkpoint.verify_unchanged()
+            notices = stage.publish()
+        return self._report(before, changes, after, str(output), notices)
+
+    def _audit_input(self) -> AuditReport:
+        before = audit_plan(self.checkpoint, self.plan, self.spec, self.options.audit)
+        if not self.plan.assignments:
+            raise NothingEvaluatedError(
+                "no rule governs anything", path=self.checkpoint.path, hint="give a spec"
+            )
+        if not self.options.allow_remaining:
+            _refuse_incomplete(before)
+        return before
+
+    def _project(self, copy: Copy, before: AuditReport, *, rounds: int) -> list[TensorChange]:
+        """Project every tensor that needs it, in the order of the plan."""
+        outside = {result.tensor for result in before.results if _to_mend(result)}
+        everything = self.projection is Projection.KERAS
+        governed = sorted(self.plan.assignments, key=lambda a: a.tensor.name)
+        return [
+            change
+            for name, group in groupby(governed, key=lambda a: a.tensor.name)
+            if everything or name in outside
+            for change in [self._project_tensor(copy, list(group), rounds)]
+            if change.changed
+        ]
+
+    def _project_tensor(
+        self, copy: Copy, assignments: Sequence[Assignment], rounds: int
+    ) -> TensorChange:
+        """Let the rules of one tensor take turns until none of them moves a unit."""
+        mendable = [a for a in assignments if a.projectable]
+        first: list[Projected] = []
+        largest = 0.0
+        for _ in range(rounds):
+            done = [self._project_one(copy, assignment) for assignment in mendable]
+            first = first or done
+            largest = max([largest, *(projected.largest_change for projected in done)])
+            if len(done) < 2 or not any(projected.changed for projected in done):
+                break
+        return TensorChange(
+            tensor=assignments[0].tensor.name,
+            units=max((projected.units for projected in first), default=0),
+            changed=max((projected.changed for projected in first), default=0),
+            largest_change=largest,
+            rules=tuple(assignment.rule for assignment in mendable),
+            label=assignments[0].label,
+        )
+
+    def _project_one(self, copy: Copy, assignment: Assignment) -> Projected:
+        options = self.options.audit
+        if not assignment.constraint.streaming:
+            return project_whole(copy, assignment.tensor, assignment.constraint, options.memory)
+        return project(
+            copy,
+            assignment.tensor,
+            assignment.axes,
+            assignment.constraint,
+            assignment.tolerance,
+            projection=self.projection,
+            memory=options.memory,
+            jobs=options.jobs,
+        )
+
+    def _verify(
+        self, copy: Copy, before: AuditReport, changes: Sequence[TensorChange], output: Path
+    ) -> AuditReport:
+        """Audit what was written, as it is stored; what was not written is what it was."""
+        written = {change.tensor for change in changes}
+        with copy.reopen() as stored:
+            if self.options.audit.config is not None:
+                stored.assume_config(self.options.audit.config)
+            plan = make_plan(stored, self.spec, self.options.audit)
+            again = [a for a in plan.assignments if a.tensor.name in written]
+            fresh = {(r.tensor, r.rule): r for r in judge(stored, again, self.options.audit)}
+            stored.verify_integrity()
+            summary = replace(summarise(stored, self.options.audit), path=str(output))
+        results = tuple(_newest(result, written, fresh) for result in before.results)
+        after = replace(before, checkpoint=summary, results=results)
+        if not self.options.allow_remaining:
+            _refuse_remaining(after, self.projection)
+        return after
+
+    def _report(
+        self,
+        before: AuditReport,
+        changes: Sequence[TensorChange],
+        after: AuditReport | None,
+        output: str | None,
+        notices: Sequence[Notice] = (),
+    ) -> ApplyReport:
+        return ApplyReport(
+            before=before,
+            changes=tuple(changes),
+            after=after,
+            output=output,
+            projection=self.projection.value,
+            notices=(*notices, *_optimizer_notice(self.checkpoint, changes)),
+        )
+
+
+def _to_mend(result: Result) -> bool:
+    return result.verdict is Verdict.VIOLATION and result.suppressed is None
+
+
+def _newest(result: Result, written: set[str], fresh: dict[tuple[str, str], Result]) -> Result:
+    """The result of the copy: measured again where the tensor was written."""
+    if result.tensor not in written or result.verdict is Verdict.NOT_EVALUATED:
+        return result
+    measured = fresh.get((result.tensor, result.rule))
+    if measured is None:
+        raise NotWrittenError(
+            f"rule {result.rule} no longer finds it in the copy", tensor=result.tensor
+        )
+    return measured
+
+
+def _refuse_incomplete(report: AuditReport) -> None:
+    missing = [r for r in report.results if r.verdict is Verdict.NOT_EVALUATED]
+    if missing:
+        first = missing[0]
+        raise UnreadableError(
+            f"{_counted(missing)} could not be evaluated, nothing was written: "
+            f"{first.rule}: {first.reason}",
+            path=report.checkpoint.path,
+            tensor=first.tensor,
+            hint=first.hint or "--allow-remaining writes a copy all the same",
+        )
+    if report.unmatched:
+        raise NothingEvaluatedError(
+            f"nothing was written, these rules match nothing: {', '.join(report.unmatched)}",
+            path=report.checkpoint.path,
+            hint="mend the pattern, or say `required: false`",
+        )
+
+
+def _refuse_unmendable(report: AuditReport) -> None:
+    hopeless = [r for r in report.results if _to_mend(r) and r.unmendable]
+    if hopeless:
+        first = hopeless[0]
+        what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
+        raise NotWrittenError(
+            f"{first.unmendable} of {first.units} units cannot be mended ({what}), "
+            "nothing was written",
+            path=report.checkpoint.path,
+            tensor=first.tensor,
+            hint="--allow-remaining writes a copy with these left as they are",
+        )
+
+
+def _refuse_remaining(after: AuditReport, projection: Projection) -> None:
+    remaining = [result for result in after.results if _to_mend(result)]
+    if remaining:
+        first = remaining[0]
+        raise NotWrittenError(
+            f"{first.violating} of {first.units} units still violate {first.rule} after the "
+            f"{projection.value} projection ({first.constraint}), nothing was written",
+            path=after.checkpoint.path,
+            tensor=first.tensor,
+            hint="do the rules of this tensor exclude each other? "
+            "--allow-remaining writes the copy all the same",
+        )
+
+
+def _counted(results: Sequence[Result]) -> str:
+    return "1 result" if len(results) == 1 else f"{len(results)} results"
+
+
+def _optimizer_notice(
+    checkpoint: Checkpoint, changes: Sequence[TensorChange]
+) -> tuple[Notice, ...]:
+    """The moments of an optimizer belong to the weights as they were."""
+    has_state = any(t.role is Role.OPTIMIZER for t in checkpoint.tensors.values())
+    if not (has_state and changes):
+        return ()
+    return (
+        Notice(
+            "optimizer-state",
+            "the optimizer state in the copy belongs to the weights as they were",
+            hint="reset the optimizer before training goes on",
+            informational=True,
+        ),
+    )

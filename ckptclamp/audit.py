@@ -1,0 +1,206 @@
+"""Measurements → verdicts → AuditReport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp._version import __version__
+from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
+from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
+from ckptclamp.streaming.measure import measure
+from ckptclamp.streaming.requests import Measurement, Request
+from ckptclamp.streaming.whole import measure_whole
+from ckptclamp.tally import OnUnit, Tally
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
+    from ckptclamp.spec.model import Spec
+
+MEBIBYTE = 1 << 20
+HASHED_UNASKED = 64 * MEBIBYTE
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOptions:
+    """How to audit. None of these but `tolerance`, `strict` and `allow_import` changes the answer.
+
+    `memory` is the budget in bytes; `jobs` the number of threads (``None``: one a core). `tolerance`
+    overrides every rule's. `worst` is how many violating units are kept for each result. `hash`
+    adds sha256 digests; ``None`` means only where the checkpoint is small enough not to notice.
+    `config` stands in for the model config of a weights-only Keras file.
+    """
+
+    memory: int = 256 * MEBIBYTE
+    jobs: int | None = None
+    executor: Executor | None = None
+    tolerance: float | None = None
+    strict: bool = False
+    worst: int = 10
+    histogram: bool = False
+    hash: bool | None = None
+    allow_import: frozenset[str] = frozenset()
+    follow_symlinks: bool = False
+    config: Mapping[str, Any] | None = None
+    progress: Progress | None = None
+    on_unit: OnUnit | None = None
+
+
+def audit(
+    path: str | Path, spec: Spec | None = None, options: AuditOptions | None = None
+) -> AuditReport:
+    """Audit the checkpoint at `path` against `spec` and what its own model declares.
+
+    Raises:
+        UnreadableError: the checkpoint cannot be opened, or changed while it was read.
+        UsageError: the spec asks for what makes no sense for this checkpoint.
+    """
+    options = options or AuditOptions()
+    with opened(path, options) as checkpoint:
+        plan = make_plan(checkpoint, spec, options)
+        return audit_plan(checkpoint, plan, spec, options)
+
+
+def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
+    """Open the checkpoint at `path` as `options` ask for it; close it when done."""
+    checkpoint = open_checkpoint(path, follow_symlinks=options.follow_symlinks)
+    if options.config is not None:
+        checkpoint.assume_config(options.config)
+    return checkpoint
+
+
+def make_plan(checkpoint: Checkpoint, spec: Spec | None, options: AuditOptions) -> Plan:
+    """Build the plan as `options` ask for it."""
+    return build_plan(
+        checkpoint, spec, allow_import=options.allow_import, tolerance=options.tolerance
+    )
+
+
+def audit_plan(
+    checkpoint: Checkpoint, plan: Plan, spec: Spec | None, options: AuditOptions
+) -> AuditReport:
+    """Judge every assignment of `plan` and gather the report."""
+    started = time.monotonic()
+    results = [
+        *judge(checkpoint, plan.assignments, options),
+        *(_not_evaluated(entry) for entry in plan.not_evaluated),
+    ]
+    checkpoint.verify_integrity()
+    summary = summarise(checkpoint, options)
+    checkpoint.verify_unchanged()
+    return AuditReport(
+        checkpoint=summary,
+        results=tuple(results),
+        unmatched=plan.unmatched,
+        notices=plan.notices,
+        spec_path=spec.path if spec else None,
+        spec_sha256=spec.sha256 if spec else None,
+        parameters=_parameters(options),
+        tool_version=__version__,
+        strict=options.strict,
+        seconds=time.monotonic() - started,
+    )
+
+
+def judge(
+    reader: TensorReader, assignments: Sequence[Assignment], options: AuditOptions
+) -> list[Result]:
+    """Measure the tensors of `assignments` and return a result for each, in order."""
+    tallies = [
+        Tally(a, keep=options.worst, histogram=options.histogram, on_unit=options.on_unit)
+        for a in assignments
+    ]
+    for index, item in _measured(reader, assignments, options):
+        tallies[index].add(item)
+    return [tally.result() for tally in tallies]
+
+
+def _measured(
+    reader: TensorReader, assignments: Sequence[Assignment], options: AuditOptions
+) -> Iterator[tuple[int, Measurement]]:
+    """Everything measured, each with the index of its assignment."""
+    streamed = [i for i, a in enumerate(assignments) if a.constraint.streaming]
+    requests = [_request(assignments[i]) for i in streamed]
+    total = sum({r.tensor.name: r.tensor.nbytes for r in requests}.values())
+    for item in measure(
+        reader,
+        requests,
+        memory=options.memory,
+        jobs=options.jobs,
+        executor=options.executor,
+        progress=partial(_report_progress, options.progress, total),
+    ):
+        yield streamed[item.request], item
+    for index in sorted(set(range(len(assignments))) - set(streamed)):
+        assignment = assignments[index]
+        yield index, measure_whole(reader, assignment.tensor, assignment.constraint, options.memory)
+
+
+def _report_progress(progress: Progress | None, total: int, done: int) -> None:
+    if progress is not None:
+        progress(done, total)
+
+
+def _request(assignment: Assignment) -> Request:
+    constraint = assignment.constraint
+    return Request(
+        tensor=assignment.tensor,
+        axes=assignment.axes,
+        needs=constraint.needs,
+        bounds=constraint.bounds() if constraint.elementwise else None,
+    )
+
+
+def _not_evaluated(entry: NotEvaluated) -> Result:
+    tensor = entry.tensor
+    return Result(
+        tensor=tensor.name if tensor else entry.subject,
+        rule=entry.rule,
+        constraint=entry.constraint,
+        origin=entry.origin,
+        verdict=Verdict.NOT_EVALUATED,
+        shape=tensor.shape if tensor else (),
+        dtype=str(tensor.dtype or tensor.dtype_name) if tensor else "",
+        location=entry.location,
+        severity=entry.severity,
+        reason=entry.reason,
+        hint=entry.hint,
+        notices=entry.notices,
+    )
+
+
+def summarise(checkpoint: Checkpoint, options: AuditOptions) -> CheckpointSummary:
+    """Describe what was audited; hash its files if that was asked for or costs nothing."""
+    size = sum(source.size for source in checkpoint.sources)
+    hashed = size <= HASHED_UNASKED if options.hash is None else options.hash
+    producer = checkpoint.producer
+    return CheckpointSummary(
+        path=str(checkpoint.path),
+        format=checkpoint.format,
+        files=tuple(
+            FileDigest(str(source.path), source.size, source.sha256() if hashed else None)
+            for source in checkpoint.files
+        ),
+        tensors=len(checkpoint.tensors),
+        producer=str(producer) if producer else None,
+        isolation=checkpoint.isolation,
+    )
+
+
+def _parameters(options: AuditOptions) -> dict[str, str]:
+    """The options that change the answer, as text."""
+    parameters = {
+        "tolerance": "auto" if options.tolerance is None else repr(options.tolerance),
+        "strict": str(options.strict).lower(),
+        "allow-import": ",".join(sorted(options.allow_import)),
+    }
+    return {name: value for name, value in parameters.items() if value}

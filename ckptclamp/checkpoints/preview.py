@@ -1,0 +1,32 @@
+"""A copy that is never made: for showing what a projection would change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.description import Box, Tensor
+
+
+class Preview:
+    """Reads from the checkpoint and forgets what is written. Stands where a `Copy` stands."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """Return the box as the checkpoint has it."""
+        return self._checkpoint.read(tensor, box, buffer)
+
+    def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
+        """Forget `values`."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def reopen(self) -> Checkpoint:
+        """There is nothing to open."""
+        raise NotImplementedError

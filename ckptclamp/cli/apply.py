@@ -1,0 +1,82 @@
+"""``ckptclamp apply``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptclamp.cli.options import (
+    checkpoint_argument,
+    engine_options,
+    format_option,
+    hash_option,
+    load_rules,
+    option,
+    report_option,
+    spec_options,
+    verbosity_options,
+)
+
+
+@click.command("apply")
+@checkpoint_argument
+@option("-o", "--output", type=click.Path(path_type=Path), help="Where the copy goes.")
+@spec_options
+@option(
+    "--projection",
+    type=click.Choice(["exact", "keras"]),
+    help="exact: the nearest conforming weights, of violating units only (the default). "
+    "keras: Keras' own formula, for every governed unit.",
+)
+@option("-n", "--dry-run", is_flag=True, help="Only tell what would change.")
+@option("--force", is_flag=True, help="Replace an existing output.")
+@option("--in-place", is_flag=True, help="Replace the input by the copy.")
+@option(
+    "--allow-remaining",
+    is_flag=True,
+    help="Write the copy even if violations remain in it; they are listed.",
+)
+@format_option
+@report_option()
+@hash_option
+@engine_options
+@verbosity_options
+@click.pass_context
+def command(ctx: click.Context, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
+    """Write a copy of CHECKPOINT in which every governed unit conforms.
+
+    The input is never touched. The copy appears under its name only when it is whole, has been
+    audited as it is stored, and is on disk.
+    """
+    from ckptclamp.apply import ApplyOptions, apply
+    from ckptclamp.cli.running import audit_options, emit, progress_bar
+    from ckptclamp.spec.model import Projection
+
+    _check_output(options)
+    spec = load_rules(options)
+    with progress_bar(options) as progress:
+        report = apply(
+            checkpoint,
+            options["output"],
+            spec,
+            ApplyOptions(
+                audit=audit_options(options, progress),
+                projection=Projection(options["projection"]) if options["projection"] else None,
+                force=options["force"],
+                in_place=options["in_place"],
+                allow_remaining=options["allow_remaining"],
+                dry_run=options["dry_run"],
+            ),
+        )
+    emit(report, options)
+    ctx.exit(report.exit_code)
+
+
+def _check_output(options: dict[str, Any]) -> None:
+    given = [options["output"] is not None, options["in_place"], options["dry_run"]]
+    if not any(given):
+        raise click.UsageError("say where the copy goes: -o OUT (or --dry-run, or --in-place)")
+    if options["output"] is not None and options["in_place"]:
+        raise click.UsageError("-o and --in-place exclude each other")

@@ -1,0 +1,52 @@
+"""``ckptclamp audit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptclamp.cli.options import (
+    checkpoint_argument,
+    engine_options,
+    format_option,
+    hash_option,
+    load_rules,
+    option,
+    report_option,
+    spec_options,
+    verbosity_options,
+)
+
+
+@click.command("audit")
+@checkpoint_argument
+@spec_options
+@option("--strict", is_flag=True, help="Warnings fail the audit too.")
+@format_option
+@report_option("-o")
+@option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many of the worst units to keep for each tensor.",
+)
+@hash_option
+@engine_options
+@verbosity_options
+@click.pass_context
+def command(ctx: click.Context, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
+    """Judge CHECKPOINT against a spec and what its own model declares.
+
+    The report goes to stdout, everything else to stderr.
+    """
+    from ckptclamp.audit import audit
+    from ckptclamp.cli.running import audit_options, emit, progress_bar
+
+    spec = load_rules(options)
+    with progress_bar(options) as progress:
+        report = audit(checkpoint, spec, audit_options(options, progress))
+    emit(report, options)
+    ctx.exit(report.exit_code)

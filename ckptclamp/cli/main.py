@@ -1,0 +1,124 @@
+"""The program `ckptclamp`: its commands, loaded when they are called, and its last line of defence."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ckptclamp._version import __version__
+from ckptclamp.errors import CkptclampError
+from ckptclamp.printable import printable
+
+_COMMANDS = {
+    "audit": "Judge a checkpoint against its constraints.",
+    "apply": "Write a copy in which every governed unit conforms.",
+    "inspect": "Show what a checkpoint holds and declares.",
+    "explain": "Show which rule governs which tensor, and what one unit is.",
+    "schema": "Print the JSON Schema of a spec, for editors.",
+    "completion": "Print the shell completion script.",
+}
+
+_EXIT_CODES = """\b
+Exit codes:
+  0  all that is governed was evaluated and conforms
+  1  violations
+  2  usage or spec error
+  3  incomplete: something could not be read or evaluated
+  4  nothing was evaluated, or a rule matched nothing
+  5  apply could not make a conforming copy; nothing was written
+When several hold, 3 outranks 4, and 4 outranks 1; all are printed."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when it is called, so that help costs nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of use."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import ``ckptclamp.cli.<name>`` and return its `command`."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"ckptclamp.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CKPTCLAMP"},
+)
+@click.version_option(__version__, prog_name="ckptclamp")
+def cli() -> None:
+    """Audit and fix the weight constraints of neural-network checkpoints.
+
+    Reads .h5, .weights.h5, .keras and .safetensors without a training framework.
+    """
+
+
+def main() -> NoReturn:
+    """Run the program; every failure ends in one line on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(prog_name="ckptclamp", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        code = 141
+    except Exception as error:  # noqa: BLE001 - the one place where every failure becomes an answer
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in one line and return the exit code that it means."""
+    match error:
+        case click.exceptions.Abort():
+            return 130
+        case click.ClickException():
+            error.show()
+            return error.exit_code
+        case CkptclampError():
+            _complain(str(error))
+            return error.exit_code
+        case OSError():
+            _complain(printable(f"{error.filename or 'output'}: {error.strerror or error}"))
+        case MemoryError():
+            _complain("out of memory (lower --memory or --jobs)")
+        case _:
+            if os.environ.get("CKPTCLAMP_TRACEBACK"):
+                raise error
+            kind = f"{type(error).__name__}: {error}"
+            _complain(
+                f"internal error, please report it: {printable(kind)} "
+                "(CKPTCLAMP_TRACEBACK=1 shows where)"
+            )
+    return CkptclampError.exit_code
+
+
+def _complain(lines: str) -> None:
+    for line in lines.splitlines():
+        click.echo(f"ckptclamp: error: {line}", err=True)
+
+
+def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
+    """Leave through every `finally`, so that no temporary file stays behind."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from flushing into the closed pipe once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,215 @@
+"""The options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ckptclamp.spec.model import Spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class SharedOption(click.Option):
+    """An option that is also ``CKPTCLAMP_<NAME>``, for every command that has it."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Look for ``CKPTCLAMP_<COMMAND>_<NAME>`` first, then for ``CKPTCLAMP_<NAME>``."""
+        name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
+        command = (ctx.info_name or "").upper()
+        for variable in (f"CKPTCLAMP_{command}_{name}", f"CKPTCLAMP_{name}"):
+            if os.environ.get(variable):
+                return os.environ[variable]
+        return None
+
+
+def option(*names: str, **attributes: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own
+    """Declare an option as `click.option` does, readable from the environment."""
+    return click.option(*names, cls=SharedOption, show_envvar=False, **attributes)
+
+
+def together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, listed in help in the order given."""
+
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+class Size(click.ParamType):
+    """A number of bytes: ``268435456``, ``256MiB``, ``2GB``."""
+
+    name = "size"
+    _units: ClassVar = {
+        "": 1,
+        "k": 10**3,
+        "m": 10**6,
+        "g": 10**9,
+        "ki": 2**10,
+        "mi": 2**20,
+        "gi": 2**30,
+    }
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the bytes that `value` says."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower().removesuffix("b")
+        digits = text.rstrip("kmgi")
+        try:
+            return int(float(digits) * self._units[text[len(digits) :]])
+        except (ValueError, KeyError):
+            self.fail(f"{value!r} is no size; write bytes, or 256MiB, 2GB", param, ctx)
+
+
+checkpoint_argument = click.argument("checkpoint", type=click.Path(path_type=Path))
+
+spec_options = together(
+    option("--spec", type=click.Path(path_type=Path), help="The rules, a YAML file."),
+    option(
+        "--tensors",
+        multiple=True,
+        metavar="GLOB",
+        help="Which tensors the inline rule governs; `!` excludes. May be repeated.",
+    ),
+    option(
+        "--axis", metavar="AXES", help="The axes that a norm is taken over: 0, or 0,1,2, or all."
+    ),
+    option("--unit-axis", metavar="AXES", help="The axes that are kept: one unit for each index."),
+    option("--max-norm", type=float, metavar="MAX", help="Inline rule: norms of at most MAX."),
+    option(
+        "--min-max-norm",
+        type=(float, float),
+        metavar="MIN MAX",
+        help="Inline rule: norms from MIN to MAX.",
+    ),
+    option("--unit-norm", is_flag=True, help="Inline rule: norms of 1."),
+    option("--non-neg", is_flag=True, help="Inline rule: no negative weight."),
+    option(
+        "--clip",
+        type=(float, float),
+        metavar="LOW HIGH",
+        help="Inline rule: weights from LOW to HIGH.",
+    ),
+    option(
+        "--center", type=float, metavar="MEAN", help="Inline rule: a mean of MEAN in each unit."
+    ),
+    option(
+        "--allow-import",
+        multiple=True,
+        metavar="MODULE",
+        help="Allow custom constraints from this Python module.",
+    ),
+    option(
+        "--tolerance",
+        type=click.FloatRange(min=0),
+        help="Relative tolerance for every rule; the default follows the storage dtype.",
+    ),
+    option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="The model config (JSON, or a .keras) that a weights-only Keras file lacks.",
+    ),
+)
+
+engine_options = together(
+    option(
+        "--memory",
+        type=Size(),
+        default="256MiB",
+        show_default=True,
+        help="Budget for weights in memory.",
+    ),
+    option("-j", "--jobs", type=click.IntRange(min=1), help="Threads; the default is one a core."),
+    option("--follow-symlinks", is_flag=True, help="Allow shards that are symbolic links."),
+)
+
+
+def report_option(*short: str) -> Callable[[F], F]:
+    """The repeatable ``FORMAT=PATH``; `short` adds spellings where a command has room for them."""
+    return option(
+        *short,
+        "--report",
+        "reports",
+        multiple=True,
+        metavar="FORMAT=PATH",
+        help="Write a report to a file as well. May be repeated.",
+    )
+
+
+format_option = option(
+    "-f",
+    "--format",
+    default="text",
+    show_default=True,
+    help="The report on stdout: text, json, sarif, junit, markdown, github, gitlab, html.",
+)
+hash_option = option(
+    "--hash/--no-hash",
+    default=None,
+    help="sha256 of every file in the report; by default up to 64 MiB.",
+)
+
+verbosity_options = together(
+    option("-q", "--quiet", is_flag=True, help="Print only the census line."),
+    option("-v", "--verbose", count=True, help="Print more; may be repeated."),
+    option(
+        "--color",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="Colours; NO_COLOR is heeded too.",
+    ),
+)
+
+
+def axes(text: str | None) -> tuple[int, ...] | str | None:
+    """Read ``0``, ``0,1,2`` or ``all``; ``None`` stays ``None``."""
+    if text is None or text == "all":
+        return text
+    try:
+        return tuple(int(part) for part in text.strip("[]()").split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no axis; write 0, or 0,1,2, or all") from error
+
+
+def load_rules(options: dict[str, Any]) -> Spec | None:
+    """Make the spec of the options that `spec_options` declares; ``None`` if they say nothing."""
+    from ckptclamp.spec.inline import inline_spec
+
+    inline = {
+        name: options[name]
+        for name in ("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center")
+        if options[name] not in (None, False)
+    }
+    places = options["tensors"] or options["axis"] or options["unit_axis"]
+    if options["spec"] is not None:
+        if inline or places:
+            raise click.UsageError("--spec and an inline rule exclude each other")
+        from ckptclamp.spec.loader import load_spec
+
+        return load_spec(options["spec"], allow_import=frozenset(options["allow_import"]))
+    if not inline:
+        if places:
+            raise click.UsageError(
+                "--tensors, --axis and --unit-axis belong to an inline rule such as --max-norm"
+            )
+        return None
+    if not options["tensors"]:
+        raise click.UsageError("an inline rule needs --tensors, for example --tensors '**/kernel'")
+    return inline_spec(
+        **inline,
+        tensors=tuple(options["tensors"]),
+        axis=axes(options["axis"]),
+        unit_axis=axes(options["unit_axis"]),
+    )

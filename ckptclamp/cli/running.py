@@ -1,0 +1,100 @@
+"""From options to a run, and from its report to stdout and files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ckptclamp.audit import AuditOptions, Progress
+    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.results import ApplyReport, AuditReport
+
+
+def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOptions:
+    """The options of an audit, from those of the command line."""
+    from ckptclamp.audit import AuditOptions
+
+    return AuditOptions(
+        memory=options["memory"],
+        jobs=options["jobs"],
+        tolerance=options["tolerance"],
+        strict=options.get("strict", False),
+        worst=options.get("worst", 10),
+        histogram=_wants_histograms(options),
+        hash=options.get("hash"),
+        allow_import=frozenset(options["allow_import"]),
+        follow_symlinks=options["follow_symlinks"],
+        config=_model_config(options["config"]),
+        progress=progress,
+    )
+
+
+def _wants_histograms(options: dict[str, Any]) -> bool:
+    """Only the HTML report draws them, and JSON is what an HTML report can be made from later."""
+    wanted = [options["format"], *(output.partition("=")[0] for output in options["reports"])]
+    return bool({"html", "json"} & set(wanted))
+
+
+def _model_config(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    from ckptclamp.keras_config.config_file import read_model_config
+
+    return read_model_config(path)
+
+
+def render_options(options: dict[str, Any]) -> RenderOptions:
+    """How the report on stdout is to look."""
+    from ckptclamp.reports.options import RenderOptions
+
+    terminal = sys.stdout.isatty()
+    return RenderOptions(
+        width=shutil.get_terminal_size().columns if terminal else None,
+        color=_wants_color(options["color"], terminal),
+        verbose=-1 if options["quiet"] else options["verbose"],
+        show_suppressed=options.get("show_suppressed", False),
+        max_worst=options.get("worst", 10),
+    )
+
+
+def _wants_color(choice: str, terminal: bool) -> bool:
+    if choice != "auto":
+        return choice == "always"
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def emit(report: AuditReport | ApplyReport, options: dict[str, Any]) -> None:
+    """Print the report on stdout and write it to every file that was asked for."""
+    from ckptclamp.reports import render, write_reports
+
+    chosen = render_options(options)
+    write_reports(report, options["reports"], chosen)
+    click.echo(render(options["format"], report, chosen).rstrip("\n"), color=chosen.color)
+
+
+@contextmanager
+def progress_bar(options: dict[str, Any]) -> Iterator[Progress | None]:
+    """A bar on stderr while weights are read; nothing where stderr is no terminal."""
+    if options["quiet"] or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
