@@ -1,0 +1,63 @@
+# Every target makes the environment that it needs; only Python 3.11+ and make must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FRAMEWORKS ?= .venv-frameworks
+WHEEL_SOURCES := pyproject.toml README.md $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
+
+.PHONY: help demo test lint types unit bench fixtures zoo parity torture clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# The tools of the project, and the built wheel: what is tested is what is shipped.
+$(VENV)/tools: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1' build
+	$(BIN)/pip install --quiet --group test --group lint
+	@touch $@
+
+$(VENV)/installed: $(VENV)/tools $(WHEEL_SOURCES)
+	@rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	$(BIN)/pip install --quiet dist/*.whl
+	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+demo: $(VENV)/installed ## Audit a model that violates its constraints, fix it, audit the copy
+	@BIN=$(BIN) sh fixtures/demo.sh
+
+test: lint types unit ## Lint, type-check and test the built wheel
+
+lint: $(VENV)/tools ## Check style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed ## Check types
+	$(BIN)/mypy
+
+unit: $(VENV)/installed ## Run the tests alone
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/installed ## Measure against the yardsticks (takes minutes; wants a quiet machine)
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+# Real Keras, tf_keras and PyTorch, pinned: for making files and comparing, never for the tests.
+$(FRAMEWORKS)/installed: fixtures/requirements.txt $(VENV)/installed
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/pip install --quiet --upgrade pip
+	$(FRAMEWORKS)/bin/pip install --quiet -r fixtures/requirements.txt dist/*.whl
+	@touch $@
+
+fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real frameworks
+	$(FRAMEWORKS)/bin/python fixtures/make_fixtures.py
+	$(FRAMEWORKS)/bin/python fixtures/record_parity.py
+
+zoo: $(FRAMEWORKS)/installed ## Every constrained layer in every layout, checked against real Keras
+	$(FRAMEWORKS)/bin/python fixtures/zoo/make_zoo.py
+
+parity: $(FRAMEWORKS)/installed ## Compare live with an installed Keras on random cases
+	$(FRAMEWORKS)/bin/python fixtures/parity_live.py
+
+clean: ## Remove everything that was built
+	rm -rf $(VENV) $(FRAMEWORKS) dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
