@@ -74,6 +74,12 @@ class Size(click.ParamType):
 
 checkpoint_argument = click.argument("checkpoint", type=click.Path(path_type=Path))
 
+config_option = option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="The model config (JSON, or a .keras) that a weights-only Keras file lacks.",
+)
+
 spec_options = together(
     option("--spec", type=click.Path(path_type=Path), help="The rules, a YAML file."),
     option(
@@ -115,11 +121,7 @@ spec_options = together(
         type=click.FloatRange(min=0),
         help="Relative tolerance for every rule; the default follows the storage dtype.",
     ),
-    option(
-        "--config",
-        type=click.Path(path_type=Path),
-        help="The model config (JSON, or a .keras) that a weights-only Keras file lacks.",
-    ),
+    config_option,
 )
 
 engine_options = together(

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,27 @@ if TYPE_CHECKING:
 
 def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOptions:
     """The options of an audit, from those of the command line."""
+    return replace(
+        engine(options),
+        strict=options.get("strict", False),
+        worst=options.get("worst", 10),
+        histogram=_wants_histograms(options),
+        progress=progress,
+    )
+
+
+def engine(options: dict[str, Any]) -> AuditOptions:
+    """The options that every command has that opens a checkpoint."""
     from ckptclamp.audit import AuditOptions
 
     return AuditOptions(
         memory=options["memory"],
         jobs=options["jobs"],
-        tolerance=options["tolerance"],
-        strict=options.get("strict", False),
-        worst=options.get("worst", 10),
-        histogram=_wants_histograms(options),
+        tolerance=options.get("tolerance"),
         hash=options.get("hash"),
-        allow_import=frozenset(options["allow_import"]),
+        allow_import=frozenset(options.get("allow_import", ())),
         follow_symlinks=options["follow_symlinks"],
         config=_model_config(options["config"]),
-        progress=progress,
     )
 
 

@@ -1,0 +1,214 @@
+"""What a checkpoint holds and declares, without judging it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptclamp.audit import AuditOptions, opened, summarise
+from ckptclamp.checkpoints.description import Chunked, Constant, Contiguous, Tensor, Unreadable
+from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.constraints.base import Statistic
+from ckptclamp.keras_config import declared_constraints, variable_labels
+from ckptclamp.notices import Notice
+from ckptclamp.results import CheckpointSummary, Histogram
+from ckptclamp.streaming.histogram import UnitHistogram
+from ckptclamp.streaming.measure import measure
+from ckptclamp.streaming.requests import Batch, Failed, Request
+from ckptclamp.unit_words import unit_words
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.keras_config.declaration import Declaration
+    from ckptclamp.spec.model import Units
+
+
+@dataclass(frozen=True, slots=True)
+class NormStatistics:
+    """The norms of one tensor's units; `median` is read off the histogram.
+
+    `failure` says why the tensor could not be measured; the numbers are then ``None``.
+    """
+
+    unit_words: str
+    units: int = 0
+    nonfinite: int = 0
+    minimum: float | None = None
+    mean: float | None = None
+    maximum: float | None = None
+    histogram: Histogram | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSummary:
+    """One tensor: `place` says where its bytes lie, in words."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    role: str
+    place: str
+    label: str | None = None
+    aliases: tuple[str, ...] = ()
+    norms: NormStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything that `ckptclamp inspect` shows."""
+
+    checkpoint: CheckpointSummary
+    tensors: tuple[TensorSummary, ...]
+    declarations: tuple[Declaration, ...]
+    metadata: tuple[tuple[str, str], ...]
+    notices: tuple[Notice, ...]
+
+
+def inspect(
+    path: str | Path,
+    *,
+    norms: bool = False,
+    units: Units | None = None,
+    options: AuditOptions | None = None,
+) -> Inspection:
+    """Describe the checkpoint at `path`; with `norms`, measure the units of every numeric tensor.
+
+    `units` says which axes a unit spans. Unstated, a unit is what makes one output: an index of the
+    last axis in Keras' files, of the first in others (as PyTorch lays weights out).
+
+    Raises:
+        UnreadableError: the checkpoint cannot be opened, or changed while it was read.
+    """
+    options = options or AuditOptions()
+    with opened(path, options) as checkpoint:
+        labels = variable_labels(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else {}
+        tensors = list(checkpoint.tensors.values())
+        measured = _norms(checkpoint, tensors, units, options) if norms else {}
+        declared = (
+            declared_constraints(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else ()
+        )
+        inspection = Inspection(
+            checkpoint=summarise(checkpoint, options),
+            tensors=tuple(
+                _summary(checkpoint, tensor, labels.get(tensor.name), measured.get(tensor.name))
+                for tensor in tensors
+            ),
+            declarations=declared,
+            metadata=tuple(checkpoint.metadata.items()),
+            notices=tuple(Notice("format", note, informational=True) for note in checkpoint.notes),
+        )
+        checkpoint.verify_unchanged()
+    return inspection
+
+
+def _summary(
+    checkpoint: Checkpoint, tensor: Tensor, label: str | None, norms: NormStatistics | None
+) -> TensorSummary:
+    return TensorSummary(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=str(tensor.dtype) if tensor.dtype else tensor.dtype_name,
+        nbytes=tensor.nbytes,
+        role=tensor.role.value,
+        place=_place(checkpoint, tensor),
+        label=label,
+        aliases=tensor.aliases,
+        norms=norms,
+    )
+
+
+def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
+    """Where the bytes lie: ``model.h5 at byte 4096``, ``12 chunks, deflate``."""
+    storage = tensor.storage
+    if isinstance(storage, Unreadable):
+        return f"unreadable: {storage.reason}"
+    name = checkpoint.sources[storage.source].path.name
+    match storage:
+        case Contiguous():
+            return f"{name} at byte {storage.offset:,}"
+        case Chunked():
+            filters = "".join(f", {name}" for name in storage.filters)
+            return f"{name} in {len(storage.chunks):,} chunks{filters}"
+        case Constant():
+            return f"{name}, never written (fill value)"
+
+
+def _norms(
+    checkpoint: Checkpoint, tensors: Sequence[Tensor], units: Units | None, options: AuditOptions
+) -> dict[str, NormStatistics]:
+    """Measure the units of every tensor that has numbers, in one pass."""
+    measurable = [
+        tensor
+        for tensor in tensors
+        if tensor.dtype is not None
+        and tensor.dtype.kind in (Kind.FLOAT, Kind.INTEGER)
+        and tensor.size
+        and not isinstance(tensor.storage, Unreadable)
+    ]
+    keras = checkpoint.keras is not None
+    requests = [
+        Request(tensor, _axes(len(tensor.shape), units, keras), frozenset({Statistic.NORM}))
+        for tensor in measurable
+    ]
+    sums = [_NormSum(request) for request in requests]
+    for item in measure(checkpoint, requests, memory=options.memory, jobs=options.jobs):
+        sums[item.request].add(item)
+    return {r.tensor.name: total.result() for r, total in zip(requests, sums, strict=True)}
+
+
+def _axes(rank: int, units: Units | None, keras: bool) -> tuple[int, ...]:
+    """The reduced axes; a vector or a scalar is one unit."""
+    if rank <= 1:
+        return tuple(range(rank))
+    if units is None or not units.stated:
+        return tuple(range(rank - 1)) if keras else tuple(range(1, rank))
+    if units.whole:
+        return tuple(range(rank))
+    stated = units.axis if units.axis is not None else units.unit_axis or ()
+    inside = {axis % rank for axis in stated if -rank <= axis < rank}
+    reduced = inside if units.axis is not None else set(range(rank)) - inside
+    return tuple(sorted(reduced))
+
+
+class _NormSum:
+    """Adds up the norms of one tensor's units."""
+
+    def __init__(self, request: Request) -> None:
+        self._words = unit_words(request.tensor.shape, request.axes)
+        self._histogram = UnitHistogram()
+        self._units = self._nonfinite = 0
+        self._sum = 0.0
+        self._minimum, self._maximum = math.inf, -math.inf
+        self._failure: str | None = None
+
+    def add(self, item: object) -> None:
+        if isinstance(item, Failed):
+            self._failure = item.reason
+        if not isinstance(item, Batch):
+            return
+        finite = item.statistics[Statistic.NORM][item.statistics.nonfinite == 0]
+        self._units += len(item.statistics)
+        self._nonfinite += len(item.statistics) - len(finite)
+        if len(finite):
+            self._histogram.add(finite)
+            self._sum += float(finite.sum())
+            self._minimum = min(self._minimum, float(finite.min()))
+            self._maximum = max(self._maximum, float(finite.max()))
+
+    def result(self) -> NormStatistics:
+        finite = self._units - self._nonfinite
+        measured = NormStatistics(self._words, self._units, self._nonfinite, failure=self._failure)
+        if not finite or self._failure:
+            return measured
+        return replace(
+            measured,
+            minimum=self._minimum,
+            mean=self._sum / finite,
+            maximum=self._maximum,
+            histogram=self._histogram.result(),
+        )

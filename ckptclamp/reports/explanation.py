@@ -1,0 +1,138 @@
+"""An explanation, as text for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.printable import printable
+from ckptclamp.reports.wording import plural, shape_words
+from ckptclamp.unit_words import unit_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptclamp.explanation import Explanation
+    from ckptclamp.notices import Notice
+    from ckptclamp.plan import Assignment, NotEvaluated
+    from ckptclamp.reports.options import RenderOptions
+
+_SHOWN_UNGOVERNED = 10
+
+
+def render_explanation(explanation: Explanation, format_: str, options: RenderOptions) -> str:
+    """Return the explanation as ``text`` or ``json``, without a line break at the end."""
+    if format_ == "json":
+        return json.dumps(_as_json(explanation), indent=2)
+    return "\n".join(_lines(explanation, options))
+
+
+def _lines(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
+    plan = explanation.plan
+    yield printable(explanation.checkpoint.path, limit=None)
+    yield ""
+    for assignment in plan.assignments:
+        yield from _assignment(assignment)
+    for entry in plan.not_evaluated:
+        yield from _not_evaluated(entry)
+    for rule in plan.unmatched:
+        yield f"{printable(rule)}: matches nothing"
+    yield from _notices(plan.notices)
+    yield from _ungoverned(explanation.ungoverned, options)
+    yield (
+        f"{plural(len(plan.assignments), 'pair')} to judge, "
+        f"{len(plan.not_evaluated)} that cannot be, "
+        f"{plural(len(plan.unmatched), 'rule')} without a match; "
+        f"exit {int(explanation.exit_code)}"
+    )
+
+
+def _assignment(assignment: Assignment) -> Iterator[str]:
+    tensor = assignment.tensor
+    label = f" ({printable(assignment.label)})" if assignment.label else ""
+    yield f"{printable(tensor.name)}{label}"
+    yield f"  shape: {shape_words(tensor.shape)}, {tensor.dtype}"
+    yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
+    yield f"  why: {printable(assignment.why, limit=None)}"
+    yield f"  unit: {unit_words(tensor.shape, assignment.axes)}"
+    yield f"  tolerance: {assignment.tolerance:g} (relative)"
+    if not assignment.constraint.streaming:
+        yield "  note: a callable that needs the whole tensor in memory"
+    yield from _notices(assignment.notices, indent="  ")
+    yield ""
+
+
+def _not_evaluated(entry: NotEvaluated) -> Iterator[str]:
+    yield f"{printable(entry.tensor.name if entry.tensor else entry.subject)}"
+    yield f"  rule: {printable(entry.rule)}: {printable(entry.constraint)}"
+    yield f"  NOT EVALUATED: {printable(entry.reason, limit=None)}"
+    if entry.hint:
+        yield f"  help: {printable(entry.hint, limit=None)}"
+    yield from _notices(entry.notices, indent="  ")
+    yield ""
+
+
+def _notices(notices: tuple[Notice, ...], indent: str = "") -> Iterator[str]:
+    for notice in notices:
+        level = "note" if notice.informational else "warning"
+        yield f"{indent}{level}[{notice.code}]: {printable(notice.message, limit=None)}"
+        if notice.hint:
+            yield f"{indent}  = help: {printable(notice.hint, limit=None)}"
+
+
+def _ungoverned(names: tuple[str, ...], options: RenderOptions) -> Iterator[str]:
+    if not names:
+        return
+    yield f"No rule governs {plural(len(names), 'tensor')}:"
+    shown = names if options.verbose > 0 else names[:_SHOWN_UNGOVERNED]
+    for name in shown:
+        yield f"  {printable(name)}"
+    if len(shown) < len(names):
+        yield f"  … {len(names) - len(shown)} more (-v lists them)"
+    yield ""
+
+
+def _as_json(explanation: Explanation) -> dict[str, Any]:
+    plan = explanation.plan
+    return {
+        "schema": "ckptclamp-explanation-1",
+        "checkpoint": explanation.checkpoint.path,
+        "exit_code": int(explanation.exit_code),
+        "assignments": [_assignment_json(assignment) for assignment in plan.assignments],
+        "not_evaluated": [
+            {
+                "subject": entry.tensor.name if entry.tensor else entry.subject,
+                "rule": entry.rule,
+                "constraint": entry.constraint,
+                "reason": entry.reason,
+                "hint": entry.hint,
+            }
+            for entry in plan.not_evaluated
+        ],
+        "unmatched": list(plan.unmatched),
+        "notices": [_notice_json(notice) for notice in plan.notices],
+        "ungoverned": list(explanation.ungoverned),
+    }
+
+
+def _assignment_json(assignment: Assignment) -> dict[str, Any]:
+    tensor = assignment.tensor
+    return {
+        "tensor": tensor.name,
+        "label": assignment.label,
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype),
+        "rule": assignment.rule,
+        "origin": assignment.origin.value,
+        "constraint": str(assignment.constraint),
+        "axes": list(assignment.axes),
+        "unit": unit_words(tensor.shape, assignment.axes),
+        "why": assignment.why,
+        "tolerance": assignment.tolerance,
+        "location": assignment.location,
+        "notices": [_notice_json(notice) for notice in assignment.notices],
+    }
+
+
+def _notice_json(notice: Notice) -> dict[str, Any]:
+    return {"code": notice.code, "message": notice.message, "hint": notice.hint}

@@ -1,0 +1,161 @@
+"""An inspection, as text for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.printable import printable
+from ckptclamp.reports.table import Column, table_lines
+from ckptclamp.reports.wording import file_size, number, plural, shape_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptclamp.inspection import Inspection, NormStatistics, TensorSummary
+    from ckptclamp.keras_config.declaration import Declaration
+    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.results import Histogram
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_BARS = 12
+
+
+def render_inspection(inspection: Inspection, format_: str, options: RenderOptions) -> str:
+    """Return the inspection as ``text`` or ``json``, without a line break at the end."""
+    if format_ == "json":
+        return json.dumps(_as_json(inspection), indent=2)
+    return "\n".join(_lines(inspection, options))
+
+
+def _lines(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
+    summary = inspection.checkpoint
+    size = sum(file.size for file in summary.files)
+    yield printable(summary.path, limit=None)
+    yield f"  format: {printable(summary.format)}, {plural(len(summary.files), 'file')}, {file_size(size)}"
+    if summary.producer:
+        yield f"  written by: {printable(summary.producer)}"
+    for file in summary.files:
+        if file.sha256 and (len(summary.files) == 1 or options.verbose > 0):
+            yield f"  sha256: {file.sha256}  {printable(file.path)}"
+    if options.verbose > 0:
+        yield f"  isolation: {', '.join(summary.isolation) or 'none'}"
+    for key, value in inspection.metadata:
+        yield f"  metadata: {printable(key)} = {printable(value)}"
+    for notice in inspection.notices:
+        yield f"  note: {printable(notice.message, limit=None)}"
+    yield ""
+    yield from _tensor_table(inspection, options)
+    yield ""
+    yield from _declarations(inspection.declarations, options)
+
+
+def _tensor_table(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
+    norms = any(tensor.norms is not None for tensor in inspection.tensors)
+    columns = [
+        Column("tensor", shrinks=True),
+        Column("shape"),
+        Column("dtype"),
+        *(_NORM_COLUMNS if norms else (Column("size", right=True), Column("where", shrinks=True))),
+    ]
+    rows = [
+        (
+            _name(tensor),
+            shape_words(tensor.shape),
+            printable(tensor.dtype),
+            *(
+                _norm_cells(tensor.norms)
+                if norms
+                else (file_size(tensor.nbytes), printable(tensor.place))
+            ),
+        )
+        for tensor in inspection.tensors
+    ]
+    yield from table_lines(columns, rows, width=options.width)
+    total = sum(tensor.nbytes for tensor in inspection.tensors)
+    yield f"{plural(len(rows), 'tensor')}, {file_size(total)} of weights"
+    if norms and options.verbose > 0:
+        for tensor in inspection.tensors:
+            if tensor.norms is not None:
+                yield f"  {_name(tensor)}: a unit is {tensor.norms.unit_words}"
+
+
+def _name(tensor: TensorSummary) -> str:
+    role = "" if tensor.role == "weight" else f" [{tensor.role}]"
+    label = f" ({printable(tensor.label)})" if tensor.label else ""
+    return printable(tensor.name) + label + role
+
+
+_NORM_COLUMNS = (
+    Column("units", right=True),
+    Column("smallest", right=True),
+    Column("mean", right=True),
+    Column("largest", right=True),
+    Column("norms"),
+)
+
+
+def _norm_cells(norms: NormStatistics | None) -> tuple[str, ...]:
+    if norms is None:
+        return ("-", "-", "-", "-", "")
+    if norms.failure is not None:
+        return ("-", "-", "-", "-", printable(norms.failure))
+    if norms.minimum is None or norms.mean is None or norms.maximum is None:
+        return (f"{norms.units:,}", "-", "-", "-", "no finite unit")
+    broken = f" {norms.nonfinite:,} non-finite" if norms.nonfinite else ""
+    bars = sparkline(norms.histogram) if norms.histogram is not None else ""
+    values = (number(norms.minimum), number(norms.mean), number(norms.maximum))
+    return (f"{norms.units:,}", *values, bars + broken)
+
+
+def sparkline(histogram: Histogram) -> str:
+    """A row of block characters, the height of each the share of units in its bins."""
+    counts = histogram.counts
+    step = max(1, -(-len(counts) // _BARS))
+    sums = [sum(counts[i : i + step]) for i in range(0, len(counts), step)]
+    top = max(sums, default=0)
+    if not top:
+        return ""
+    return "".join(_BLOCKS[-(-7 * total // top)] if total else " " for total in sums)
+
+
+def _declarations(declarations: tuple[Declaration, ...], options: RenderOptions) -> Iterator[str]:
+    if not declarations:
+        yield "The file declares no constraint."
+        return
+    columns = (
+        Column("layer", shrinks=True),
+        Column("declares"),
+        Column("constraint", shrinks=True),
+        Column("governs", shrinks=True),
+    )
+    rows = [
+        (
+            f"{printable(d.layer)} ({printable(d.layer_class)})",
+            printable(d.argument),
+            _serialised(d),
+            ", ".join(printable(name) for name in d.tensors) or _why_nothing(d),
+        )
+        for d in declarations
+    ]
+    yield from table_lines(columns, rows, width=options.width)
+    yield plural(len(rows), "declared constraint")
+
+
+def _serialised(declaration: Declaration) -> str:
+    if isinstance(declaration.serialised, str):
+        return printable(declaration.serialised)
+    name = declaration.serialised.get("class_name") or declaration.serialised.get("name") or "?"
+    config = declaration.serialised.get("config")
+    arguments = config if isinstance(config, dict) else {}
+    return printable(f"{name}({', '.join(f'{k}={v}' for k, v in arguments.items())})")
+
+
+def _why_nothing(declaration: Declaration) -> str:
+    return f"not evaluated: {printable(declaration.not_evaluated or 'governs nothing')}"
+
+
+def _as_json(inspection: Inspection) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"schema": "ckptclamp-inspection-1", **asdict(inspection)}
