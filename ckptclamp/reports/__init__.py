@@ -1,1 +1,4 @@
-"""Audit and apply results as terminal text, JSON and the formats of CI systems."""
+"""Audit and apply results as terminal text, JSON and the formats of CI systems.
+
+`reports` computes nothing about weights: it shows what `ckptclamp.results` holds.
+"""

@@ -1,0 +1,230 @@
+"""What a reader must act on, worst first: the one list behind every format that lists findings.
+
+A finding is a violation, a result that was not evaluated, a rule that matched nothing, or a notice.
+Its texts are printable already; a format adds only the escaping of its own signs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING
+
+from ckptclamp.printable import printable
+from ckptclamp.reports.wording import (
+    plural,
+    relative_excess,
+    sentence,
+    tensor_name,
+    unit_index,
+    unit_value,
+)
+from ckptclamp.results import ApplyReport, AuditReport, Origin, Verdict
+from ckptclamp.spec.model import Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ckptclamp.notices import Notice
+    from ckptclamp.results import Result
+
+_SPEC_PLACE = re.compile(r"(?P<path>.+):(?P<line>[1-9]\d{0,8}):(?P<column>[1-9]\d{0,8})", re.DOTALL)
+
+
+class Kind(IntEnum):
+    """What a finding is about, in the order in which findings are told."""
+
+    VIOLATION = 0
+    NOT_EVALUATED = 1
+    UNMATCHED = 2
+    NOTICE = 3
+
+
+class Level(StrEnum):
+    """How loud a finding is."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a finding is shown: a line of the spec (counted from 1), or a file without lines."""
+
+    path: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        numbers = [str(n) for n in (self.line, self.column) if n is not None]
+        return ":".join([printable(self.path), *numbers])
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to act on.
+
+    `code` is the rule's id or the notice's code. `place.path` is the raw path; all other texts are
+    printable. `fingerprint` (64 hexadecimal digits) depends on kind, tensor and code alone, so that
+    a finding keeps it while its numbers change.
+    """
+
+    kind: Kind
+    level: Level
+    code: str
+    message: str
+    place: Place
+    fingerprint: str
+    tensor: str | None = None
+    help: str | None = None
+    result: Result | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The message with the tensor that it is about."""
+        return f"{self.tensor}: {self.message}" if self.tensor else self.message
+
+
+def subject(report: AuditReport | ApplyReport) -> AuditReport:
+    """The audit that a report's answer is about: for an apply, that of the copy if there is one."""
+    return report if isinstance(report, AuditReport) else report.after or report.before
+
+
+def findings(
+    report: AuditReport | ApplyReport, *, show_suppressed: bool = False
+) -> tuple[Finding, ...]:
+    """Everything to act on in `report`: errors before warnings before notes, worst first."""
+    audit = subject(report)
+    numbered = _Fingerprints()
+    found = [
+        *_from_results(audit, numbered, show_suppressed=show_suppressed),
+        *_from_unmatched(audit, numbered),
+        *_from_notices(report, audit, numbered),
+    ]
+    levels = list(Level)
+    return tuple(sorted(found, key=lambda finding: (levels.index(finding.level), finding.kind)))
+
+
+def by_badness(results: Iterable[Result]) -> list[Result]:
+    """Violations, worst first, then what was not evaluated, then the rest, each in file order."""
+    return sorted(results, key=_badness)
+
+
+def _badness(result: Result) -> tuple[int, float]:
+    order = (Verdict.VIOLATION, Verdict.NOT_EVALUATED, Verdict.PASS)
+    rank = order.index(result.verdict) + 3 * (result.suppressed is not None)
+    if result.verdict is not Verdict.VIOLATION:
+        return rank, 0.0
+    excess = result.worst[0].excess if result.worst and not result.nonfinite else None
+    return rank, -math.inf if excess is None or math.isnan(excess) else -excess
+
+
+class _Fingerprints:
+    """Digests that never repeat within one report: the n-th of a kind counts itself in."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[tuple[str, ...]] = Counter()
+
+    def __call__(self, kind: Kind, tensor: str | None, code: str) -> str:
+        key = (kind.name, tensor or "", code)
+        nth = self._seen[key]
+        self._seen[key] += 1
+        text = "\0".join([*key, str(nth)] if nth else key)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _from_results(
+    audit: AuditReport, numbered: _Fingerprints, *, show_suppressed: bool
+) -> Iterator[Finding]:
+    for result in by_badness(audit.results):
+        if result.verdict is Verdict.PASS or (result.suppressed and not show_suppressed):
+            continue
+        missing = result.verdict is Verdict.NOT_EVALUATED
+        kind = Kind.NOT_EVALUATED if missing else Kind.VIOLATION
+        yield Finding(
+            kind=kind,
+            level=_level(result),
+            code=printable(result.rule),
+            message=_not_evaluated(result) if missing else _violation(result),
+            place=_place(result, audit),
+            fingerprint=numbered(kind, result.tensor, result.rule),
+            tensor=tensor_name(result),
+            help=sentence(result.hint) if result.hint else None,
+            result=result,
+        )
+
+
+def _level(result: Result) -> Level:
+    if result.suppressed is not None:
+        return Level.NOTE
+    if result.verdict is Verdict.NOT_EVALUATED or result.severity is Severity.ERROR:
+        return Level.ERROR
+    return Level.WARNING
+
+
+def _violation(result: Result) -> str:
+    count = f"{result.violating:,} of {plural(result.units, 'unit')}"
+    verb = "violates" if result.violating == 1 else "violate"
+    message = f"{count} {verb} {printable(result.constraint)}"
+    if result.worst:
+        worst = result.worst[0]
+        where = f"unit {unit_index(worst.index)}" if worst.index else "the whole tensor"
+        over = relative_excess(worst.excess)
+        message += f"; worst is {where}: {unit_value(worst)}"
+        message += "" if over == "-" else f" ({over})"
+    if result.suppressed is not None:
+        message += f" (suppressed by {sentence(result.suppressed.by)}: "
+        message += f"{sentence(result.suppressed.reason)})"
+    return message
+
+
+def _not_evaluated(result: Result) -> str:
+    return f"not evaluated against {printable(result.constraint)}: {sentence(result.reason or '?')}"
+
+
+def _place(result: Result, audit: AuditReport) -> Place:
+    """The rule's line in the spec; for a declared constraint, the checkpoint that declares it."""
+    if result.origin is Origin.SPEC and result.location:
+        match = _SPEC_PLACE.fullmatch(result.location)
+        if match:
+            return Place(match["path"], int(match["line"]), int(match["column"]))
+    return Place(audit.checkpoint.path)
+
+
+def _from_unmatched(audit: AuditReport, numbered: _Fingerprints) -> Iterator[Finding]:
+    for rule in audit.unmatched:
+        yield Finding(
+            kind=Kind.UNMATCHED,
+            level=Level.ERROR,
+            code=printable(rule),
+            message="this rule matched no tensor, so it was not checked",
+            place=Place(audit.spec_path or audit.checkpoint.path),
+            fingerprint=numbered(Kind.UNMATCHED, None, rule),
+            help="mend its pattern, or let it say `required: false`",
+        )
+
+
+def _from_notices(
+    report: AuditReport | ApplyReport, audit: AuditReport, numbered: _Fingerprints
+) -> Iterator[Finding]:
+    own = report.notices if isinstance(report, ApplyReport) else ()
+    for notice in (*own, *audit.all_notices):
+        yield _from_notice(notice, audit, numbered)
+
+
+def _from_notice(notice: Notice, audit: AuditReport, numbered: _Fingerprints) -> Finding:
+    return Finding(
+        kind=Kind.NOTICE,
+        level=Level.NOTE if notice.informational else Level.WARNING,
+        code=printable(notice.code),
+        message=sentence(notice.message),
+        place=Place(audit.checkpoint.path),
+        fingerprint=numbered(Kind.NOTICE, notice.tensor, notice.code),
+        tensor=printable(notice.tensor) if notice.tensor is not None else None,
+        help=sentence(notice.hint) if notice.hint else None,
+    )

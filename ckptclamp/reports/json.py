@@ -1,0 +1,102 @@
+"""The master report: versioned JSON that holds everything, and from which all others can be made.
+
+`docs/report-format.md` tells what is stable in it; `schemas/report-1.schema.json` is its schema.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.checkpoints.strict_json import parse_strict
+from ckptclamp.errors import UsageError
+from ckptclamp.printable import printable
+from ckptclamp.reports.codec import MisfitError, codec
+from ckptclamp.reports.findings import subject
+from ckptclamp.results import ApplyReport, AuditReport, Census
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from ckptclamp.reports.options import RenderOptions
+
+SCHEMA = "ckptclamp-report-1"
+"""The name of the format; a change that could break a reader counts it up."""
+
+_MAX_BYTES = 1 << 29
+_MAX_DEPTH = 16
+_KINDS = {"audit": codec(AuditReport), "apply": codec(ApplyReport)}
+
+
+def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+    """Return the whole report; no option shortens it. ASCII, one line for each result."""
+    del options
+    kind = "audit" if isinstance(report, AuditReport) else "apply"
+    document = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "exit_code": int(report.exit_code),
+        "census": codec(Census).encode(subject(report).census),
+        "report": _KINDS[kind].encode(report),
+    }
+    text = "".join(_lines(document, "")) + "\n"
+    return text.replace("##", r"#\u0023")  # CI runners take commands from `##[` in a log
+
+
+def _lines(value: Any, indent: str) -> Iterator[str]:  # noqa: ANN401 - JSON is any of its types
+    """Objects a line a member, arrays of objects a line an item, all else in one line."""
+    inner = indent + " "
+    if isinstance(value, dict) and any(isinstance(v, (dict, list)) for v in value.values()):
+        for i, (key, member) in enumerate(value.items()):
+            yield f"{',' if i else '{'}\n{inner}{json.dumps(key)}: "
+            yield from _lines(member, inner)
+        yield f"\n{indent}}}"
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for i, item in enumerate(value):
+            yield f"{',' if i else '['}\n{inner}{json.dumps(item, allow_nan=False)}"
+        yield f"\n{indent}]"
+    else:
+        yield json.dumps(value, allow_nan=False)
+
+
+def load_report(
+    data: bytes | str, *, path: str | PathLike[str] | None = None
+) -> AuditReport | ApplyReport:
+    """Read what `render` wrote; `path` is where it came from, for messages.
+
+    Raises:
+        RefusedError: it is no JSON, or JSON with two readings.
+        UsageError: it is no report of this version, a value does not fit, or the exit code and the
+            census that it states are not those of its results.
+    """
+    encoded = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    document = parse_strict(
+        encoded, max_depth=_MAX_DEPTH, max_bytes=_MAX_BYTES, what="report", path=path
+    )
+    try:
+        return _checked(document)
+    except MisfitError as error:
+        raise UsageError(
+            f"this is no report that can be read: {printable(str(error))}",
+            path=path,
+            hint=f"it must be a `{SCHEMA}` file, as `-o json=FILE` writes it",
+        ) from None
+
+
+def _checked(document: Any) -> AuditReport | ApplyReport:  # noqa: ANN401 - JSON is any of its types
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise MisfitError(f"$.schema must be {SCHEMA!r}")
+    unknown = document.keys() - {"schema", "kind", "exit_code", "census", "report"}
+    if unknown:
+        raise MisfitError(f"$ has {min(unknown)!r}, which is unknown here")
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise MisfitError("$.kind must be audit or apply")
+    report = _KINDS[kind].decode(document.get("report"), "$.report")
+    assert isinstance(report, (AuditReport, ApplyReport))
+    if codec(int).decode(document.get("exit_code"), "$.exit_code") != report.exit_code:
+        raise MisfitError("$.exit_code is not that of its results")
+    if codec(Census).decode(document.get("census"), "$.census") != subject(report).census:
+        raise MisfitError("$.census is not that of its results")
+    return report

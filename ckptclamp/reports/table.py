@@ -1,0 +1,103 @@
+"""A plain table: aligned columns, and names shortened in the middle where a terminal is narrow."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_GAP = "  "
+_SHORTEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading and how its cells are set; a column of names `shrinks` where space is short."""
+
+    title: str
+    right: bool = False
+    shrinks: bool = False
+
+
+def cell_width(text: str) -> int:
+    """Columns of a terminal that `text` takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
+def elide(text: str, width: int) -> str:
+    """Cut the middle out of `text` so that it takes at most `width` columns."""
+    if cell_width(text) <= width:
+        return text
+    head, tail = "", ""
+    for left, right in zip(text, reversed(text), strict=True):
+        if cell_width(head + left + tail) < width:
+            head += left
+        if cell_width(head + right + tail) < width:
+            tail = right + tail
+        else:
+            break
+    return f"{head}…{tail}"
+
+
+def table_lines(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None = None,
+    paint: Callable[[str, str], str] | None = None,
+) -> Iterator[str]:
+    """Yield a heading and a line a row, without trailing spaces.
+
+    With a `width`, columns that shrink are shortened until a line fits. `paint(cell, padded)`
+    colours the last cell of a row.
+    """
+    widths = _widths(columns, rows, width)
+    yield _line(columns, [column.title for column in columns], widths).rstrip()
+    for row in rows:
+        cells = [elide(cell, room) for cell, room in zip(row, widths, strict=True)]
+        line = _line(columns, cells, widths).rstrip()
+        if paint is not None and cells[-1]:
+            line = line.removesuffix(cells[-1]) + paint(row[-1], cells[-1])
+        yield line
+
+
+def fits(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether the table needs no shortening at `width`."""
+    return _total(_widths(columns, rows, None)) <= width
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _widths(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None
+) -> list[int]:
+    widths = [
+        max([len(column.title), *(cell_width(row[i]) for row in rows)])
+        for i, column in enumerate(columns)
+    ]
+    shrinking = [i for i, column in enumerate(columns) if column.shrinks]
+    while width is not None and _total(widths) > width:
+        widest = max(shrinking, key=lambda i: widths[i], default=None)
+        if widest is None or widths[widest] <= _SHORTEST:
+            break
+        widths[widest] -= 1
+    return widths
+
+
+def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:
+    return _GAP.join(
+        " " * (room - cell_width(cell)) + cell
+        if column.right
+        else cell + " " * (room - cell_width(cell))
+        for column, cell, room in zip(columns, cells, widths, strict=True)
+    )

@@ -1,0 +1,259 @@
+"""Text for people: a table, what is wrong and where, and the whole answer in the last line.
+
+On a terminal names are shortened in the middle so that a row is a line; elsewhere nothing is cut.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptclamp.printable import printable
+from ckptclamp.reports.findings import Finding, Kind, Level, findings, subject
+from ckptclamp.reports.table import Column, fits, table_lines
+from ckptclamp.reports.wording import (
+    LEGEND,
+    beside,
+    census_line,
+    file_size,
+    number,
+    plural,
+    relative_excess,
+    sentence,
+    shape_words,
+    tensor_name,
+    unit_index,
+    unit_sentence,
+    units_cells,
+    verdict_word,
+    worst_value,
+)
+from ckptclamp.results import ApplyReport, AuditReport, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.results import CheckpointSummary, ExitCode, Result, TensorChange, WorstUnit
+
+_BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "1;31", "32", "1;33"
+_LEVEL_COLORS = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _DIM}
+_VERDICT_COLORS = {
+    "pass": _GREEN,
+    "VIOLATION": _RED,
+    "NOT EVALUATED": _YELLOW,
+    "warning": _YELLOW,
+    "suppressed": _DIM,
+}
+
+_TENSOR = Column("tensor", shrinks=True)
+_RULE = Column("rule", shrinks=True)
+_CONSTRAINT = Column("constraint")
+_NUMBERS = (
+    Column("units", right=True),
+    Column("violating", right=True),
+    Column("worst"),
+    Column("verdict"),
+)
+
+
+def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+    """Return the report as text that ends with a line break."""
+    page = _Page(options)
+    lines = page.audit(report) if isinstance(report, AuditReport) else page.apply(report)
+    return "\n".join(lines) + "\n"
+
+
+class _Page:
+    """The lines of one report under one set of options."""
+
+    def __init__(self, options: RenderOptions) -> None:
+        self.options = options
+
+    def audit(self, report: AuditReport) -> Iterator[str]:
+        if self.options.verbose >= 0:
+            yield from self._heading(report)
+            yield ""
+            yield from self._table(report)
+            yield from self._findings(report)
+        yield self._census(report, report.exit_code)
+
+    def apply(self, report: ApplyReport) -> Iterator[str]:
+        audit = subject(report)
+        if self.options.verbose >= 0:
+            yield from self._heading(report.before)
+            yield ""
+            yield from self._changes(report)
+            yield from self._findings(report)
+        if report.after is None:
+            yield f"as it is: {self._census(audit, report.exit_code)}"
+            yield self._paint(_BOLD, "dry run: nothing was written")
+        else:
+            yield f"as written: {self._census(audit, report.exit_code)}"
+            yield self._paint(_BOLD, f"copy: {printable(report.output or '?', limit=None)}")
+
+    def _paint(self, color: str, text: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self.options.color else text
+
+    def _paint_verdict(self, word: str, shown: str) -> str:
+        return self._paint(_VERDICT_COLORS.get(word, _BOLD), shown)
+
+    def _heading(self, report: AuditReport) -> Iterator[str]:
+        summary = report.checkpoint
+        about = [
+            printable(summary.format),
+            plural(summary.tensors, "tensor"),
+            file_size(sum(file.size for file in summary.files)),
+        ]
+        if summary.producer:
+            about.append(printable(summary.producer))
+        path = printable(summary.path, limit=None)
+        yield f"{self._paint(_BOLD, path)} ({', '.join(about)})"
+        yield from self._digests(summary)
+        if report.spec_path is not None:
+            digest = f" (sha256 {printable(report.spec_sha256)})" if report.spec_sha256 else ""
+            yield f"  spec: {printable(report.spec_path, limit=None)}{digest}"
+        if self.options.verbose > 0:
+            yield from self._settings(report)
+
+    def _digests(self, summary: CheckpointSummary) -> Iterator[str]:
+        """The digest of a single file always, those of many where more was asked for."""
+        if len(summary.files) == 1 and summary.files[0].sha256:
+            yield f"  sha256: {printable(summary.files[0].sha256)}"
+        elif self.options.verbose > 0:
+            for file in summary.files:
+                yield f"  {printable(file.path)}: sha256 {printable(file.sha256 or '-')}"
+
+    def _settings(self, report: AuditReport) -> Iterator[str]:
+        for name, value in sorted(report.parameters.items()):
+            yield f"  {printable(name)}: {sentence(value)}"
+        walls = ", ".join(printable(wall) for wall in report.checkpoint.isolation)
+        yield f"  isolation: {walls or 'none'}"
+        yield f"  ckptclamp {printable(report.tool_version)}, {report.seconds:.2f} s"
+
+    def _table(self, report: AuditReport) -> Iterator[str]:
+        shown = [
+            result
+            for result in report.results
+            if result.suppressed is None or self.options.show_suppressed
+        ]
+        if not shown:
+            return
+        columns = [_TENSOR, _RULE, _CONSTRAINT, *_NUMBERS]
+        rows = [_row(result) for result in shown]
+        width = self.options.width
+        if width is not None and not fits(columns, rows, width):
+            columns.remove(_CONSTRAINT)
+            rows = [(*row[:2], *row[3:]) for row in rows]
+        yield from table_lines(columns, rows, width=width, paint=self._paint_verdict)
+        if any(result.verdict is Verdict.NOT_EVALUATED for result in shown):
+            yield self._paint(_DIM, LEGEND)
+        yield ""
+        if self.options.verbose > 0:
+            yield from self._explanations(shown)
+
+    def _explanations(self, results: list[Result]) -> Iterator[str]:
+        for result in results:
+            yield (
+                f"{tensor_name(result)} ({shape_words(result.shape)}, {printable(result.dtype)})"
+            )
+            yield f"  = unit: {unit_sentence(result)}"
+            yield f"  = tolerance: {result.tolerance:g}"
+            if result.why:
+                yield f"  = why: {sentence(result.why)}"
+        yield ""
+
+    def _findings(self, report: AuditReport | ApplyReport) -> Iterator[str]:
+        found = findings(report, show_suppressed=self.options.show_suppressed)
+        told = found[: self.options.max_findings]
+        for finding in told:
+            yield from self._finding(finding)
+            yield ""
+        if len(found) > len(told):
+            more = plural(len(found) - len(told), "more finding")
+            yield f"{more}, less bad; `-o json=FILE` holds all of them"
+            yield ""
+
+    def _finding(self, finding: Finding) -> Iterator[str]:
+        head = self._paint(_LEVEL_COLORS[finding.level], f"{finding.level}[{finding.code}]")
+        yield f"{head}: {finding.sentence}"
+        if finding.place.line is not None or finding.kind is Kind.UNMATCHED:
+            yield f"  --> {finding.place}"
+        result = finding.result
+        if result is not None and finding.kind is Kind.VIOLATION:
+            yield f"  = unit: {unit_sentence(result)}"
+            yield from self._worst(result)
+            if result.nonfinite:
+                yield f"  = note: {plural(result.nonfinite, 'unit')} with non-finite weights"
+            if result.unmendable:
+                yield f"  = note: no projection can mend {plural(result.unmendable, 'unit')}"
+        if finding.help:
+            yield f"  = help: {finding.help}"
+
+    def _worst(self, result: Result) -> Iterator[str]:
+        worst = result.worst[: self.options.max_worst]
+        if not worst:
+            return
+        columns = (
+            Column("unit", right=True),
+            Column("measured", right=True),
+            Column("bound", right=True),
+            Column("excess", right=True),
+        )
+        for line in table_lines(columns, [_worst_row(unit) for unit in worst]):
+            yield f"      {line}"
+        if result.violating > len(worst):
+            yield f"      … {plural(result.violating - len(worst), 'more violating unit')}"
+
+    def _changes(self, report: ApplyReport) -> Iterator[str]:
+        if not report.changes:
+            yield "nothing had to change"
+            yield ""
+            return
+        columns = (
+            _TENSOR,
+            Column("rules", shrinks=True),
+            Column("units", right=True),
+            Column("changed", right=True),
+            Column("largest change", right=True),
+        )
+        rows = [_change_row(change) for change in report.changes]
+        yield from table_lines(columns, rows, width=self.options.width)
+        changed = sum(change.changed for change in report.changes)
+        verb = "would change" if report.after is None else "changed"
+        yield (
+            f"{plural(changed, 'unit')} in {plural(len(report.changes), 'tensor')} {verb} "
+            f"(projection: {printable(report.projection)})"
+        )
+        yield ""
+
+    def _census(self, audit: AuditReport, exit_code: ExitCode) -> str:
+        return self._paint(_RED if exit_code else _GREEN, census_line(audit, exit_code))
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    return (
+        tensor_name(result),
+        printable(result.rule),
+        printable(result.constraint),
+        *units_cells(result),
+        worst_value(result),
+        verdict_word(result),
+    )
+
+
+def _worst_row(unit: WorstUnit) -> tuple[str, ...]:
+    if unit.nonfinite:
+        weights = f"{unit.nonfinite:,} non-finite"
+        return unit_index(unit.index), weights, number(unit.bound), relative_excess(unit.excess)
+    measured, bound = beside(unit.measured, unit.bound)
+    return unit_index(unit.index), measured, bound, relative_excess(unit.excess)
+
+
+def _change_row(change: TensorChange) -> tuple[str, ...]:
+    return (
+        printable(change.label or change.tensor),
+        ", ".join(printable(rule) for rule in change.rules) or "-",
+        f"{change.units:,}",
+        f"{change.changed:,}",
+        f"{100 * change.largest_change:.3g} %",
+    )

@@ -1,0 +1,196 @@
+"""The words and numbers that every format shares, so that no two of them tell it differently."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ckptclamp.printable import printable
+from ckptclamp.results import ExitCode, Verdict
+from ckptclamp.spec.model import Severity
+
+if TYPE_CHECKING:
+    from ckptclamp.results import AuditReport, Result, WorstUnit
+
+NOT_EVALUATED_MARK = "-"
+LEGEND = "'-': not evaluated   '0': no unit outside"
+
+
+def sentence(text: str) -> str:
+    """A message that may quote untrusted names, as one inert line of bounded length."""
+    return printable(text, limit=2000)
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 unit``, ``2,304 units``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """`value` with `digits` significant digits; ``NaN`` and ``Infinity`` by name."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return f"{value:.{digits}g}"
+
+
+def beside(value: float, bound: float) -> tuple[str, str]:
+    """Both numbers with the fewest digits, at least 4, that still tell them apart."""
+    for digits in range(4, 18):
+        shown = number(value, digits), number(bound, digits)
+        if shown[0] != shown[1] or value == bound:
+            return shown
+    return shown
+
+
+def comparison(value: float, bound: float) -> str:
+    """``1.732 > 1``: a measured value against the bound that it lies outside of."""
+    if math.isnan(value):
+        return f"NaN, bound {number(bound)}"
+    sign = ">" if value > bound else "<" if value < bound else "="
+    shown = beside(value, bound)
+    return f"{shown[0]} {sign} {shown[1]}"
+
+
+def unit_value(unit: WorstUnit) -> str:
+    """One violating unit's measurement against its bound."""
+    if unit.nonfinite:
+        return "non-finite"
+    return comparison(unit.measured, unit.bound)
+
+
+def unit_index(index: tuple[int, ...]) -> str:
+    """A unit's coordinates along the kept axes: ``3``, ``(0, 17)``, or ``whole tensor``."""
+    if not index:
+        return "whole tensor"
+    return str(index[0]) if len(index) == 1 else str(tuple(index))
+
+
+def relative_excess(excess: float | None) -> str:
+    """``+73.2 %`` outside the bound; ``-`` where nothing can be relative to it."""
+    if excess is None or not math.isfinite(excess):
+        return NOT_EVALUATED_MARK
+    return f"+{100 * excess:.3g} %"
+
+
+def worst_value(result: Result) -> str:
+    """The worst of a result's measurements against its bound, whether it lies outside or inside."""
+    if result.verdict is Verdict.NOT_EVALUATED:
+        return NOT_EVALUATED_MARK
+    if result.verdict is Verdict.VIOLATION and result.worst:
+        return unit_value(result.worst[0])
+    if result.nonfinite:
+        return "non-finite"
+    return _span(result)
+
+
+def _span(result: Result) -> str:
+    (low, high), smallest, largest = result.bound, result.measured_min, result.measured_max
+    if smallest is None or largest is None:
+        return NOT_EVALUATED_MARK
+    if low is None and high is not None:
+        sign = "≤" if largest <= high else ">"
+        return f" {sign} ".join(beside(largest, high))
+    if high is None and low is not None:
+        sign = "≥" if smallest >= low else "<"
+        return f" {sign} ".join(beside(smallest, low))
+    span = f"{number(smallest)} … {number(largest)}"
+    return span if low is None or high is None else f"{span} in {interval(result.bound)}"
+
+
+def shape_words(shape: tuple[int, ...]) -> str:
+    """``64 x 1 x 16 x 4``; a tensor without axes is a ``scalar``."""
+    return " x ".join(str(extent) for extent in shape) or "scalar"
+
+
+def interval(bound: tuple[float | None, float | None]) -> str:
+    """The interval that a unit's measurement must lie in, in words: ``≤ 2``, ``[0.5, 1]``."""
+    low, high = bound
+    if low is None:
+        return "any" if high is None else f"≤ {number(high)}"
+    if high is None:
+        return f"≥ {number(low)}"
+    return f"= {number(low)}" if low == high else f"[{number(low)}, {number(high)}]"
+
+
+def verdict_word(result: Result) -> str:
+    """``pass``, ``VIOLATION`` or ``NOT EVALUATED``, and what softens it."""
+    if result.suppressed is not None:
+        return "suppressed"
+    if result.verdict is Verdict.VIOLATION:
+        return "VIOLATION" if result.severity is Severity.ERROR else "warning"
+    return "pass" if result.verdict is Verdict.PASS else "NOT EVALUATED"
+
+
+def units_cells(result: Result) -> tuple[str, str]:
+    """How many units, and how many of them violate; ``-`` where that is not known."""
+    if result.verdict is Verdict.NOT_EVALUATED:
+        return NOT_EVALUATED_MARK, NOT_EVALUATED_MARK
+    return f"{result.units:,}", f"{result.violating:,}"
+
+
+def tensor_name(result: Result) -> str:
+    """The name a person knows a tensor by."""
+    return printable(result.label or result.tensor)
+
+
+def unit_sentence(result: Result) -> str:
+    """What one unit of a result is, in words."""
+    if result.unit_words:
+        return sentence(result.unit_words)
+    axes = ", ".join(str(axis) for axis in result.axes)
+    return plural(result.unit_size, "weight") + (f" along axis {axes}" if axes else "")
+
+
+def file_size(size: int) -> str:
+    """Bytes with a decimal prefix: ``43.2 kB``."""
+    if size < 1000:
+        return f"{size} B"
+    value, prefix = float(size), ""
+    for step in "kMGTPE":
+        if value < 999.95:
+            break
+        value, prefix = value / 1000, step
+    return f"{value:.1f} {prefix}B"
+
+
+_VERDICTS = {
+    ExitCode.OK: "Everything governed was evaluated and conforms",
+    ExitCode.VIOLATIONS: "Violations found",
+    ExitCode.INCOMPLETE: "Incomplete: not everything could be evaluated",
+    ExitCode.NOTHING_EVALUATED: "Nothing was evaluated",
+}
+
+
+def verdict_sentence(report: AuditReport) -> str:
+    """The gate's answer in a few words; "conforms" only where everything was evaluated."""
+    census, code = report.census, report.exit_code
+    if code is ExitCode.NOTHING_EVALUATED and report.unmatched:
+        return f"{plural(len(report.unmatched), 'rule')} matched nothing"
+    if code is ExitCode.VIOLATIONS and not census.violations:
+        return "Warnings, and this gate is strict"
+    if code is ExitCode.OK and census.violations:
+        return "Violations found, none of them an error"
+    if code is ExitCode.OK and census.suppressed:
+        return f"Conforms but for {plural(census.suppressed, 'suppressed violation')}"
+    return _VERDICTS[code]
+
+
+def census_line(report: AuditReport, exit_code: ExitCode) -> str:
+    """The counts of an audit in one line that ends with the program's exit code."""
+    census = report.census
+    outside = f" ({census.violating_units:,} of {plural(census.units, 'unit')})"
+    counts = [
+        f"{census.passed:,} pass",
+        plural(census.violations, "violation") + (outside if census.violations else ""),
+        f"{census.not_evaluated:,} not evaluated",
+    ]
+    if census.suppressed:
+        counts.append(f"{census.suppressed:,} suppressed")
+    parts = [f"{plural(census.results, 'result')}: {', '.join(counts)}"]
+    if report.unmatched:
+        parts.append(f"{plural(len(report.unmatched), 'rule')} matched nothing")
+    if census.warnings:
+        parts.append(plural(census.warnings, "warning"))
+    return "; ".join([*parts, f"exit {int(exit_code)}"])

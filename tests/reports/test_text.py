@@ -1,0 +1,158 @@
+"""What a person reads in a terminal, and what a log keeps of it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.table import cell_width
+from ckptclamp.reports.text import render
+from ckptclamp.results import ExitCode
+from tests.reports import samples
+
+
+def table_of(text: str) -> list[str]:
+    """The lines from the table's heading to the blank line after it."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("tensor "))
+    return lines[start : lines.index("", start)]
+
+
+def test_every_result_is_a_row_with_full_names_when_piped():
+    """A log must hold every name whole, whatever the width of a terminal would have been."""
+    text = render(samples.MIXED, RenderOptions())
+    rows = table_of(text)
+    for result in samples.MIXED.results[:5]:
+        (row,) = [line for line in rows if line.startswith(f"{result.label} ")]
+        assert result.rule in row
+        assert result.constraint in row
+    assert "\x1b" not in text
+
+
+def test_not_evaluated_is_no_zero():
+    """A dash says that nobody looked; a zero would say that nothing was found."""
+    rows = table_of(render(samples.MIXED, RenderOptions()))
+    (row,) = [line for line in rows if line.endswith("NOT EVALUATED")]
+    assert re.search(r"\s-\s+-\s+-\s+NOT EVALUATED$", row)
+    assert "'-': not evaluated   '0': no unit outside" in rows
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 200])
+def test_a_row_is_a_line_on_a_terminal(width):
+    """On a terminal no row of the table may wrap, and a shortened name keeps both ends."""
+    rows = table_of(render(samples.MIXED, RenderOptions(width=width)))
+    assert max(cell_width(row) for row in rows) <= width
+    assert rows[2].startswith("dep")
+    assert rows[2].endswith("VIOLATION")
+
+
+def test_verdict_colours_only_where_asked():
+    """Colours belong on terminals; the words stay the same under them."""
+    plain = render(samples.MIXED, RenderOptions(width=80))
+    coloured = render(samples.MIXED, RenderOptions(width=80, color=True))
+    assert coloured != plain
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+def test_the_last_line_is_the_census():
+    """CI logs are read from the end: one line holds every count and the exit code."""
+    assert render(samples.MIXED, RenderOptions()).splitlines()[-1] == (
+        "6 results: 1 pass, 3 violations (20 of 2,090 units), 1 not evaluated, 1 suppressed; "
+        "1 rule matched nothing; 2 warnings; exit 3"
+    )
+    assert render(samples.CLEAN, RenderOptions()).splitlines()[-1] == (
+        "1 result: 1 pass, 0 violations, 0 not evaluated; exit 0"
+    )
+
+
+def test_an_empty_report_does_not_look_clean():
+    """An audit of nothing says so in its exit code, with no table to mistake for an answer."""
+    text = render(samples.EMPTY, RenderOptions())
+    assert text.splitlines()[-1] == "0 results: 0 pass, 0 violations, 0 not evaluated; exit 4"
+    assert samples.EMPTY.exit_code is ExitCode.NOTHING_EVALUATED
+
+
+def test_worst_units_are_told_with_their_numbers():
+    """The worst unit comes first with its index, measurement, bound and excess."""
+    lines = render(samples.VIOLATIONS, RenderOptions(max_worst=2)).splitlines()
+    heading = next(i for i, line in enumerate(lines) if "excess" in line)
+    assert lines[heading + 1].split() == ["(3,", "1)", "1.732", "1", "+73.2", "%"]
+    assert lines[heading + 2].split() == ["(0,", "0)", "1.25", "1", "+25", "%"]
+    assert lines[heading + 3].strip() == "… 5 more violating units"
+
+
+def test_a_violation_never_reads_as_its_bound():
+    """1.0000012 against 1 needs its digits: "1 > 1" would look like a fault of the program."""
+    rows = table_of(render(samples.MIXED, RenderOptions()))
+    (row,) = [line for line in rows if line.startswith("dense_1/kernel")]
+    assert "1.000001 > 1" in row
+
+
+def test_findings_name_place_and_help():
+    """Each finding says where its rule stands and what to do."""
+    text = render(samples.MIXED, RenderOptions())
+    assert "error[bounded-filters]: depthwise_conv2d/kernel: 7 of 16 units violate" in text
+    assert "  --> spec.yaml:9:5" in text
+    assert "  = help: name it under custom_objects in a spec" in text
+    assert "error[embeddings]: this rule matched no tensor" in text
+    assert "warning[degenerate-axis]: " in text
+    assert "note[aliases]: " in text
+
+
+def test_suppressed_violations_are_counted_and_shown_on_request():
+    """A suppression hides a row, never the fact that there is one."""
+    hidden = render(samples.MIXED, RenderOptions())
+    shown = render(samples.MIXED, RenderOptions(show_suppressed=True))
+    assert "old_head/kernel" not in hidden
+    assert "1 suppressed" in hidden
+    assert "suppressed by baseline.json: known since March" in shown
+
+
+def test_quiet_is_the_census_alone():
+    """-q leaves one line."""
+    text = render(samples.MIXED, RenderOptions(verbose=-1))
+    assert text.count("\n") == 1
+    assert text.endswith("exit 3\n")
+
+
+def test_verbose_tells_why_and_with_what():
+    """-v adds why a rule governs a tensor, its tolerance, and the parameters of the run."""
+    text = render(samples.CLEAN, RenderOptions(verbose=1))
+    assert "= why: tensors: **/kernel" in text
+    assert "= tolerance: 1e-06" in text
+    assert "isolation: landlock, seccomp, rlimits" in text
+
+
+def test_apply_tells_changes_verification_and_where_the_copy_is():
+    """After an apply a user needs: what changed, whether what was written conforms, and where."""
+    lines = render(samples.APPLIED, RenderOptions()).splitlines()
+    assert any(re.match(r"depthwise_conv2d/kernel .* 16 +7 +42\.3 %", line) for line in lines)
+    assert "7 units in 1 tensor changed (projection: exact)" in lines
+    assert lines[-2] == "as written: 2 results: 2 pass, 0 violations, 0 not evaluated; exit 0"
+    assert lines[-1] == "copy: models/eegnet.clamped.keras"
+
+
+def test_a_dry_run_says_that_nothing_was_written():
+    """A dry run must never read like a finished copy."""
+    text = render(samples.DRY_RUN, RenderOptions())
+    assert text.splitlines()[-1] == "dry run: nothing was written"
+    assert "7 units in 1 tensor would change" in text
+    assert "copy:" not in text
+
+
+def test_a_flood_of_violations_stays_readable():
+    """Of 1,000 violations all are rows, the worst are told, and the rest is counted."""
+    text = render(samples.many(1000), RenderOptions(max_findings=10))
+    assert len(table_of(text)) == 1001
+    assert text.count("error[") == 10
+    assert "block_999/" in text.split("error[")[1]
+    assert "990 more findings, less bad" in text
+
+
+def test_wide_characters_keep_the_table_aligned():
+    """A Chinese or combining name takes the columns that a terminal gives it."""
+    wide = replace(samples.PASSING, label="卷积/核")
+    report = replace(samples.CLEAN, results=(samples.PASSING, wide))
+    rows = table_of(render(report, RenderOptions()))
+    assert len({cell_width(row) for row in rows[1:]}) == 1
