@@ -21,16 +21,20 @@ def printable(text: str, *, limit: int | None = 256) -> str:
     ``#`` in a row and a leading ``:`` are written that way too, because CI runners read commands in
     them. Text over `limit` characters keeps its two ends and gets a digest of the whole between.
     """
-    safe = "".join(_escaped(char) for char in text)
-    safe = safe.replace("##", r"#\u{23}")
-    stripped = safe.lstrip()
-    if stripped.startswith(":"):
-        safe = r"\u{3a}" + stripped[1:]
-    if limit is None or len(safe) <= limit:
-        return safe
+    if limit is None or len(text) <= limit:
+        safe = _inert(text)
+        if limit is None or len(safe) <= limit:
+            return safe
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     half = (limit - 12) // 2
-    return f"{safe[:half]}…{digest}…{safe[-half:]}"
+    # Escaping never shortens, so the ends of the text make the ends of what is shown.
+    return f"{_inert(text[:limit])[:half]}…{digest}…{_inert(text[-limit:])[-half:]}"
+
+
+def _inert(text: str) -> str:
+    safe = "".join(_escaped(char) for char in text).replace("##", r"#\u{23}")
+    stripped = safe.lstrip()
+    return r"\u{3a}" + stripped[1:] if stripped.startswith(":") else safe
 
 
 def _escaped(char: str) -> str:
