@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ckptclamp.audit import AuditOptions, make_plan, opened, summarise
+from ckptclamp.auditing import AuditOptions, as_spec, make_plan, opened, summarise
 from ckptclamp.results import CheckpointSummary, ExitCode
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Explanation:
 
 
 def explain(
-    path: str | Path, spec: Spec | None = None, options: AuditOptions | None = None
+    path: str | Path,
+    spec: Spec | Mapping[str, Any] | str | Path | None = None,
+    options: AuditOptions | None = None,
 ) -> Explanation:
     """Plan an audit of the checkpoint at `path` and return the plan.
 
@@ -41,9 +44,9 @@ def explain(
         UnreadableError: the checkpoint cannot be opened.
         UsageError: the spec asks for what makes no sense for this checkpoint.
     """
-    options = options or AuditOptions()
+    options = replace(options or AuditOptions(), hash=False)
     with opened(path, options) as checkpoint:
-        plan = make_plan(checkpoint, spec, options)
+        plan = make_plan(checkpoint, as_spec(spec, options), options)
         governed = {assignment.tensor.name for assignment in plan.assignments}
         governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}
         return Explanation(

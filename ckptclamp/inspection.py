@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptclamp.audit import AuditOptions, opened, summarise
+from ckptclamp.auditing import AuditOptions, opened, summarise
 from ckptclamp.checkpoints.description import Chunked, Constant, Contiguous, Tensor, Unreadable
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic

@@ -50,7 +50,7 @@ def command(ctx: click.Context, checkpoint: Path, **options: Any) -> None:  # no
     The input is never touched. The copy appears under its name only when it is whole, has been
     audited as it is stored, and is on disk.
     """
-    from ckptclamp.apply import ApplyOptions, apply
+    from ckptclamp.applying import ApplyOptions, apply
     from ckptclamp.cli.running import audit_options, emit, progress_bar
     from ckptclamp.spec.model import Projection
 

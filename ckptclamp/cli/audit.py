@@ -42,7 +42,7 @@ def command(ctx: click.Context, checkpoint: Path, **options: Any) -> None:  # no
 
     The report goes to stdout, everything else to stderr.
     """
-    from ckptclamp.audit import audit
+    from ckptclamp.auditing import audit
     from ckptclamp.cli.running import audit_options, emit, progress_bar
 
     spec = load_rules(options)

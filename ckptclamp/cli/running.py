@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ckptclamp.audit import AuditOptions, Progress
+    from ckptclamp.auditing import AuditOptions, Progress
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, AuditReport
 
@@ -32,7 +32,7 @@ def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOp
 
 def engine(options: dict[str, Any]) -> AuditOptions:
     """The options that every command has that opens a checkpoint."""
-    from ckptclamp.audit import AuditOptions
+    from ckptclamp.auditing import AuditOptions
 
     return AuditOptions(
         memory=options["memory"],

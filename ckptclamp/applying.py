@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ckptclamp.audit import AuditOptions, audit_plan, judge, make_plan, opened, summarise
+from ckptclamp.auditing import (
+    AuditOptions,
+    as_spec,
+    audit_plan,
+    judge,
+    make_plan,
+    opened,
+    summarise,
+)
 from ckptclamp.checkpoints.description import Role
 from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
@@ -48,7 +56,7 @@ class ApplyOptions:
 def apply(
     path: str | Path,
     output: str | Path | None = None,
-    spec: Spec | None = None,
+    spec: Spec | Mapping[str, Any] | str | Path | None = None,
     options: ApplyOptions | None = None,
 ) -> ApplyReport:
     """Write a copy of the checkpoint at `path` to `output` in which every governed unit conforms.
@@ -62,9 +70,10 @@ def apply(
         UsageError: the output exists, is the input, or the spec makes no sense here.
     """
     options = options or ApplyOptions()
+    rules = as_spec(spec, options.audit)
     with opened(path, options.audit) as checkpoint:
-        plan = make_plan(checkpoint, spec, options.audit)
-        job = _Job(checkpoint, plan, spec, options)
+        plan = make_plan(checkpoint, rules, options.audit)
+        job = _Job(checkpoint, plan, rules, options)
         return job.preview() if options.dry_run else job.write(Path(output or path))
 
 

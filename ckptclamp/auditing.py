@@ -14,6 +14,7 @@ from ckptclamp._version import __version__
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
+from ckptclamp.spec.model import Spec
 from ckptclamp.streaming.measure import measure
 from ckptclamp.streaming.requests import Measurement, Request
 from ckptclamp.streaming.whole import measure_whole
@@ -21,7 +22,6 @@ from ckptclamp.tally import OnUnit, Tally
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
-    from ckptclamp.spec.model import Spec
 
 MEBIBYTE = 1 << 20
 HASHED_UNASKED = 64 * MEBIBYTE
@@ -56,18 +56,36 @@ class AuditOptions:
 
 
 def audit(
-    path: str | Path, spec: Spec | None = None, options: AuditOptions | None = None
+    path: str | Path,
+    spec: Spec | Mapping[str, Any] | str | Path | None = None,
+    options: AuditOptions | None = None,
 ) -> AuditReport:
     """Audit the checkpoint at `path` against `spec` and what its own model declares.
 
+    `spec` is a `Spec`, the path of a YAML file, or what such a file would hold.
+
     Raises:
         UnreadableError: the checkpoint cannot be opened, or changed while it was read.
-        UsageError: the spec asks for what makes no sense for this checkpoint.
+        UsageError: the spec cannot be understood, or makes no sense for this checkpoint.
     """
     options = options or AuditOptions()
+    rules = as_spec(spec, options)
     with opened(path, options) as checkpoint:
-        plan = make_plan(checkpoint, spec, options)
-        return audit_plan(checkpoint, plan, spec, options)
+        plan = make_plan(checkpoint, rules, options)
+        return audit_plan(checkpoint, plan, rules, options)
+
+
+def as_spec(
+    spec: Spec | Mapping[str, Any] | str | Path | None, options: AuditOptions
+) -> Spec | None:
+    """Read `spec`, in whichever form it was given."""
+    if spec is None or isinstance(spec, Spec):
+        return spec
+    from ckptclamp.spec.loader import load_spec, spec_from_mapping
+
+    if isinstance(spec, Mapping):
+        return spec_from_mapping(spec, allow_import=options.allow_import)
+    return load_spec(spec, allow_import=options.allow_import)
 
 
 def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
