@@ -1,0 +1,160 @@
+"""A user's own constraints: imported only where the user allows it, by name and not from the file.
+
+Two sorts are taken. A subclass of `ckptclamp.constraints.base.Constraint` streams like a built-in
+one. Any other callable ``w -> w`` (Keras' protocol) is given whole tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+from ckptclamp.errors import CkptclampError, UnreadableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.constraints.base import UnitStatistics
+
+_CLASS_NAME = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*(?:\.\w+)*)")
+
+
+class WholeTensorConstraint(Constraint):
+    """A callable that takes a whole tensor and returns what it would be after projection.
+
+    What a tensor violates is how far the callable would move it. `function` gets an array and
+    returns one of the same shape, or a framework's tensor that NumPy can read; `name` and `config`
+    are what reports and `get_config` show.
+    """
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset()
+    one_sided = False
+    streaming: ClassVar[bool] = False
+
+    def __init__(
+        self, function: Callable[[Any], Any], name: str, config: Mapping[str, Any] | None = None
+    ) -> None:
+        self.function = function
+        self.name = name
+        self.config = dict(config or {})
+
+    def apply(self, w: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the projected tensor in float64 and the shape of `w`.
+
+        Raises:
+            UnreadableError: the callable failed, or returned no real numbers of that shape.
+        """
+        try:
+            result = _as_float64(self.function(w))
+        except Exception as error:
+            raise UnreadableError(f"{self.name} failed: {_one_line(error)}") from error
+        if result.shape != w.shape:
+            raise UnreadableError(
+                f"{self.name} returned shape {result.shape} for {w.shape}",
+                hint="a constraint returns the projected tensor",
+            )
+        return result
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """Not possible: there are no statistics that say what an arbitrary callable does."""
+        raise NotImplementedError(f"{self.name} judges whole tensors")
+
+    def project(self, statistics: UnitStatistics) -> Transform:
+        """Not possible, for the same reason; see `apply`."""
+        raise NotImplementedError(f"{self.name} projects whole tensors")
+
+    def get_config(self) -> dict[str, Any]:
+        """The configuration that the callable was made from."""
+        return dict(self.config)
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.config.items())
+        return f"{self.name}({arguments})"
+
+
+def import_custom(
+    class_name: str, config: Mapping[str, Any], allowed: AbstractSet[str]
+) -> Constraint:
+    """Import ``module:Class`` and make a constraint of it and `config`.
+
+    Importing runs the module's code, so `allowed` must hold the module or a package above it.
+    Modules are found where Python finds them; no directory is added.
+
+    Raises:
+        UsageError: it may not be imported, cannot be, or makes no constraint of `config`.
+    """
+    match = _CLASS_NAME.fullmatch(class_name)
+    if match is None:
+        raise UsageError(f"{class_name!r} is no class", hint="write it as 'package.module:Class'")
+    module = match["module"]
+    if not _is_allowed(module, allowed):
+        raise UsageError(
+            f"{class_name} is code that would be imported and run",
+            hint=f"if you trust it, allow it with --allow-import {module.partition('.')[0]}",
+        )
+    return _make(_find(module, match["name"]), class_name, config)
+
+
+def _is_allowed(module: str, allowed: AbstractSet[str]) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[:n]) in allowed for n in range(1, len(parts) + 1))
+
+
+def _find(module: str, name: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
+    try:
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"cannot import {module}: {_one_line(error)}",
+            hint="install it into this environment, or set PYTHONPATH",
+        ) from error
+    except AttributeError as error:
+        raise UsageError(f"cannot find {name} in {module}: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"cannot import {module}: {_one_line(error)}") from error
+
+
+def _make(found: Any, class_name: str, config: Mapping[str, Any]) -> Constraint:  # noqa: ANN401
+    try:
+        made = _instance(found, config)
+    except CkptclampError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{class_name} cannot be made from {dict(config)}: {_one_line(error)}"
+        ) from error
+    if isinstance(made, Constraint):
+        return made
+    if not callable(made):
+        raise UsageError(f"{class_name} is no constraint: it cannot be called with a tensor")
+    return WholeTensorConstraint(made, class_name, config)
+
+
+def _instance(found: Any, config: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    if not isinstance(found, type):
+        return functools.partial(found, **config) if config else found
+    from_config = getattr(found, "from_config", None)
+    return found(**config) if from_config is None else from_config(dict(config))
+
+
+def _as_float64(value: Any) -> NDArray[np.float64]:  # noqa: ANN401 - NumPy's or a framework's
+    if hasattr(value, "detach"):
+        # PyTorch: off the graph and the device, and out of the dtypes that NumPy lacks.
+        value = value.detach().cpu().double().numpy()
+    array = np.asarray(value)
+    if array.dtype.kind in "cOSUmM":
+        raise TypeError(f"it returned {array.dtype}, not real numbers")
+    return array.astype(np.float64, copy=False)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

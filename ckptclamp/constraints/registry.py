@@ -1,0 +1,81 @@
+"""Constraints by name: the built-in ones, under the names that Keras and its users give them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.constraints.center import CenterAround
+from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckptclamp.constraints.base import Constraint
+
+BUILTIN: dict[str, type[Constraint]] = {
+    "MaxNorm": MaxNorm,
+    "MinMaxNorm": MinMaxNorm,
+    "UnitNorm": UnitNorm,
+    "NonNeg": NonNeg,
+    "Clip": Clip,
+    "CenterAround": CenterAround,
+}
+
+_ALIASES = {
+    spelling: name
+    for name in BUILTIN
+    for spelling in (
+        name.lower(),
+        "".join(f"_{c}" if c.isupper() else c for c in name).lstrip("_").lower(),
+    )
+}
+"""``maxnorm`` and ``max_norm``, as Keras 1 to 3 know them."""
+
+
+def canonical(name: str) -> str | None:
+    """Return the built-in constraint's class name for any spelling of it, or ``None``."""
+    return name if name in BUILTIN else _ALIASES.get(name)
+
+
+def arguments_of(name: str) -> tuple[str, ...]:
+    """The arguments of a built-in constraint's constructor."""
+    return tuple(field.name for field in _fields(BUILTIN[name]))
+
+
+def make(name: str, arguments: Mapping[str, Any]) -> Constraint:
+    """Make a built-in constraint by name.
+
+    Raises:
+        UsageError: no such constraint, no such argument, one is missing, or a value makes no sense.
+    """
+    known = canonical(name)
+    if known is None:
+        raise UsageError(f"unknown constraint {name!r}", hint=suggestion(name, BUILTIN))
+    fields = _fields(BUILTIN[known])
+    for argument in arguments:
+        if argument not in [field.name for field in fields]:
+            hint = suggestion(argument, arguments_of(known), known)
+            raise UsageError(f"{known} has no argument {argument!r}", hint=hint)
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.name not in arguments:
+            raise UsageError(f"{known} needs {field.name}")
+    return BUILTIN[known](**arguments)
+
+
+def suggestion(word: str, known: Iterable[str], owner: str | None = None) -> str:
+    """What was probably meant by `word`, or else everything that there is."""
+    choices = list(known)
+    close = difflib.get_close_matches(word.lower(), [c.lower() for c in choices], n=1)
+    if close:
+        return f"did you mean {next(c for c in choices if c.lower() == close[0])}?"
+    listed = ", ".join(choices) or "none"
+    return f"{owner} has: {listed}" if owner else f"known: {listed}"
+
+
+def _fields(constraint: type[Constraint]) -> tuple[dataclasses.Field[Any], ...]:
+    assert dataclasses.is_dataclass(constraint)
+    return dataclasses.fields(constraint)
