@@ -1,0 +1,130 @@
+"""HDF5 checkpoints: described by a worker, checked here, and read by `pread`."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.checkpoints import hdf5_keras, worker_process
+from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.hdf5_answer import Answer, Extent
+from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Copy, Target
+    from ckptclamp.checkpoints.description import Box, KerasModel, Producer, Tensor
+    from ckptclamp.checkpoints.source import Source
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+_SECONDS = 10.0
+_SECONDS_PER_MIB = 1.0
+_MOST_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hdf5Description:
+    """One HDF5 file as it was described and checked; offsets are those of the source."""
+
+    tensors: Mapping[str, Tensor]
+    keras: KerasModel | None
+    notes: tuple[str, ...]
+    isolation: tuple[str, ...]
+
+    @property
+    def producer(self) -> Producer | None:
+        """Who wrote the file, as far as it says."""
+        return hdf5_keras.producer(self.keras)
+
+
+def describe_hdf5(source: Source, extent: Extent | None = None) -> Hdf5Description:
+    """Describe the HDF5 file that fills `source`, or the part of it that `extent` names.
+
+    Raises:
+        NotACheckpointError: it does not begin as HDF5 does.
+        RefusedError: it reaches outside itself, has two readings, or declares too much.
+        UnreadableError: the HDF5 library cannot read it, crashes or stalls on it.
+    """
+    extent = extent or Extent(0, 0, source.size)
+    _check_superblock(source, extent)
+    seconds = min(_SECONDS + _SECONDS_PER_MIB * (extent.length >> 20), _MOST_SECONDS)
+    numbers = (extent.offset, extent.length)
+    task = worker_process.Task("describe", source.fd, numbers, source.path, seconds)
+    answer = Answer(worker_process.run(task), source.path, extent)
+    model = hdf5_keras.keras_model(answer)
+    tensors = answer.tensors()
+    return Hdf5Description(
+        tensors=hdf5_keras.with_roles(tensors, model),
+        keras=model,
+        notes=_notes(answer, tensors),
+        isolation=answer.texts("isolation"),
+    )
+
+
+def open_hdf5(source: Source) -> Checkpoint:
+    """Open an HDF5 file: Keras' legacy or v3 layout, or any file of numeric datasets.
+
+    Raises what `describe_hdf5` raises.
+    """
+    return Hdf5Checkpoint(source, describe_hdf5(source))
+
+
+class Hdf5Checkpoint(Checkpoint):
+    """One HDF5 file."""
+
+    def __init__(self, source: Source, description: Hdf5Description) -> None:
+        self.path = source.path
+        self.format = hdf5_keras.format_name(description.keras)
+        self.sources = (source,)
+        self.tensors = description.tensors
+        self.notes = description.notes
+        self.producer = description.producer
+        self.keras = description.keras
+        self.isolation = description.isolation
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `Checkpoint.read`."""
+        return read_box(self.sources, tensor, box, buffer)
+
+    def copy_to(self, target: Target) -> Copy:
+        """See `Checkpoint.copy_to`; filtered chunks may move inside the copy."""
+        raise NotImplementedError
+
+
+def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    groups = [f"{name!r} is a second name of a group" for name in answer.texts("group_aliases")]
+    datasets = [
+        f"{alias!r} is a second name of {name!r}: it is judged, and changed, once"
+        for name, tensor in tensors.items()
+        for alias in tensor.aliases
+    ]
+    return (*groups, *datasets)
+
+
+def _check_superblock(source: Source, extent: Extent) -> None:
+    """Refuse what stands before or after the HDF5 file: readers differ in what they make of it."""
+    head = source.read_at(extent.offset, min(96, extent.length))
+    if not head.startswith(SIGNATURE):
+        raise NotACheckpointError("does not begin as an HDF5 file does", path=source.path)
+    base_at = {0: 24, 1: 28, 2: 12, 3: 12}.get(head[8] if len(head) > 8 else -1)
+    if base_at is None or len(head) < base_at + 24:
+        raise UnreadableError("its HDF5 superblock is damaged", path=source.path)
+    if head[13 if base_at >= 24 else 9] != 8:
+        raise RefusedError("its HDF5 offsets are not 8 bytes wide", path=source.path)
+    base, _, end = struct.unpack_from("<QQQ", head, base_at)
+    if base != 0:
+        raise RefusedError("holds a user block before its HDF5 part", path=source.path)
+    if end < extent.length:
+        raise RefusedError(
+            f"holds {extent.length - end} bytes after its HDF5 part", path=source.path
+        )
+    if end > extent.length:
+        raise UnreadableError(
+            f"is truncated: {extent.length} of {end} bytes are there", path=source.path
+        )

@@ -1,0 +1,140 @@
+"""What Keras' conventions make of a described HDF5 file: layout, names, roles; never any code."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ckptclamp.checkpoints.description import KerasLayout, KerasModel, Producer, Role, Tensor
+from ckptclamp.checkpoints.hdf5_answer import Answer
+from ckptclamp.checkpoints.strict_json import parse_strict
+
+MAX_CONFIG_BYTES = 64 << 20
+MAX_CONFIG_DEPTH = 256
+
+_OPTIMIZER = ("optimizer/", "optimizer_weights/")
+_STATE = re.compile(r"(?:^metrics/|(?:^|/)seed_generator(?:_\d+)?/vars/)")
+
+
+def parse_config(data: bytes, what: str, path: Any) -> dict[str, Any] | None:  # noqa: ANN401 - any path
+    """Parse a Keras config or its metadata; a document that is no object counts as absent.
+
+    ``Infinity`` and ``NaN`` are read: Keras writes them.
+
+    Raises:
+        RefusedError: it is no JSON, is too large or deep, or repeats a key.
+    """
+    config = parse_strict(
+        data,
+        max_depth=MAX_CONFIG_DEPTH,
+        max_bytes=MAX_CONFIG_BYTES,
+        what=what,
+        allow_infinity=True,
+        path=path,
+    )
+    return config if isinstance(config, dict) else None
+
+
+def keras_model(answer: Answer) -> KerasModel | None:
+    """Return what the file says of its model; ``None`` if Keras did not write it."""
+    facts = answer.told.get("keras")
+    if not isinstance(facts, dict):
+        answer.refuse("the HDF5 worker's answer makes no sense")
+    texts = {name: value for name, value in facts.items() if isinstance(value, str)}
+    version, backend = texts.get("keras_version"), texts.get("backend")
+    if "layer_names" in facts:
+        return KerasModel(
+            KerasLayout.LEGACY,
+            version,
+            backend,
+            config=_config(texts, answer),
+            weights_root=texts.get("weights_root", ""),
+            layer_names=_texts(answer, facts["layer_names"]),
+            weight_names=_weight_names(answer, facts.get("weight_names")),
+        )
+    group_names = _group_names(answer, answer.told.get("variables"))
+    if not group_names:
+        return None
+    return KerasModel(KerasLayout.V3, version, backend, group_names=group_names)
+
+
+def _config(texts: Mapping[str, str], answer: Answer) -> dict[str, Any] | None:
+    if "model_config" not in texts:
+        return None
+    return parse_config(texts["model_config"].encode(), "model_config", answer.path)
+
+
+def _texts(answer: Answer, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - untrusted JSON
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        answer.refuse("the HDF5 worker's names make no sense")
+    return tuple(values)
+
+
+def _weight_names(answer: Answer, rows: Any) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - untrusted JSON
+    if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
+        answer.refuse("the HDF5 worker's names make no sense")
+    return {str(layer): _texts(answer, weights) for layer, weights in rows}
+
+
+def _group_names(answer: Answer, rows: Any) -> dict[str, str | None]:  # noqa: ANN401 - untrusted JSON
+    if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
+        answer.refuse("the HDF5 worker's groups make no sense")
+    return {
+        str(path).removesuffix("vars").removesuffix("/"): name if isinstance(name, str) else None
+        for path, name in rows
+    }
+
+
+def format_name(model: KerasModel | None) -> str:
+    """Return the name of the format of an HDF5 file of its own."""
+    if model is None:
+        return "hdf5"
+    if model.layout is KerasLayout.V3:
+        return "keras-weights-h5"
+    return "keras-h5" if model.weights_root or model.config is not None else "keras-h5-weights"
+
+
+def producer(model: KerasModel | None) -> Producer | None:
+    """Return who wrote the file, as far as it says."""
+    return None if model is None else Producer("keras", model.version, model.backend)
+
+
+def with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:
+    """Return the tensors with the roles and aliases that Keras' naming gives them."""
+    if model is None:
+        return dict(tensors)
+    aliases = _legacy_aliases(model)
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        paths = (name, *tensor.aliases)
+        extra = [alias for path in paths for alias in aliases.get(path, ()) if alias not in paths]
+        merged = (*tensor.aliases, *dict.fromkeys(extra))
+        named[name] = replace(tensor, aliases=merged, role=_role(name))
+    return named
+
+
+def _role(name: str) -> Role:
+    if name.startswith(_OPTIMIZER):
+        return Role.OPTIMIZER
+    return Role.STATE if _STATE.search(name) else Role.WEIGHT
+
+
+def _legacy_aliases(model: KerasModel) -> dict[str, list[str]]:
+    """Map dataset paths to the names that Keras gives the weights.
+
+    ``model_weights/dense/dense/kernel:0`` is also ``dense/dense/kernel:0``, and ``dense/kernel:0``
+    where no other layer has a weight of that name.
+    """
+    counts = Counter(weight for weights in model.weight_names.values() for weight in weights)
+    aliases: dict[str, list[str]] = {}
+    for layer, weights in model.weight_names.items():
+        for weight in weights:
+            own = f"{layer}/{weight}"
+            path = f"{model.weights_root}/{own}" if model.weights_root else own
+            known = aliases.setdefault(path, [own])
+            if counts[weight] == 1:
+                known.append(weight)
+    return aliases
