@@ -36,21 +36,23 @@ class Target(Protocol):
     """Where a copy is put while it has no final name yet; `publish.staged` makes one.
 
     Attributes:
+        path: the name that the copy will have, for messages.
         directory: the directory in which `create` makes files, or ``None`` where the target is one
             file (which may have no name at all, only a descriptor).
     """
 
+    path: Path
     directory: Path | None
 
-    def create(self, name: str) -> int:
-        """Return a read-write descriptor of a new, empty file.
+    def create(self, name: str, size: int) -> int:
+        """Return a read-write descriptor of a new file with room for `size` bytes.
 
         `name` is the file's place inside the checkpoint's directory (``assets/a.txt``; folders are
         made), or anything where the target is one file: it can then be asked for once. The target
         owns the descriptor and closes it.
 
         Raises:
-            NotWrittenError: the file cannot be made.
+            NotWrittenError: the file cannot be made, or there is no room for it.
         """
 
 
@@ -135,13 +137,13 @@ class Checkpoint(ABC):
         """
 
     def verify_unchanged(self) -> None:
-        """Raise `ChangedError` if a source is no longer the file that was opened."""
-        for source in self.sources:
+        """Raise `ChangedError` if a file is no longer the one that was opened."""
+        for source in dict.fromkeys((*self.files, *self.sources)):
             source.verify_unchanged()
 
     def close(self) -> None:
-        """Close every source."""
-        for source in self.sources:
+        """Close every file."""
+        for source in dict.fromkeys((*self.files, *self.sources)):
             source.close()
 
     def __enter__(self) -> Self:

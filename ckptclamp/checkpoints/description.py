@@ -47,7 +47,8 @@ class Chunked:
     """A tensor in chunks of `chunk_shape`, each put through `filters` in order when it was written.
 
     Filters are named ``shuffle``, ``deflate``, ``fletcher32`` or ``lzf``. A chunk that is not listed
-    was never written: all its elements are `fill` (one element's bytes).
+    was never written: all its elements are `fill` (one element's bytes). `by_start` finds a chunk
+    by its first element's coordinates.
     """
 
     source: int
@@ -56,6 +57,10 @@ class Chunked:
     chunks: tuple[Chunk, ...]
     fill: bytes
     deflate_level: int | None = None
+    by_start: Mapping[tuple[int, ...], Chunk] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_start", {chunk.start: chunk for chunk in self.chunks})
 
 
 @dataclass(frozen=True, slots=True)

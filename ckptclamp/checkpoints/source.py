@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from ckptclamp.errors import ChangedError, NotACheckpointError, UnreadableError
+from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from os import stat_result
@@ -38,32 +39,50 @@ class Identity:
 class Source:
     """A file descriptor and what it was when it was opened.
 
-    `path` is shown to the user; `fd` stays open until `close`. `size` is in bytes.
+    `path` is shown to the user, and must go on leading to the same file if `named`; `fd` stays open
+    until `close`. `size` is in bytes.
     """
 
-    def __init__(self, path: Path, fd: int, status: stat_result) -> None:
+    def __init__(self, path: Path, fd: int, status: stat_result, *, named: bool = True) -> None:
         self.path = path
         self.fd = fd
+        self.named = named
         self.identity = Identity.of(status)
         self.size = status.st_size
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, follow_symlinks: bool = True) -> Self:
         """Open a regular file for reading, never blocking on a FIFO or a device.
 
         Raises:
             UnreadableError: it does not exist or may not be read.
             NotACheckpointError: it is no regular file.
+            RefusedError: it is a symbolic link, and those are not to be followed.
         """
+        nofollow = 0 if follow_symlinks else os.O_NOFOLLOW
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | nofollow)
         except OSError as error:
+            if error.errno == errno.ELOOP and not follow_symlinks:
+                raise RefusedError(
+                    "is a symbolic link", path=path, hint="pass --follow-symlinks if it is meant"
+                ) from error
             raise UnreadableError(error.strerror or str(error), path=path) from error
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise NotACheckpointError("not a regular file", path=path)
         return cls(path, fd, status)
+
+    @classmethod
+    def from_fd(cls, fd: int, path: Path) -> Self:
+        """Take over `fd`, a regular file that need not have a name; `path` is only shown."""
+        return cls(path, fd, os.fstat(fd), named=False)
+
+    def duplicate(self) -> Self:
+        """Return a source of its own for the same file as it is now."""
+        fd = os.dup(self.fd)
+        return type(self)(self.path, fd, os.fstat(fd), named=self.named)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` on.
@@ -93,7 +112,13 @@ class Source:
 
     def verify_unchanged(self) -> None:
         """Raise `ChangedError` if the file, or what its name points at, is not what was opened."""
-        if Identity.of(os.fstat(self.fd)) != self.identity:
+        try:
+            current = [os.fstat(self.fd), *([self.path.stat()] if self.named else [])]
+        except OSError as error:
+            raise ChangedError(
+                f"is gone: {error.strerror}", path=self.path, hint="run again"
+            ) from error
+        if any(Identity.of(status) != self.identity for status in current):
             raise ChangedError("changed while it was being read", path=self.path, hint="run again")
 
     def sha256(self) -> str:

@@ -1,0 +1,191 @@
+"""A byte-for-byte copy of a checkpoint's files, in which boxes of tensors are then overwritten."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from ckptclamp.checkpoints.description import Chunked, Contiguous
+from ckptclamp.checkpoints.reading import (
+    as_bytes,
+    box_shape,
+    plan_chunks,
+    plan_runs,
+    read_box,
+)
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.errors import ChangedError, NotWrittenError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
+    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.reading import ChunkPart
+
+_BLOCK = 1 << 20
+_AT_ONCE = 1 << 30
+_NOT_HERE = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+)
+"""What `copy_file_range` answers where it does not work between two files."""
+
+
+class FileCopy:
+    """A `Copy` of one regular file, or of several in a directory.
+
+    `files` are the name inside the target and the source of each file: first those that hold
+    weights, in the order that `Contiguous.source` and `Chunked.source` count them, then the others.
+    `reopen` makes a checkpoint of the files' copies, given in the same order, and owns them.
+
+    Weights are overwritten in place, where they lie contiguously or in chunks that went through no
+    filter. A format that can do more overrides `write_chunk`, or `finish` where its container keeps
+    checksums; `changed` names the tensors that were written to.
+
+    Raises:
+        NotWrittenError: there is no room, or the system cannot write.
+        ChangedError: a source became shorter while it was copied.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, Source]],
+        target: Target,
+        reopen: Callable[[Sequence[Source]], Checkpoint],
+    ) -> None:
+        self.target = target
+        self.changed: dict[str, Tensor] = {}
+        self._reopen = reopen
+        self.sources = [self._copy_file(name, source) for name, source in files]
+
+    def _copy_file(self, name: str, source: Source) -> Source:
+        path = self.target.directory / name if self.target.directory else self.target.path
+        fd = self.target.create(name, source.size)
+        try:
+            copy_bytes(source, fd)
+        except OSError as error:
+            _refuse(error, path)
+        return Source.from_fd(fd, path)
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`."""
+        return read_box(self.sources, tensor, box, buffer)
+
+    def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
+        """Overwrite `box` of `tensor`, and nothing else, with `values`.
+
+        Raises:
+            NotWrittenError: the tensor is stored in a way that cannot be overwritten.
+            ValueError: `values` have another dtype or shape than the box.
+        """
+        if tensor.dtype is None or values.dtype != tensor.dtype.numpy:
+            raise ValueError(f"{tensor.name} holds {tensor.dtype}, not {values.dtype}")
+        if values.shape != box_shape(box):
+            raise ValueError(f"values of shape {values.shape} for a box of {box_shape(box)}")
+        self.changed[tensor.name] = tensor
+        match tensor.storage:
+            case Contiguous(source, offset):
+                self.put_box(source, offset, tensor.shape, box, values)
+            case Chunked() as chunked:
+                for part in plan_chunks(box, chunked.chunk_shape):
+                    self.write_chunk(tensor, chunked, part, values[part.in_box])
+            case _:
+                self.refuse("it has no bytes of its own to overwrite", tensor)
+
+    def write_chunk(
+        self, tensor: Tensor, chunked: Chunked, part: ChunkPart, values: NDArray[Any]
+    ) -> None:
+        """Overwrite the part of one chunk that `values` fill; raises as `write` does."""
+        chunk = chunked.by_start.get(part.start)
+        if chunk is None or chunked.filters:
+            what = "was never written" if chunk is None else "is compressed or checksummed"
+            self.refuse(
+                f"its chunk at {list(part.start)} {what}: it has no bytes of its own", tensor
+            )
+        box = tuple((piece.start, piece.stop) for piece in part.in_chunk)
+        self.put_box(chunked.source, chunk.offset, chunked.chunk_shape, box, values)
+
+    def put_box(
+        self, source: int, origin: int, shape: tuple[int, ...], box: Box, values: NDArray[Any]
+    ) -> None:
+        """Overwrite `box` of a C-ordered array of `shape` that begins at byte `origin`."""
+        flat = as_bytes(np.ascontiguousarray(values))
+        done = 0
+        for runs in plan_runs(shape, box, values.itemsize):
+            for number in range(runs.count):
+                offset = origin + runs.offset + number * runs.stride
+                self.put(source, offset, flat[done : done + runs.length])
+                done += runs.length
+
+    def put(self, source: int, offset: int, data: NDArray[np.uint8]) -> None:
+        """Write `data` at byte `offset` of the copy of one source."""
+        try:
+            write_at(self.sources[source].fd, data.data, offset)
+        except OSError as error:
+            _refuse(error, self.sources[source].path)
+
+    def refuse(self, reason: str, tensor: Tensor) -> NoReturn:
+        """Raise `NotWrittenError` for one tensor."""
+        raise NotWrittenError(reason, path=self.target.path, tensor=tensor.name)
+
+    def finish(self) -> None:
+        """Flush every file to disk.
+
+        Raises:
+            NotWrittenError: the system cannot; the flush is not tried twice, because a second one
+                may report success for data that the first one lost.
+        """
+        for source in self.sources:
+            try:
+                os.fsync(source.fd)
+            except OSError as error:
+                _refuse(error, source.path)
+
+    def reopen(self) -> Checkpoint:
+        """See `Copy.reopen`."""
+        return self._reopen([source.duplicate() for source in self.sources])
+
+
+def copy_bytes(source: Source, fd: int) -> None:
+    """Copy all of `source` to the start of `fd`, inside the kernel where it can.
+
+    Raises:
+        OSError: the copy cannot be written.
+        ChangedError: the source became shorter.
+    """
+    done = 0
+    try:
+        while done < source.size:
+            at_once = min(source.size - done, _AT_ONCE)
+            count = os.copy_file_range(source.fd, fd, at_once, done, done)
+            if count == 0:
+                break
+            done += count
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
+    buffer = memoryview(bytearray(min(_BLOCK, source.size - done)))
+    while done < source.size:
+        block = buffer[: source.size - done]
+        if os.fstat(source.fd).st_size < done + len(block):
+            raise ChangedError("became shorter while it was copied", path=source.path)
+        source.read_into(block, done)
+        write_at(fd, block, done)
+        done += len(block)
+
+
+def write_at(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` (bytes) at `offset`; raises `OSError`."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+def _refuse(error: OSError, path: Path) -> NoReturn:
+    raise NotWrittenError(f"cannot be written: {error.strerror or error}", path=path) from error

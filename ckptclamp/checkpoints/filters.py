@@ -1,0 +1,163 @@
+"""The filters that HDF5 puts chunks through, undone and done again without the HDF5 library.
+
+Decoding is bounded: no filter may give more bytes than the chunk has elements for. Filters are
+described in the HDF5 file format specification, section IV.A.2.l; LZF is Marc Lehmann's LibLZF.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptclamp.errors import UnreadableError
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.description import Chunked
+
+_CHECKSUM_BYTES = 4
+_DEFAULT_DEFLATE_LEVEL = 6
+_LZF_LITERALS = 32
+"""The longest run of literal bytes that one LZF control byte can announce."""
+
+
+def decode_chunk(
+    raw: bytes, chunked: Chunked, filter_mask: int, itemsize: int, expected: int
+) -> bytes:
+    """Undo the filters of one stored chunk and return its `expected` bytes of elements.
+
+    Bit k of `filter_mask` says that filter k was not applied; `itemsize` is the size in bytes of
+    one element.
+
+    Raises:
+        UnreadableError: a checksum is wrong, the data are damaged, or their length is.
+    """
+    limit = expected + _CHECKSUM_BYTES * len(chunked.filters)
+    data = raw
+    for position, name in reversed(list(enumerate(chunked.filters))):
+        if filter_mask >> position & 1:
+            continue
+        if name == "deflate":
+            data = _inflate(data, limit)
+        elif name == "shuffle":
+            data = _unshuffle(data, itemsize)
+        elif name == "fletcher32":
+            data = _check_fletcher32(data)
+        elif name == "lzf":
+            data = _expand_lzf(data, limit)
+        else:
+            raise UnreadableError(f"the filter {name} is not known")
+    if len(data) != expected:
+        raise UnreadableError(f"it decodes to {len(data)} bytes, not {expected}")
+    return data
+
+
+def encode_chunk(data: bytes, chunked: Chunked, itemsize: int) -> bytes:
+    """Put the bytes of one chunk through every filter, so that its filter mask is 0.
+
+    LZF is written as literals, which every decoder reads but which saves no space.
+    """
+    for name in chunked.filters:
+        if name == "deflate":
+            level = chunked.deflate_level
+            data = zlib.compress(data, _DEFAULT_DEFLATE_LEVEL if level is None else level)
+        elif name == "shuffle":
+            data = _shuffle(data, itemsize)
+        elif name == "fletcher32":
+            data += fletcher32(data).to_bytes(_CHECKSUM_BYTES, "little")
+        elif name == "lzf":
+            data = _literal_lzf(data)
+        else:
+            raise UnreadableError(f"the filter {name} is not known")
+    return data
+
+
+def _inflate(data: bytes, limit: int) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        decoded = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise UnreadableError(f"it cannot be inflated: {error}") from error
+    if len(decoded) > limit:
+        raise UnreadableError(f"it inflates beyond {limit} bytes")
+    if not stream.eof:
+        raise UnreadableError("its deflate stream breaks off")
+    return decoded
+
+
+def _shuffle(data: bytes, itemsize: int) -> bytes:
+    """Gather the first bytes of all elements, then the second ones, and so on."""
+    whole = len(data) - len(data) % itemsize
+    elements = np.frombuffer(data, np.uint8, whole).reshape(-1, itemsize)
+    return elements.T.tobytes() + data[whole:]
+
+
+def _unshuffle(data: bytes, itemsize: int) -> bytes:
+    whole = len(data) - len(data) % itemsize
+    planes = np.frombuffer(data, np.uint8, whole).reshape(itemsize, -1)
+    return planes.T.tobytes() + data[whole:]
+
+
+def fletcher32(data: bytes) -> int:
+    """Return HDF5's Fletcher checksum: over big-endian 16-bit words, an odd byte padded with zero.
+
+    Both sums are folded by end-around carry, so that a sum that is a multiple of 65535 is 65535,
+    and 0 only where every word is.
+    """
+    words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.uint64)
+    weights = np.arange(len(words), 0, -1, dtype=np.uint64) % 65535
+    if not words.any():
+        return 0
+    low = (int(words.sum()) - 1) % 65535 + 1
+    high = (int((words * weights).sum()) - 1) % 65535 + 1
+    return high << 16 | low
+
+
+def _check_fletcher32(data: bytes) -> bytes:
+    if len(data) < _CHECKSUM_BYTES:
+        raise UnreadableError("it is too short for its checksum")
+    content, stored = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+    checksum = fletcher32(content).to_bytes(_CHECKSUM_BYTES, "little")
+    # HDF5 before 1.6.3 wrote the two bytes of each half the other way round on little-endian
+    # machines; the library still accepts that.
+    if stored not in (checksum, bytes(checksum[i] for i in (1, 0, 3, 2))):
+        raise UnreadableError("its Fletcher checksum does not match")
+    return content
+
+
+def _expand_lzf(data: bytes, limit: int) -> bytes:
+    out = bytearray()
+    position = 0
+    try:
+        while position < len(data) and len(out) <= limit:
+            control = data[position]
+            position += 1
+            if control < _LZF_LITERALS:
+                literals = data[position : position + control + 1]
+                if len(literals) != control + 1:
+                    raise IndexError
+                out += literals
+                position += control + 1
+                continue
+            length = (control >> 5) + 2
+            if length == 9:
+                length += data[position]
+                position += 1
+            start = len(out) - ((control & 31) << 8) - data[position] - 1
+            position += 1
+            if start < 0:
+                raise IndexError
+            # The copy may run into what it writes, so it repeats.
+            pattern = out[start : start + length]
+            out += (pattern * (length // len(pattern) + 1))[:length]
+    except IndexError as error:
+        raise UnreadableError("its LZF data are damaged") from error
+    if len(out) > limit:
+        raise UnreadableError(f"it expands beyond {limit} bytes")
+    return bytes(out)
+
+
+def _literal_lzf(data: bytes) -> bytes:
+    runs = (data[i : i + _LZF_LITERALS] for i in range(0, len(data), _LZF_LITERALS))
+    return b"".join(bytes([len(run) - 1]) + run for run in runs)
