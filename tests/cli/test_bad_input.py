@@ -1,0 +1,187 @@
+"""Whatever is wrong with the input: its own exit code, one clear line, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+MODEL = {
+    "encoder/kernel": np.full((4, 3), 0.1, np.float32),
+    "encoder/bias": np.zeros(3, np.float32),
+}
+RULE = (
+    "version: 1\nrules:\n  - {tensors: '**/kernel', constraint: MaxNorm, max_value: 2, axis: 0}\n"
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(MODEL, path)
+    return path
+
+
+def one_line(answer, code: int, *words: str) -> None:
+    """The answer is `code` and one line on stderr with every one of `words`."""
+    assert answer.returncode == code, answer.stderr
+    lines = answer.stderr.strip().splitlines()
+    assert len(lines) == 1, answer.stderr
+    assert "Traceback" not in answer.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_missing_file_is_named(run, tmp_path):
+    """A checkpoint that is not there could not be read: 3."""
+    one_line(run("audit", tmp_path / "gone.h5"), 3, "gone.h5", "No such file")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.h5", b"", ["empty"]),
+        ("garbage.h5", b"\x13\x37" * 600, ["garbage.h5"]),
+        ("text.safetensors", b"hello, this is not a checkpoint\n", ["text.safetensors"]),
+        (
+            "pointer.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            ["LFS"],
+        ),
+        ("model.pt", b"PK\x03\x04" + b"\0" * 60, ["model.pt"]),
+        ("zeros.keras", b"\0" * 4096, ["zeros.keras"]),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(run, tmp_path, name, content, words):
+    """Bytes of no known format are refused in one line that names the file."""
+    one_line(run("audit", write(tmp_path / name, content)), 3, name, *words)
+
+
+def test_directory_that_is_no_checkpoint(run, tmp_path):
+    """A folder without a checkpoint in it is not one."""
+    one_line(run("audit", tmp_path), 3, tmp_path.name)
+
+
+def test_truncation_at_any_byte_is_told(run, model, tmp_path):
+    """No prefix of a safetensors file is a checkpoint."""
+    whole = model.read_bytes()
+    for length in [1, 7, 8, 9, 40, len(whole) // 2, len(whole) - 1]:
+        cut = write(tmp_path / f"cut{length}.safetensors", whole[:length])
+        one_line(run("audit", cut, "--non-neg", "--tensors", "**"), 3, cut.name)
+
+
+def test_unknown_dtype_is_not_evaluated(run, tmp_path):
+    """A governed tensor of a dtype that nobody knows makes the audit incomplete."""
+    header = json.dumps({"w": {"dtype": "F3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path = write(tmp_path / "odd.safetensors", struct.pack("<Q", len(header)) + header + b"\0\0")
+    answer = run("audit", path, "--non-neg", "--tensors", "w")
+    assert answer.returncode == 3
+    assert "F3" in answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rules: [", [":1:"]),
+        ("version: 1\nrulez: []\n", [":2:1", "rulez", "rules"]),
+        (
+            "version: 1\nrules:\n  - {tensors: '*', constraint: MaxNrm}\n",
+            [":3:", "MaxNrm", "MaxNorm"],
+        ),
+        (
+            "version: 1\nrules:\n  - {tensors: '*', constraint: MaxNorm, max_value: -1}\n",
+            [":3:", "-1"],
+        ),
+        (
+            "version: 1\nrules:\n  - {tensors: '*', constraint: MinMaxNorm, min_value: 2, max_value: 1}\n",
+            [":3:", "2"],
+        ),
+        ("version: 1\nversion: 1\nrules: []\n", [":2:1", "version"]),
+    ],
+)
+def test_bad_spec_is_placed(run, model, tmp_path, text, words):
+    """A spec that cannot be understood is exit 2 with file, line and column."""
+    spec = tmp_path / "constraints.yaml"
+    spec.write_text(text)
+    one_line(run("audit", model, "--spec", spec), 2, "constraints.yaml", *words)
+
+
+def test_missing_spec(run, model, tmp_path):
+    """A spec that is not there is a usage error."""
+    one_line(run("audit", model, "--spec", tmp_path / "none.yaml"), 2, "none.yaml")
+
+
+def test_axis_out_of_range_names_the_tensor(run, model):
+    """An axis that the tensor does not have is the spec's fault, and says which tensor."""
+    answer = run("audit", model, "--max-norm", 1, "--axis", 2, "--tensors", "encoder/kernel")
+    one_line(answer, 2, "encoder/kernel", "2")
+
+
+def test_glob_without_a_match_fails(run, model):
+    """A rule that matches nothing never passes."""
+    answer = run("audit", model, "--max-norm", 1, "--axis", 0, "--tensors", "decoder/**")
+    assert answer.returncode == 4
+    assert "matche" in answer.stdout
+
+
+def test_nothing_to_audit_fails(run, model):
+    """No spec and nothing declared: nothing was evaluated."""
+    assert run("audit", model).returncode == 4
+
+
+def test_inline_rule_needs_tensors(run, model):
+    """A constraint without tensors is a usage error."""
+    answer = run("audit", model, "--max-norm", 1)
+    assert answer.returncode == 2
+    assert "--tensors" in answer.stderr
+
+
+def test_non_finite_is_a_violation(run, tmp_path):
+    """NaN compares false, so it must be asked for."""
+    for value in (np.nan, np.inf, -np.inf):
+        weights = MODEL["encoder/kernel"].copy()
+        weights[1, 1] = value
+        save_file({"w": weights}, tmp_path / "w.safetensors")
+        rules = [
+            ["--max-norm", 2, "--axis", 0],
+            ["--non-neg"],
+            ["--clip", -1, 1],
+            ["--unit-norm", "--axis", 0],
+        ]
+        for rule in rules:
+            assert run("audit", tmp_path / "w.safetensors", *rule, "--tensors", "w").returncode == 1
+
+
+def test_unwritable_report_is_told(run, model):
+    """A report that cannot be written is a failure, not silence."""
+    answer = run("audit", model, "--non-neg", "--tensors", "**", "-o", "json=/nowhere/report.json")
+    assert answer.returncode not in (0, 1)
+    assert "Traceback" not in answer.stderr
+
+
+def test_full_device_is_told(run, model):
+    """A full disk under stdout does not read as a pass."""
+    import subprocess
+    import sys
+
+    program = Path(sys.executable).with_name("ckptclamp")
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [program, "audit", model, "--non-neg", "--tensors", "**"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert answer.returncode == 3
+    assert "No space left" in answer.stderr
+    assert "Traceback" not in answer.stderr
