@@ -1,0 +1,62 @@
+"""Running work on any `concurrent.futures.Executor`, in order and never far ahead of the reader."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor, Future
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def default_jobs() -> int:
+    """As many threads as this process may have processors."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads(jobs: int) -> Iterator[Executor | None]:
+    """Give a pool of `jobs` threads, or ``None`` where one thread is enough: the caller's own."""
+    if jobs <= 1:
+        yield None
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="ckptclamp")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], executor: Executor | None, window: int
+) -> Iterator[tuple[Item, Result]]:
+    """Run `work` on each item and yield the results in the order of the items.
+
+    At most `window` items are in flight, and `items` is drawn from no faster. Without an executor
+    each item is worked on when its result is asked for. What `work` raises is raised here.
+    """
+    if executor is None:
+        for item in items:
+            yield item, work(item)
+        return
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, executor.submit(work, item)))
+            if len(pending) >= window:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in pending:
+            future.cancel()

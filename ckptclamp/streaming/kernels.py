@@ -1,0 +1,132 @@
+"""Reductions of one cache-resident block, each a few calls of NumPy.
+
+A block has the shape of a box and some reduced axes. Size-1 axes are dropped and neighbours of the
+same status merged, so that every case is one of a few: rows (the last axis is reduced), columns
+(the last is kept), and these with more axes in front. No call here reaches a BLAS routine that
+starts threads of its own, so results do not depend on how many there would be.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NARROW_ROW = 32
+"""Below this length a row is cheaper to reduce as strided columns."""
+
+_NARROW_SQUARES = 8
+"""The same for sums of squares, which have a fast loop for rows."""
+
+_WIDE = 256
+"""Rows of kept weights are folded up to this length, so that inner loops stay long."""
+
+_RUN = 4096
+"""Longest run for one dot product: short enough for one thread, and sums of runs lose less."""
+
+
+@lru_cache(maxsize=4096)
+def merged(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    """Merge neighbouring axes of the same status and drop those of length 1.
+
+    Returns:
+        The extents, whose status alternates, and whether the last is reduced. Without any extent
+        left the shape is ``(1,)``, kept.
+    """
+    extents: list[int] = []
+    status: list[bool] = []
+    for axis, extent in enumerate(shape):
+        if extent == 1:
+            continue
+        if status and status[-1] == (axis in axes):
+            extents[-1] *= extent
+        else:
+            extents.append(extent)
+            status.append(axis in axes)
+    return (tuple(extents), status[-1]) if extents else ((1,), False)
+
+
+def sum_of_squares(
+    block: NDArray[np.float64], axes: tuple[int, ...], scratch: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sum the squares of each unit of a C-contiguous float64 `block`.
+
+    `scratch` has room for the block. Returns shape (units,), in C order of the kept axes.
+    """
+    extents, rows = merged(block.shape, axes)
+    x = block.reshape(extents)
+    if rows:
+        return _over_the_rest(np.add, _square_rows(x, scratch), innermost=-2)
+    if x.ndim == 1:
+        return np.multiply(x, x)
+    folded = _fold(x)
+    if folded is None:
+        sums = np.einsum("...rk,...rk->...k", x, x)
+    else:
+        head, tail = folded
+        sums = np.einsum("rk,rk->k", head, head).reshape(-1, x.shape[1]).sum(axis=0)
+        sums += np.einsum("rk,rk->k", tail, tail)
+    return _over_the_rest(np.add, sums, innermost=-3)
+
+
+def reduce(ufunc: np.ufunc, block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """Reduce each unit of a C-contiguous `block` with `ufunc` (add, minimum or maximum).
+
+    Returns shape (units,), in C order of the kept axes and in the block's dtype.
+    """
+    extents, rows = merged(block.shape, axes)
+    x = block.reshape(extents)
+    if rows:
+        return _over_the_rest(ufunc, _reduce_rows(ufunc, x), innermost=-2)
+    if x.ndim == 1:
+        return x.copy()
+    folded = _fold(x)
+    if folded is None:
+        return _over_the_rest(ufunc, ufunc.reduce(x, axis=-2), innermost=-3)
+    head, tail = folded
+    result = ufunc.reduce(ufunc.reduce(head, axis=0).reshape(-1, x.shape[1]), axis=0)
+    return np.asarray(ufunc(result, ufunc.reduce(tail, axis=0)) if len(tail) else result)
+
+
+def _square_rows(x: NDArray[np.float64], scratch: NDArray[np.float64]) -> NDArray[np.float64]:
+    length = x.shape[-1]
+    if length < _NARROW_SQUARES:
+        squares = np.multiply(x, x, out=scratch[: x.size].reshape(x.shape))
+        return _reduce_rows(np.add, squares)
+    if length <= _RUN:
+        return np.asarray(np.vecdot(x, x))
+    whole = length - length % _RUN
+    runs = x[..., :whole].reshape(*x.shape[:-1], -1, _RUN)
+    sums = np.vecdot(runs, runs).sum(axis=-1)
+    if whole < length:
+        sums = sums + np.vecdot(x[..., whole:], x[..., whole:])
+    return np.asarray(sums)
+
+
+def _reduce_rows(ufunc: np.ufunc, x: NDArray[Any]) -> NDArray[Any]:
+    if x.ndim == 1 or x.shape[-1] >= _NARROW_ROW:
+        return np.asarray(ufunc.reduce(x, axis=-1))
+    result = ufunc(x[..., 0], x[..., 1])
+    for i in range(2, x.shape[-1]):
+        ufunc(result, x[..., i], out=result)
+    return np.asarray(result)
+
+
+def _fold(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Lay several short rows of a matrix side by side; the rows that are left over come apart."""
+    rows, kept = x.shape[-2:]
+    times = _WIDE // kept
+    if x.ndim != 2 or times < 2 or rows < 2 * times:
+        return None
+    whole = rows - rows % times
+    return x[:whole].reshape(-1, times * kept), x[whole:]
+
+
+def _over_the_rest(ufunc: np.ufunc, x: NDArray[Any], innermost: int) -> NDArray[Any]:
+    """Reduce every second axis from `innermost` (negative) outward, and flatten."""
+    reduced = tuple(range(x.ndim + innermost, -1, -2))
+    return np.asarray(ufunc.reduce(x, axis=reduced) if reduced else x).reshape(-1)

@@ -1,0 +1,209 @@
+"""Measuring tensors: requests in, statistics of whole units out, in one pass over the weights."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial as bound
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptclamp.checkpoints.description import Chunked
+from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.constraints.base import UnitStatistics
+from ckptclamp.streaming.executors import default_jobs, in_order, threads
+from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
+from ckptclamp.streaming.requests import Batch, Failed, Measurement, Request, Screened
+from ckptclamp.streaming.segments import (
+    Answer,
+    Group,
+    Item,
+    Part,
+    Segment,
+    count_of,
+    finished,
+    reduce_elsewhere,
+    reduce_item,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.streaming.grid import Grid
+
+DEFAULT_MEMORY = 256 << 20
+
+
+def measure(
+    reader: TensorReader,
+    requests: Sequence[Request],
+    *,
+    memory: int = DEFAULT_MEMORY,
+    jobs: int | None = None,
+    executor: Executor | None = None,
+    reopen: Callable[[], TensorReader] | None = None,
+    progress: Callable[[int], None] | None = None,
+    block: int = BLOCK,
+) -> Iterator[Measurement]:
+    """Measure what `requests` ask for; requests for one tensor share one read where they can.
+
+    Args:
+        reader: where weights are read from, by several threads at once.
+        requests: what to measure.
+        memory: bytes that blocks, partial results and results in flight may take.
+        jobs: threads; by default as many as there are processors, fewer where the memory asks for
+            it. With an `executor`: how many items it works on at once.
+        executor: runs the work instead of threads of our own, and is left running. One that runs
+            it in another process needs `reopen`.
+        reopen: opens the same checkpoint again; must be picklable, as requests are.
+        progress: is told how many more bytes of weights have been measured.
+        block: elements of a block; the results' last bits depend on it and on nothing else here.
+
+    Yields:
+        Batches of whole units. Tensors come in the order in which requests first name them; the
+        units of a request come in the order in which they are complete. The same requests give the
+        same sequence, bit for bit, whatever runs the work. Every request is answered at least once:
+        a tensor without weights by a batch of no units. `Failed` is the last word on its request.
+    """
+    groups, at_once = _grouped(requests, memory, block)
+    yield from at_once
+    jobs = _affordable(jobs or default_jobs(), groups, memory)
+    work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
+    if executor is not None and reopen is not None:
+        work = bound(reduce_elsewhere, pickle.dumps(reopen))
+    small = sum(group.tensor.size for group in groups) <= SEGMENT
+    failed: set[int] = set()
+    with threads(1 if executor is not None or small else jobs) as pool:
+        results = in_order(work, _items(groups, failed), executor or pool, 2 * jobs)
+        yield from _assemble(requests, results, failed, progress)
+
+
+def _grouped(
+    requests: Sequence[Request], memory: int, block: int
+) -> tuple[list[Group], list[Measurement]]:
+    """Sort requests into groups that share a read; answer those that need no weights."""
+    members: dict[tuple[int, Grid], list[tuple[int, Request]]] = {}
+    at_once: list[Measurement] = []
+    for place, request in enumerate(requests):
+        refusal = unreadable(request.tensor, memory)
+        if refusal is not None:
+            at_once.append(Failed(place, *refusal))
+        elif request.tensor.size == 0:
+            at_once.append(_empty(place, request))
+        else:
+            key = (id(request.tensor), grid_of(request.tensor, request.axes, block))
+            members.setdefault(key, []).append((place, request))
+    return [
+        Group(shared[0][1].tensor, grid, tuple(shared)) for (_, grid), shared in members.items()
+    ], at_once
+
+
+def unreadable(tensor: Tensor, memory: int) -> tuple[str, str | None] | None:
+    """Why a tensor cannot be measured, and what to do, or ``None`` if it can."""
+    dtype = tensor.dtype
+    if dtype is None or dtype.kind is Kind.COMPLEX or dtype.bits % 8:
+        return f"holds {dtype or tensor.dtype_name or 'an unknown dtype'}, not real numbers", None
+    needed = _chunk_bytes(tensor)
+    if needed > memory:
+        return f"has chunks that take {needed} bytes to decode", "raise --memory"
+    return None
+
+
+def _chunk_bytes(tensor: Tensor) -> int:
+    """What it takes to decode a chunk: as stored, decoded, put in place, and widened."""
+    if not isinstance(tensor.storage, Chunked) or tensor.dtype is None:
+        return 0
+    return 4 * math.prod(tensor.storage.chunk_shape) * tensor.dtype.itemsize
+
+
+def _affordable(jobs: int, groups: Sequence[Group], memory: int) -> int:
+    """As many jobs as the memory has room for: each has blocks, and results that wait their turn."""
+    if not groups:
+        return 1
+    chunk = max(_chunk_bytes(group.tensor) for group in groups)
+    waiting = max(_result_bytes(group) for group in groups)
+    return max(1, min(jobs, memory // (6 * 8 * BLOCK + chunk + 3 * waiting)))
+
+
+def _result_bytes(group: Group) -> int:
+    """The most that one segment of `group` answers."""
+    weights = min(group.tensor.size, SEGMENT)
+    total = 0
+    for _, request in group.requests:
+        unit = math.prod(request.tensor.shape[axis] for axis in request.axes)
+        total += 8 * (len(request.needs) + 1) * -(-weights // min(unit, 8))
+    return total
+
+
+def _empty(place: int, request: Request) -> Batch:
+    none = np.zeros(0)
+    statistics = UnitStatistics(0, dict.fromkeys(request.needs, none), none.astype(np.int64))
+    return Batch(place, tuple((0, 0) for _ in request.kept), statistics)
+
+
+def _items(groups: Iterable[Group], failed: set[int]) -> Iterator[Item]:
+    """Cut groups into segments, several small ones to an item; stop where a group has failed."""
+    item: list[Segment] = []
+    weight = 0
+    for group in groups:
+        boxes, step = len(group.grid), group.grid.segment
+        for first in range(0, boxes, step):
+            if group.requests[0][0] in failed:
+                break
+            item.append(Segment(group, first, min(first + step, boxes)))
+            weight += max(group.tensor.size * step // boxes, SEGMENT // 256)
+            if weight >= SEGMENT:
+                yield tuple(item)
+                item, weight = [], 0
+    if item:
+        yield tuple(item)
+
+
+def _assemble(
+    requests: Sequence[Request],
+    results: Iterable[tuple[Item, list[Answer]]],
+    failed: set[int],
+    progress: Callable[[int], None] | None,
+) -> Iterator[Batch | Screened | Failed]:
+    """Merge parts of units, in the order of the weights, and pass on what is whole."""
+    pending: dict[tuple[int, Box], Part] = {}
+    for item, answers in results:
+        for answer in answers:
+            if answer.request in failed:
+                continue
+            if isinstance(answer, Failed):
+                failed.add(answer.request)
+            if not isinstance(answer, Part):
+                yield answer
+                continue
+            part = _merged(pending.pop((answer.request, answer.units), None), answer)
+            request = requests[part.request]
+            size = math.prod(request.tensor.shape[axis] for axis in request.axes)
+            if part.weights < size * count_of(part.units):
+                pending[part.request, part.units] = part
+            else:
+                yield finished(part.request, request, part.units, part.partial)
+        if progress is not None:
+            progress(sum(_bytes(segment) for segment in item))
+    lost = {request for request, _ in pending} - failed
+    assert not lost, f"requests {lost} were left incomplete"
+
+
+def _merged(before: Part | None, after: Part) -> Part:
+    if before is None:
+        return after
+    with np.errstate(all="ignore"):
+        before.partial.merge(after.partial)
+    return Part(after.request, after.units, before.weights + after.weights, before.partial)
+
+
+def _bytes(segment: Segment) -> int:
+    """Bytes of weights in a segment."""
+    grid, tensor = segment.group.grid, segment.group.tensor
+    assert tensor.dtype is not None
+    weights = sum(count_of(grid.box(index)) for index in range(segment.first, segment.last))
+    return weights * tensor.dtype.itemsize

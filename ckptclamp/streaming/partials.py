@@ -1,0 +1,227 @@
+"""Statistics of parts of units, and how they become statistics of whole units.
+
+Inside a segment the sums of squares are added; between segments norms merge by `hypot`, in the
+order of the segments. Both are the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.constraints.base import Statistic, UnitStatistics
+from ckptclamp.streaming import kernels
+from ckptclamp.streaming.grid import BLOCK, contiguous
+from ckptclamp.streaming.widening import widen
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptclamp.streaming.workspace import Workspace
+
+_TINY, _HUGE = 1e-280, 1e300
+"""Between these a float64 sum of squares has lost nothing to underflow or overflow."""
+
+SQUARES = "squares"
+"""Key of a sum of squares that is not yet a norm."""
+
+_MERGE: Mapping[str, np.ufunc] = {
+    SQUARES: np.add,
+    Statistic.NORM: np.hypot,
+    Statistic.SUM: np.add,
+    Statistic.SUM_ABS: np.add,
+    Statistic.MIN: np.minimum,
+    Statistic.MAX: np.maximum,
+}
+
+_MERGE_START: Mapping[str, float] = {Statistic.MIN: np.inf, Statistic.MAX: -np.inf}
+
+EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
+
+Values = dict[str, "NDArray[np.float64]"]
+
+
+@dataclass(slots=True)
+class Partial:
+    """What is known so far of some units: float64 values by key, each of shape (units,).
+
+    `nonfinite` counts non-finite weights (int64); ``None`` means that there are none.
+    """
+
+    values: Values
+    nonfinite: NDArray[np.int64] | None = None
+
+    def merge(self, other: Partial) -> None:
+        """Take in statistics of the same units, of weights that come after."""
+        for key, value in other.values.items():
+            mine = self.values.get(key)
+            self.values[key] = value if mine is None else _MERGE[key](mine, value)
+        if other.nonfinite is not None:
+            mine_count = 0 if self.nonfinite is None else self.nonfinite
+            self.nonfinite = mine_count + other.nonfinite
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Partial], counts: Sequence[int]) -> Partial:
+        """Join statistics of units that follow each other, `counts` units in each part."""
+        if len(parts) == 1:
+            return parts[0]
+        keys = {key for part in parts for key in part.values}
+        return cls(
+            {
+                key: np.concatenate(
+                    [
+                        part.values.get(key, np.zeros(n))
+                        for part, n in zip(parts, counts, strict=True)
+                    ]
+                )
+                for key in keys
+            },
+            None
+            if all(part.nonfinite is None for part in parts)
+            else np.concatenate(
+                [
+                    np.zeros(n, np.int64) if part.nonfinite is None else part.nonfinite
+                    for part, n in zip(parts, counts, strict=True)
+                ]
+            ),
+        )
+
+    def close(self) -> None:
+        """Turn sums of squares into norms."""
+        squares = self.values.pop(SQUARES, None)
+        if squares is None:
+            return
+        norm = np.sqrt(squares)
+        apart = self.values.get(Statistic.NORM)
+        self.values[Statistic.NORM] = norm if apart is None else np.hypot(norm, apart)
+
+    def statistics(self, needs: frozenset[Statistic], size: int, units: int) -> UnitStatistics:
+        """Return the statistics that were asked for, of units with `size` weights each."""
+        if Statistic.MAX_ABS in needs:
+            low, high = self.values[Statistic.MIN], self.values[Statistic.MAX]
+            self.values[Statistic.MAX_ABS] = np.maximum(-low, high)
+        count = self.nonfinite
+        return UnitStatistics(
+            size=size,
+            values={key: self.values[key] for key in sorted(needs)},
+            nonfinite=np.zeros(units, np.int64) if count is None else count,
+        )
+
+
+def measured(needs: frozenset[Statistic]) -> frozenset[Statistic]:
+    """What is measured to know `needs` and to notice non-finite weights."""
+    wanted = needs - {Statistic.MAX_ABS}
+    sums = {Statistic.NORM, Statistic.SUM, Statistic.SUM_ABS}
+    if Statistic.MAX_ABS in needs or not wanted & sums:
+        wanted |= {Statistic.MIN, Statistic.MAX}
+    return wanted
+
+
+def measure_box(
+    block: NDArray[Any],
+    axes: tuple[int, ...],
+    needs: frozenset[Statistic],
+    workspace: Workspace,
+    limit: int = BLOCK,
+) -> Partial:
+    """Do `measure_block` on an array of any size, in pieces that the cache holds."""
+    if block.size <= 2 * limit:
+        return measure_block(block, axes, needs, workspace)
+    grid = contiguous(block.shape, axes, limit)
+    kept = [axis for axis in range(block.ndim) if axis not in axes]
+    units = tuple(block.shape[axis] for axis in kept)
+    whole: Values = {}
+    count: NDArray[np.int64] | None = None
+    for index in range(len(grid)):
+        box = grid.box(index)
+        piece = measure_block(block[tuple(slice(*span) for span in box)], axes, needs, workspace)
+        place = tuple(slice(*box[axis]) for axis in kept)
+        for key, value in piece.values.items():
+            target = whole.setdefault(key, np.full(units, _MERGE_START.get(key, 0.0)))
+            _merge_into(_MERGE[key], target[place], value)
+        if piece.nonfinite is not None:
+            count = np.zeros(units, np.int64) if count is None else count
+            _merge_into(np.add, count[place], piece.nonfinite)
+    flat = {key: value.reshape(-1) for key, value in whole.items()}
+    return Partial(flat, None if count is None else count.reshape(-1))
+
+
+def _merge_into(ufunc: np.ufunc, target: NDArray[Any], value: NDArray[Any]) -> None:
+    ufunc(target, value.reshape(target.shape), out=target)
+
+
+def measure_block(
+    block: NDArray[Any], axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
+) -> Partial:
+    """Measure the parts of units in a C-contiguous `block` (storage dtype, the shape of a box).
+
+    `needs` comes from `measured`. NumPy's floating-point warnings should be off.
+    """
+    wide = None if needs <= EXTREMES and _orders(block.dtype) else widen(block, workspace)
+    values: Values = {}
+    for key in (Statistic.MIN, Statistic.MAX):
+        if key in needs:
+            source = block if _orders(block.dtype) else wide
+            assert source is not None
+            values[key] = kernels.reduce(_MERGE[key], source, axes).astype(np.float64)
+    if wide is not None:
+        scratch = workspace.float64("scratch", wide.size)
+        if Statistic.NORM in needs:
+            values[SQUARES] = kernels.sum_of_squares(wide, axes, scratch)
+        if Statistic.SUM in needs:
+            values[Statistic.SUM] = kernels.reduce(np.add, wide, axes)
+        if Statistic.SUM_ABS in needs:
+            magnitudes = np.abs(wide, out=scratch.reshape(wide.shape))
+            values[Statistic.SUM_ABS] = kernels.reduce(np.add, magnitudes, axes)
+        if SQUARES in values and block.dtype.kind == "f" and block.dtype.itemsize == 8:
+            _rescue_squares(values, wide, axes, scratch)
+    return Partial(values, _count_nonfinite(values, block if wide is None else wide, axes))
+
+
+def _orders(dtype: np.dtype[Any]) -> bool:
+    """Whether NumPy compares the dtype fast, without widening it first."""
+    return dtype.isnative and (dtype.kind in "iu" or dtype in (np.float32, np.float64))
+
+
+def _rescue_squares(
+    values: Values, wide: NDArray[np.float64], axes: tuple[int, ...], scratch: NDArray[np.float64]
+) -> None:
+    """Where squares left float64's range, measure the norm again with a power of two taken out."""
+    squares = values[SQUARES]
+    lost = ~((squares > _TINY) & (squares < _HUGE))
+    if not lost.any():
+        return
+    magnitudes = np.abs(wide, out=scratch.reshape(wide.shape))
+    peak = kernels.reduce(np.maximum, magnitudes, axes)
+    lost &= (peak > 0) & np.isfinite(peak)
+    if not lost.any():
+        return
+    exponent = np.where(lost, np.frexp(peak)[1], 0)
+    scaled = np.ldexp(magnitudes, -spread(exponent, wide.shape, axes))
+    norm = np.sqrt(kernels.sum_of_squares(scaled, axes, scratch))
+    values[Statistic.NORM] = np.where(lost, np.ldexp(norm, exponent), 0.0)
+    values[SQUARES] = np.where(lost, 0.0, squares)
+
+
+def _count_nonfinite(
+    values: Values, block: NDArray[Any], axes: tuple[int, ...]
+) -> NDArray[np.int64] | None:
+    """Count non-finite weights, but only where a statistic shows that there may be one."""
+    if all(np.isfinite(value).all() for value in values.values()):
+        return None
+    infinite = ~np.isfinite(block)
+    count = kernels.reduce(np.add, infinite.astype(np.int64), axes)
+    return count if count.any() else None
+
+
+def spread(
+    per_unit: NDArray[Any] | float, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> NDArray[Any]:
+    """Shape one number a unit so that it broadcasts over a block of `shape`."""
+    value = np.asarray(per_unit)
+    if value.ndim == 0:
+        return value
+    return value.reshape([1 if i in axes else n for i, n in enumerate(shape)])

@@ -1,0 +1,56 @@
+"""The smallest reader and copy there can be: tensors at offsets of one raw file or of memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptclamp.checkpoints.description import Box, Contiguous, Tensor
+from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
+
+
+class InMemory:
+    """Tensors that are arrays; reads and writes them as a copy of a checkpoint does."""
+
+    def __init__(self, **arrays: NDArray[Any]) -> None:
+        self.arrays = {name: np.asarray(array).copy(order="C") for name, array in arrays.items()}
+        self.tensors = {name: describe(name, array) for name, array in self.arrays.items()}
+        self.written: list[str] = []
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        part = self.arrays[tensor.name][tuple(slice(*span) for span in box)]
+        out = np.ndarray(part.shape, part.dtype, buffer=buffer)
+        out[...] = part
+        return out
+
+    def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
+        self.written.append(tensor.name)
+        target = self.arrays[tensor.name][tuple(slice(*span) for span in box)]
+        assert values.dtype == target.dtype
+        assert values.shape == target.shape
+        target[...] = values
+
+    def finish(self) -> None:
+        pass
+
+    def reopen(self) -> Any:
+        raise NotImplementedError
+
+
+def describe(name: str, array: NDArray[Any]) -> Tensor:
+    """The description of a contiguous tensor that holds `array`."""
+    known = DTYPES[array.dtype.name]
+    order = ">" if array.dtype.byteorder == ">" else "<"
+    dtype = StorageDType(known.name, known.bits, known.kind, known.unit_roundoff, order)
+    return Tensor(name, array.shape, dtype, Contiguous(0, 0))
+
+
+def units_of(array: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """One row a unit, in C order of the kept axes."""
+    kept = tuple(axis for axis in range(array.ndim) if axis not in axes)
+    rows = math.prod(array.shape[axis] for axis in kept)
+    size = math.prod(array.shape[axis] for axis in axes)
+    return array.transpose(kept + axes).reshape(rows, size)
