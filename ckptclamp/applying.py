@@ -19,6 +19,7 @@ from ckptclamp.auditing import (
 )
 from ckptclamp.checkpoints.description import Role
 from ckptclamp.checkpoints.preview import Preview
+from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
 from ckptclamp.publish import staged
@@ -162,14 +163,15 @@ class _Job:
 
     def _project_one(self, copy: Copy, assignment: Assignment) -> Projected:
         options = self.options.audit
-        if not assignment.constraint.streaming:
-            return project_whole(copy, assignment.tensor, assignment.constraint, options.memory)
+        constraint, tolerance = assignment.constraint, assignment.tolerance
+        if isinstance(constraint, WholeTensorConstraint):
+            return project_whole(copy, assignment.tensor, constraint, options.memory, tolerance)
         return project(
             copy,
             assignment.tensor,
             assignment.axes,
-            assignment.constraint,
-            assignment.tolerance,
+            constraint,
+            tolerance,
             projection=self.projection,
             memory=options.memory,
             jobs=options.jobs,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp._version import __version__
 from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.spec.model import Spec
@@ -109,7 +110,7 @@ def audit_plan(
     """Judge every assignment of `plan` and gather the report."""
     started = time.monotonic()
     results = [
-        *judge(checkpoint, plan.assignments, options),
+        *_judge_with_meant(checkpoint, plan.assignments, options),
         *(_not_evaluated(entry) for entry in plan.not_evaluated),
     ]
     checkpoint.verify_integrity()
@@ -127,6 +128,35 @@ def audit_plan(
         strict=options.strict,
         seconds=time.monotonic() - started,
     )
+
+
+def _judge_with_meant(
+    checkpoint: Checkpoint, assignments: Sequence[Assignment], options: AuditOptions
+) -> list[Result]:
+    """Judge `assignments`, and tell of vacuous ones what the probably meant axes would show."""
+    vacuous = [i for i, a in enumerate(assignments) if a.meant is not None]
+    as_meant = [
+        replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in vacuous
+    ]
+    results = judge(checkpoint, [*assignments, *as_meant], options)
+    for index, meant in zip(vacuous, results[len(assignments) :], strict=True):
+        results[index] = _with_figure(results[index], meant)
+    return results[: len(assignments)]
+
+
+def _with_figure(result: Result, meant: Result) -> Result:
+    """Add to the notice about a vacuous axis how many units lie outside as it was meant."""
+    figure = (
+        f"; taken over axes {list(meant.axes)}, {meant.violating} of {meant.units} units "
+        f"({meant.unit_words}) lie outside"
+    )
+    notices = tuple(
+        replace(notice, message=notice.message + figure)
+        if notice.code == DEGENERATE_AXIS
+        else notice
+        for notice in result.notices
+    )
+    return replace(result, notices=notices)
 
 
 def judge(
@@ -158,9 +188,10 @@ def _measured(
         progress=partial(_report_progress, options.progress, total),
     ):
         yield streamed[item.request], item
-    for index in sorted(set(range(len(assignments))) - set(streamed)):
-        assignment = assignments[index]
-        yield index, measure_whole(reader, assignment.tensor, assignment.constraint, options.memory)
+    for index, assignment in enumerate(assignments):
+        constraint = assignment.constraint
+        if isinstance(constraint, WholeTensorConstraint):
+            yield index, measure_whole(reader, assignment.tensor, constraint, options.memory)
 
 
 def _report_progress(progress: Progress | None, total: int, done: int) -> None:

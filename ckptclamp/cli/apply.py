@@ -44,7 +44,7 @@ from ckptclamp.cli.options import (
 @engine_options
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
+def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     """Write a copy of CHECKPOINT in which every governed unit conforms.
 
     The input is never touched. The copy appears under its name only when it is whole, has been

@@ -37,7 +37,7 @@ from ckptclamp.cli.options import (
 @engine_options
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
+def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     """Judge CHECKPOINT against a spec and what its own model declares.
 
     The report goes to stdout, everything else to stderr.

@@ -31,7 +31,7 @@ from ckptclamp.cli.options import (
 @engine_options
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
+def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     """Show which rule governs which tensor of CHECKPOINT and why, and what one unit is.
 
     No weight is read. What cannot be judged, and what matches nothing, is listed too.

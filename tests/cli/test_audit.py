@@ -1,0 +1,152 @@
+"""``ckptclamp audit`` as a user meets it: what is printed where, and what it returns."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Three columns of norm 1, 2 and 3."""
+    path = tmp_path / "model.safetensors"
+    columns = np.array([[1, 0, 0], [0, 2, 0], [0, 0, 3]], np.float32)
+    save_file({"head/kernel": columns, "head/bias": np.zeros(3, np.float32)}, path)
+    return path
+
+
+MAX_NORM = ["--max-norm", 2, "--axis", 0, "--tensors", "**/kernel"]
+
+
+def test_report_goes_to_stdout_alone(run, model):
+    """A redirected report is the report and nothing else."""
+    answer = run("audit", model, *MAX_NORM)
+    assert answer.returncode == 1
+    assert answer.stderr == ""
+    assert "head/kernel" in answer.stdout
+    assert answer.stdout.strip().splitlines()[-1].endswith("exit 1")
+    assert "\x1b" not in answer.stdout
+
+
+def test_json_is_json_alone(run, model):
+    """--format json prints one JSON document with the census and the exit code."""
+    answer = run("audit", model, *MAX_NORM, "--format", "json")
+    report = json.loads(answer.stdout)
+    assert answer.returncode == report["exit_code"] == 1
+    (result,) = report["results"]
+    assert result["units"] == 3
+    assert result["violating"] == 1
+    assert result["worst"][0]["index"] == [2]
+    assert result["worst"][0]["measured"] == 3.0
+
+
+def test_several_reports_of_one_run(run, model, tmp_path):
+    """-o writes any number of reports beside the one on stdout."""
+    outputs = [f"json={tmp_path / 'r.json'}", f"junit={tmp_path / 'r.xml'}"]
+    answer = run("audit", model, *MAX_NORM, "-o", outputs[0], "--report", outputs[1])
+    assert answer.returncode == 1
+    assert json.loads((tmp_path / "r.json").read_text())["exit_code"] == 1
+    assert (tmp_path / "r.xml").read_text().startswith("<?xml")
+
+
+def test_quiet_keeps_the_census(run, model):
+    """-q prints one line."""
+    answer = run("audit", model, *MAX_NORM, "-q")
+    assert len(answer.stdout.strip().splitlines()) == 1
+    assert answer.returncode == 1
+
+
+def test_options_come_from_the_environment_too(run, model):
+    """Every option is also CKPTCLAMP_NAME, or CKPTCLAMP_COMMAND_NAME; the command line wins."""
+    env = {"CKPTCLAMP_MAX_NORM": "4", "CKPTCLAMP_AUDIT_AXIS": "0", "CKPTCLAMP_TENSORS": "**/kernel"}
+    assert run("audit", model, env=env).returncode == 0
+    assert run("audit", model, "--max-norm", 2, env=env).returncode == 1
+
+
+def test_tolerance_zero_means_the_bound(run, model):
+    """With tolerance 0 a norm on the bound passes and the next float32 above it does not."""
+    assert run("audit", model, "--max-norm", 3, *MAX_NORM[2:], "--tolerance", 0).returncode == 0
+    below = float(np.nextafter(np.float64(3), 0))
+    assert run("audit", model, "--max-norm", below, *MAX_NORM[2:], "--tolerance", 0).returncode == 1
+    assert run("audit", model, "--max-norm", below, *MAX_NORM[2:]).returncode == 0
+
+
+def test_unit_axis_is_the_other_way_to_say_axis(run, model):
+    """Keeping axis 1 of a matrix is reducing axis 0."""
+    by_unit = run(
+        "audit", model, "--max-norm", 2, "--unit-axis", -1, "--tensors", "**/kernel", "-f", "json"
+    )
+    by_axis = run("audit", model, *MAX_NORM, "-f", "json")
+    assert (
+        json.loads(by_unit.stdout)["results"][0]["worst"]
+        == json.loads(by_axis.stdout)["results"][0]["worst"]
+    )
+
+
+def test_a_name_that_lies_is_told(run, fixtures, tmp_path):
+    """The format is decided by content; a name that disagrees is said."""
+    renamed = tmp_path / "model.safetensors"
+    renamed.write_bytes((fixtures / "conforming" / "eegnet.h5").read_bytes())
+    answer = run("audit", renamed)
+    assert answer.returncode == 0
+    assert "HDF5" in answer.stdout
+
+
+def test_declared_constraints_need_no_spec(run, fixtures):
+    """The model is its own spec."""
+    for name in ("eegnet.h5", "eegnet.keras"):
+        assert run("audit", fixtures / "conforming" / name).returncode == 0
+    answer = run("audit", fixtures / "eegnet_drifted.keras", "-f", "json")
+    assert answer.returncode == 1
+    assert json.loads(answer.stdout)["census"]["violations"] >= 1
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["--version"], ["audit", "--help"], ["apply", "--help"]]
+)
+def test_help_imports_nothing_heavy(command):
+    """Help and version answer at once: no NumPy, no h5py, no rich."""
+    import subprocess
+    import sys
+
+    probe = (
+        "import sys, ckptclamp.cli\n"
+        f"sys.argv[1:] = {command!r}\n"
+        "try: ckptclamp.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'h5py', 'rich', 'yaml', 'pydantic', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_tiny_audit_imports_numpy_and_no_more(model):
+    """A tiny safetensors file without a spec pays for no HDF5, no validation, no terminal library."""
+    import subprocess
+    import sys
+
+    probe = (
+        "import sys, ckptclamp\n"
+        f"ckptclamp.inspect({str(model)!r}, norms=True)\n"
+        f"ckptclamp.audit({str(model)!r})\n"
+        "heavy = {'h5py', 'rich', 'yaml', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_commands_of_the_readme_exist(run):
+    """Schema and completion print what they say."""
+    assert json.loads(run("schema").stdout)["type"] == "object"
+    for shell in ("bash", "zsh", "fish"):
+        assert "ckptclamp" in run("completion", shell).stdout
+    assert run("--version").stdout.startswith("ckptclamp, version ")
