@@ -1,0 +1,166 @@
+"""Every constraint that a Keras model's config declares, and the tensors that it governs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.checkpoints.description import KerasLayout
+from ckptclamp.keras_config.binding import NAME_IT, Bindings, Bound, Unbound
+from ckptclamp.keras_config.declaration import Declaration
+from ckptclamp.keras_config.labels import variable_label
+from ckptclamp.keras_config.legacy_mapping import bind_legacy
+from ckptclamp.keras_config.model_tree import Layer, read_model
+from ckptclamp.keras_config.unread import unread_constraints
+from ckptclamp.keras_config.v3_mapping import bind_v3
+from ckptclamp.notices import Notice
+from ckptclamp.printable import printable
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.description import KerasModel, Tensor
+
+
+def declared_constraints(
+    model: KerasModel, tensors: Mapping[str, Tensor]
+) -> tuple[Declaration, ...]:
+    """One declaration for each layer and ``*_constraint`` of the config that is not null.
+
+    Every such argument is answered for: with the exact tensors, with a reason why they cannot be
+    told, or with a notice that it governs nothing. A file without a config declares nothing.
+
+    Raises:
+        RefusedError: the config nests layers deeper than 64 levels.
+    """
+    if model.config is None:
+        return ()
+    root = read_model(model.config)
+    bind = bind_legacy if model.layout is KerasLayout.LEGACY else bind_v3
+    return tuple(_Declarations(root, bind(model, root, tensors), tensors).all())
+
+
+class _Declarations:
+    """One config, its layers bound to tensors."""
+
+    def __init__(self, root: Layer, bindings: Bindings, tensors: Mapping[str, Tensor]) -> None:
+        self.root = root
+        self.bindings = bindings
+        self.tensors = tensors
+        self.twins: dict[int, list[Layer]] = {}
+        self.mirrors: dict[int, Layer] = {}
+        for layer in root.walk():
+            if layer.twin is not None:
+                self.twins.setdefault(layer.twin, []).append(layer)
+            if any(variable.mirror for variable in layer.variables) and layer.children:
+                self.mirrors[layer.children[0].key] = layer
+
+    def all(self) -> Iterator[Declaration]:
+        for layer in self.root.walk():
+            if layer.twin is None:
+                for argument, serialised in layer.declared.items():
+                    yield self._declaration(layer, argument, serialised)
+                yield from unread_constraints(layer)
+
+    def _declaration(self, layer: Layer, argument: str, serialised: Any) -> Declaration:  # noqa: ANN401 - untrusted JSON
+        place: dict[str, Any] = {
+            "layer": "/".join(layer.path),
+            "layer_class": layer.class_name,
+            "argument": argument,
+            "serialised": serialised if isinstance(serialised, (str, Mapping)) else str(serialised),
+        }
+        if not layer.known:
+            return Declaration(**place, **_unknown_class(layer))
+        governed = [
+            i for i, variable in enumerate(layer.variables) if variable.argument == argument
+        ]
+        if not governed:
+            return Declaration(**place, notices=(_governs_nothing(layer, argument),))
+        quantised = layer.variables[governed[0]].quantised
+        if quantised is not None:
+            return Declaration(**place, **_quantised(argument, quantised))
+        return self._on_tensors(layer, governed, place)
+
+    def _on_tensors(self, layer: Layer, governed: list[int], place: dict[str, Any]) -> Declaration:
+        names: list[str] = []
+        labels: list[str] = []
+        for member in (layer, *self.twins.get(layer.key, ())):
+            binding = self.bindings[member.key]
+            if isinstance(binding, Unbound):
+                return Declaration(**place, not_evaluated=binding.reason, hint=binding.hint)
+            for index in governed:
+                found = (*binding.tensors[index], *self._mirror(member, index))
+                names += found
+                labels += [variable_label(member, member.variables[index])] * len(found)
+        integers = self._integers(names)
+        if integers is not None:
+            return Declaration(**place, **_quantised(place["argument"], integers))
+        notices = tuple(self._notices(layer, names))
+        unique = dict(zip(names, labels, strict=True))
+        return Declaration(
+            **place, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
+        )
+
+    def _mirror(self, layer: Layer, index: int) -> tuple[str, ...]:
+        """The copy of a wrapped layer's first variable that its wrapper keeps."""
+        wrapper = self.mirrors.get(layer.key)
+        if wrapper is None or index != 0:
+            return ()
+        binding = self.bindings[wrapper.key]
+        return binding.tensors[0] if isinstance(binding, Bound) else ()
+
+    def _integers(self, names: list[str]) -> str | None:
+        """The dtype of the first tensor that holds no fractions."""
+        for name in names:
+            dtype = self.tensors[name].dtype
+            if dtype is not None and dtype.unit_roundoff == 0.0:
+                return dtype.name
+        return None
+
+    def _notices(self, layer: Layer, names: list[str]) -> Iterator[Notice]:
+        path = printable("/".join(layer.path))
+        if layer.frozen:
+            yield Notice(
+                "never-ran",
+                f"{path} was frozen when it was saved: Keras constrains no frozen layer",
+                informational=True,
+            )
+        binding = self.bindings[layer.key]
+        if isinstance(binding, Bound) and binding.alias is not None:
+            yield Notice(
+                "shared-twice",
+                f"{path} is the same layer as {printable('/'.join(binding.alias))}, saved once",
+                informational=True,
+            )
+
+
+def _unknown_class(layer: Layer) -> dict[str, Any]:
+    name = printable(layer.class_name)
+    return {
+        "not_evaluated": f"{name} is no layer of Keras' own, so which of its weights this "
+        "constrains is known to its code alone",
+        "hint": NAME_IT,
+    }
+
+
+def _governs_nothing(layer: Layer, argument: str) -> Notice:
+    return Notice(
+        "governs-nothing",
+        f"{printable('/'.join(layer.path))} declares {printable(argument)}, but a "
+        f"{printable(layer.class_name)} with its settings has no such weight",
+        "remove the argument, or constrain the weight that was meant",
+    )
+
+
+def _quantised(argument: str, mode: str) -> dict[str, Any]:
+    return {
+        "not_evaluated": f"the weight is quantised to {mode}; Keras drops {argument} there, and its "
+        "unit is a scaled integer, not a weight",
+        "hint": "audit the checkpoint from before quantisation",
+        "projectable": False,
+        "notices": (
+            Notice(
+                "never-ran",
+                f"quantising to {mode} removed the constraint from the weight, not from the config",
+                informational=True,
+            ),
+        ),
+    }

@@ -1,0 +1,225 @@
+"""Layers to tensors in the legacy layout: by top-level layer, then by the order of its weights.
+
+A weight's name is checked, never trusted alone: nested models carry names of their own, and TF
+makes names unique by numbers that no config knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from ckptclamp.checkpoints.description import Role
+from ckptclamp.keras_config.binding import Bindings, Bound, Unbound, disagreement, unbound_below
+from ckptclamp.keras_config.legacy_order import (
+    Slot,
+    keras_2_order,
+    keras_3_order,
+    without_mirrors,
+    without_repeats,
+)
+from ckptclamp.keras_config.twins import SeenLayers
+from ckptclamp.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptclamp.checkpoints.description import KerasModel, Tensor
+    from ckptclamp.keras_config.model_tree import Layer
+
+Assignment = dict[tuple[int, int], str]
+"""Tensor names by (`Layer.key`, index of the variable)."""
+
+_SAME_SAVE: Final = "give the config that was saved with these weights"
+
+
+def bind_legacy(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bindings:
+    """Where the variables of every layer of the config are stored, or why that cannot be told."""
+    if root.container != "layers":
+        return unbound_below(root, Unbound("the config lists no layers"))
+    by_path = _by_path(tensors)
+    bindings: Bindings = {root.key: Bound(tuple(() for _ in root.variables))}
+    repeated = Counter(element.name for element in root.elements)
+    for element in root.elements:
+        if element.name is None or repeated[element.name] > 1:
+            why = Unbound(f"the config has no name of its own for this {element.class_name}")
+            bindings.update(unbound_below(element, why))
+        else:
+            bindings.update(_bind_group(model, element, element.name, by_path))
+    return bindings
+
+
+def _by_path(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by every path at which they lie, their own name before other links to them."""
+    weights = [tensor for tensor in tensors.values() if tensor.role is not Role.OPTIMIZER]
+    by_path = {alias: tensor for tensor in weights for alias in tensor.aliases}
+    by_path.update((tensor.name, tensor) for tensor in weights)
+    return by_path
+
+
+def _bind_group(
+    model: KerasModel, top: Layer, name: str, by_path: Mapping[str, Tensor]
+) -> Bindings:
+    weights = model.weight_names.get(name)
+    if weights is None:
+        why = Unbound(f"the file has no weights for the layer {printable(name)!r}", _SAME_SAVE)
+        return unbound_below(top, why)
+    prefix = f"{model.weights_root}/{name}" if model.weights_root else name
+    found = [by_path.get(f"{prefix}/{weight}") for weight in weights]
+    stored = [tensor for tensor in found if tensor is not None]
+    if len(stored) != len(found):
+        return unbound_below(top, Unbound(f"weights of {printable(name)!r} are not in the file"))
+    group = _Group(top, weights, stored)
+    answer = group.by_name() if group.open_ended else group.by_order(_is_keras_3(model))
+    if isinstance(answer, Unbound):
+        return unbound_below(top, answer)
+    return _bindings(top, answer)
+
+
+def _is_keras_3(model: KerasModel) -> bool | None:
+    """Whether Keras 3 wrote the file; ``None`` where it does not say."""
+    return None if model.version is None else model.version.startswith("3.")
+
+
+def _bindings(top: Layer, answer: Assignment) -> Bindings:
+    bindings: Bindings = {}
+    for layer in top.walk():
+        places = [answer.get((layer.key, i)) for i in range(len(layer.variables))]
+        if None in places:
+            bindings[layer.key] = Unbound(
+                "the file's names do not tell which of its weights are this layer's"
+            )
+        else:
+            bindings[layer.key] = Bound(tuple((place,) for place in places if place is not None))
+    return bindings
+
+
+class _Group:
+    """The weights of one top-level layer, as they are named and as the config expects them."""
+
+    def __init__(self, top: Layer, weights: Sequence[str], stored: Sequence[Tensor]) -> None:
+        self.top = top
+        self.stored = stored
+        self.parts = [_components(weight) for weight in weights]
+        self.open_ended = any(layer.open_ended for layer in top.walk())
+
+    def by_order(self, keras_3: bool | None) -> Assignment | Unbound:
+        """Assign by position, by the one order that all names and shapes agree with."""
+        orders = [keras_3_order, keras_2_order]
+        if keras_3 is not None:
+            orders = orders[:1] if keras_3 else orders[1:]
+        answers: list[Assignment] = []
+        problem = ""
+        for order in orders:
+            complete = without_mirrors(order(self.top))
+            for slots in (complete, without_repeats(complete)):
+                refusal = self._refusal(slots)
+                if refusal is not None:
+                    problem = problem or refusal
+                    continue
+                answer = self._assignment(slots)
+                if answer not in answers:
+                    answers.append(answer)
+        if len(answers) == 1:
+            return answers[0]
+        if answers:
+            return Unbound("the file's weights can be told apart in more than one way")
+        return Unbound(problem, _SAME_SAVE)
+
+    def _refusal(self, slots: Sequence[Slot]) -> str | None:
+        """Why the weights cannot be these variables, in this order."""
+        name = printable(self.top.name or "")
+        if len(slots) != len(self.stored):
+            return (
+                f"the file lists {len(self.stored)} weights for {name!r}, and with these "
+                f"settings it has {len(slots)}"
+            )
+        for slot, parts, tensor in zip(slots, self.parts, self.stored, strict=True):
+            if not _is_called(slot, parts):
+                return (
+                    f"{printable(tensor.name)} stands where the config has "
+                    f"{slot.variable.name} of {'/'.join(map(printable, slot.layer.path))}"
+                )
+            problem = disagreement(slot.variable, tensor)
+            if problem is not None:
+                return problem
+        return self._order_against_names(slots)
+
+    def _order_against_names(self, slots: Sequence[Slot]) -> str | None:
+        """Where every weight names exactly one of the layers, the order must say the same."""
+        layers = {slot.layer.name for slot in slots if slot.layer.name is not None}
+        mentioned = [layers.intersection(parts[:-1]) for parts in self.parts]
+        if not all(len(names) == 1 for names in mentioned):
+            return None
+        for slot, names, tensor in zip(slots, mentioned, self.stored, strict=True):
+            if slot.layer.name not in names and not slot.variable.mirror:
+                return (
+                    f"by order {printable(tensor.name)} belongs to "
+                    f"{printable(slot.layer.name or '')!r}, by name it does not"
+                )
+        return None
+
+    def _assignment(self, slots: Sequence[Slot]) -> Assignment:
+        """The tensors by variable, also of the variables that the file does not repeat."""
+        answer = {
+            (slot.layer.key, slot.index): tensor.name
+            for slot, tensor in zip(slots, self.stored, strict=True)
+        }
+        seen = SeenLayers()
+        for layer in self.top.walk():
+            seen.add(layer)
+            earlier = seen.earlier(layer)
+            for index, variable in enumerate(layer.variables):
+                name = answer.get((layer.key, index))
+                if name is None and earlier is not None:
+                    answer[layer.key, index] = answer[earlier.key, index]
+                elif name is not None and variable.mirror:
+                    answer[layer.children[0].key, 0] = name
+        return answer
+
+    def by_name(self) -> Assignment:
+        """Assign by name alone, for groups in which some layer holds what is not known here.
+
+        Each variable must find exactly one weight that names its layer and itself, has its shape,
+        and is found by no other variable.
+        """
+        slots = keras_3_order(self.top)
+        answer: Assignment = {}
+        for slot in slots:
+            fitting = [
+                tensor.name
+                for parts, tensor in zip(self.parts, self.stored, strict=True)
+                if self._names(slot, parts) and disagreement(slot.variable, tensor) is None
+            ]
+            if len(fitting) == 1:
+                answer[slot.layer.key, slot.index] = fitting[0]
+        claims = Counter(answer.values())
+        return {key: name for key, name in answer.items() if claims[name] == 1}
+
+    def _names(self, slot: Slot, parts: Sequence[str]) -> bool:
+        if not _is_called(slot, parts):
+            return False
+        within = slot.variable.name.split("/")[:-1]
+        if within and within != list(parts[-1 - len(within) : -1]):
+            return False
+        return slot.layer is self.top or slot.layer.name in parts[:-1]
+
+
+def _components(weight: str) -> tuple[str, ...]:
+    """The parts of a weight's name, without TF's ``:0``."""
+    return tuple(re.sub(r":\d+$", "", weight).split("/"))
+
+
+def _is_called(slot: Slot, parts: Sequence[str]) -> bool:
+    """Whether the last part names the variable.
+
+    Keras 1 puts the layer's name before it (``dense_1_W``), and TF a number after it.
+    """
+    last = parts[-1]
+    if last in slot.variable.names or re.sub(r"_\d+$", "", last) in slot.variable.names:
+        return True
+    return any(
+        last == f"{slot.layer.name}_{name}" or (len(name) == 1 and last.endswith(f"_{name}"))
+        for name in slot.variable.names
+    )
