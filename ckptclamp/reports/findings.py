@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptclamp.printable import printable
@@ -59,6 +61,12 @@ class Place:
     path: str
     line: int | None = None
     column: int | None = None
+
+    def relative_to(self, base: Path) -> str:
+        """The path from `base` if it lies below it, else the absolute path; printable."""
+        absolute = Path(os.path.normpath(base / self.path))
+        inside = absolute.is_relative_to(base)
+        return printable(str(absolute.relative_to(base) if inside else absolute), limit=None)
 
     def __str__(self) -> str:
         numbers = [str(n) for n in (self.line, self.column) if n is not None]
@@ -110,7 +118,7 @@ def findings(
     return tuple(sorted(found, key=lambda finding: (levels.index(finding.level), finding.kind)))
 
 
-def by_badness(results: Iterable[Result]) -> list[Result]:
+def worst_first(results: Iterable[Result]) -> list[Result]:
     """Violations, worst first, then what was not evaluated, then the rest, each in file order."""
     return sorted(results, key=_badness)
 
@@ -141,7 +149,7 @@ class _Fingerprints:
 def _from_results(
     audit: AuditReport, numbered: _Fingerprints, *, show_suppressed: bool
 ) -> Iterator[Finding]:
-    for result in by_badness(audit.results):
+    for result in worst_first(audit.results):
         if result.verdict is Verdict.PASS or (result.suppressed and not show_suppressed):
             continue
         missing = result.verdict is Verdict.NOT_EVALUATED

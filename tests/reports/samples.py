@@ -215,7 +215,7 @@ APPLIED = ApplyReport(
 
 DRY_RUN = replace(APPLIED, after=None, output=None)
 
-REPORTS = {
+REPORTS: dict[str, AuditReport | ApplyReport] = {
     "mixed": MIXED,
     "clean": CLEAN,
     "violations": VIOLATIONS,

@@ -11,20 +11,24 @@ from hypothesis import strategies as st
 from ckptclamp.errors import RefusedError, UsageError
 from ckptclamp.reports.json import load_report, render
 from ckptclamp.reports.options import RenderOptions
-from ckptclamp.results import ApplyReport, AuditReport, WorstUnit
+from ckptclamp.results import ApplyReport, AuditReport, Result, WorstUnit
 from tests.reports import samples
 
 OPTIONS = RenderOptions()
+AUDITS = st.builds(
+    AuditReport,
+    results=st.lists(st.from_type(Result), max_size=3).map(tuple),
+    parameters=st.dictionaries(st.text(), st.text(), max_size=3),
+)
+APPLIES = st.builds(ApplyReport, before=AUDITS, after=st.none() | AUDITS)
 
-st.register_type_strategy(float, st.floats(allow_nan=False))
-st.register_type_strategy(str, st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 
-
-def rendered(report: AuditReport | ApplyReport) -> dict:
+def rendered(report):
+    """The document of `report` as a plain JSON parser sees it."""
     return json.loads(render(report, OPTIONS))
 
 
-def changed(document: dict, path: str, value: object) -> str:
+def changed(document, path, value):
     """`document` with the value at dotted `path` replaced, as text."""
     *parents, last = path.split(".")
     place = document
@@ -42,17 +46,17 @@ def test_samples_come_back_equal(name):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.from_type(AuditReport))
+@given(AUDITS)
 def test_any_audit_comes_back_equal(report):
-    """Every field of every value, infinities and all of Unicode, survives the way through JSON."""
-    assert load_report(render(report, OPTIONS)) == report
+    """Every field of every value, NaN and all of Unicode, survives the way through JSON."""
+    assert repr(load_report(render(report, OPTIONS))) == repr(report)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.from_type(ApplyReport))
+@given(APPLIES)
 def test_any_apply_comes_back_equal(report):
     """The same for an apply."""
-    assert load_report(render(report, OPTIONS).encode()) == report
+    assert repr(load_report(render(report, OPTIONS).encode())) == repr(report)
 
 
 def test_nan_is_kept_as_a_string():

@@ -35,7 +35,7 @@ def test_several_reports_in_one_run(tmp_path):
     assert "\x1b[" in out.getvalue()
     assert "\x1b[" not in (tmp_path / "a.txt").read_text()
     assert load_report((tmp_path / "a.json").read_bytes()) == samples.VIOLATIONS
-    assert sorted(os.listdir(tmp_path)) == ["a.json", "a.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.txt"]
 
 
 @pytest.mark.parametrize("name", REPORTERS)

@@ -1,0 +1,59 @@
+"""GitHub workflow commands: annotations beside the spec's lines, worst first.
+
+GitHub shows ten annotations for a step and drops the rest without a word, so the tenth counts what
+was left out. The last line is the census as plain text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptclamp.reports.findings import Finding, Level, findings, subject
+from ckptclamp.reports.wording import census_line, plural
+
+if TYPE_CHECKING:
+    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.results import ApplyReport, AuditReport
+
+_MOST = 10
+_COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}
+
+
+def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+    """Return at most ten workflow commands, and the census."""
+    found = findings(report, show_suppressed=options.show_suppressed)
+    told = found if len(found) <= _MOST else found[: _MOST - 1]
+    lines = [_annotation(finding, options) for finding in told]
+    if len(found) > len(told):
+        lines.append(_left_out(found[len(told) :]))
+    lines.append(census_line(subject(report), report.exit_code))
+    return "\n".join(lines) + "\n"
+
+
+def _annotation(finding: Finding, options: RenderOptions) -> str:
+    properties = {"file": finding.place.relative_to(options.base)}
+    if finding.place.line is not None:
+        properties["line"] = str(finding.place.line)
+        properties["col"] = str(finding.place.column or 1)
+    properties["title"] = f"ckptclamp: {finding.code}"
+    message = finding.sentence + (f"\nhelp: {finding.help}" if finding.help else "")
+    return _command(_COMMANDS[finding.level], properties, message)
+
+
+def _left_out(rest: tuple[Finding, ...]) -> str:
+    """One annotation for all that do not fit, as loud as the loudest of them."""
+    message = f"{plural(len(rest), 'more finding')}, not shown here; see the step's log or report"
+    return _command(_COMMANDS[rest[0].level], {"title": "ckptclamp"}, message)
+
+
+def _command(name: str, properties: dict[str, str], message: str) -> str:
+    told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{name} {told}::{_data(message)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

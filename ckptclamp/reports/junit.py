@@ -1,0 +1,107 @@
+"""JUnit XML: a testcase for every tensor and rule, the ones that pass too.
+
+A result that was not evaluated is `skipped`, with its reason. CI systems show a skipped test in
+green, so one more testcase, ``audit passes``, stands for the gate: it fails whenever the exit code
+is not 0. Violations that are only warnings pass, as they do in the gate, and say so in their output.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+from ckptclamp.printable import printable
+from ckptclamp.reports.findings import Finding, Kind, Level, findings, subject
+from ckptclamp.reports.wording import census_line, sentence, verdict_sentence
+from ckptclamp.results import AuditReport, ExitCode, Verdict
+
+if TYPE_CHECKING:
+    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.results import ApplyReport, Result
+
+_GATE = "audit passes"
+
+
+def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+    """Return the XML; options do not change it, but for what paths are relative to."""
+    audit = subject(report)
+    told = {id(f.result): f for f in findings(report, show_suppressed=True) if f.result}
+    suites = ET.Element("testsuites", name="ckptclamp")
+    suite = ET.SubElement(suites, "testsuite", name=printable(audit.checkpoint.path, limit=None))
+    suite.append(_properties(audit))
+    for result in audit.results:
+        case = _case(suite, classname=printable(result.rule), name=printable(result.tensor))
+        finding = told.get(id(result))
+        if finding is not None:
+            _tell(case, result, finding, options, strict=audit.strict)
+    _gate(suite, report, audit)
+    _count(suites, suite, audit.seconds)
+    ET.indent(suites)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(suites, encoding="unicode")}\n'
+
+
+def _case(suite: ET.Element, classname: str, name: str) -> ET.Element:
+    return ET.SubElement(suite, "testcase", classname=classname, name=name, time="0")
+
+
+def _properties(audit: AuditReport) -> ET.Element:
+    properties = ET.Element("properties")
+    texts = {
+        "ckptclamp": audit.tool_version,
+        "format": audit.checkpoint.format,
+        "spec": audit.spec_path,
+        "spec sha256": audit.spec_sha256,
+        **{f"sha256 of {file.path}": file.sha256 for file in audit.checkpoint.files},
+    }
+    for name, text in texts.items():
+        if text:
+            ET.SubElement(properties, "property", name=printable(name), value=sentence(text))
+    return properties
+
+
+def _tell(
+    case: ET.Element, result: Result, finding: Finding, options: RenderOptions, *, strict: bool
+) -> None:
+    if finding.place.line is not None:
+        case.set("file", finding.place.relative_to(options.base))
+        case.set("line", str(finding.place.line))
+    if result.suppressed is not None or result.verdict is Verdict.NOT_EVALUATED:
+        ET.SubElement(case, "skipped", message=finding.message)
+    elif finding.level is Level.ERROR or strict:
+        kind = printable(result.constraint)
+        failure = ET.SubElement(case, "failure", message=finding.message, type=kind)
+        failure.text = _long(finding)
+    else:
+        ET.SubElement(case, "system-out").text = f"{finding.level}: {_long(finding)}"
+
+
+def _long(finding: Finding) -> str:
+    place = f"\n{finding.place}" if finding.kind is Kind.VIOLATION else ""
+    return f"{finding.sentence}{place}" + (f"\nhelp: {finding.help}" if finding.help else "")
+
+
+def _gate(suite: ET.Element, report: AuditReport | ApplyReport, audit: AuditReport) -> None:
+    """The one testcase that is red whenever the exit code is not 0."""
+    case = _case(suite, classname="ckptclamp", name=_GATE)
+    other = [f for f in findings(report) if f.result is None]
+    text = "\n".join(f"{f.level}[{f.code}]: {_long(f)}" for f in other)
+    if report.exit_code is ExitCode.OK:
+        if text:
+            ET.SubElement(case, "system-out").text = text
+        return
+    red = "failure" if report.exit_code is ExitCode.VIOLATIONS else "error"
+    message = f"{verdict_sentence(audit)}: {census_line(audit, report.exit_code)}"
+    ET.SubElement(case, red, message=message, type=f"exit {int(report.exit_code)}").text = text
+
+
+def _count(suites: ET.Element, suite: ET.Element, seconds: float) -> None:
+    counts = {
+        "tests": len(suite.findall("testcase")),
+        "failures": len(suite.findall("testcase/failure")),
+        "errors": len(suite.findall("testcase/error")),
+        "skipped": len(suite.findall("testcase/skipped")),
+    }
+    for element in (suites, suite):
+        for name, count in counts.items():
+            element.set(name, str(count))
+        element.set("time", f"{seconds:.3f}")
