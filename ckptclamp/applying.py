@@ -27,6 +27,7 @@ from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Ve
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.project import Projected, project
 from ckptclamp.streaming.whole import project_whole
+from ckptclamp.suppression import suppress_results
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
@@ -130,7 +131,11 @@ class _Job:
         """Project every tensor that needs it, in the order of the plan."""
         outside = {result.tensor for result in before.results if _to_mend(result)}
         everything = self.projection is Projection.KERAS
-        governed = sorted(self.plan.assignments, key=lambda a: a.tensor.name)
+        accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
+        governed = sorted(
+            (a for a in self.plan.assignments if (a.tensor.name, a.rule) not in accepted),
+            key=lambda a: a.tensor.name,
+        )
         return [
             change
             for name, group in groupby(governed, key=lambda a: a.tensor.name)
@@ -190,7 +195,8 @@ class _Job:
             fresh = {(r.tensor, r.rule): r for r in judge(stored, again, self.options.audit)}
             stored.verify_integrity()
             summary = replace(summarise(stored, self.options.audit), path=str(output))
-        results = tuple(_newest(result, written, fresh) for result in before.results)
+        newest = [_newest(result, written, fresh) for result in before.results]
+        results = suppress_results(newest, self.spec.ignore if self.spec else ())
         after = replace(before, checkpoint=summary, results=results)
         if not self.options.allow_remaining:
             _refuse_remaining(after, self.projection)

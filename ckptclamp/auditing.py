@@ -19,6 +19,7 @@ from ckptclamp.spec.model import Spec
 from ckptclamp.streaming.measure import measure
 from ckptclamp.streaming.requests import Measurement, Request
 from ckptclamp.streaming.whole import measure_whole
+from ckptclamp.suppression import suppress
 from ckptclamp.tally import OnUnit, Tally
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def audit_plan(
     checkpoint.verify_integrity()
     summary = summarise(checkpoint, options)
     checkpoint.verify_unchanged()
-    return AuditReport(
+    report = AuditReport(
         checkpoint=summary,
         results=tuple(results),
         unmatched=plan.unmatched,
@@ -128,6 +129,7 @@ def audit_plan(
         strict=options.strict,
         seconds=time.monotonic() - started,
     )
+    return suppress(report, spec.ignore if spec else ())
 
 
 def _judge_with_meant(

@@ -1,0 +1,118 @@
+"""A project's settings: ``ckptclamp.toml``, or ``[tool.ckptclamp]`` in ``pyproject.toml``.
+
+The nearest one is taken, from the working directory upward to the root of the repository; outside
+of a repository only the working directory counts, so that nobody else's directory above it does.
+
+A settings file gives options their defaults: the command line and the environment win. It may only
+hold options that choose what is judged and how it is shown. Whatever runs code, writes a file,
+reaches through links or turns a failure into success must be asked for where the program is called,
+because the working directory may be a checkpoint that somebody else made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptclamp.errors import UsageError
+
+OWN_FILE = "ckptclamp.toml"
+PROJECT_FILE = "pyproject.toml"
+
+ALLOWED: Mapping[str, tuple[type, ...]] = {
+    "axis": (str,),
+    "baseline": (str,),
+    "color": (str,),
+    "format": (str,),
+    "hash": (bool,),
+    "headroom": (str,),
+    "jobs": (int,),
+    "max-distance": (str,),
+    "max-drift": (str,),
+    "memory": (str, int),
+    "projection": (str,),
+    "quiet": (bool,),
+    "show-suppressed": (bool,),
+    "spec": (str,),
+    "strict": (bool,),
+    "tolerance": (float, int),
+    "unit-axis": (str,),
+    "verbose": (int,),
+    "worst": (int,),
+}
+"""The options that a settings file may hold, and the TOML types of their values."""
+
+_PATHS = frozenset({"baseline", "spec"})
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one settings file says: option names (``max-drift``) to values; paths are absolute."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+
+def find_settings(start: Path) -> Settings | None:
+    """Read the settings that hold for the directory `start`; ``None`` where there are none.
+
+    Raises:
+        UsageError: a settings file cannot be read, or holds what does not belong there.
+    """
+    for directory in _upward(start.resolve()):
+        for path in (directory / OWN_FILE, directory / PROJECT_FILE):
+            if path.is_file():
+                table = _table(path)
+                if table is not None:
+                    return Settings(path, dict(_checked(path, table)))
+    return None
+
+
+def _upward(start: Path) -> Iterator[Path]:
+    """`start` and the directories above it, down from the repository's root."""
+    lineage = [start, *start.parents]
+    roots = [i for i, directory in enumerate(lineage) if (directory / ".git").exists()]
+    yield from lineage[: roots[0] + 1] if roots else [start]
+
+
+def _table(path: Path) -> Mapping[str, Any] | None:
+    """The settings in `path`; ``None`` for a project file that has none."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError("is too large for a settings file", path=path)
+        document = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UsageError(error.strerror or str(error), path=path) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        if path.name == PROJECT_FILE and b"ckptclamp" not in path.read_bytes():
+            return None
+        raise UsageError(f"is no TOML: {error}", path=path) from error
+    if path.name == OWN_FILE:
+        return document
+    tool = document.get("tool", {})
+    table = tool.get("ckptclamp") if isinstance(tool, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise UsageError("tool.ckptclamp must be a table", path=path)
+    return table
+
+
+def _checked(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if name not in ALLOWED:
+            raise UsageError(f"{name!r} is no setting", path=path, hint=_meant(name))
+        if type(value) not in ALLOWED[name]:
+            words = " or ".join(kind.__name__ for kind in ALLOWED[name])
+            raise UsageError(f"{name} must be of type {words}", path=path)
+        yield name, str(path.parent / value) if name in _PATHS else value
+
+
+def _meant(name: str) -> str:
+    close = difflib.get_close_matches(name, ALLOWED, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known here: {', '.join(ALLOWED)}; all else belongs on the command line"
