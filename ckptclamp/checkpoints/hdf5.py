@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.checkpoints import hdf5_keras, worker_process
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.hdf5_answer import Answer, Extent
+from ckptclamp.checkpoints.hdf5_rewrite import Hdf5Copy
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
+_ZIP_END = b"PK\x05\x06"
+_ZIP_TAIL = 22 + 0xFFFF
 _SECONDS = 10.0
 _SECONDS_PER_MIB = 1.0
 _MOST_SECONDS = 300.0
@@ -52,17 +55,17 @@ def describe_hdf5(source: Source, extent: Extent | None = None) -> Hdf5Descripti
         UnreadableError: the HDF5 library cannot read it, crashes or stalls on it.
     """
     extent = extent or Extent(0, 0, source.size)
-    _check_superblock(source, extent)
+    notes = _check_superblock(source, extent)
     seconds = min(_SECONDS + _SECONDS_PER_MIB * (extent.length >> 20), _MOST_SECONDS)
-    numbers = (extent.offset, extent.length)
-    task = worker_process.Task("describe", source.fd, numbers, source.path, seconds)
+    place = (source.fd, source.path, extent.offset, extent.length)
+    task = worker_process.Task("describe", *place, seconds)
     answer = Answer(worker_process.run(task), source.path, extent)
     model = hdf5_keras.keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(
         tensors=hdf5_keras.with_roles(tensors, model),
         keras=model,
-        notes=_notes(answer, tensors),
+        notes=(*notes, *_notes(answer, tensors)),
         isolation=answer.texts("isolation"),
     )
 
@@ -93,8 +96,13 @@ class Hdf5Checkpoint(Checkpoint):
         return read_box(self.sources, tensor, box, buffer)
 
     def copy_to(self, target: Target) -> Copy:
-        """See `Checkpoint.copy_to`; filtered chunks may move inside the copy."""
-        raise NotImplementedError
+        """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
+        return Hdf5Copy(
+            self.sources[0],
+            target,
+            reopen=open_hdf5,
+            describe=lambda source: describe_hdf5(source).tensors,
+        )
 
 
 def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -107,10 +115,12 @@ def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     return (*groups, *datasets)
 
 
-def _check_superblock(source: Source, extent: Extent) -> None:
-    """Refuse what stands before or after the HDF5 file: readers differ in what they make of it."""
-    head = source.read_at(extent.offset, min(96, extent.length))
+def _check_superblock(source: Source, extent: Extent) -> tuple[str, ...]:
+    """Refuse what has two readings; return a note about bytes that have none."""
+    head = source.read_at(extent.offset, min(2048 + len(SIGNATURE), extent.length))
     if not head.startswith(SIGNATURE):
+        if any(head.startswith(SIGNATURE, start) for start in (512, 1024, 2048)):
+            raise RefusedError("holds a user block before its HDF5 part", path=source.path)
         raise NotACheckpointError("does not begin as an HDF5 file does", path=source.path)
     base_at = {0: 24, 1: 28, 2: 12, 3: 12}.get(head[8] if len(head) > 8 else -1)
     if base_at is None or len(head) < base_at + 24:
@@ -120,11 +130,19 @@ def _check_superblock(source: Source, extent: Extent) -> None:
     base, _, end = struct.unpack_from("<QQQ", head, base_at)
     if base != 0:
         raise RefusedError("holds a user block before its HDF5 part", path=source.path)
-    if end < extent.length:
-        raise RefusedError(
-            f"holds {extent.length - end} bytes after its HDF5 part", path=source.path
-        )
     if end > extent.length:
         raise UnreadableError(
             f"is truncated: {extent.length} of {end} bytes are there", path=source.path
         )
+    return _after(source, extent, extent.length - end)
+
+
+def _after(source: Source, extent: Extent, extra: int) -> tuple[str, ...]:
+    """Readers of HDF5 ignore what follows its end; readers of zip archives begin there."""
+    if extra == 0:
+        return ()
+    looked_at = min(extra, _ZIP_TAIL)
+    tail = source.read_at(extent.offset + extent.length - looked_at, looked_at)
+    if _ZIP_END in tail:
+        raise RefusedError("is an HDF5 file and a zip archive at once", path=source.path)
+    return (f"{extra} bytes follow its HDF5 part and belong to no tensor",)

@@ -1,7 +1,7 @@
 """The child that loads the HDF5 library: one file, one task, one answer.
 
-Started by `worker_process` as ``main()`` with ``task fd number...`` on its command line. The answer
-is eight bytes of length, big-endian, and that much JSON on standard output. Nothing here is read
+Started by `worker_process` as ``main()`` with ``task fd offset length longest`` on its command line:
+where the HDF5 file lies, and how long the file may get by writing. The answer is eight bytes of length, big-endian, and that much JSON on standard output. Nothing here is read
 from a path: the file is a window on an inherited descriptor.
 """
 
@@ -79,12 +79,13 @@ def main() -> None:
 
 
 def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
-    from ckptclamp.checkpoints import hdf5_walk, isolation
+    from ckptclamp.checkpoints import hdf5_chunk_writer, hdf5_walk, isolation
 
-    tasks = {"describe": hdf5_walk.describe}
-    walls = isolation.lock_down(memory=_MEMORY, file_size=0)
+    tasks = {"describe": hdf5_walk.describe, "write-chunks": hdf5_chunk_writer.write_chunks}
+    offset, length, longest = numbers
+    walls = isolation.lock_down(memory=_MEMORY, file_size=longest)
     try:
-        return {**tasks[task](Window(fd, *numbers)), "isolation": walls}
+        return {**tasks[task](Window(fd, offset, length)), "isolation": walls}
     except CkptclampError as error:
         told = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
         return {"error": {"class": type(error).__name__, **told}}

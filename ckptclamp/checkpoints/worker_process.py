@@ -24,7 +24,7 @@ from ckptclamp.checkpoints.strict_json import parse_strict
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 MAX_ANSWER = 64 << 20
 """Bytes of one answer; a hundred thousand tensors take a third of it."""
@@ -44,15 +44,18 @@ _ERRORS: Mapping[str, type[UnreadableError]] = {
 class Task:
     """What a worker is to do.
 
-    `name` and `numbers` are its command line; `fd` is the file's descriptor, which it inherits;
-    `path` is the name of the file in messages; `records` is sent to its standard input.
+    `fd` is the file's descriptor, which it inherits; the HDF5 file is `length` bytes from `offset`
+    on, and may get `longest` bytes long by writing. `path` is the name of the file in messages,
+    `seconds` the time that it has; `records` is sent to its standard input.
     """
 
     name: str
     fd: int
-    numbers: Sequence[int]
     path: Path
+    offset: int
+    length: int
     seconds: float
+    longest: int = 0
     records: Iterable[bytes] = field(default_factory=tuple)
 
 
@@ -91,7 +94,7 @@ def _command(task: Task) -> list[str]:
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:
             homes.append(str(Path(spec.origin).resolve().parents[1]))
-    numbers = [str(number) for number in (task.fd, *task.numbers)]
+    numbers = [str(number) for number in (task.fd, task.offset, task.length, task.longest)]
     return [sys.executable, "-I", "-c", _BOOTSTRAP, "\n".join(homes), task.name, *numbers]
 
 

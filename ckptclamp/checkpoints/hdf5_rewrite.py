@@ -1,0 +1,209 @@
+"""A copy of an HDF5 file in which chunks that went through filters can be changed as well.
+
+Contiguous tensors and plain chunks are overwritten in place. A compressed chunk has another size
+afterwards, and a chunk that was never written has no bytes at all: these are kept decoded in a file
+without a name, until `finish` encodes them and has a worker put them in. The HDF5 library may then
+move chunks and their index; everything that was not to change is compared afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.checkpoints import worker_process
+from ckptclamp.checkpoints.copying import FileCopy
+from ckptclamp.checkpoints.description import Chunk, Chunked, Contiguous
+from ckptclamp.checkpoints.filters import encode_chunk
+from ckptclamp.checkpoints.hdf5_chunk_writer import encode_record
+from ckptclamp.checkpoints.reading import plan_chunks, read_chunk
+from ckptclamp.checkpoints.scratch import ScratchFile
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.errors import NotWrittenError, UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
+    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.reading import ChunkPart
+
+_BLOCK = 1 << 20
+_SECONDS = 60.0
+_SECONDS_PER_MIB = 1.0
+_INDEX_ROOM = 16 << 20
+"""Bytes by which a file may grow beyond its new chunks: the index of chunks may be rewritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A changed chunk: of which tensor, and where its decoded elements lie in the spool."""
+
+    tensor: Tensor
+    chunk: Chunk
+    offset: int
+
+
+class Hdf5Copy(FileCopy):
+    """A copy of one HDF5 file; see `FileCopy` for the arguments.
+
+    `describe` describes the file that a source holds, as it was described when it was opened.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        *,
+        reopen: Callable[[Source], Checkpoint],
+        describe: Callable[[Source], Mapping[str, Tensor]],
+    ) -> None:
+        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
+        self._original = source
+        self._describe = describe
+        self._pending: dict[tuple[str, tuple[int, ...]], _Pending] = {}
+        self._spool = ScratchFile(target.path)
+        self._spooled = 0
+        self._lock = Lock()
+        self._moved: Mapping[str, Tensor] = {}
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`; chunks that wait to be written are read as they will be."""
+        tensor = self._moved.get(tensor.name, tensor)
+        values = super().read(tensor, box, buffer)
+        if isinstance(tensor.storage, Chunked) and self._pending:
+            for part in plan_chunks(box, tensor.storage.chunk_shape):
+                pending = self._pending.get((tensor.name, part.start))
+                if pending is not None:
+                    values[part.in_box] = self._decoded(pending)[part.in_chunk]
+        return values
+
+    def write_chunk(
+        self, tensor: Tensor, chunked: Chunked, part: ChunkPart, values: NDArray[Any]
+    ) -> None:
+        """See `FileCopy.write_chunk`; what cannot be overwritten in place waits for `finish`."""
+        chunk = chunked.by_start.get(part.start)
+        if chunk is not None and not chunked.filters:
+            super().write_chunk(tensor, chunked, part, values)
+            return
+        with self._lock:
+            key = (tensor.name, part.start)
+            pending = self._pending.get(key)
+            if pending is None:
+                elements = self._elements(tensor, chunked, chunk)
+                chunk = chunk or Chunk(part.start, 0, 0)
+                pending = _Pending(tensor, chunk, self._spooled)
+                self._spooled += elements.nbytes
+            else:
+                elements = self._decoded(pending)
+            elements[part.in_chunk] = values
+            os.pwrite(self._spool.fd, elements.tobytes(), pending.offset)
+            self._pending[key] = pending
+
+    def _elements(self, tensor: Tensor, chunked: Chunked, chunk: Chunk | None) -> NDArray[Any]:
+        if chunk is not None:
+            return read_chunk(self.sources[chunked.source], tensor, chunk).copy()
+        assert tensor.dtype is not None
+        fill = np.frombuffer(chunked.fill, tensor.dtype.numpy)
+        return np.broadcast_to(fill.reshape(()), chunked.chunk_shape).copy()
+
+    def _decoded(self, pending: _Pending) -> NDArray[Any]:
+        chunked, dtype = pending.tensor.storage, pending.tensor.dtype
+        assert isinstance(chunked, Chunked)
+        assert dtype is not None
+        elements: NDArray[Any] = np.empty(chunked.chunk_shape, dtype.numpy)
+        data = os.pread(self._spool.fd, elements.nbytes, pending.offset)
+        elements.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+        return elements
+
+    def finish(self) -> None:
+        """See `Copy.finish`.
+
+        Raises:
+            NotWrittenError: the chunks could not be put in, or something else moved with them.
+        """
+        if self._pending:
+            try:
+                self._put_in()
+                self._moved = self._describe(self.sources[0])
+                self._verify()
+            except UnreadableError as error:
+                raise NotWrittenError(
+                    f"its compressed chunks could not be rewritten: {error.message}",
+                    path=self.target.path,
+                    tensor=error.tensor,
+                ) from error
+            self._pending = {}
+        self._spool.close()
+        super().finish()
+
+    def _put_in(self) -> None:
+        source = self.sources[0]
+        spooled = self._spooled
+        task = worker_process.Task(
+            name="write-chunks",
+            fd=source.fd,
+            path=self.target.path,
+            offset=0,
+            length=source.size,
+            seconds=_SECONDS + _SECONDS_PER_MIB * (spooled >> 20),
+            longest=source.size + 2 * spooled + _INDEX_ROOM,
+            records=self._records(),
+        )
+        worker_process.run(task)
+        self.sources[0] = Source.from_fd(source.fd, source.path)
+
+    def _records(self) -> Iterator[bytes]:
+        for pending in self._pending.values():
+            chunked, dtype = pending.tensor.storage, pending.tensor.dtype
+            assert isinstance(chunked, Chunked)
+            assert dtype is not None
+            data = encode_chunk(self._decoded(pending).tobytes(), chunked, dtype.itemsize)
+            yield encode_record(pending.tensor.name, pending.chunk.start, data)
+
+    def _verify(self) -> None:
+        """Compare the file as it is described now with what it was and what was put in."""
+        before = self._describe(self._original)
+        if before.keys() != self._moved.keys():
+            raise UnreadableError("the names in the copy are not those of the file")
+        for name, tensor in before.items():
+            self._verify_tensor(tensor, self._moved[name])
+
+    def _verify_tensor(self, old: Tensor, new: Tensor) -> None:
+        if replace(new, storage=old.storage) != old or type(new.storage) is not type(old.storage):
+            raise UnreadableError("is described in another way", tensor=old.name)
+        if isinstance(old.storage, Chunked) and isinstance(new.storage, Chunked):
+            self._verify_chunks(old, old.storage, new, new.storage)
+        elif new.storage != old.storage:
+            raise UnreadableError("moved", tensor=old.name)
+        elif isinstance(old.storage, Contiguous) and old.name not in self.changed:
+            self._same_bytes(old.name, old.storage.offset, old.storage.offset, old.nbytes)
+
+    def _verify_chunks(self, old: Tensor, was: Chunked, new: Tensor, now: Chunked) -> None:
+        starts = {start for name, start in self._pending if name == old.name}
+        if set(now.by_start) != set(was.by_start) | starts:
+            raise UnreadableError("has other chunks", tensor=old.name)
+        for start, chunk in now.by_start.items():
+            pending = self._pending.get((old.name, start))
+            if pending is not None:
+                put_in = read_chunk(self.sources[0], new, chunk)
+                if put_in.tobytes() != self._decoded(pending).tobytes():
+                    raise UnreadableError("a chunk reads back differently", tensor=old.name)
+            elif was.filters or old.name not in self.changed:
+                same = was.by_start[start]
+                if (same.stored, same.filter_mask) != (chunk.stored, chunk.filter_mask):
+                    raise UnreadableError("a chunk changed", tensor=old.name)
+                self._same_bytes(old.name, same.offset, chunk.offset, chunk.stored)
+
+    def _same_bytes(self, name: str, was: int, now: int, length: int) -> None:
+        for at in range(0, length, _BLOCK):
+            size = min(_BLOCK, length - at)
+            old = self._original.read_at(was + at, size)
+            if old != self.sources[0].read_at(now + at, size):
+                raise UnreadableError("its bytes changed", tensor=name)

@@ -1,0 +1,256 @@
+"""Keras' ``.keras`` archive: a zip of two JSON documents, an HDF5 file of weights, and assets.
+
+The weights of a stored member are read in place, at their offsets in the archive. A deflated member
+is first inflated into a file without a name. Nothing is ever unpacked by name.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.copying import write_at
+from ckptclamp.checkpoints.description import KerasLayout, KerasModel
+from ckptclamp.checkpoints.hdf5 import Hdf5Description, describe_hdf5
+from ckptclamp.checkpoints.hdf5_answer import Extent
+from ckptclamp.checkpoints.hdf5_keras import MAX_CONFIG_BYTES, parse_config
+from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.scratch import ScratchFile
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.zip_directory import STORED, Directory, Member, read_directory
+from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Copy, Target
+    from ckptclamp.checkpoints.copying import write_at
+from ckptclamp.checkpoints.description import Box, Tensor
+
+CONFIG = "config.json"
+METADATA = "metadata.json"
+WEIGHTS = "model.weights.h5"
+
+_NPZ = "model.weights.npz"
+_BLOCK = 1 << 20
+_BOMB_FLOOR = 64 << 20
+_BOMB_RATIO = 1000
+_CONFIG_FLOOR = 1 << 20
+_CONFIG_RATIO = 200
+
+
+def open_keras_archive(source: Source) -> Checkpoint:
+    """Open a ``.keras`` archive of Keras 3, TF 2.12 to 2.15, or tf_keras.
+
+    Raises:
+        NotACheckpointError: the archive is none of Keras.
+        RefusedError: the archive, its config or its weights have two readings or cost too much.
+        UnreadableError: a member is damaged.
+    """
+    directory = read_directory(source)
+    members = {member.name: member for member in directory.members}
+    _check_members(source, members)
+    config = _document(source, members[CONFIG])
+    metadata = _document(source, members[METADATA]) if METADATA in members else {}
+    weights = members[WEIGHTS]
+    sources: tuple[Source, ...] = (source,)
+    if weights.method == STORED:
+        extent = Extent(0, weights.data, weights.stored)
+    else:
+        sources = (source, inflate_to_file(source, weights))
+        extent = Extent(1, 0, weights.size)
+    try:
+        description = describe_hdf5(sources[-1], extent)
+    except BaseException:
+        for inflated in sources[1:]:
+            inflated.close()
+        raise
+    model = _with_config(source, description, config, metadata)
+    return KerasArchive(sources, directory, weights, replace(description, keras=model))
+
+
+class KerasArchive(Checkpoint):
+    """One ``.keras`` archive.
+
+    `sources` are the archive and, if its weights are deflated, the file they were inflated into.
+    """
+
+    format = "keras-zip"
+
+    def __init__(
+        self,
+        sources: tuple[Source, ...],
+        directory: Directory,
+        weights: Member,
+        description: Hdf5Description,
+    ) -> None:
+        self.path = sources[0].path
+        self.sources = sources
+        self.tensors = description.tensors
+        self.notes = (*_strangers(directory), *description.notes)
+        self.keras = description.keras
+        self.producer = description.producer
+        self.isolation = description.isolation
+        self.directory = directory
+        self.weights = weights
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """The archive."""
+        return self.sources[:1]
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `Checkpoint.read`."""
+        return read_box(self.sources, tensor, box, buffer)
+
+    def copy_to(self, target: Target) -> Copy:
+        """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
+        from ckptclamp.checkpoints.keras_archive_copy import copy_archive
+
+        return copy_archive(self, target)
+
+    def verify_integrity(self) -> None:
+        """Compare the checksum of every member with its bytes; those inflated already were."""
+        for member in self.directory.members:
+            for _ in member_blocks(self.sources[0], member):
+                pass
+
+
+def member_blocks(source: Source, member: Member) -> Iterator[bytes]:
+    """Yield the unpacked bytes of a member in blocks of bounded size, and check them at the end.
+
+    Raises:
+        UnreadableError: they do not unpack, or their length or checksum is not what was announced.
+    """
+    crc = done = 0
+    for block in _unpacked(source, member):
+        crc = zlib.crc32(block, crc)
+        done += len(block)
+        if done > member.size:
+            break
+        yield block
+    if done != member.size:
+        _damaged(source, member, "its length is not what the archive says")
+    if crc != member.crc:
+        _damaged(source, member, "its bytes do not match their checksum")
+
+
+def _unpacked(source: Source, member: Member) -> Iterator[bytes]:
+    packed = (
+        source.read_at(member.data + at, min(_BLOCK, member.stored - at))
+        for at in range(0, member.stored, _BLOCK)
+    )
+    if member.method == STORED:
+        yield from packed
+        return
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        for block in packed:
+            if inflater.eof:
+                _damaged(source, member, "its deflated data end too early")
+            yield inflater.decompress(block, _BLOCK)
+            while inflater.unconsumed_tail:
+                yield inflater.decompress(inflater.unconsumed_tail, _BLOCK)
+        yield inflater.flush()
+    except zlib.error as error:
+        raise UnreadableError(
+            f"cannot be inflated: {error}", path=source.path, tensor=member.name
+        ) from error
+    if not inflater.eof or inflater.unused_data:
+        _damaged(source, member, "its deflated data end in the wrong place")
+
+
+def _damaged(source: Source, member: Member, message: str) -> None:
+    raise UnreadableError(
+        message, path=source.path, tensor=member.name, hint="the archive is damaged"
+    )
+
+
+def inflate_to_file(source: Source, member: Member) -> Source:
+    """Unpack a member into a file without a name, and return that as a source.
+
+    Raises:
+        RefusedError: it unpacks to far more than it takes packed.
+        UnreadableError: it is damaged, or there is no room for it.
+    """
+    if member.size > _BOMB_FLOOR and member.size > _BOMB_RATIO * member.stored:
+        raise RefusedError(
+            f"unpacks from {member.stored} to {member.size} bytes",
+            path=source.path,
+            tensor=member.name,
+        )
+    try:
+        scratch = ScratchFile(source.path)
+        done = 0
+        for block in member_blocks(source, member):
+            write_at(scratch.fd, memoryview(block), done)
+            done += len(block)
+        return Source.from_fd(os.dup(scratch.fd), source.path)
+    except OSError as error:
+        raise UnreadableError(
+            f"cannot be inflated: {error.strerror or error}",
+            path=source.path,
+            tensor=member.name,
+            hint="set TMPDIR to a directory with room",
+        ) from error
+
+
+def _check_members(source: Source, members: Mapping[str, Member]) -> None:
+    if _NPZ in members:
+        raise RefusedError(
+            f"keeps its weights in {_NPZ}, which Keras itself cannot reload", path=source.path
+        )
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in members]
+    if missing:
+        raise NotACheckpointError(
+            f"a zip archive without {missing[0]}, so no .keras file", path=source.path
+        )
+    for name in (CONFIG, METADATA):
+        member = members.get(name)
+        if member is not None and (
+            member.size > MAX_CONFIG_BYTES
+            or (member.size > _CONFIG_FLOOR and member.size > _CONFIG_RATIO * member.stored)
+        ):
+            raise RefusedError(
+                f"unpacks from {member.stored} to {member.size} bytes",
+                path=source.path,
+                tensor=name,
+            )
+
+
+def _document(source: Source, member: Member) -> dict[str, Any]:
+    document = parse_config(b"".join(member_blocks(source, member)), member.name, source.path)
+    if document is None:
+        raise RefusedError("is no JSON object", path=source.path, tensor=member.name)
+    return document
+
+
+def _with_config(
+    source: Source,
+    description: Hdf5Description,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+) -> KerasModel:
+    """Join what config and metadata say with what the weights do."""
+    model = description.keras or KerasModel(KerasLayout.V3)
+    if model.layout is not KerasLayout.V3:
+        raise RefusedError("its weights are laid out as those of a legacy file", path=source.path)
+    version = metadata.get("keras_version")
+    return replace(model, config=config, version=version if isinstance(version, str) else None)
+
+
+def _strangers(directory: Directory) -> tuple[str, ...]:
+    known = {CONFIG, METADATA, WEIGHTS}
+    strange = [
+        member.name
+        for member in directory.members
+        if member.name not in known and not member.name.startswith("assets/")
+    ]
+    if not strange:
+        return ()
+    return (f"{len(strange)} members that Keras does not write, the first {strange[0]!r}",)
