@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.description import KerasLayout
 from ckptclamp.keras_config.binding import NAME_IT, Bindings, Bound, Unbound
 from ckptclamp.keras_config.declaration import Declaration
 from ckptclamp.keras_config.labels import variable_label
-from ckptclamp.keras_config.legacy_mapping import bind_legacy
+from ckptclamp.keras_config.mapping import bind
 from ckptclamp.keras_config.model_tree import Layer, read_model
 from ckptclamp.keras_config.unread import unread_constraints
-from ckptclamp.keras_config.v3_mapping import bind_v3
 from ckptclamp.notices import Notice
 from ckptclamp.printable import printable
 
@@ -31,11 +29,38 @@ def declared_constraints(
     Raises:
         RefusedError: the config nests layers deeper than 64 levels.
     """
+    root, bindings = bind(model, tensors)
+    return () if root is None else tuple(_Declarations(root, bindings, tensors).all())
+
+
+def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
+    """What the config cannot tell: constraints that a user's own code may set."""
     if model.config is None:
         return ()
     root = read_model(model.config)
-    bind = bind_legacy if model.layout is KerasLayout.LEGACY else bind_v3
-    return tuple(_Declarations(root, bind(model, root, tensors), tensors).all())
+    if root.container is None:
+        return (
+            Notice(
+                "config-lists-no-layers",
+                f"{printable(root.class_name)} is a model of its own code: its config lists no "
+                "layers, so constraints that the code sets cannot be seen",
+                "write rules for them",
+                informational=True,
+            ),
+        )
+    own = {layer.class_name for layer in root.walk() if layer.custom and layer.container is None}
+    if not own:
+        return ()
+    shown = ", ".join(printable(name) for name in sorted(own)[:5])
+    return (
+        Notice(
+            "custom-layers",
+            f"constraints that the code of {len(own)} custom layer class(es) sets ({shown}) "
+            "cannot be seen in a config",
+            "write rules for them",
+            informational=True,
+        ),
+    )
 
 
 class _Declarations:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.description import KerasLayout, Role
+from ckptclamp.keras_config.binding import Bound
+from ckptclamp.keras_config.mapping import bind
+from ckptclamp.keras_config.v3_groups import V3Groups, join
+
 if TYPE_CHECKING:
+    from ckptclamp.checkpoints.description import KerasModel, Tensor
     from ckptclamp.keras_config.layer_table import Variable
     from ckptclamp.keras_config.model_tree import Layer
 
@@ -12,3 +20,56 @@ if TYPE_CHECKING:
 def variable_label(layer: Layer, variable: Variable) -> str:
     """The names of the layers in the config, and the variable's own."""
     return "/".join((*layer.path, variable.name))
+
+
+def variable_labels(model: KerasModel, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """A friendly name for each tensor that has one, by the tensor's full name.
+
+    The config names variables (``outer/dense/kernel``). Without it, or where it does not reach, the
+    file's own names of layers are used: ``dense/vars/0`` in the v3 layout, ``dense/kernel`` in the
+    legacy one. Labels are unique; what two tensors would share names neither.
+
+    Raises:
+        RefusedError: the config nests layers deeper than 64 levels.
+    """
+    labels = dict(_from_config(model, tensors))
+    of_file = _from_weight_names if model.layout is KerasLayout.LEGACY else _from_group_names
+    for name, label in of_file(model, tensors):
+        labels.setdefault(name, label)
+    uses = Counter(labels.values())
+    return {name: label for name, label in labels.items() if uses[label] == 1}
+
+
+def _from_config(model: KerasModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    root, bindings = bind(model, tensors)
+    if root is None:
+        return
+    for layer in reversed(tuple(root.walk())):
+        binding = bindings[layer.key]
+        if isinstance(binding, Bound):
+            for variable, names in zip(layer.variables, binding.tensors, strict=True):
+                for name in names:
+                    yield name, variable_label(layer, variable)
+
+
+def _from_group_names(
+    model: KerasModel, tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[str, str]]:
+    groups = V3Groups(model, tensors)
+    for path, numbered in groups.variables.items():
+        parts = path.split("/")
+        around = (groups.names.get(join(*parts[: i + 1])) for i in range(len(parts)))
+        names = [name for name in around if name is not None]
+        if groups.names.get(path) is not None:
+            for number, tensor in numbered.items():
+                yield tensor, "/".join((*names, "vars", str(number)))
+
+
+def _from_weight_names(
+    model: KerasModel, tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[str, str]]:
+    for layer, weights in model.weight_names.items():
+        for weight in weights:
+            name = "/".join(filter(None, (model.weights_root, layer, weight)))
+            if name in tensors and tensors[name].role is not Role.OPTIMIZER:
+                yield name, f"{layer}/{weight.rpartition('/')[2].partition(':')[0]}"

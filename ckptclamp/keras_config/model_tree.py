@@ -12,7 +12,7 @@ from ckptclamp.keras_config.keras_1_table import KERAS_1_FAMILIES
 from ckptclamp.keras_config.layer_config import LayerConfig, Shape, as_mapping, as_shape
 from ckptclamp.keras_config.layer_table import FAMILIES, Variable
 from ckptclamp.keras_config.quantisation import quantised_variables
-from ckptclamp.keras_config.weightless import WEIGHTLESS
+from ckptclamp.keras_config.weightless import DATA_DEPENDENT, WEIGHTLESS
 
 _MAX_DEPTH: Final = 64
 """How deep layers may nest; Keras itself fails long before."""
@@ -59,6 +59,11 @@ class Layer:
             else self.class_name
         )
         return to_snake_case(name.rpartition(">")[2])
+
+    @property
+    def custom(self) -> bool:
+        """Whether the class is a user's."""
+        return not (self.known or (self.builtin and self.class_name in DATA_DEPENDENT))
 
     @property
     def children(self) -> tuple[Layer, ...]:

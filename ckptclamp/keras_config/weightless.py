@@ -1,4 +1,4 @@
-"""The layer classes of Keras that never store a variable of their own."""
+"""The layer classes of Keras that store no variable of their own, or none that can be foretold."""
 
 from __future__ import annotations
 
@@ -26,5 +26,22 @@ _NAMES: Final = """
 """
 
 WEIGHTLESS: Final = frozenset(_NAMES.split())
-"""Models and wrappers count as such: what is inside them is listed by itself. `Lambda` is left out, as are lookups:
-their state depends on how they were made."""
+"""Models and wrappers count as such: what is inside them is listed by itself."""
+
+DATA_DEPENDENT: Final = frozenset(
+    {
+        "DenseFeatures",
+        "Discretization",
+        "FlaxLayer",
+        "IntegerLookup",
+        "JaxLayer",
+        "Lambda",
+        "Normalization",
+        "Pipeline",
+        "StringLookup",
+        "TFSMLayer",
+        "TextVectorization",
+        "TorchModuleWrapper",
+    }
+)
+"""Keras' own classes whose variables depend on data or code that the config does not have."""

@@ -12,18 +12,18 @@ import pytest
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.keras_config.declarations import declared_constraints
 
-CORPUS = os.environ.get("CKPTCLAMP_CORPUS")
+CORPUS = Path(os.environ.get("CKPTCLAMP_CORPUS", ""))
 
 pytestmark = pytest.mark.skipif(
-    CORPUS is None, reason="CKPTCLAMP_CORPUS names no directory of real checkpoints"
+    not CORPUS.name, reason="CKPTCLAMP_CORPUS names no directory of real checkpoints"
 )
 
 
 def expected():
     """Rows of EXPECTED.tsv by file."""
-    rows = {}
-    if CORPUS is not None:
-        with (Path(CORPUS) / "EXPECTED.tsv").open(newline="") as table:
+    rows: dict[str, list[dict[str, str]]] = {}
+    if CORPUS.name:
+        with (CORPUS / "EXPECTED.tsv").open(newline="") as table:
             for row in csv.DictReader(table, delimiter="\t"):
                 rows.setdefault(row["path"], []).append(row)
     return sorted(rows.items())
@@ -32,7 +32,8 @@ def expected():
 @pytest.mark.parametrize(("path", "rows"), expected(), ids=lambda value: str(value)[:60])
 def test_declared_constraints_of_real_files(path, rows):
     """No declaration of a real file is missed, invented or mapped to another tensor."""
-    with open_checkpoint(Path(CORPUS) / path) as checkpoint:
+    with open_checkpoint(CORPUS / path) as checkpoint:
+        assert checkpoint.keras is not None
         declarations = declared_constraints(checkpoint.keras, checkpoint.tensors)
         found = {}
         for declaration in declarations:
