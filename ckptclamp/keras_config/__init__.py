@@ -1,1 +1,15 @@
 """What a Keras model declares about its own weights, read from its config as data."""
+
+from ckptclamp.keras_config.constraint_forms import ParsedConstraint, parse_constraint
+from ckptclamp.keras_config.declaration import Declaration
+from ckptclamp.keras_config.declarations import declared_constraints, undeclared_notices
+from ckptclamp.keras_config.labels import variable_labels
+
+__all__ = [
+    "Declaration",
+    "ParsedConstraint",
+    "declared_constraints",
+    "parse_constraint",
+    "undeclared_notices",
+    "variable_labels",
+]
