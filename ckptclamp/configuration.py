@@ -24,7 +24,6 @@ OWN_FILE = "ckptclamp.toml"
 PROJECT_FILE = "pyproject.toml"
 
 ALLOWED: Mapping[str, tuple[type, ...]] = {
-    "axis": (str,),
     "baseline": (str,),
     "color": (str,),
     "format": (str,),
@@ -40,7 +39,6 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
     "spec": (str,),
     "strict": (bool,),
     "tolerance": (float, int),
-    "unit-axis": (str,),
     "verbose": (int,),
     "worst": (int,),
 }

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ckptclamp.cli.options import (
+    attest_option,
     checkpoint_argument,
     engine_options,
     format_option,
@@ -16,6 +17,7 @@ from ckptclamp.cli.options import (
     option,
     report_option,
     spec_options,
+    suppressed_option,
     verbosity_options,
 )
 
@@ -38,6 +40,8 @@ from ckptclamp.cli.options import (
     is_flag=True,
     help="Write the copy even if violations remain in it; they are listed.",
 )
+@suppressed_option
+@attest_option
 @format_option
 @report_option()
 @hash_option
@@ -51,6 +55,7 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying import ApplyOptions, apply
+    from ckptclamp.cli.gating import attest, with_settings
     from ckptclamp.cli.running import audit_options, emit, progress_bar
     from ckptclamp.spec.model import Projection
 
@@ -70,6 +75,8 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
                 dry_run=options["dry_run"],
             ),
         )
+    report = with_settings(report)
+    attest(report, options["attest"])
     emit(report, options)
     ctx.exit(report.exit_code)
 
@@ -80,3 +87,5 @@ def _check_output(options: dict[str, Any]) -> None:
         raise click.UsageError("say where the copy goes: -o OUT (or --dry-run, or --in-place)")
     if options["output"] is not None and options["in_place"]:
         raise click.UsageError("-o and --in-place exclude each other")
+    if options["attest"] is not None and options["dry_run"]:
+        raise click.UsageError("--attest tells of a copy, and --dry-run makes none")

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from ckptclamp.cli.options import (
+    attest_option,
+    baseline_options,
     checkpoint_argument,
     engine_options,
     format_option,
@@ -16,6 +18,7 @@ from ckptclamp.cli.options import (
     option,
     report_option,
     spec_options,
+    suppressed_option,
     verbosity_options,
 )
 
@@ -24,6 +27,10 @@ from ckptclamp.cli.options import (
 @checkpoint_argument
 @spec_options
 @option("--strict", is_flag=True, help="Warnings fail the audit too.")
+@baseline_options
+@suppressed_option
+@option("--exit-zero", is_flag=True, help="Return 0 where violations would return 1.")
+@attest_option
 @format_option
 @report_option("-o")
 @option(
@@ -43,10 +50,14 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     The report goes to stdout, everything else to stderr.
     """
     from ckptclamp.auditing import audit
+    from ckptclamp.cli.gating import attest, judged, program_exit, read_baseline, with_settings
     from ckptclamp.cli.running import audit_options, emit, progress_bar
 
     spec = load_rules(options)
+    known = read_baseline(options)
     with progress_bar(options) as progress:
         report = audit(checkpoint, spec, audit_options(options, progress))
+    report = with_settings(judged(report, known, options))
+    attest(report, options["attest"])
     emit(report, options)
-    ctx.exit(report.exit_code)
+    ctx.exit(program_exit(report.exit_code, zero=options["exit_zero"]))

@@ -20,6 +20,11 @@ _COMMANDS = {
     "apply": "Write a copy in which every governed unit conforms.",
     "inspect": "Show what a checkpoint holds and declares.",
     "explain": "Show which rule governs which tensor, and what one unit is.",
+    "init": "Write a first spec for a checkpoint.",
+    "diff": "Show how far the weights of two checkpoints lie apart.",
+    "baseline": "Look after the violations that a gate takes for known.",
+    "report": "Make other formats of a saved JSON report.",
+    "verify-attestation": "Compare a statement with the files on disk.",
     "schema": "Print the JSON Schema of a spec, for editors.",
     "completion": "Print the shell completion script.",
 }
@@ -43,10 +48,11 @@ class LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import ``ckptclamp.cli.<name>`` and return its `command`."""
+        """Import the command's module in ``ckptclamp.cli`` and return its `command`."""
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"ckptclamp.cli.{cmd_name}").command
+        module = cmd_name.replace("-", "_")
+        command = importlib.import_module(f"ckptclamp.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
+from ckptclamp.errors import UsageError
+
 if TYPE_CHECKING:
     from ckptclamp.spec.model import Spec
 
@@ -72,7 +74,45 @@ class Size(click.ParamType):
             self.fail(f"{value!r} is no size; write bytes, or 256MiB, 2GB", param, ctx)
 
 
-checkpoint_argument = click.argument("checkpoint", type=click.Path(path_type=Path))
+def _load_settings(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    """Let the project's settings be the defaults of this command's options."""
+    if not wanted:
+        return
+    from ckptclamp.configuration import find_settings
+
+    settings = find_settings(Path.cwd())
+    if settings is not None:
+        ctx.default_map = {name.replace("-", "_"): v for name, v in settings.values.items()}
+        ctx.meta[SETTINGS] = settings
+
+
+def _outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Path) -> Path:
+    """Refuse settings that a checkpoint brings along: it would choose its own judge."""
+    settings = ctx.meta.get(SETTINGS)
+    if settings is not None and checkpoint.resolve() in settings.path.parents:
+        raise UsageError(
+            "these settings lie inside the checkpoint",
+            path=settings.path,
+            hint="--no-settings leaves them out; or run from the project's directory",
+        )
+    return checkpoint
+
+
+SETTINGS = "ckptclamp.settings"
+"""Where the context keeps the settings that were read."""
+
+settings_option = option(
+    "--settings/--no-settings",
+    default=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_settings,
+    help="Take defaults from ckptclamp.toml or pyproject.toml.",
+)
+
+checkpoint_argument = click.argument(
+    "checkpoint", type=click.Path(path_type=Path), callback=_outside_settings
+)
 
 config_option = option(
     "--config",
@@ -172,6 +212,29 @@ verbosity_options = together(
         show_default=True,
         help="Colours; NO_COLOR is heeded too.",
     ),
+    settings_option,
+)
+
+suppressed_option = option(
+    "--show-suppressed", is_flag=True, help="List suppressed violations too; they always count."
+)
+attest_option = option(
+    "--attest",
+    type=click.Path(path_type=Path),
+    help="Write an in-toto statement: which bytes, which spec, which answer.",
+)
+
+baseline_options = together(
+    option(
+        "--baseline",
+        type=click.Path(path_type=Path),
+        help="Known violations: fail only on what is new or worse.",
+    ),
+    option(
+        "--write-baseline",
+        type=click.Path(path_type=Path),
+        help="Record today's violations as known.",
+    ),
 )
 
 
@@ -195,6 +258,8 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
         if options[name] not in (None, False)
     }
     places = options["tensors"] or options["axis"] or options["unit_axis"]
+    if (inline or places) and from_settings("spec"):
+        options["spec"] = None
     if options["spec"] is not None:
         if inline or places:
             raise click.UsageError("--spec and an inline rule exclude each other")
@@ -215,3 +280,9 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
         axis=axes(options["axis"]),
         unit_axis=axes(options["unit_axis"]),
     )
+
+
+def from_settings(name: str) -> bool:
+    """Whether a parameter has its value from the project's settings."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.DEFAULT_MAP

@@ -38,11 +38,17 @@ def engine(options: dict[str, Any]) -> AuditOptions:
         memory=options["memory"],
         jobs=options["jobs"],
         tolerance=options.get("tolerance"),
-        hash=options.get("hash"),
+        hash=_hash(options),
         allow_import=frozenset(options.get("allow_import", ())),
         follow_symlinks=options["follow_symlinks"],
         config=_model_config(options["config"]),
     )
+
+
+def _hash(options: dict[str, Any]) -> bool | None:
+    """A statement needs the digests, unless the user says otherwise (and then it is refused)."""
+    chosen: bool | None = options.get("hash")
+    return True if chosen is None and options.get("attest") is not None else chosen
 
 
 def _wants_histograms(options: dict[str, Any]) -> bool:

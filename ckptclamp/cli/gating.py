@@ -1,0 +1,82 @@
+"""What stands between a report and the exit code: baseline, settings, attestation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ckptclamp.cli.options import SETTINGS, from_settings
+from ckptclamp.results import ExitCode
+
+if TYPE_CHECKING:
+    from ckptclamp.baseline import Baseline
+    from ckptclamp.results import ApplyReport, AuditReport
+
+Report = TypeVar("Report", "AuditReport", "ApplyReport")
+
+
+def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
+    """Read the baseline to compare with, or the one whose reasons a new one keeps.
+
+    Called before the audit, so that a wrong path costs no hour of measuring.
+    """
+    from ckptclamp.baseline import load_baseline
+
+    old, new = options["baseline"], options["write_baseline"]
+    if old is not None and new is not None and not from_settings("baseline"):
+        raise click.UsageError("--baseline and --write-baseline exclude each other")
+    path = old if new is None else new if new.exists() else None
+    return None if path is None else load_baseline(path)
+
+
+def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, Any]) -> AuditReport:
+    """Write the baseline if that is asked for, and mark what it knows."""
+    from ckptclamp.baseline import compare, record, render_baseline
+    from ckptclamp.reports.writing import write_whole
+
+    if options["write_baseline"] is not None:
+        known = record(report, known)
+        write_whole(options["write_baseline"], render_baseline(known))
+    if known is None:
+        return report
+    digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
+    parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
+    return replace(compare(report, known), parameters=parameters)
+
+
+def attest(report: AuditReport | ApplyReport, path: Path | None) -> None:
+    """Write the statement about `report` to `path`, if there is one."""
+    if path is None:
+        return
+    from ckptclamp.attestation import render_statement
+    from ckptclamp.reports.writing import write_whole
+
+    write_whole(path, render_statement(report))
+
+
+def with_settings(report: Report) -> Report:
+    """Tell in the report which settings file gave options their defaults."""
+    settings = click.get_current_context().meta.get(SETTINGS)
+    if settings is None or not settings.values:
+        return report
+    from ckptclamp.notices import Notice
+
+    notice = Notice(
+        "settings",
+        f"{', '.join(sorted(settings.values))} set by {settings.path}",
+        informational=True,
+    )
+    return replace(report, notices=(*report.notices, notice))
+
+
+def program_exit(code: ExitCode, *, zero: bool) -> int:
+    """The exit code that the program returns; with `zero`, violations do not count."""
+    if zero and code is ExitCode.VIOLATIONS:
+        click.echo("ckptclamp: exit code 1 is returned as 0 (--exit-zero)", err=True)
+        return 0
+    return int(code)

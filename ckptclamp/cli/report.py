@@ -1,0 +1,32 @@
+"""``ckptclamp report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptclamp.cli.options import (
+    format_option,
+    report_option,
+    suppressed_option,
+    verbosity_options,
+)
+
+
+@click.command("report")
+@click.argument("result", type=click.Path(path_type=Path))
+@format_option
+@report_option("-o")
+@suppressed_option
+@verbosity_options
+def command(result: Path, /, **options: Any) -> None:  # noqa: ANN401
+    """Make other formats of RESULT, the JSON report of an earlier audit or apply.
+
+    Returns 0 when they are made, whatever the report says: the gate was where it was made.
+    """
+    from ckptclamp.cli.running import emit
+    from ckptclamp.reports.saved import read_report
+
+    emit(read_report(result), options)
