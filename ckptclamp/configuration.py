@@ -26,7 +26,6 @@ PROJECT_FILE = "pyproject.toml"
 ALLOWED: Mapping[str, tuple[type, ...]] = {
     "baseline": (str,),
     "color": (str,),
-    "format": (str,),
     "hash": (bool,),
     "headroom": (str,),
     "jobs": (int,),

@@ -31,7 +31,7 @@ def command() -> None:
 @spec_options
 @engine_options
 @verbosity_options
-def prune(audited: Path, /, **options: Any) -> None:  # noqa: ANN401
+def prune(audited: Path, **options: Any) -> None:  # noqa: ANN401
     """Drop what is resolved from a baseline, and lower the limits of what got better.
 
     AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -12,6 +12,7 @@ import click
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
+    from ckptclamp.reports.writing import Output
     from ckptclamp.spec.model import Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -177,6 +178,24 @@ engine_options = together(
 )
 
 
+def _report_format(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
+    """Refuse an unknown format before the hour of work that a report may take."""
+    from ckptclamp.reports.registry import reporter_named
+
+    return reporter_named(name).name
+
+
+def _outputs(
+    _ctx: click.Context, _param: click.Parameter, texts: Sequence[str]
+) -> tuple[Output, ...]:
+    """Read every ``FORMAT=PATH``, before the work begins."""
+    from ckptclamp.reports.writing import check_distinct, parse_output
+
+    outputs = tuple(parse_output(text) for text in texts)
+    check_distinct(outputs)
+    return outputs
+
+
 def report_option(*short: str) -> Callable[[F], F]:
     """The repeatable ``FORMAT=PATH``; `short` adds spellings where a command has room for them."""
     return option(
@@ -185,6 +204,7 @@ def report_option(*short: str) -> Callable[[F], F]:
         "reports",
         multiple=True,
         metavar="FORMAT=PATH",
+        callback=_outputs,
         help="Write a report to a file as well. May be repeated.",
     )
 
@@ -194,6 +214,7 @@ format_option = option(
     "--format",
     default="text",
     show_default=True,
+    callback=_report_format,
     help="The report on stdout: text, json, sarif, junit, markdown, github, gitlab, html.",
 )
 hash_option = option(

@@ -21,7 +21,7 @@ from ckptclamp.cli.options import (
 @report_option("-o")
 @suppressed_option
 @verbosity_options
-def command(result: Path, /, **options: Any) -> None:  # noqa: ANN401
+def command(result: Path, **options: Any) -> None:  # noqa: ANN401
     """Make other formats of RESULT, the JSON report of an earlier audit or apply.
 
     Returns 0 when they are made, whatever the report says: the gate was where it was made.

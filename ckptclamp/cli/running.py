@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 if TYPE_CHECKING:
     from ckptclamp.auditing import AuditOptions, Progress
@@ -53,11 +51,11 @@ def _hash(options: dict[str, Any]) -> bool | None:
 
 def _wants_histograms(options: dict[str, Any]) -> bool:
     """Only the HTML report draws them, and JSON is what an HTML report can be made from later."""
-    wanted = [options["format"], *(output.partition("=")[0] for output in options["reports"])]
+    wanted = [options["format"], *(output.format for output in options["reports"])]
     return bool({"html", "json"} & set(wanted))
 
 
-def _model_config(path: Path | None) -> dict[str, Any] | None:
+def _model_config(path: Path | None) -> Mapping[str, Any] | None:
     if path is None:
         return None
     from ckptclamp.keras_config.config_file import read_model_config
@@ -87,11 +85,10 @@ def _wants_color(choice: str, terminal: bool) -> bool:
 
 def emit(report: AuditReport | ApplyReport, options: dict[str, Any]) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
-    from ckptclamp.reports import render, write_reports
+    from ckptclamp.reports.writing import STDOUT, Output, write_reports
 
-    chosen = render_options(options)
-    write_reports(report, options["reports"], chosen)
-    click.echo(render(options["format"], report, chosen).rstrip("\n"), color=chosen.color)
+    outputs = [*options["reports"], Output(options["format"], STDOUT)]
+    write_reports(outputs, report, render_options(options))
 
 
 @contextmanager
