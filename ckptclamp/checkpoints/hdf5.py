@@ -98,10 +98,10 @@ class Hdf5Checkpoint(Checkpoint):
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
         return Hdf5Copy(
-            self.sources[0],
+            [(self.path.name, self.sources[0])],
             target,
-            reopen=open_hdf5,
-            describe=lambda source: describe_hdf5(source).tensors,
+            reopen=lambda copies: open_hdf5(copies[0]),
+            describe=lambda sources: describe_hdf5(sources[0]).tensors,
         )
 
 

@@ -10,32 +10,10 @@ from typing import Any
 
 from ckptclamp.checkpoints.description import KerasLayout, KerasModel, Producer, Role, Tensor
 from ckptclamp.checkpoints.hdf5_answer import Answer
-from ckptclamp.checkpoints.strict_json import parse_strict
-
-MAX_CONFIG_BYTES = 64 << 20
-MAX_CONFIG_DEPTH = 256
+from ckptclamp.checkpoints.keras_documents import parse_document
 
 _OPTIMIZER = ("optimizer/", "optimizer_weights/")
 _STATE = re.compile(r"(?:^metrics/|(?:^|/)seed_generator(?:_\d+)?/vars/)")
-
-
-def parse_config(data: bytes, what: str, path: Any) -> dict[str, Any] | None:  # noqa: ANN401 - any path
-    """Parse a Keras config or its metadata; a document that is no object counts as absent.
-
-    ``Infinity`` and ``NaN`` are read: Keras writes them.
-
-    Raises:
-        RefusedError: it is no JSON, is too large or deep, or repeats a key.
-    """
-    config = parse_strict(
-        data,
-        max_depth=MAX_CONFIG_DEPTH,
-        max_bytes=MAX_CONFIG_BYTES,
-        what=what,
-        allow_infinity=True,
-        path=path,
-    )
-    return config if isinstance(config, dict) else None
 
 
 def keras_model(answer: Answer) -> KerasModel | None:
@@ -64,7 +42,7 @@ def keras_model(answer: Answer) -> KerasModel | None:
 def _config(texts: Mapping[str, str], answer: Answer) -> dict[str, Any] | None:
     if "model_config" not in texts:
         return None
-    return parse_config(texts["model_config"].encode(), "model_config", answer.path)
+    return parse_document(texts["model_config"].encode(), "model_config", answer.path)
 
 
 def _texts(answer: Answer, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - untrusted JSON

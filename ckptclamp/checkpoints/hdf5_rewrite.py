@@ -1,4 +1,4 @@
-"""A copy of an HDF5 file in which chunks that went through filters can be changed as well.
+"""Copies of HDF5 files in which chunks that went through filters can be changed as well.
 
 Contiguous tensors and plain chunks are overwritten in place. A compressed chunk has another size
 afterwards, and a chunk that was never written has no bytes at all: these are kept decoded in a file
@@ -17,7 +17,7 @@ import numpy as np
 
 from ckptclamp.checkpoints import worker_process
 from ckptclamp.checkpoints.copying import FileCopy
-from ckptclamp.checkpoints.description import Chunk, Chunked, Contiguous
+from ckptclamp.checkpoints.description import Chunked, Contiguous
 from ckptclamp.checkpoints.filters import encode_chunk
 from ckptclamp.checkpoints.hdf5_chunk_writer import encode_record
 from ckptclamp.checkpoints.reading import plan_chunks, read_chunk
@@ -26,12 +26,12 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
-    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.description import Box, Chunk, Tensor
     from ckptclamp.checkpoints.reading import ChunkPart
 
 _BLOCK = 1 << 20
@@ -43,29 +43,30 @@ _INDEX_ROOM = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A changed chunk: of which tensor, and where its decoded elements lie in the spool."""
+    """A changed chunk: of which tensor, where it starts, where its elements lie in the spool."""
 
     tensor: Tensor
-    chunk: Chunk
+    source: int
+    start: tuple[int, ...]
     offset: int
 
 
 class Hdf5Copy(FileCopy):
-    """A copy of one HDF5 file; see `FileCopy` for the arguments.
+    """A copy of HDF5 files, with others beside them; see `FileCopy` for the arguments.
 
-    `describe` describes the file that a source holds, as it was described when it was opened.
+    `describe` describes the tensors in the files of such a copy, given as `reopen` is given them.
     """
 
     def __init__(
         self,
-        source: Source,
+        files: Sequence[tuple[str, Source]],
         target: Target,
         *,
-        reopen: Callable[[Source], Checkpoint],
-        describe: Callable[[Source], Mapping[str, Tensor]],
+        reopen: Callable[[Sequence[Source]], Checkpoint],
+        describe: Callable[[Sequence[Source]], Mapping[str, Tensor]],
     ) -> None:
-        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
-        self._original = source
+        super().__init__(files, target, reopen)
+        self._originals = [source for _, source in files]
         self._describe = describe
         self._pending: dict[tuple[str, tuple[int, ...]], _Pending] = {}
         self._spool = ScratchFile(target.path)
@@ -97,8 +98,7 @@ class Hdf5Copy(FileCopy):
             pending = self._pending.get(key)
             if pending is None:
                 elements = self._elements(tensor, chunked, chunk)
-                chunk = chunk or Chunk(part.start, 0, 0)
-                pending = _Pending(tensor, chunk, self._spooled)
+                pending = _Pending(tensor, chunked.source, part.start, self._spooled)
                 self._spooled += elements.nbytes
             else:
                 elements = self._decoded(pending)
@@ -129,10 +129,11 @@ class Hdf5Copy(FileCopy):
             NotWrittenError: the chunks could not be put in, or something else moved with them.
         """
         if self._pending:
+            files = {pending.source for pending in self._pending.values()}
             try:
-                self._put_in()
-                self._moved = self._describe(self.sources[0])
-                self._verify()
+                for number in files:
+                    self._put_in(number)
+                self._verify(files)
             except UnreadableError as error:
                 raise NotWrittenError(
                     f"its compressed chunks could not be rewritten: {error.message}",
@@ -143,37 +144,41 @@ class Hdf5Copy(FileCopy):
         self._spool.close()
         super().finish()
 
-    def _put_in(self) -> None:
-        source = self.sources[0]
-        spooled = self._spooled
+    def _put_in(self, number: int) -> None:
+        """Let a worker write the waiting chunks of one file."""
+        source = self.sources[number]
         task = worker_process.Task(
             name="write-chunks",
             fd=source.fd,
             path=self.target.path,
             offset=0,
             length=source.size,
-            seconds=_SECONDS + _SECONDS_PER_MIB * (spooled >> 20),
-            longest=source.size + 2 * spooled + _INDEX_ROOM,
-            records=self._records(),
+            seconds=_SECONDS + _SECONDS_PER_MIB * (self._spooled >> 20),
+            longest=source.size + 2 * self._spooled + _INDEX_ROOM,
+            records=self._records(number),
         )
         worker_process.run(task)
-        self.sources[0] = Source.from_fd(source.fd, source.path)
+        self.sources[number] = Source.from_fd(source.fd, source.path)
 
-    def _records(self) -> Iterator[bytes]:
+    def _records(self, number: int) -> Iterator[bytes]:
         for pending in self._pending.values():
+            if pending.source != number:
+                continue
             chunked, dtype = pending.tensor.storage, pending.tensor.dtype
             assert isinstance(chunked, Chunked)
             assert dtype is not None
             data = encode_chunk(self._decoded(pending).tobytes(), chunked, dtype.itemsize)
-            yield encode_record(pending.tensor.name, pending.chunk.start, data)
+            yield encode_record(pending.tensor.name, pending.start, data)
 
-    def _verify(self) -> None:
-        """Compare the file as it is described now with what it was and what was put in."""
-        before = self._describe(self._original)
+    def _verify(self, files: set[int]) -> None:
+        """Compare files as they are described now with what they were and what was put in."""
+        before = self._describe(self._originals)
+        self._moved = self._describe(self.sources)
         if before.keys() != self._moved.keys():
             raise UnreadableError("the names in the copy are not those of the file")
         for name, tensor in before.items():
-            self._verify_tensor(tensor, self._moved[name])
+            if getattr(tensor.storage, "source", None) in files:
+                self._verify_tensor(tensor, self._moved[name])
 
     def _verify_tensor(self, old: Tensor, new: Tensor) -> None:
         if replace(new, storage=old.storage) != old or type(new.storage) is not type(old.storage):
@@ -183,7 +188,8 @@ class Hdf5Copy(FileCopy):
         elif new.storage != old.storage:
             raise UnreadableError("moved", tensor=old.name)
         elif isinstance(old.storage, Contiguous) and old.name not in self.changed:
-            self._same_bytes(old.name, old.storage.offset, old.storage.offset, old.nbytes)
+            place = old.storage
+            self._same_bytes(old.name, place.source, place.offset, place.offset, old.nbytes)
 
     def _verify_chunks(self, old: Tensor, was: Chunked, new: Tensor, now: Chunked) -> None:
         starts = {start for name, start in self._pending if name == old.name}
@@ -192,18 +198,18 @@ class Hdf5Copy(FileCopy):
         for start, chunk in now.by_start.items():
             pending = self._pending.get((old.name, start))
             if pending is not None:
-                put_in = read_chunk(self.sources[0], new, chunk)
+                put_in = read_chunk(self.sources[now.source], new, chunk)
                 if put_in.tobytes() != self._decoded(pending).tobytes():
                     raise UnreadableError("a chunk reads back differently", tensor=old.name)
             elif was.filters or old.name not in self.changed:
                 same = was.by_start[start]
                 if (same.stored, same.filter_mask) != (chunk.stored, chunk.filter_mask):
                     raise UnreadableError("a chunk changed", tensor=old.name)
-                self._same_bytes(old.name, same.offset, chunk.offset, chunk.stored)
+                self._same_bytes(old.name, now.source, same.offset, chunk.offset, chunk.stored)
 
-    def _same_bytes(self, name: str, was: int, now: int, length: int) -> None:
+    def _same_bytes(self, name: str, number: int, was: int, now: int, length: int) -> None:
+        original, copy = self._originals[number], self.sources[number]
         for at in range(0, length, _BLOCK):
             size = min(_BLOCK, length - at)
-            old = self._original.read_at(was + at, size)
-            if old != self.sources[0].read_at(now + at, size):
+            if original.read_at(was + at, size) != copy.read_at(now + at, size):
                 raise UnreadableError("its bytes changed", tensor=name)

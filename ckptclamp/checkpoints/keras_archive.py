@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.copying import write_at
-from ckptclamp.checkpoints.description import KerasLayout, KerasModel
 from ckptclamp.checkpoints.hdf5 import Hdf5Description, describe_hdf5
 from ckptclamp.checkpoints.hdf5_answer import Extent
-from ckptclamp.checkpoints.hdf5_keras import MAX_CONFIG_BYTES, parse_config
+from ckptclamp.checkpoints.keras_documents import (
+    CONFIG,
+    MAX_BYTES,
+    METADATA,
+    WEIGHTS,
+    join_documents,
+    parse_document,
+)
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
@@ -31,10 +37,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Copy, Target
     from ckptclamp.checkpoints.copying import write_at
 from ckptclamp.checkpoints.description import Box, Tensor
-
-CONFIG = "config.json"
-METADATA = "metadata.json"
-WEIGHTS = "model.weights.h5"
 
 _NPZ = "model.weights.npz"
 _BLOCK = 1 << 20
@@ -56,7 +58,7 @@ def open_keras_archive(source: Source) -> Checkpoint:
     members = {member.name: member for member in directory.members}
     _check_members(source, members)
     config = _document(source, members[CONFIG])
-    metadata = _document(source, members[METADATA]) if METADATA in members else {}
+    metadata = _document(source, members[METADATA]) if METADATA in members else None
     weights = members[WEIGHTS]
     sources: tuple[Source, ...] = (source,)
     if weights.method == STORED:
@@ -70,7 +72,7 @@ def open_keras_archive(source: Source) -> Checkpoint:
         for inflated in sources[1:]:
             inflated.close()
         raise
-    model = _with_config(source, description, config, metadata)
+    model = join_documents(source.path, description.keras, config, metadata)
     return KerasArchive(sources, directory, weights, replace(description, keras=model))
 
 
@@ -213,7 +215,7 @@ def _check_members(source: Source, members: Mapping[str, Member]) -> None:
     for name in (CONFIG, METADATA):
         member = members.get(name)
         if member is not None and (
-            member.size > MAX_CONFIG_BYTES
+            member.size > MAX_BYTES
             or (member.size > _CONFIG_FLOOR and member.size > _CONFIG_RATIO * member.stored)
         ):
             raise RefusedError(
@@ -224,24 +226,8 @@ def _check_members(source: Source, members: Mapping[str, Member]) -> None:
 
 
 def _document(source: Source, member: Member) -> dict[str, Any]:
-    document = parse_config(b"".join(member_blocks(source, member)), member.name, source.path)
-    if document is None:
-        raise RefusedError("is no JSON object", path=source.path, tensor=member.name)
-    return document
-
-
-def _with_config(
-    source: Source,
-    description: Hdf5Description,
-    config: Mapping[str, Any],
-    metadata: Mapping[str, Any],
-) -> KerasModel:
-    """Join what config and metadata say with what the weights do."""
-    model = description.keras or KerasModel(KerasLayout.V3)
-    if model.layout is not KerasLayout.V3:
-        raise RefusedError("its weights are laid out as those of a legacy file", path=source.path)
-    version = metadata.get("keras_version")
-    return replace(model, config=config, version=version if isinstance(version, str) else None)
+    data = b"".join(member_blocks(source, member))
+    return parse_document(data, member.name, source.path)
 
 
 def _strangers(directory: Directory) -> tuple[str, ...]:
