@@ -32,6 +32,9 @@ class Statistic(StrEnum):
     MIN = "min"
     MAX = "max"
     MAX_ABS = "max_abs"
+    MOVE = "move"
+    """How far a callable that takes a whole tensor moves the weight that it moves most; no kernel
+    measures it, only `streaming.whole` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +106,14 @@ class Constraint(ABC):
         elementwise: each weight is a unit of its own; `bounds` then tells the interval.
         one_sided: rounding inward can always reach the set exactly (false for ``norm = 1``).
         streaming: judged from statistics; false for callables that need the whole tensor.
+        whole_by_default: where no axis is stated, the whole tensor is one unit.
     """
 
     needs: ClassVar[frozenset[Statistic]]
     elementwise: ClassVar[bool] = False
     one_sided: bool = True
     streaming: ClassVar[bool] = True
+    whole_by_default: ClassVar[bool] = False
 
     @abstractmethod
     def judge(self, statistics: UnitStatistics) -> Judgement:

@@ -33,6 +33,7 @@ class CenterAround(Constraint):
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.SUM, Statistic.SUM_ABS})
     one_sided = False
+    whole_by_default: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ref_value", number("ref_value", self.ref_value))

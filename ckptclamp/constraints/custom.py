@@ -35,7 +35,7 @@ class WholeTensorConstraint(Constraint):
     are what reports and `get_config` show.
     """
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset()
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MOVE, Statistic.MAX_ABS})
     one_sided = False
     streaming: ClassVar[bool] = False
 
@@ -64,8 +64,9 @@ class WholeTensorConstraint(Constraint):
         return result
 
     def judge(self, statistics: UnitStatistics) -> Judgement:
-        """Not possible: there are no statistics that say what an arbitrary callable does."""
-        raise NotImplementedError(f"{self.name} judges whole tensors")
+        """Compare the largest move with none at all, relative to the largest magnitude."""
+        move = statistics[Statistic.MOVE]
+        return Judgement(move, np.zeros_like(move), move, statistics[Statistic.MAX_ABS])
 
     def project(self, statistics: UnitStatistics) -> Transform:
         """Not possible, for the same reason; see `apply`."""
@@ -81,12 +82,17 @@ class WholeTensorConstraint(Constraint):
 
 
 def import_custom(
-    class_name: str, config: Mapping[str, Any], allowed: AbstractSet[str]
+    class_name: str,
+    config: Mapping[str, Any],
+    allowed: AbstractSet[str],
+    *,
+    from_file: bool = False,
 ) -> Constraint:
     """Import ``module:Class`` and make a constraint of it and `config`.
 
     Importing runs the module's code, so `allowed` must hold the module or a package above it.
-    Modules are found where Python finds them; no directory is added.
+    Modules are found where Python finds them; no directory is added. Where a checkpoint chose the
+    name (`from_file`), only a class that keeps Keras' protocol for constraints is ever called.
 
     Raises:
         UsageError: it may not be imported, cannot be, or makes no constraint of `config`.
@@ -100,7 +106,10 @@ def import_custom(
             f"{class_name} is code that would be imported and run",
             hint=f"if you trust it, allow it with --allow-import {module.partition('.')[0]}",
         )
-    return _make(_find(module, match["name"]), class_name, config)
+    found = _find(module, match["name"])
+    if from_file and not _keeps_protocol(found):
+        raise UsageError(f"{class_name} is no class with get_config and __call__")
+    return _make(found, class_name, config)
 
 
 def _is_allowed(module: str, allowed: AbstractSet[str]) -> bool:
@@ -122,6 +131,13 @@ def _find(module: str, name: str) -> Any:  # noqa: ANN401 - whatever the user's 
         raise UsageError(f"cannot import {module}: {_one_line(error)}") from error
 
 
+def _keeps_protocol(found: object) -> bool:
+    if not isinstance(found, type):
+        return False
+    can_be_called = "__call__" in dir(found) or issubclass(found, Constraint)
+    return can_be_called and hasattr(found, "get_config")
+
+
 def _make(found: Any, class_name: str, config: Mapping[str, Any]) -> Constraint:  # noqa: ANN401
     try:
         made = _instance(found, config)
@@ -141,6 +157,9 @@ def _make(found: Any, class_name: str, config: Mapping[str, Any]) -> Constraint:
 def _instance(found: Any, config: Mapping[str, Any]) -> Any:  # noqa: ANN401
     if not isinstance(found, type):
         return functools.partial(found, **config) if config else found
+    if issubclass(found, Constraint):
+        # The axis is the rule's affair; see `Constraint`.
+        config = {key: value for key, value in config.items() if key != "axis"}
     from_config = getattr(found, "from_config", None)
     return found(**config) if from_config is None else from_config(dict(config))
 

@@ -72,8 +72,10 @@ def suggestion(word: str, known: Iterable[str], owner: str | None = None) -> str
     close = difflib.get_close_matches(word.lower(), [c.lower() for c in choices], n=1)
     if close:
         return f"did you mean {next(c for c in choices if c.lower() == close[0])}?"
-    listed = ", ".join(choices) or "none"
-    return f"{owner} has: {listed}" if owner else f"known: {listed}"
+    listed = ", ".join(choices)
+    if owner is None:
+        return f"known: {listed}"
+    return f"{owner} has {listed}" if listed else f"{owner} takes none"
 
 
 def _fields(constraint: type[Constraint]) -> tuple[dataclasses.Field[Any], ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from ckptclamp.constraints.base import Constraint
 
@@ -80,6 +81,10 @@ class Rule:
     location: Location | None = None
 
 
+CustomObject = Constraint | Callable[[Mapping[str, Any]], Constraint]
+"""A constraint, or what makes one of a config."""
+
+
 @dataclass(frozen=True, slots=True)
 class Suppression:
     """Findings that are known and accepted: which tensors and rules, why, and until when."""
@@ -93,15 +98,17 @@ class Suppression:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """Rules, and what to do with declared constraints. `custom_objects` maps a constraint's
-    registered name in a model config to one of ours.
+    """Rules, and what to do with declared constraints.
+
+    `tolerance` is that of declared constraints. `custom_objects` maps a constraint's registered name
+    in a model config to one of ours, or to what makes one of the config that stands there.
     """
 
     rules: tuple[Rule, ...] = ()
     declared: Declared = Declared.AUDIT
     tolerance: float | None = None
     projection: Projection = Projection.EXACT
-    custom_objects: Mapping[str, Constraint] = field(default_factory=dict)
+    custom_objects: Mapping[str, CustomObject] = field(default_factory=dict)
     ignore: tuple[Suppression, ...] = ()
     path: str | None = None
     sha256: str | None = None

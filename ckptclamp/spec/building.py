@@ -1,0 +1,179 @@
+"""From the form of a spec to its rules: what several values mean together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.constraints.custom import import_custom
+from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
+from ckptclamp.errors import UsageError
+from ckptclamp.keras_config.constraint_forms import parse_constraint
+from ckptclamp.spec.model import CustomObject, Rule, Severity, Suppression, Units
+from ckptclamp.spec.schema import IgnoreForm, RuleForm, SerialisedForm
+
+if TYPE_CHECKING:
+    from ckptclamp.constraints.base import Constraint
+    from ckptclamp.spec.model import Location
+
+ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
+"""What a rule may say of its constraint beside the name."""
+
+
+class MisplacedError(UsageError):
+    """What is wrong with one part of a form: `key` says which (``constraint``), ``""`` all of it."""
+
+    def __init__(self, key: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class RuleBuilder:
+    """Makes rules of forms.
+
+    Attributes:
+        allow_import: modules from which a custom constraint may be imported.
+        tolerance: that of rules that state none; ``None`` is `auto`.
+    """
+
+    allow_import: AbstractSet[str] = frozenset()
+    tolerance: float | None = None
+
+    def rule(self, form: RuleForm, name: str, location: Location | None) -> Rule:
+        """Make the rule that `form` describes; `name` is its id if it has none.
+
+        Raises:
+            MisplacedError: its values do not go together.
+        """
+        stated = form.model_fields_set
+        constraint, units = self._constraint(form)
+        return Rule(
+            id=form.id if "id" in stated else name,
+            tensors=form.tensors,
+            constraint=constraint,
+            units=_units(form, units),
+            severity=Severity(form.severity),
+            tolerance=form.tolerance if "tolerance" in stated else self.tolerance,
+            required=form.required,
+            location=location,
+        )
+
+    def custom_object(self, form: str | SerialisedForm) -> CustomObject:
+        """What a name under ``custom_objects`` stands for.
+
+        With a config it is one constraint; without, each declaration's own config makes one.
+
+        Raises:
+            UsageError: there is no such constraint, or it may not be imported.
+        """
+        if isinstance(form, SerialisedForm) and form.config is not None:
+            return self._serialised(form)[0]
+        name = form if isinstance(form, str) else form.class_name
+        if ":" not in name and canonical(name) is None:
+            raise UsageError(f"unknown constraint {name!r}", hint=suggestion(name, BUILTIN))
+        return functools.partial(self._from_config, name)
+
+    def _from_config(self, name: str, config: Mapping[str, Any]) -> Constraint:
+        if ":" in name:
+            return import_custom(name, config, self.allow_import)
+        return make(name, {key: value for key, value in config.items() if key != "axis"})
+
+    def _constraint(self, form: RuleForm) -> tuple[Constraint, Units]:
+        arguments = {key: getattr(form, key) for key in ARGUMENTS if key in form.model_fields_set}
+        if isinstance(form.constraint, str):
+            return self._named(form.constraint, arguments), Units()
+        if arguments:
+            key = next(iter(arguments))
+            raise MisplacedError(key, f"{key} belongs into the constraint's config")
+        try:
+            return self._serialised(form.constraint)
+        except UsageError as error:
+            raise MisplacedError("constraint", error.message, error.hint) from error
+
+    def _named(self, name: str, arguments: Mapping[str, Any]) -> Constraint:
+        try:
+            if ":" in name:
+                return import_custom(name, arguments, self.allow_import)
+            return make(name, arguments)
+        except UsageError as error:
+            raise MisplacedError(
+                _blamed(error, name, arguments), error.message, error.hint
+            ) from error
+
+    def _serialised(self, form: SerialisedForm) -> tuple[Constraint, Units]:
+        """A constraint as Keras writes it, or a class of the user's."""
+        config = dict(form.config or {})
+        if ":" in form.class_name:
+            made = import_custom(form.class_name, config, self.allow_import)
+            return made, _config_units(config) if made.streaming else Units()
+        parsed = parse_constraint(form.model_dump(exclude_unset=True))
+        if parsed.opaque is not None:
+            raise UsageError(parsed.opaque)
+        if parsed.builtin in BUILTIN:
+            assert parsed.builtin is not None
+            return make(parsed.builtin, parsed.config), _config_units(config)
+        if parsed.builtin is None and "registered_name" not in form.model_fields_set:
+            return self._from_config(form.class_name, config), _config_units(config)
+        raise UsageError(
+            f"{parsed.builtin or parsed.custom} is not known here",
+            hint="write class_name as 'package.module:Class'",
+        )
+
+
+def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
+    """Make the suppression that `form` describes.
+
+    Raises:
+        MisplacedError: it would accept everything.
+    """
+    stated = form.model_fields_set
+    if stated.isdisjoint({"tensors", "rules"}):
+        raise MisplacedError("", "needs tensors or rules: it would accept everything")
+    return Suppression(
+        tensors=form.tensors if "tensors" in stated else ("**",),
+        rules=form.rules if "rules" in stated else ("**",),
+        reason=form.reason,
+        expires=form.expires if "expires" in stated else None,
+        location=location,
+    )
+
+
+def _units(form: RuleForm, in_config: Units) -> Units:
+    stated = form.model_fields_set
+    if {"axis", "unit_axis"} <= stated:
+        raise MisplacedError("unit_axis", "axis and unit_axis exclude each other")
+    key = next((key for key in ("axis", "unit_axis") if key in stated), None)
+    if key is None:
+        return in_config
+    if in_config.stated:
+        raise MisplacedError(key, f"{key} is stated twice: here and in the constraint's config")
+    if key == "unit_axis":
+        return Units(unit_axis=form.unit_axis)
+    return Units(whole=True) if form.axis is None else Units(axis=form.axis)
+
+
+def _config_units(config: Mapping[str, Any]) -> Units:
+    """The axis in a serialised constraint's config, if it is there."""
+    if "axis" not in config:
+        return Units()
+    axis = config["axis"]
+    if axis is None:
+        return Units(whole=True)
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+        raise UsageError("axis is not an integer, a list of them or null")
+    return Units(axis=tuple(axes))
+
+
+def _blamed(error: UsageError, name: str, arguments: Mapping[str, Any]) -> str:
+    """The key that an error is about: an argument that it names, or else the constraint."""
+    known = canonical(name)
+    for argument in arguments:
+        is_foreign = known is not None and argument not in arguments_of(known)
+        if is_foreign or error.message.startswith(f"{argument} "):
+            return argument
+    return "constraint"

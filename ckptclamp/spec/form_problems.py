@@ -1,0 +1,80 @@
+"""pydantic's errors in this project's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptclamp.constraints.registry import suggestion
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
+
+Keys = tuple[str | int, ...]
+
+_EXPECTED = {
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "union_tag_not_found": "expected a constraint's name, or a mapping with class_name",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FormProblem:
+    """What is wrong, and with which value; `is_key` where it is the key that is wrong."""
+
+    keys: Keys
+    message: str
+    hint: str | None = None
+    is_key: bool = False
+
+
+def describe(details: ErrorDetails) -> FormProblem:
+    """Translate one of pydantic's errors about a `SpecForm`."""
+    from ckptclamp.spec.schema import BY_NAME, SERIALISED, shown
+
+    keys = tuple(key for key in details["loc"] if key not in (BY_NAME, SERIALISED))
+    name = str(keys[-1]) if keys else "the spec"
+    match details["type"]:
+        case "missing":
+            hint = "write version: 1" if name == "version" else None
+            return FormProblem(keys[:-1], f"{name} is missing", hint)
+        case "extra_forbidden":
+            hint = suggestion(name, _form_at(keys[:-1]).model_fields)
+            return FormProblem(keys, f"unknown key {name!r}", hint, is_key=True)
+        case "literal_error":
+            expected = details["ctx"]["expected"].replace("'", "")
+            given = details["input"]
+            hint = (
+                suggestion(str(given), expected.split(" or ")) if isinstance(given, str) else None
+            )
+            return FormProblem(keys, f"{name}: expected {expected}, not {shown(given)}", hint)
+        case "spec":
+            context = details["ctx"]
+            return FormProblem(keys, f"{name}: {context['message']}", context["hint"])
+        case "string_too_short":
+            return FormProblem(keys, f"{name} is empty")
+        case kind:
+            expected = _EXPECTED.get(kind, details["msg"])
+            return FormProblem(keys, f"{name}: {expected}, not {shown(details['input'])}")
+
+
+def dotted(keys: Keys) -> str:
+    """Where a value stands, for data that came from no file: ``rules[0].axis``."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys if key != "")
+    return text.removeprefix(".")
+
+
+def _form_at(keys: Keys) -> type[BaseModel]:
+    """The model of the mapping at `keys`."""
+    from ckptclamp.spec.schema import IgnoreForm, RuleForm, SerialisedForm, SpecForm
+
+    forms: dict[tuple[str, int], type[BaseModel]] = {
+        ("rules", 2): RuleForm,
+        ("ignore", 2): IgnoreForm,
+    }
+    return forms.get((str(keys[0]), len(keys)), SerialisedForm) if keys else SpecForm

@@ -1,0 +1,265 @@
+"""The form of a spec, as pydantic models: every error with its place, and a JSON Schema for editors.
+
+What one value may be stands here; what several values mean together (an axis stated twice, arguments
+that a constraint does not have) is checked where rules are built, in `loader`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from ckptclamp.constraints.registry import BUILTIN
+from ckptclamp.errors import UsageError
+from ckptclamp.spec.patterns import check
+
+BY_NAME = "by name"
+SERIALISED = "as a mapping"
+"""Tags of the two forms of a constraint; they stand in pydantic's paths and in no document."""
+
+_NUMBER = {"type": "number"}
+_PATTERNS = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+    ]
+}
+_AXES = {
+    "anyOf": [
+        {"type": "integer"},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1, "uniqueItems": True},
+    ]
+}
+
+
+def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
+    """What a validator raises: a sentence, and advice."""
+    return PydanticCustomError("spec", "{message}", {"message": message, "hint": hint})
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, never long."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not values:
+        raise refusal(f"expected a pattern or a list of them, not {shown(value)}")
+    for item in values:
+        if not isinstance(item, str) or not item:
+            raise refusal(f"expected a pattern, not {shown(item)}", "quote it if it is a name")
+    return tuple(values)
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    patterns = _strings(value)
+    try:
+        for pattern in patterns:
+            check(pattern)
+    except UsageError as error:
+        raise refusal(error.message, error.hint) from error
+    if all(pattern.startswith("!") for pattern in patterns):
+        raise refusal("only exclusions, so no tensor can match", "begin with '**' to mean the rest")
+    return patterns
+
+
+def _axes(value: object) -> tuple[int, ...]:
+    axes = value if isinstance(value, list | tuple) else [value]
+    if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+        raise refusal(f"expected an axis such as 0, or a list of them, not {shown(value)}")
+    if len(set(axes)) < len(axes):
+        raise refusal("one axis is there twice")
+    return tuple(axes)
+
+
+def _axes_or_all(value: object) -> tuple[int, ...] | None:
+    return None if value is None else _axes(value)
+
+
+def _number(value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise refusal(f"expected a number, not {shown(value)}")
+    return value
+
+
+def _tolerance(value: object) -> float | None:
+    if value == "auto":
+        return None
+    hint = "a tolerance is relative: 0.01 is one percent"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refusal(f"expected a number or auto, not {shown(value)}", hint)
+    if not 0 <= value < 1:
+        raise refusal(f"a tolerance of {value:g} makes no sense", hint)
+    return float(value)
+
+
+def _date(value: object) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise refusal(f"expected a date such as 2030-12-31, not {shown(value)}") from error
+
+
+def _version(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value != 1:
+        raise refusal(f"version {shown(value)} is not known here", "write version: 1")
+    return value
+
+
+def optional() -> Any:  # noqa: ANN401 - a field's default, of any type
+    """A field that may be left out, but is never null."""
+    return Field(default_factory=lambda: None)
+
+
+Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns), WithJsonSchema(_PATTERNS)]
+RuleNames = Annotated[tuple[str, ...], PlainValidator(_strings), WithJsonSchema(_PATTERNS)]
+Axes = Annotated[tuple[int, ...], PlainValidator(_axes), WithJsonSchema(_AXES)]
+AxesOrAll = Annotated[
+    tuple[int, ...] | None,
+    PlainValidator(_axes_or_all),
+    WithJsonSchema({"anyOf": [*_AXES["anyOf"], {"type": "null"}]}),
+]
+Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
+Tolerance = Annotated[
+    float | None,
+    PlainValidator(_tolerance),
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {**_NUMBER, "minimum": 0, "exclusiveMaximum": 1}]}
+    ),
+]
+Date = Annotated[
+    datetime.date, PlainValidator(_date), WithJsonSchema({"type": "string", "format": "date"})
+]
+Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
+Name = Annotated[str, Field(min_length=1)]
+ConstraintName = Annotated[
+    Name, WithJsonSchema({"anyOf": [{"enum": list(BUILTIN)}, {"type": "string", "minLength": 1}]})
+]
+
+
+class _Strict(BaseModel):
+    """No key that is not known, no value that is only nearly of its type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class SerialisedForm(_Strict):
+    """A constraint as a Keras config holds it, or a class of your own."""
+
+    model_config = ConfigDict(title="Serialised constraint")
+
+    class_name: Name
+    """A built-in constraint, or ``package.module:Class``."""
+    config: dict[str, Any] | None = None
+    """The arguments of the constructor; ``axis`` is the rule's axis."""
+    module: str | None = None
+    """Where Keras found the class; told apart are built-in ones and others."""
+    registered_name: str | None = None
+    """The name under which Keras registered the class."""
+
+
+def _form(value: object) -> str | None:
+    if isinstance(value, str):
+        return BY_NAME
+    return SERIALISED if isinstance(value, dict | SerialisedForm) else None
+
+
+ConstraintForm = Annotated[
+    Annotated[ConstraintName, Tag(BY_NAME)] | Annotated[SerialisedForm, Tag(SERIALISED)],
+    Discriminator(_form),
+]
+
+
+class RuleForm(_Strict):
+    """Which tensors, which constraint, which units."""
+
+    model_config = ConfigDict(title="Rule")
+
+    id: Name = optional()
+    """What reports call the rule; ``rule-1`` and so on if left out."""
+    tensors: Patterns
+    """Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."""
+    constraint: ConstraintForm
+    """MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip or CenterAround; or a mapping with ``class_name``."""
+    max_value: Number = optional()
+    """MaxNorm, MinMaxNorm: the largest norm."""
+    min_value: Number = optional()
+    """MinMaxNorm: the smallest norm."""
+    rate: Number = optional()
+    """MinMaxNorm: how far a step of Keras' training moves; not judged."""
+    low: Number = optional()
+    """Clip: the smallest weight."""
+    high: Number = optional()
+    """Clip: the largest weight."""
+    ref_value: Number = optional()
+    """CenterAround: the mean of each unit."""
+    axis: AxesOrAll = optional()
+    """The axes that a norm is taken over, as in Keras; null is all of them."""
+    unit_axis: Axes = optional()
+    """The axes that are kept: one unit for each index along them."""
+    tolerance: Tolerance = optional()
+    """How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."""
+    severity: Literal["error", "warning"] = "error"
+    """Warnings fail the gate only with --strict."""
+    required: bool = True
+    """Whether it is a failure that the rule matches no tensor."""
+
+
+class IgnoreForm(_Strict):
+    """Findings that are known and accepted."""
+
+    model_config = ConfigDict(title="Accepted findings")
+
+    tensors: Patterns = optional()
+    """Which tensors; all if left out."""
+    rules: RuleNames = optional()
+    """Which rules, as globs over their ids; all if left out."""
+    reason: Name
+    """Why."""
+    expires: Date = optional()
+    """The last day on which they are accepted."""
+
+
+class SpecForm(_Strict):
+    """What the weights of a checkpoint must satisfy."""
+
+    model_config = ConfigDict(title="ckptclamp spec")
+
+    version: Version
+    """The version of this form."""
+    declared: Literal["audit", "ignore"] = "audit"
+    """What to do with constraints that the checkpoint's own model declares."""
+    tolerance: Tolerance = optional()
+    """The tolerance of rules that state none, and of declared constraints."""
+    projection: Literal["exact", "keras"] = "exact"
+    """How a violating unit is mended: to the nearest point, or by Keras' formula."""
+    rules: list[RuleForm] = Field(default_factory=list)
+    """The rules."""
+    custom_objects: dict[str, ConstraintForm] = Field(default_factory=dict)
+    """What a custom constraint in a model config is, by its registered name."""
+    ignore: list[IgnoreForm] = Field(default_factory=list)
+    """Findings that are known and accepted."""
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a spec, for editors."""
+    schema = SpecForm.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
