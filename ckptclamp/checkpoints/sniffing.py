@@ -68,8 +68,9 @@ def sniff(source: Source) -> Kind:
             like, the hint what to do.
     """
     prefix = source.read_at(0, min(_PREFIX, source.size))
-    foreign = _foreign(prefix)
     kind = _kind(prefix)
+    # A zip may hold another format; what is HDF5 or safetensors may look like another by chance.
+    foreign = _foreign(prefix) if kind in (None, Kind.ZIP) else None
     if foreign or kind is None:
         what, hint = foreign or _unknown(prefix, source)
         raise NotACheckpointError(f"no checkpoint, but {what}", path=source.path, hint=hint)
@@ -105,8 +106,6 @@ def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
     """Say what unknown bytes look like, and what to do."""
     if header_length(prefix) + 8 <= min(source.size, MAX_HEADER_BYTES):
         return "a safetensors file whose header does not begin with '{'", _AGAIN
-    if source.path.suffix.lower() in _SUFFIXES[Kind.SAFETENSORS]:
-        return "a safetensors file whose header length makes no sense", _AGAIN
     if all(byte >= 32 or byte in b"\t\r\n" for byte in prefix):
         return "text", "name the checkpoint itself"
     return (
