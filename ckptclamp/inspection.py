@@ -12,6 +12,7 @@ from ckptclamp.auditing import AuditOptions, opened, summarise
 from ckptclamp.checkpoints.description import Chunked, Constant, Contiguous, Tensor, Unreadable
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic
+from ckptclamp.default_units import default_axes
 from ckptclamp.keras_config import declared_constraints, variable_labels
 from ckptclamp.notices import Notice
 from ckptclamp.results import CheckpointSummary, Histogram
@@ -152,27 +153,17 @@ def _norms(
     ]
     keras = checkpoint.keras is not None
     requests = [
-        Request(tensor, _axes(len(tensor.shape), units, keras), frozenset({Statistic.NORM}))
+        Request(
+            tensor,
+            default_axes(len(tensor.shape), units, keras=keras),
+            frozenset({Statistic.NORM}),
+        )
         for tensor in measurable
     ]
     sums = [_NormSum(request) for request in requests]
     for item in measure(checkpoint, requests, memory=options.memory, jobs=options.jobs):
         sums[item.request].add(item)
     return {r.tensor.name: total.result() for r, total in zip(requests, sums, strict=True)}
-
-
-def _axes(rank: int, units: Units | None, keras: bool) -> tuple[int, ...]:
-    """The reduced axes; a vector or a scalar is one unit."""
-    if rank <= 1:
-        return tuple(range(rank))
-    if units is None or not units.stated:
-        return tuple(range(rank - 1)) if keras else tuple(range(1, rank))
-    if units.whole:
-        return tuple(range(rank))
-    stated = units.axis if units.axis is not None else units.unit_axis or ()
-    inside = {axis % rank for axis in stated if -rank <= axis < rank}
-    reduced = inside if units.axis is not None else set(range(rank)) - inside
-    return tuple(sorted(reduced))
 
 
 class _NormSum:
