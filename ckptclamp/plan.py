@@ -2,64 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
-from ckptclamp.spec.model import Severity
+from ckptclamp.errors import UsageError
+from ckptclamp.planning.declarations import plan_declarations
+from ckptclamp.planning.model import Assignment, NotEvaluated, Plan, combined
+from ckptclamp.planning.rules import plan_rules
+from ckptclamp.spec.model import Declared, Spec
 
 if TYPE_CHECKING:
-    from ckptclamp.checkpoints.description import Tensor
-    from ckptclamp.constraints.base import Constraint
-    from ckptclamp.notices import Notice
-    from ckptclamp.results import Origin
+    from collections.abc import Set as AbstractSet
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+
+__all__ = ["Assignment", "NotEvaluated", "Plan", "build_plan"]
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One tensor under one rule, ready to be measured.
+def build_plan(
+    checkpoint: Checkpoint,
+    spec: Spec | None,
+    *,
+    allow_import: AbstractSet[str] = frozenset(),
+    tolerance: float | None = None,
+) -> Plan:
+    """Decide what will be judged of `checkpoint`; no weight is read.
 
-    `axes` are the reduced axes, sorted and non-negative; empty when every weight is a unit of its
-    own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
-    `projectable` is false where a violation may be shown but not mended. `meant` are the axes that
-    were probably meant where `axes` make the constraint vacuous; they are measured for a notice.
+    The rules of `spec` come first, in their order, then what the checkpoint's own model declares,
+    unless the spec ignores it. The same tensor may be judged under several constraints.
+
+    Args:
+        checkpoint: what is audited.
+        spec: the rules; ``None`` leaves only declared constraints.
+        allow_import: modules from which a declared custom constraint may be imported.
+        tolerance: a relative tolerance that replaces every rule's own.
+
+    Raises:
+        SpecError: a rule makes no sense for a tensor that it matches, such as an axis that the
+            tensor does not have; all such problems are in it.
+        UsageError: `tolerance` is no relative tolerance.
     """
-
-    tensor: Tensor
-    constraint: Constraint
-    axes: tuple[int, ...]
-    rule: str
-    origin: Origin
-    why: str
-    tolerance: float
-    severity: Severity = Severity.ERROR
-    label: str | None = None
-    location: str | None = None
-    notices: tuple[Notice, ...] = ()
-    projectable: bool = True
-    meant: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NotEvaluated:
-    """A pair that cannot be judged, and why; it makes the audit incomplete (exit 3)."""
-
-    subject: str
-    rule: str
-    constraint: str
-    origin: Origin
-    reason: str
-    hint: str | None = None
-    location: str | None = None
-    tensor: Tensor | None = None
-    severity: Severity = Severity.ERROR
-    notices: tuple[Notice, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What will be judged, what cannot be, and which rules matched nothing."""
-
-    assignments: tuple[Assignment, ...]
-    not_evaluated: tuple[NotEvaluated, ...] = ()
-    unmatched: tuple[str, ...] = ()
-    notices: tuple[Notice, ...] = ()
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+        raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
+    spec = spec or Spec()
+    plan = plan_rules(checkpoint, spec, tolerance)
+    if spec.declared is Declared.IGNORE:
+        return plan
+    return combined([plan, plan_declarations(checkpoint, spec, allow_import, tolerance)])

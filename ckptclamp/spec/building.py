@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError
-from ckptclamp.keras_config.constraint_forms import parse_constraint
+from ckptclamp.keras_config import parse_constraint
 from ckptclamp.spec.model import CustomObject, Rule, Severity, Suppression, Units
 from ckptclamp.spec.schema import IgnoreForm, RuleForm, SerialisedForm
 

@@ -1,0 +1,78 @@
+"""What a plan is made of: the pairs that will be judged, and those that cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptclamp.spec.model import Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptclamp.checkpoints.description import Tensor
+    from ckptclamp.constraints.base import Constraint
+    from ckptclamp.notices import Notice
+    from ckptclamp.results import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One tensor under one rule, ready to be measured.
+
+    `axes` are the reduced axes, sorted and non-negative; empty when every weight is a unit of its
+    own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
+    `projectable` is false where a violation may be shown but not mended. `meant` are the axes that
+    were probably meant where `axes` make the constraint vacuous; they are measured for a notice.
+    """
+
+    tensor: Tensor
+    constraint: Constraint
+    axes: tuple[int, ...]
+    rule: str
+    origin: Origin
+    why: str
+    tolerance: float
+    severity: Severity = Severity.ERROR
+    label: str | None = None
+    location: str | None = None
+    notices: tuple[Notice, ...] = ()
+    projectable: bool = True
+    meant: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotEvaluated:
+    """A pair that cannot be judged, and why; it makes the audit incomplete (exit 3)."""
+
+    subject: str
+    rule: str
+    constraint: str
+    origin: Origin
+    reason: str
+    hint: str | None = None
+    location: str | None = None
+    tensor: Tensor | None = None
+    severity: Severity = Severity.ERROR
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be judged, what cannot be, and which rules matched nothing."""
+
+    assignments: tuple[Assignment, ...] = ()
+    not_evaluated: tuple[NotEvaluated, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+
+def combined(plans: Iterable[Plan]) -> Plan:
+    """Several plans as one, in their order."""
+    parts = list(plans)
+    return Plan(
+        tuple(entry for plan in parts for entry in plan.assignments),
+        tuple(entry for plan in parts for entry in plan.not_evaluated),
+        tuple(rule for plan in parts for rule in plan.unmatched),
+        tuple(notice for plan in parts for notice in plan.notices),
+    )

@@ -1,0 +1,154 @@
+"""A spec's rules matched with the tensors of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptclamp.checkpoints.description import Role, Tensor
+from ckptclamp.errors import SpecError, SpecProblem, UsageError
+from ckptclamp.keras_config import variable_labels
+from ckptclamp.notices import Notice
+from ckptclamp.planning.axes import reduced_axes
+from ckptclamp.planning.lints import defaulted, degenerate, meant_axes
+from ckptclamp.planning.model import Assignment, NotEvaluated, Plan
+from ckptclamp.planning.tensors import stored, tolerance_for, why_not_judged
+from ckptclamp.results import Origin
+from ckptclamp.spec.patterns import TensorPatterns, literal_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.spec.model import Rule, Spec
+
+Pair = Assignment | NotEvaluated
+
+
+def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
+    """Match every rule of `spec` with every tensor.
+
+    A rule governs weights. An optimizer's slots are governed only by a pattern that begins with the
+    literal name of their group (``optimizer/**``), and other state, such as that of a random
+    generator, only by its full name: neither is what a rule about ``**`` means.
+
+    Raises:
+        SpecError: a rule states axes that a tensor does not have, or none where it must.
+    """
+    labels = _labels(checkpoint)
+    governed = _governed(spec.rules, checkpoint.tensors.values(), labels)
+    pairs: list[Pair] = []
+    problems: list[SpecProblem] = []
+    for rule, tensors in zip(spec.rules, governed, strict=True):
+        refused = []
+        for tensor in tensors:
+            try:
+                pairs.append(_pair(rule, tensor, labels.get(tensor.name), tolerance))
+            except UsageError as error:
+                refused.append((tensor, error))
+        if refused:
+            problems.append(_problem(rule, *refused[0], others=len(refused) - 1))
+    if problems:
+        raise SpecError(spec.path or "the rule", tuple(problems))
+    empty = [rule for rule, tensors in zip(spec.rules, governed, strict=True) if not tensors]
+    return Plan(
+        assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),
+        not_evaluated=tuple(pair for pair in pairs if isinstance(pair, NotEvaluated)),
+        unmatched=tuple(rule.id for rule in empty if rule.required),
+        notices=tuple(_matches_nothing(rule) for rule in empty if not rule.required),
+    )
+
+
+def _labels(checkpoint: Checkpoint) -> Mapping[str, str]:
+    if checkpoint.keras is None:
+        return {}
+    return variable_labels(checkpoint.keras, checkpoint.tensors)
+
+
+def _governed(
+    rules: Sequence[Rule], tensors: Iterable[Tensor], labels: Mapping[str, str]
+) -> list[list[Tensor]]:
+    """The tensors of each rule, in the order of the checkpoint."""
+    patterns = TensorPatterns([rule.tensors for rule in rules])
+    governed: list[list[Tensor]] = [[] for _ in rules]
+    for tensor in tensors:
+        names = _names(tensor, labels.get(tensor.name))
+        for index in sorted(patterns.matching(names)):
+            if tensor.role is Role.WEIGHT or _names_it(rules[index].tensors, tensor.role, names):
+                governed[index].append(tensor)
+    return governed
+
+
+def _names(tensor: Tensor, label: str | None) -> tuple[str, ...]:
+    own = (tensor.name, *tensor.aliases)
+    return own if label is None or label in own else (*own, label)
+
+
+def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool:
+    """Whether some pattern names a tensor that is no weight on purpose."""
+    if role is Role.STATE:
+        return not set(patterns).isdisjoint(names)
+    groups = tuple(name.partition("/")[0] + "/" for name in names)
+    return any(literal_head(pattern).startswith(groups) for pattern in patterns)
+
+
+def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None) -> Pair:
+    location = None if rule.location is None else str(rule.location)
+    reason = why_not_judged(tensor)
+    if reason is not None:
+        return NotEvaluated(
+            subject=tensor.name,
+            rule=rule.id,
+            constraint=str(rule.constraint),
+            origin=Origin.SPEC,
+            reason=reason,
+            location=location,
+            tensor=tensor,
+            severity=rule.severity,
+        )
+    axes = reduced_axes(rule.units, rule.constraint, tensor.shape)
+    notice = _axis_notice(rule, tensor, axes)
+    return Assignment(
+        tensor=tensor,
+        constraint=stored(rule.constraint, tensor),
+        axes=axes,
+        rule=rule.id,
+        origin=Origin.SPEC,
+        why=f"matched by {', '.join(rule.tensors)}",
+        tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
+        severity=rule.severity,
+        label=label,
+        location=location,
+        notices=() if notice is None else (notice,),
+        meant=meant_axes(tensor.shape) if _is_degenerate(notice) else None,
+    )
+
+
+def _axis_notice(rule: Rule, tensor: Tensor, axes: tuple[int, ...]) -> Notice | None:
+    if rule.constraint.elementwise or not rule.constraint.streaming:
+        return None
+    if rule.units.stated:
+        return degenerate(tensor.name, tensor.shape, axes, meant_axes(tensor.shape))
+    return defaulted(tensor.name, tensor.shape, axes, rule.constraint)
+
+
+def _is_degenerate(notice: Notice | None) -> bool:
+    return notice is not None and notice.code == "degenerate-axis"
+
+
+def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> SpecProblem:
+    more = f" (and {others} more)" if others else ""
+    shape = "x".join(map(str, tensor.shape)) or "()"
+    return SpecProblem(
+        f"rule {rule.id}: {tensor.name} of shape {shape}{more}: {error.message}",
+        line=None if rule.location is None else rule.location.line,
+        column=None if rule.location is None else rule.location.column,
+        hint=error.hint,
+    )
+
+
+def _matches_nothing(rule: Rule) -> Notice:
+    return Notice(
+        "no-match",
+        f"rule {rule.id} matches no tensor, and need not",
+        informational=True,
+    )
