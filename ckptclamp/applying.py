@@ -22,7 +22,7 @@ from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
-from ckptclamp.publish import staged
+from ckptclamp.publish import find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.project import Projected, project
@@ -102,6 +102,7 @@ class _Job:
     def write(self, output: Path) -> ApplyReport:
         """Make the copy at `output`; it appears there only when it is whole and verified."""
         options = self.options
+        leftovers = _leftover_notices(output)
         with staged(
             output, like=self.checkpoint, force=options.force, in_place=options.in_place
         ) as stage:
@@ -115,7 +116,7 @@ class _Job:
             after = self._verify(copy, before, changes, output)
             self.checkpoint.verify_unchanged()
             notices = stage.publish()
-        return self._report(before, changes, after, str(output), notices)
+        return self._report(before, changes, after, str(output), (*leftovers, *notices))
 
     def _audit_input(self) -> AuditReport:
         before = audit_plan(self.checkpoint, self.plan, self.spec, self.options.audit)
@@ -285,6 +286,21 @@ def _refuse_remaining(after: AuditReport, projection: Projection) -> None:
 
 def _counted(results: Sequence[Result]) -> str:
     return "1 result" if len(results) == 1 else f"{len(results)} results"
+
+
+def _leftover_notices(output: Path) -> tuple[Notice, ...]:
+    """Tell of what killed runs left beside the output; they are never removed unasked."""
+    directory = output.parent
+    leftovers = find_leftovers(directory) if directory.is_dir() else []
+    return tuple(
+        Notice(
+            "leftover",
+            f"{path} was left by a run that was killed, or belongs to one that is at work",
+            hint="remove it if no other run is at work",
+            informational=True,
+        )
+        for path in leftovers
+    )
 
 
 def _optimizer_notice(

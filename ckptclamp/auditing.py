@@ -154,7 +154,7 @@ def _with_figure(result: Result, meant: Result) -> Result:
     )
     notices = tuple(
         replace(notice, message=notice.message + figure)
-        if notice.code == DEGENERATE_AXIS
+        if notice.code == "degenerate-axis"
         else notice
         for notice in result.notices
     )

@@ -189,11 +189,9 @@ def _outputs(
     _ctx: click.Context, _param: click.Parameter, texts: Sequence[str]
 ) -> tuple[Output, ...]:
     """Read every ``FORMAT=PATH``, before the work begins."""
-    from ckptclamp.reports.writing import check_distinct, parse_output
+    from ckptclamp.reports.writing import parse_outputs
 
-    outputs = tuple(parse_output(text) for text in texts)
-    check_distinct(outputs)
-    return outputs
+    return tuple(parse_outputs(texts))
 
 
 def report_option(*short: str) -> Callable[[F], F]:

@@ -85,10 +85,10 @@ def _wants_color(choice: str, terminal: bool) -> bool:
 
 def emit(report: AuditReport | ApplyReport, options: dict[str, Any]) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
-    from ckptclamp.reports.writing import STDOUT, Output, write_reports
+    from ckptclamp.reports.writing import STDOUT, write_reports
 
-    outputs = [*options["reports"], Output(options["format"], STDOUT)]
-    write_reports(outputs, report, render_options(options))
+    outputs = [f"{output.format}={output.path}" for output in options["reports"]]
+    write_reports(report, [*outputs, f"{options['format']}={STDOUT}"], render_options(options))
 
 
 @contextmanager
