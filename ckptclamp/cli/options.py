@@ -75,6 +75,25 @@ class Size(click.ParamType):
             self.fail(f"{value!r} is no size; write bytes, or 256MiB, 2GB", param, ctx)
 
 
+class Fraction(click.ParamType):
+    """A share, not negative: ``5%``, ``0.05``."""
+
+    name = "fraction"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number that `value` says."""
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            self.fail(f"{value!r} is no share; write 5%, or 0.05", param, ctx)
+        return number
+
+
 def _load_settings(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     """Let the project's settings be the defaults of this command's options."""
     if not wanted:
@@ -165,6 +184,13 @@ spec_options = together(
     config_option,
 )
 
+jobs_option = option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="Threads; the default is one a core."
+)
+symlinks_option = option(
+    "--follow-symlinks", is_flag=True, help="Allow shards that are symbolic links."
+)
+
 engine_options = together(
     option(
         "--memory",
@@ -173,8 +199,8 @@ engine_options = together(
         show_default=True,
         help="Budget for weights in memory.",
     ),
-    option("-j", "--jobs", type=click.IntRange(min=1), help="Threads; the default is one a core."),
-    option("--follow-symlinks", is_flag=True, help="Allow shards that are symbolic links."),
+    jobs_option,
+    symlinks_option,
 )
 
 

@@ -1,0 +1,78 @@
+"""``ckptclamp diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptclamp.cli.options import (
+    Fraction,
+    axes,
+    jobs_option,
+    option,
+    symlinks_option,
+    verbosity_options,
+)
+
+
+@click.command("diff")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@option(
+    "--max-drift",
+    type=Fraction(),
+    metavar="PERCENT",
+    help="Fail if the norm of a unit changed by more (5%, or 0.05).",
+)
+@option(
+    "--max-distance",
+    type=Fraction(),
+    metavar="PERCENT",
+    help="Fail if the weights of a unit moved by more of its old norm.",
+)
+@option(
+    "--rename",
+    "renames",
+    multiple=True,
+    metavar="OLD=>NEW",
+    help="Names that changed; each * stands for the same text on both sides. May be repeated.",
+)
+@option("--axis", metavar="AXES", help="The axes that a norm is taken over: 0, or 0,1,2, or all.")
+@option("--unit-axis", metavar="AXES", help="The axes that are kept: one unit for each index.")
+@option(
+    "-f",
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print it.",
+)
+@jobs_option
+@symlinks_option
+@verbosity_options
+@click.pass_context
+def command(ctx: click.Context, /, old: Path, new: Path, **options: Any) -> None:  # noqa: ANN401
+    """Show what differs between two checkpoints, and how far the units moved from OLD to NEW.
+
+    Returns 0 unless a gate was set (--max-drift, --max-distance) and does not hold; under a gate a
+    tensor that was added, removed or reshaped fails too.
+    """
+    from ckptclamp.auditing import AuditOptions
+    from ckptclamp.cli.running import render_options
+    from ckptclamp.comparison import compare_checkpoints
+    from ckptclamp.reports.comparison import render_comparison
+    from ckptclamp.spec.inline import units
+
+    comparison = compare_checkpoints(
+        old,
+        new,
+        renames=options["renames"],
+        units=units(axes(options["axis"]), axes(options["unit_axis"])),
+        max_drift=options["max_drift"],
+        max_distance=options["max_distance"],
+        options=AuditOptions(jobs=options["jobs"], follow_symlinks=options["follow_symlinks"]),
+    )
+    click.echo(render_comparison(comparison, options["format"], render_options(options)))
+    ctx.exit(comparison.exit_code)
