@@ -69,7 +69,7 @@ class WholeTensorConstraint(Constraint):
         return Judgement(move, np.zeros_like(move), move, statistics[Statistic.MAX_ABS])
 
     def project(self, statistics: UnitStatistics) -> Transform:
-        """Not possible, for the same reason; see `apply`."""
+        """Not possible: no statistics say what an arbitrary callable does; see `apply`."""
         raise NotImplementedError(f"{self.name} projects whole tensors")
 
     def get_config(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, mak
 from ckptclamp.errors import UsageError
 from ckptclamp.keras_config import parse_constraint
 from ckptclamp.spec.model import CustomObject, Rule, Severity, Suppression, Units
-from ckptclamp.spec.schema import IgnoreForm, RuleForm, SerialisedForm
+from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
@@ -62,14 +62,16 @@ class RuleBuilder:
             location=location,
         )
 
-    def custom_object(self, form: str | SerialisedForm) -> CustomObject:
+    def custom_object(self, form: str | SerialisedForm | ConstraintForm) -> CustomObject:
         """What a name under ``custom_objects`` stands for.
 
-        With a config it is one constraint; without, each declaration's own config makes one.
+        With arguments it is one constraint; without, each declaration's own config makes one.
 
         Raises:
             UsageError: there is no such constraint, or it may not be imported.
         """
+        if isinstance(form, ConstraintForm):
+            return self._constraint(form)[0]
         if isinstance(form, SerialisedForm) and form.config is not None:
             return self._serialised(form)[0]
         name = form if isinstance(form, str) else form.class_name
@@ -82,7 +84,7 @@ class RuleBuilder:
             return import_custom(name, config, self.allow_import)
         return make(name, {key: value for key, value in config.items() if key != "axis"})
 
-    def _constraint(self, form: RuleForm) -> tuple[Constraint, Units]:
+    def _constraint(self, form: ConstraintForm) -> tuple[Constraint, Units]:
         arguments = {key: getattr(form, key) for key in ARGUMENTS if key in form.model_fields_set}
         if isinstance(form.constraint, str):
             return self._named(form.constraint, arguments), Units()

@@ -35,16 +35,16 @@ class FormProblem:
 
 def describe(details: ErrorDetails) -> FormProblem:
     """Translate one of pydantic's errors about a `SpecForm`."""
-    from ckptclamp.spec.schema import BY_NAME, SERIALISED, shown
+    from ckptclamp.spec.schema import BESIDE, BY_NAME, SERIALISED, shown
 
-    keys = tuple(key for key in details["loc"] if key not in (BY_NAME, SERIALISED))
+    keys = tuple(key for key in details["loc"] if key not in (BESIDE, BY_NAME, SERIALISED))
     name = str(keys[-1]) if keys else "the spec"
     match details["type"]:
         case "missing":
             hint = "write version: 1" if name == "version" else None
             return FormProblem(keys[:-1], f"{name} is missing", hint)
         case "extra_forbidden":
-            hint = suggestion(name, _form_at(keys[:-1]).model_fields)
+            hint = suggestion(name, _form_at(details["loc"][:-1]).model_fields)
             return FormProblem(keys, f"unknown key {name!r}", hint, is_key=True)
         case "literal_error":
             expected = details["ctx"]["expected"].replace("'", "")
@@ -70,11 +70,14 @@ def dotted(keys: Keys) -> str:
 
 
 def _form_at(keys: Keys) -> type[BaseModel]:
-    """The model of the mapping at `keys`."""
-    from ckptclamp.spec.schema import IgnoreForm, RuleForm, SerialisedForm, SpecForm
+    """The model of the mapping at pydantic's `keys`, which tell the form of a constraint."""
+    from ckptclamp.spec import schema
 
-    forms: dict[tuple[str, int], type[BaseModel]] = {
-        ("rules", 2): RuleForm,
-        ("ignore", 2): IgnoreForm,
+    if not keys:
+        return schema.SpecForm
+    forms: dict[str | int, type[BaseModel]] = {
+        schema.BESIDE: schema.ConstraintForm,
+        schema.SERIALISED: schema.SerialisedForm,
     }
-    return forms.get((str(keys[0]), len(keys)), SerialisedForm) if keys else SpecForm
+    entries = {"rules": schema.RuleForm, "ignore": schema.IgnoreForm}
+    return forms.get(keys[-1]) or entries.get(str(keys[0]), schema.SerialisedForm)

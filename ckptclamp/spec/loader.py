@@ -147,17 +147,25 @@ class _Loader:
         return ignored
 
     def _custom(self, builder: RuleBuilder) -> dict[str, CustomObject]:
-        from ckptclamp.spec.schema import SerialisedForm
+        from ckptclamp.spec.building import MisplacedError
+        from ckptclamp.spec.schema import ConstraintForm, SerialisedForm
 
-        entries = self._data("custom_objects", dict)
         custom: dict[str, CustomObject] = {}
-        for name, value in entries.items():
+        for name, value in self._data("custom_objects", dict).items():
             keys: Keys = ("custom_objects", name)
-            form = value if isinstance(value, str) else _form_or_none(SerialisedForm, value)
+            form: str | ConstraintForm | SerialisedForm | None
+            if isinstance(value, str):
+                form = value
+            elif isinstance(value, dict) and "constraint" in value:
+                form = _form_or_none(ConstraintForm, value)
+            else:
+                form = _form_or_none(SerialisedForm, value)
             if form is None:
                 continue
             try:
                 custom[name] = builder.custom_object(form)
+            except MisplacedError as error:
+                self._add((*keys, error.key), error.message, error.hint)
             except UsageError as error:
                 self._add(keys, error.message, error.hint)
         return custom

@@ -27,7 +27,8 @@ from ckptclamp.spec.patterns import check
 
 BY_NAME = "by name"
 SERIALISED = "as a mapping"
-"""Tags of the two forms of a constraint; they stand in pydantic's paths and in no document."""
+BESIDE = "with arguments"
+"""Tags of the three forms of a constraint; they stand in pydantic's paths and in no document."""
 
 _NUMBER = {"type": "number"}
 _PATTERNS = {
@@ -182,22 +183,18 @@ def _form(value: object) -> str | None:
     return SERIALISED if isinstance(value, dict | SerialisedForm) else None
 
 
-ConstraintForm = Annotated[
+SingleForm = Annotated[
     Annotated[ConstraintName, Tag(BY_NAME)] | Annotated[SerialisedForm, Tag(SERIALISED)],
     Discriminator(_form),
 ]
 
 
-class RuleForm(_Strict):
-    """Which tensors, which constraint, which units."""
+class ConstraintForm(_Strict):
+    """A constraint with its arguments beside it."""
 
-    model_config = ConfigDict(title="Rule")
+    model_config = ConfigDict(title="Constraint")
 
-    id: Name = optional()
-    """What reports call the rule; ``rule-1`` and so on if left out."""
-    tensors: Patterns
-    """Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."""
-    constraint: ConstraintForm
+    constraint: SingleForm
     """MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip or CenterAround; or a mapping with ``class_name``."""
     max_value: Number = optional()
     """MaxNorm, MinMaxNorm: the largest norm."""
@@ -211,6 +208,31 @@ class RuleForm(_Strict):
     """Clip: the largest weight."""
     ref_value: Number = optional()
     """CenterAround: the mean of each unit."""
+
+
+def _object_form(value: object) -> str | None:
+    if isinstance(value, dict) and "constraint" in value:
+        return BESIDE
+    return _form(value)
+
+
+ObjectForm = Annotated[
+    Annotated[ConstraintName, Tag(BY_NAME)]
+    | Annotated[SerialisedForm, Tag(SERIALISED)]
+    | Annotated[ConstraintForm, Tag(BESIDE)],
+    Discriminator(_object_form),
+]
+
+
+class RuleForm(ConstraintForm):
+    """Which tensors, which constraint, which units."""
+
+    model_config = ConfigDict(title="Rule")
+
+    id: Name = optional()
+    """What reports call the rule; ``rule-1`` and so on if left out."""
+    tensors: Patterns
+    """Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."""
     axis: AxesOrAll = optional()
     """The axes that a norm is taken over, as in Keras; null is all of them."""
     unit_axis: Axes = optional()
@@ -253,7 +275,7 @@ class SpecForm(_Strict):
     """How a violating unit is mended: to the nearest point, or by Keras' formula."""
     rules: list[RuleForm] = Field(default_factory=list)
     """The rules."""
-    custom_objects: dict[str, ConstraintForm] = Field(default_factory=dict)
+    custom_objects: dict[str, ObjectForm] = Field(default_factory=dict)
     """What a custom constraint in a model config is, by its registered name."""
     ignore: list[IgnoreForm] = Field(default_factory=list)
     """Findings that are known and accepted."""
