@@ -2,3 +2,17 @@
 
 `reports` computes nothing about weights: it shows what `ckptclamp.results` holds.
 """
+
+from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.registry import REPORTERS, Reporter, render
+from ckptclamp.reports.writing import parse_outputs, write_reports, write_stream
+
+__all__ = [
+    "REPORTERS",
+    "RenderOptions",
+    "Reporter",
+    "parse_outputs",
+    "render",
+    "write_reports",
+    "write_stream",
+]

@@ -14,10 +14,10 @@ from ckptclamp.reports.findings import Finding, findings, subject, worst_first
 from ckptclamp.reports.wording import (
     LEGEND,
     census_line,
+    headline,
     plural,
     tensor_name,
     units_cells,
-    verdict_sentence,
     verdict_word,
     worst_value,
 )
@@ -36,7 +36,7 @@ _ROOM = 300_000
 def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
     """Return the page."""
     audit = subject(report)
-    lines = [f"## ckptclamp: {verdict_sentence(audit)}", ""]
+    lines = [f"## ckptclamp: {headline(report)}", ""]
     lines += [census_line(audit, report.exit_code), "", *_about(audit), ""]
     if isinstance(report, ApplyReport):
         lines += [*_changes(report), ""]

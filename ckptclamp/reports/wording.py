@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from ckptclamp.printable import printable
-from ckptclamp.results import ExitCode, Verdict
+from ckptclamp.results import AuditReport, ExitCode, Verdict
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
-    from ckptclamp.results import AuditReport, Result, WorstUnit
+    from ckptclamp.results import ApplyReport, Result, WorstUnit
 
 NOT_EVALUATED_MARK = "-"
 LEGEND = "'-': not evaluated   '0': no unit outside"
@@ -71,7 +71,8 @@ def relative_excess(excess: float | None) -> str:
     """``+73.2 %`` outside the bound; ``-`` where nothing can be relative to it."""
     if excess is None or not math.isfinite(excess):
         return NOT_EVALUATED_MARK
-    return f"+{100 * excess:.3g} %"
+    percent = 100 * excess
+    return f"+{percent:,.0f} %" if 1000 <= percent < 1e9 else f"+{percent:.3g} %"
 
 
 def worst_value(result: Result) -> str:
@@ -156,25 +157,32 @@ def file_size(size: int) -> str:
 
 
 _VERDICTS = {
-    ExitCode.OK: "Everything governed was evaluated and conforms",
-    ExitCode.VIOLATIONS: "Violations found",
-    ExitCode.INCOMPLETE: "Incomplete: not everything could be evaluated",
-    ExitCode.NOTHING_EVALUATED: "Nothing was evaluated",
+    ExitCode.OK: "Pass: everything governed was evaluated and conforms",
+    ExitCode.VIOLATIONS: "Fail: violations found",
+    ExitCode.INCOMPLETE: "Fail: not everything could be evaluated",
+    ExitCode.NOTHING_EVALUATED: "Fail: nothing was evaluated",
 }
 
 
 def verdict_sentence(report: AuditReport) -> str:
-    """The gate's answer in a few words; "conforms" only where everything was evaluated."""
+    """The gate's answer in a few words; an unqualified pass only where everything conforms."""
     census, code = report.census, report.exit_code
     if code is ExitCode.NOTHING_EVALUATED and report.unmatched:
-        return f"{plural(len(report.unmatched), 'rule')} matched nothing"
+        return f"Fail: {plural(len(report.unmatched), 'rule')} matched nothing"
     if code is ExitCode.VIOLATIONS and not census.violations:
-        return "Warnings, and this gate is strict"
+        return "Fail: warnings, and this gate is strict"
     if code is ExitCode.OK and census.violations:
-        return "Violations found, none of them an error"
+        return "Pass: violations found, none of them an error"
     if code is ExitCode.OK and census.suppressed:
-        return f"Conforms but for {plural(census.suppressed, 'suppressed violation')}"
+        return f"Pass: conforms but for {plural(census.suppressed, 'suppressed violation')}"
     return _VERDICTS[code]
+
+
+def headline(report: AuditReport | ApplyReport) -> str:
+    """The first line of a page."""
+    if isinstance(report, AuditReport):
+        return verdict_sentence(report)
+    return verdict_sentence(report.after) if report.after else "Dry run: nothing was written"
 
 
 def census_line(report: AuditReport, exit_code: ExitCode) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,8 @@ from ckptclamp.errors import CkptclampError, UsageError
 from ckptclamp.reports.registry import reporter_named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import TextIO
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO, TextIO
 
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, AuditReport
@@ -30,12 +30,24 @@ class Output:
     path: str
 
 
-def parse_output(text: str) -> Output:
-    """Read ``FORMAT=PATH``.
+def parse_outputs(texts: Sequence[str]) -> list[Output]:
+    """Read several ``FORMAT=PATH``; worth doing before a long audit whose report they are.
 
     Raises:
-        UsageError: it has no ``=``, the format is unknown, or the path cannot be a file.
+        UsageError: one has no ``=`` or an unknown format, its path cannot be a file, or two of
+            them name one place.
     """
+    outputs = [_parse_output(text) for text in texts]
+    seen: set[str] = set()
+    for output in outputs:
+        place = output.path if output.path == STDOUT else os.path.realpath(output.path)
+        if place in seen:
+            raise UsageError("two reports would be written to the same place", path=output.path)
+        seen.add(place)
+    return outputs
+
+
+def _parse_output(text: str) -> Output:
     name, separator, path = text.partition("=")
     if not separator or not path:
         raise UsageError(f"{text!r} is not FORMAT=PATH", hint="for example json=report.json")
@@ -47,39 +59,29 @@ def parse_output(text: str) -> Output:
     return Output(name, path)
 
 
-def check_distinct(outputs: Sequence[Output]) -> None:
-    """Raise `UsageError` if two reports would be written to the same place."""
-    seen: set[str] = set()
-    for output in outputs:
-        place = output.path if output.path == STDOUT else os.path.realpath(output.path)
-        if place in seen:
-            raise UsageError("two reports would be written to the same place", path=output.path)
-        seen.add(place)
-
-
 def write_reports(
-    outputs: Sequence[Output],
     report: AuditReport | ApplyReport,
+    outputs: Sequence[str],
     options: RenderOptions,
     stdout: TextIO | None = None,
 ) -> None:
-    """Render `report` in every format of `outputs`, then write them.
+    """Render `report` for every ``FORMAT=PATH`` of `outputs`, then write them.
 
     All are rendered before the first is written. A file gets its name when it is whole; what was
     there before stays until then. `options` hold for standard output; what goes to a file has
     neither colours nor a width.
 
     Raises:
-        UsageError: a format is unknown, or two outputs name one place.
+        UsageError: an output makes no sense, or two outputs name one place.
         CkptclampError: a report could not be written (exit 3).
     """
-    check_distinct(outputs)
+    parsed = parse_outputs(outputs)
     plain = replace(options, width=None, color=False)
     rendered = [
         reporter_named(o.format).render(report, options if o.path == STDOUT else plain)
-        for o in outputs
+        for o in parsed
     ]
-    for output, text in zip(outputs, rendered, strict=True):
+    for output, text in zip(parsed, rendered, strict=True):
         if output.path == STDOUT:
             write_stream(text, stdout or sys.stdout)
         else:
@@ -94,27 +96,37 @@ def write_stream(text: str, stream: TextIO) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all.
+    """Write `text` as UTF-8 to `path`, whole or not at all; see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that becomes `path` when the block ends, and is dropped if it raises.
 
     A symbolic link is followed; what is no regular file (a pipe, ``/dev/null``) is written to
     directly, since it cannot be replaced.
+
+    Raises:
+        CkptclampError: it could not be written (exit 3).
     """
     try:
         target = path.resolve()
-        if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8", newline="\n")
-        else:
-            _replace(target, text.encode())
+        special = target.exists() and not target.is_file()
+        with target.open("wb") if special else _replacing(target) as file:
+            yield file
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise CkptclampError(f"the report could not be written: {reason}", path=path) from error
 
 
-def _replace(target: Path, data: bytes) -> None:
+@contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
     temporary = target.with_name(f".{target.name[:64]}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -12,8 +12,7 @@ from ckptclamp.reports.json import load_report
 from ckptclamp.reports.options import RenderOptions
 from ckptclamp.reports.registry import REPORTERS, render
 from ckptclamp.reports.writing import (
-    Output,
-    parse_output,
+    parse_outputs,
     write_reports,
     write_stream,
     write_whole,
@@ -26,12 +25,8 @@ OPTIONS = RenderOptions(width=80, color=True)
 def test_several_reports_in_one_run(tmp_path):
     """One audit serves the terminal, the gate and the archive."""
     out = io.StringIO()
-    outputs = [
-        Output("text", "-"),
-        Output("json", str(tmp_path / "a.json")),
-        Output("text", str(tmp_path / "a.txt")),
-    ]
-    write_reports(outputs, samples.VIOLATIONS, OPTIONS, out)
+    outputs = ["text=-", f"json={tmp_path}/a.json", f"text={tmp_path}/a.txt"]
+    write_reports(samples.VIOLATIONS, outputs, OPTIONS, out)
     assert "\x1b[" in out.getvalue()
     assert "\x1b[" not in (tmp_path / "a.txt").read_text()
     assert load_report((tmp_path / "a.json").read_bytes()) == samples.VIOLATIONS
@@ -109,18 +104,19 @@ def test_the_umask_holds(tmp_path):
 def test_outputs_that_make_no_sense_are_refused_early(text):
     """A long audit must not run only to fail on its last line."""
     with pytest.raises(UsageError):
-        parse_output(text)
+        parse_outputs([text])
 
 
 def test_a_misspelt_format_gets_a_suggestion():
     """The nearest name is offered."""
     with pytest.raises(UsageError, match="did you mean sarif"):
-        parse_output("sarf=x")
+        parse_outputs(["sarf=x"])
 
 
 def test_a_path_may_hold_the_separator(tmp_path):
     """Only the first `=` separates."""
-    assert parse_output(f"json={tmp_path}/a=b.json").path == f"{tmp_path}/a=b.json"
+    (output,) = parse_outputs([f"json={tmp_path}/a=b.json"])
+    assert output.path == f"{tmp_path}/a=b.json"
 
 
 @pytest.mark.parametrize("second", ["same.txt", "./same.txt", "link.txt"])
@@ -129,7 +125,7 @@ def test_one_report_never_overwrites_another(tmp_path, monkeypatch, second):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.txt").symlink_to("same.txt")
     with pytest.raises(UsageError, match="same place"):
-        write_reports([Output("text", "same.txt"), Output("json", second)], samples.CLEAN, OPTIONS)
+        write_reports(samples.CLEAN, ["text=same.txt", f"json={second}"], OPTIONS)
 
 
 def test_a_poor_encoding_never_stops_a_report():
