@@ -1,0 +1,106 @@
+"""A starting spec as commented YAML, with every untrusted name made safe to read and to load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptclamp.printable import printable
+
+if TYPE_CHECKING:
+    from ckptclamp.starting_spec import StartingRule, StartingSpec
+
+_SHOWN = 20
+_ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
+
+
+def render_spec(spec: StartingSpec, schema: str | None = None) -> str:
+    """Return `spec` as YAML; `schema` is where editors find the JSON Schema, relative to it."""
+    return "\n".join(_lines(spec, schema)) + "\n"
+
+
+def _lines(spec: StartingSpec, schema: str | None) -> Iterator[str]:
+    if schema is not None:
+        yield f"# yaml-language-server: $schema={printable(schema, limit=None)}"
+    origin = "what its model declares" if spec.declared else "the norms that its weights have now"
+    yield f"# A first spec for {printable(Path(spec.checkpoint).name)}, made from {origin}."
+    yield "# A norm is taken over `axis`; a unit is what one norm belongs to."
+    if schema is None:
+        yield "# `ckptclamp schema > ckptclamp.schema.json` makes the schema; with the line"
+        yield "# `# yaml-language-server: $schema=ckptclamp.schema.json` on top an editor checks it."
+    yield "version: 1"
+    yield from _declared(spec)
+    yield "rules:"
+    for rule in spec.rules:
+        yield from _rule(rule)
+    yield from _left_out(spec.left_out)
+
+
+def _declared(spec: StartingSpec) -> Iterator[str]:
+    if not spec.unknown:
+        yield "# `audit` judges what a model itself declares, too; `ignore` leaves it to the rules."
+        yield "declared: audit"
+        return
+    yield "# These declared constraints could not be understood. Say under `custom_objects` what they"
+    yield "# are, for example `my_package>WeightClip: {constraint: Clip, low: -0.3, high: 0.3}`, and"
+    yield "# set `declared: audit`, so that they are judged."
+    for rule, reason in spec.unknown[:_SHOWN]:
+        yield f"#   {printable(rule)}: {printable(reason, limit=None)}"
+    yield "declared: ignore"
+
+
+def _rule(rule: StartingRule) -> Iterator[str]:
+    yield f"  # {printable(rule.remark, limit=None)}"
+    yield f"  - id: {rule.id}"
+    if len(rule.tensors) == 1:
+        yield f"    tensors: {quoted(rule.tensors[0])}"
+    else:
+        yield "    tensors:"
+        yield from (f"      - {quoted(pattern)}" for pattern in rule.tensors)
+    yield f"    constraint: {type(rule.constraint).__name__}"
+    for name, value in rule.constraint.get_config().items():
+        yield f"    {name}: {_number(value)}"
+    if rule.axes is not None:
+        yield f"    axis: {_axes(rule.axes)}"
+
+
+def _axes(axes: Sequence[int]) -> str:
+    if not axes:
+        return "null  # the whole tensor is one unit"
+    return str(axes[0]) if len(axes) == 1 else str(list(axes))
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return ".inf" if value > 0 else "-.inf"
+    return repr(float(value))
+
+
+def _left_out(left_out: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if left_out:
+        yield "# No rule governs these:"
+        for name, reason in left_out[:_SHOWN]:
+            yield f"#   {printable(name)}: {printable(reason, limit=None)}"
+        if len(left_out) > _SHOWN:
+            yield f"#   and {len(left_out) - _SHOWN} more"
+
+
+def quoted(text: str) -> str:
+    r"""Return `text` as a double-quoted YAML scalar in one line that hides nothing.
+
+    What `printable` would escape is written as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
+    """
+    return '"' + "".join(_escaped(char) for char in text) + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char.isascii() and char.isprintable():
+        return char
+    if char.isalnum() and printable(char) == char:
+        return char
+    code = ord(char)
+    return next(form for limit, form in _ESCAPES if code < limit).format(code)
