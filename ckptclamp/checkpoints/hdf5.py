@@ -127,6 +127,10 @@ def _check_superblock(source: Source, extent: Extent) -> tuple[str, ...]:
         raise UnreadableError("its HDF5 superblock is damaged", path=source.path)
     if head[13 if base_at >= 24 else 9] != 8:
         raise RefusedError("its HDF5 offsets are not 8 bytes wide", path=source.path)
+    if head[8] == 3 and head[11] & 0b101:
+        raise UnreadableError(
+            "was not closed by the program that wrote it", path=source.path, hint="run h5clear -s"
+        )
     base, _, end = struct.unpack_from("<QQQ", head, base_at)
     if base != 0:
         raise RefusedError("holds a user block before its HDF5 part", path=source.path)

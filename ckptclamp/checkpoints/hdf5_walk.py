@@ -15,7 +15,7 @@ from h5py import h5a, h5g, h5l, h5o
 
 from ckptclamp.checkpoints import hdf5_attributes
 from ckptclamp.checkpoints.hdf5_datasets import ChunkBudget, describe_dataset
-from ckptclamp.errors import RefusedError
+from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from h5py.h5g import GroupID
@@ -28,7 +28,7 @@ MAX_LINKS = 1_000_000
 MAX_ALIASES = 10_000
 """Names that objects have beyond their first: a few hard links can make any number of paths."""
 
-_LINK_CLASSES = {h5l.TYPE_SOFT: "soft", h5l.TYPE_EXTERNAL: "external"}
+_LINK_CLASSES = {h5l.TYPE_SOFT: "a soft", h5l.TYPE_EXTERNAL: "an external"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +103,27 @@ def _enter(walk: _Walk, opened: GroupID, group: _Group, raw: bytes, kind: int) -
     """Look at one link; return the group that it leads to, if it does."""
     path = _path(group, raw)
     if kind != h5l.TYPE_HARD:
-        described = _LINK_CLASSES.get(kind, "user-defined")
+        described = _LINK_CLASSES.get(kind, "a user-defined")
         raise RefusedError(
-            f"is {'an' if described == 'external' else 'a'} {described} link, which can lead anywhere",
+            f"is {described} link, which can lead anywhere",
             tensor=path,
             hint="replace the link by what it stands for",
         )
-    info = h5o.get_info(opened, raw)
-    if info.type == h5o.TYPE_DATASET:
-        _note_dataset(walk, opened, raw, path, info.addr)
-    elif info.type == h5o.TYPE_GROUP:
-        return _note_group(walk, group, path, info.addr)
-    return None
+    try:
+        info = h5o.get_info(opened, raw)
+        if info.type == h5o.TYPE_DATASET:
+            _note_dataset(walk, opened, raw, path, info.addr)
+    except (CkptclampError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnreadableError(f"cannot be opened: {reason(error)}", tensor=path) from error
+    return _note_group(walk, group, path, info.addr) if info.type == h5o.TYPE_GROUP else None
+
+
+def reason(error: Exception) -> str:
+    """Return what the library says of an error, without the quotes that `KeyError` puts around it."""
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return str(said)[:300]
 
 
 def _path(group: _Group, raw: bytes) -> str:

@@ -92,7 +92,7 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
     except MemoryError:
         return _unreadable(f"the HDF5 library needed more than {_MEMORY >> 20} MiB to read it")
     except Exception as error:  # noqa: BLE001 - h5py raises any of them on a damaged file
-        return _unreadable(f"is no readable HDF5 file: {str(error)[:300]}")
+        return _unreadable(f"is no readable HDF5 file: {hdf5_walk.reason(error)}")
 
 
 def _unreadable(message: str) -> dict[str, Any]:
