@@ -23,9 +23,9 @@ from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import ChangedError, NotWrittenError
 from ckptclamp.publish import staged
+from tests.checkpoints.boxes import boxed_shapes, described
 from tests.checkpoints.contract import as_slices, full, inner_box
 from tests.checkpoints.safetensors_files import samples, serialised
-from tests.checkpoints.test_reading import boxed_shapes, described
 
 
 class OneFile:

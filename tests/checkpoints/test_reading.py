@@ -14,28 +14,20 @@ from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.description import (
     Box,
-    Chunk,
     Chunked,
     Constant,
     Contiguous,
     Tensor,
     Unreadable,
 )
-from ckptclamp.checkpoints.dtypes import DTYPES, Kind, StorageDType
+from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.reading import plan_chunks, plan_runs, read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import UnreadableError
+from tests.checkpoints.boxes import boxed_shapes, described
 from tests.checkpoints.contract import as_slices, assert_same, boxes, full
 
 FLOAT32 = DTYPES["float32"]
-
-
-@st.composite
-def boxed_shapes(draw: st.DrawFn) -> tuple[tuple[int, ...], Box]:
-    """A shape of any rank, and a box in it."""
-    shape = tuple(draw(st.lists(st.integers(0, 7), max_size=5)))
-    ends = [sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n)))) for n in shape]
-    return shape, tuple((low, high) for low, high in ends)
 
 
 @settings(max_examples=300, deadline=None)
@@ -129,7 +121,6 @@ FILTERS: list[dict[str, object]] = [
     {"compression": "gzip", "shuffle": True, "fletcher32": True},
     {"compression": "lzf", "shuffle": True, "fletcher32": True},
 ]
-NAMES = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 
 
 @pytest.mark.parametrize("options", FILTERS, ids=lambda options: "-".join(options) or "none")
@@ -151,20 +142,6 @@ def test_chunks_that_h5py_wrote(tmp_path: Path, options: dict[str, object], dtyp
     for box in boxes((9, 7)):
         assert_same(read_box([source], tensor, box), expected[as_slices(box)])
     source.close()
-
-
-def described(dataset: h5py.Dataset) -> Tensor:
-    """The description of a chunked dataset, from h5py's own account of it."""
-    created = dataset.id.get_create_plist()
-    filters = tuple(NAMES[created.get_filter(i)[0]] for i in range(created.get_nfilters()))
-    infos = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
-    chunks = tuple(Chunk(i.chunk_offset, i.byte_offset, i.size, i.filter_mask) for i in infos)
-    fill = np.array(dataset.fillvalue, dataset.dtype).tobytes()
-    storage = Chunked(0, dataset.chunks, filters, chunks, fill)
-    kind = {"f": Kind.FLOAT}.get(dataset.dtype.kind, Kind.INTEGER)
-    order = ">" if dataset.dtype.str.startswith(">") else "<"
-    dtype = StorageDType(dataset.dtype.name, dataset.dtype.itemsize * 8, kind, byte_order=order)  # type: ignore[arg-type]
-    return Tensor("w", dataset.shape, dtype, storage)
 
 
 def test_a_damaged_chunk_is_named(tmp_path: Path):
