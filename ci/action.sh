@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The audit of the GitHub Action: inputs in INPUT_*, reports in RUNNER_TEMP, outputs in GITHUB_OUTPUT.
+# The exit code of ckptclamp becomes an output; only failures of the script itself fail this step.
+set -euo pipefail
+
+if [ -z "${CKPTCLAMP:-}" ]; then
+    python3 -m venv "$RUNNER_TEMP/ckptclamp-environment"
+    "$RUNNER_TEMP/ckptclamp-environment/bin/pip" install --quiet "$ACTION_ROOT"
+    CKPTCLAMP="$RUNNER_TEMP/ckptclamp-environment/bin/ckptclamp"
+fi
+
+reports=$(mktemp -d "$RUNNER_TEMP/ckptclamp-XXXXXXXX")
+arguments=(-f github)
+arguments+=(
+    -o "json=$reports/report.json"
+    -o "sarif=$reports/report.sarif"
+    -o "junit=$reports/junit.xml"
+    -o "markdown=$reports/report.md"
+)
+[ -z "${INPUT_SPEC:-}" ] || arguments+=("--spec=$INPUT_SPEC")
+[ -z "${INPUT_BASELINE:-}" ] || arguments+=("--baseline=$INPUT_BASELINE")
+[ -z "${INPUT_TOLERANCE:-}" ] || arguments+=("--tolerance=$INPUT_TOLERANCE")
+[ -z "${INPUT_ATTEST:-}" ] || arguments+=("--attest=$INPUT_ATTEST")
+case "${INPUT_STRICT:-false}" in
+    true) arguments+=(--strict) ;;
+    false) ;;
+    *)
+        echo "::error title=ckptclamp::the input \`strict\` must be true or false"
+        exit 2
+        ;;
+esac
+
+code=0
+"$CKPTCLAMP" audit "${arguments[@]}" -- "$INPUT_CHECKPOINT" || code=$?
+
+output() {
+    printf '%s=%s\n' "$1" "$2" >>"$GITHUB_OUTPUT"
+}
+
+output exit-code "$code"
+if [ -e "$reports/report.json" ]; then
+    python3 - "$reports/report.json" >>"$GITHUB_OUTPUT" <<'PYTHON'
+import json, sys
+
+with open(sys.argv[1], encoding="utf-8") as file:
+    print(f"violations={int(json.load(file)['census']['violations'])}")
+PYTHON
+    output json "$reports/report.json"
+    output sarif "$reports/report.sarif"
+    output junit "$reports/junit.xml"
+    cat "$reports/report.md" >>"$GITHUB_STEP_SUMMARY"
+else
+    # Why there is no report stands on stderr; the summary must not look as if all were well.
+    echo "ckptclamp made no report (exit $code); the log says why." >>"$GITHUB_STEP_SUMMARY"
+fi
