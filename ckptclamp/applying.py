@@ -130,7 +130,11 @@ class _Job:
 
     def _project(self, copy: Copy, before: AuditReport, *, rounds: int) -> list[TensorChange]:
         """Project every tensor that needs it, in the order of the plan."""
-        outside = {result.tensor for result in before.results if _to_mend(result)}
+        outside = {
+            result.tensor
+            for result in before.results
+            if _to_mend(result) or (result.within_tolerance and result.suppressed is None)
+        }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
         governed = sorted(
@@ -169,7 +173,7 @@ class _Job:
 
     def _project_one(self, copy: Copy, assignment: Assignment) -> Projected:
         options = self.options.audit
-        constraint, tolerance = assignment.constraint, assignment.tolerance
+        constraint, tolerance = assignment.constraint, assignment.mending_tolerance
         if isinstance(constraint, WholeTensorConstraint):
             return project_whole(copy, assignment.tensor, constraint, options.memory, tolerance)
         return project(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp._version import __version__
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.notices import Notice
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.spec.model import Spec
@@ -121,7 +122,7 @@ def audit_plan(
         checkpoint=summary,
         results=tuple(results),
         unmatched=plan.unmatched,
-        notices=plan.notices,
+        notices=(*_format_notices(checkpoint), *plan.notices),
         spec_path=spec.path if spec else None,
         spec_sha256=spec.sha256 if spec else None,
         parameters=_parameters(options),
@@ -130,6 +131,11 @@ def audit_plan(
         seconds=time.monotonic() - started,
     )
     return suppress(report, spec.ignore if spec else ())
+
+
+def _format_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
+    """What opening the checkpoint had to tell, such as a name that disagrees with the content."""
+    return tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
 
 
 def _judge_with_meant(

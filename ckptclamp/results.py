@@ -78,7 +78,8 @@ class Result:
     `tensor` is the full name, `label` the friendlier name where there is one (``dense/kernel`` for
     ``layers/dense/vars/0``). `axes` are the reduced axes; `unit_words` says what one unit is.
     `measured_min` and `measured_max` span all units with finite weights. `worst` lists violating
-    units, worst first. A result that was not evaluated has a `reason` and no measurements.
+    units, worst first. `within_tolerance` counts units that lie outside the set, but by no more than
+    the tolerance; they conform. A result that was not evaluated has a `reason` and no measurements.
     """
 
     tensor: str
@@ -100,6 +101,7 @@ class Result:
     hint: str | None = None
     units: int = 0
     violating: int = 0
+    within_tolerance: int = 0
     nonfinite: int = 0
     unmendable: int = 0
     bound: tuple[float | None, float | None] = (None, None)

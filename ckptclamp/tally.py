@@ -43,6 +43,7 @@ class Tally:
         self.assignment = assignment
         self.units = 0
         self.violating = 0
+        self.within_tolerance = 0
         self.nonfinite = 0
         self.unmendable = 0
         self.minimum = math.inf
@@ -72,6 +73,7 @@ class Tally:
         outside = judgement.violates(self.assignment.tolerance) | broken
         self.units += len(statistics)
         self.violating += int(np.count_nonzero(outside))
+        self.within_tolerance += int(np.count_nonzero(judgement.violates(0.0) & ~outside))
         self.nonfinite += int(np.count_nonzero(broken))
         self._see(judgement.measured[~broken])
         if outside.any():
@@ -133,6 +135,7 @@ class Tally:
             tolerance=assignment.tolerance,
             units=self.units,
             violating=self.violating,
+            within_tolerance=self.within_tolerance,
             nonfinite=self.nonfinite,
             unmendable=self.unmendable,
             bound=assignment.constraint.interval(),

@@ -143,6 +143,7 @@ class _Planner:
             origin=Origin.DECLARED,
             why=f"{declaration.layer_class} {declaration.layer} declares {declaration.argument}",
             tolerance=tolerance_for(tensor, self.spec.tolerance, self.tolerance),
+            automatic=self.spec.tolerance is None and self.tolerance is None,
             label=label,
             location=self.rule,
             notices=declaration.notices if lint is None else (*declaration.notices, lint),

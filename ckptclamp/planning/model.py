@@ -24,6 +24,7 @@ class Assignment:
     own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
     `projectable` is false where a violation may be shown but not mended. `meant` are the axes that
     were probably meant where `axes` make the constraint vacuous; they are measured for a notice.
+    `automatic` says that nobody stated the tolerance: it follows from the storage dtype.
     """
 
     tensor: Tensor
@@ -39,6 +40,15 @@ class Assignment:
     notices: tuple[Notice, ...] = ()
     projectable: bool = True
     meant: tuple[int, ...] | None = None
+    automatic: bool = False
+
+    @property
+    def mending_tolerance(self) -> float:
+        """What `apply` forgives: nothing, unless a tolerance was stated or 0 cannot be reached.
+
+        An automatic tolerance forgives an audit what a model cannot help; a copy can.
+        """
+        return 0.0 if self.automatic and self.constraint.one_sided else self.tolerance
 
 
 @dataclass(frozen=True, slots=True)

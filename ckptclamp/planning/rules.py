@@ -115,6 +115,7 @@ def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None
         origin=Origin.SPEC,
         why=f"matched by {', '.join(rule.tensors)}",
         tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
+        automatic=rule.tolerance is None and tolerance is None,
         severity=rule.severity,
         label=label,
         location=location,

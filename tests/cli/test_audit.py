@@ -36,7 +36,7 @@ def test_json_is_json_alone(run, model):
     answer = run("audit", model, *MAX_NORM, "--format", "json")
     report = json.loads(answer.stdout)
     assert answer.returncode == report["exit_code"] == 1
-    (result,) = report["results"]
+    (result,) = report["report"]["results"]
     assert result["units"] == 3
     assert result["violating"] == 1
     assert result["worst"][0]["index"] == [2]
@@ -81,8 +81,8 @@ def test_unit_axis_is_the_other_way_to_say_axis(run, model):
     )
     by_axis = run("audit", model, *MAX_NORM, "-f", "json")
     assert (
-        json.loads(by_unit.stdout)["results"][0]["worst"]
-        == json.loads(by_axis.stdout)["results"][0]["worst"]
+        json.loads(by_unit.stdout)["report"]["results"][0]["worst"]
+        == json.loads(by_axis.stdout)["report"]["results"][0]["worst"]
     )
 
 
