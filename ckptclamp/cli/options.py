@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import click
 
@@ -47,7 +47,7 @@ def together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
     """A number of bytes: ``268435456``, ``256MiB``, ``2GB``."""
 
     name = "size"
@@ -75,7 +75,7 @@ class Size(click.ParamType):
             self.fail(f"{value!r} is no size; write bytes, or 256MiB, 2GB", param, ctx)
 
 
-class Fraction(click.ParamType):
+class Fraction(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
     """A share, not negative: ``5%``, ``0.05``."""
 
     name = "fraction"
@@ -283,10 +283,12 @@ baseline_options = together(
 )
 
 
-def axes(text: str | None) -> tuple[int, ...] | str | None:
+def axes(text: str | None) -> tuple[int, ...] | Literal["all"] | None:
     """Read ``0``, ``0,1,2`` or ``all``; ``None`` stays ``None``."""
-    if text is None or text == "all":
-        return text
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
     try:
         return tuple(int(part) for part in text.strip("[]()").split(","))
     except ValueError as error:

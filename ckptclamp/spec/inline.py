@@ -51,9 +51,9 @@ def inline_spec(
     if not given:
         raise UsageError("no constraint is given", hint="for example --max-norm 2")
     TensorPatterns([tensors])
-    units = _units(axis, unit_axis)
-    rules = [_rule(option, *what, tuple(tensors), units) for option, what in given.items()]
-    if units.stated and not any(rule.units.stated for rule in rules):
+    stated = units(axis, unit_axis)
+    rules = [_rule(option, *what, tuple(tensors), stated) for option, what in given.items()]
+    if stated.stated and not any(rule.units.stated for rule in rules):
         raise UsageError(f"--{rules[0].id} is about each weight by itself, so it has no axis")
     return Spec(rules=tuple(rules))
 
@@ -66,7 +66,12 @@ def _rule(
     return Rule(id=option, tensors=tensors, constraint=constraint, units=own)
 
 
-def _units(axis: Axis, unit_axis: Axis) -> Units:
+def units(axis: Axis, unit_axis: Axis) -> Units:
+    """Return what the options ``--axis`` and ``--unit-axis`` say of units.
+
+    Raises:
+        UsageError: both are given, or no axis is left to take a norm over.
+    """
     if axis is not None and unit_axis is not None:
         raise UsageError("--axis and --unit-axis exclude each other")
     if unit_axis is not None:
