@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 256 << 20
 
+_BLOCKS = 16
+"""Blocks of float64 that a job has in hand, at most, when it projects."""
+
 
 def measure(
     reader: TensorReader,
@@ -71,15 +74,29 @@ def measure(
     """
     groups, at_once = _grouped(requests, memory, block)
     yield from at_once
-    jobs = _affordable(jobs or default_jobs(), groups, memory)
+    waiting = max((_result_bytes(group) for group in groups), default=0)
+    jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting)
     work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
     if executor is not None and reopen is not None:
         work = bound(reduce_elsewhere, pickle.dumps(reopen))
     small = sum(group.tensor.size for group in groups) <= SEGMENT
     failed: set[int] = set()
     with threads(1 if executor is not None or small else jobs) as pool:
-        results = in_order(work, _items(groups, failed), executor or pool, 2 * jobs)
+        items = _items([(group, 0, len(group.grid)) for group in groups], failed)
+        results = in_order(work, items, executor or pool, 2 * jobs)
         yield from _assemble(requests, results, failed, progress)
+
+
+def measure_boxes(
+    reader: TensorReader, group: Group, boxes: range, pool: Executor | None, window: int
+) -> Iterator[Measurement]:
+    """Measure the units that lie in `boxes` of a group of one request.
+
+    The answers are, bit for bit, those that `measure` gives for these units.
+    """
+    items = _items([(group, boxes.start, boxes.stop)], set())
+    results = in_order(bound(reduce_item, reader), items, pool, window)
+    yield from _assemble([group.requests[0][1]], results, set(), None)
 
 
 def _grouped(
@@ -120,13 +137,13 @@ def _chunk_bytes(tensor: Tensor) -> int:
     return 4 * math.prod(tensor.storage.chunk_shape) * tensor.dtype.itemsize
 
 
-def _affordable(jobs: int, groups: Sequence[Group], memory: int) -> int:
-    """As many jobs as the memory has room for: each has blocks, and results that wait their turn."""
-    if not groups:
-        return 1
-    chunk = max(_chunk_bytes(group.tensor) for group in groups)
-    waiting = max(_result_bytes(group) for group in groups)
-    return max(1, min(jobs, memory // (6 * 8 * BLOCK + chunk + 3 * waiting)))
+def affordable(jobs: int, tensors: Sequence[Tensor], memory: int, waiting: int = 0) -> int:
+    """As many of `jobs` as the memory has room for.
+
+    Each has blocks and a chunk to decode, and bytes of results `waiting` for their turn.
+    """
+    chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
+    return max(1, min(jobs, memory // (_BLOCKS * 8 * BLOCK + chunk + 3 * waiting)))
 
 
 def _result_bytes(group: Group) -> int:
@@ -145,17 +162,20 @@ def _empty(place: int, request: Request) -> Batch:
     return Batch(place, tuple((0, 0) for _ in request.kept), statistics)
 
 
-def _items(groups: Iterable[Group], failed: set[int]) -> Iterator[Item]:
-    """Cut groups into segments, several small ones to an item; stop where a group has failed."""
+def _items(ranges: Iterable[tuple[Group, int, int]], failed: set[int]) -> Iterator[Item]:
+    """Cut ranges of boxes into segments, several small ones to an item; skip groups that failed.
+
+    Segments begin at multiples of their length, wherever the range begins.
+    """
     item: list[Segment] = []
     weight = 0
-    for group in groups:
-        boxes, step = len(group.grid), group.grid.segment
-        for first in range(0, boxes, step):
+    for group, first, last in ranges:
+        step = group.grid.segment
+        for start in range(first - first % step, last, step):
             if group.requests[0][0] in failed:
                 break
-            item.append(Segment(group, first, min(first + step, boxes)))
-            weight += max(group.tensor.size * step // boxes, SEGMENT // 256)
+            item.append(Segment(group, max(first, start), min(start + step, last)))
+            weight += max(group.tensor.size * step // len(group.grid), SEGMENT // 256)
             if weight >= SEGMENT:
                 yield tuple(item)
                 item, weight = [], 0

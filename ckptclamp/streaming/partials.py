@@ -15,6 +15,7 @@ import numpy as np
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.streaming import kernels
 from ckptclamp.streaming.grid import BLOCK, contiguous
+from ckptclamp.streaming.spread import Spread
 from ckptclamp.streaming.widening import widen
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ def _rescue_squares(
     if not lost.any():
         return
     exponent = np.where(lost, np.frexp(peak)[1], 0)
-    scaled = np.ldexp(magnitudes, -spread(exponent, wide.shape, axes))
+    over = Spread(wide.shape, axes, tuple(slice(None) for _ in wide.shape))
+    scaled = np.ldexp(magnitudes, -over(exponent))
     norm = np.sqrt(kernels.sum_of_squares(scaled, axes, scratch))
     values[Statistic.NORM] = np.where(lost, np.ldexp(norm, exponent), 0.0)
     values[SQUARES] = np.where(lost, 0.0, squares)
@@ -215,13 +217,3 @@ def _count_nonfinite(
     infinite = ~np.isfinite(block)
     count = kernels.reduce(np.add, infinite.astype(np.int64), axes)
     return count if count.any() else None
-
-
-def spread(
-    per_unit: NDArray[Any] | float, shape: tuple[int, ...], axes: tuple[int, ...]
-) -> NDArray[Any]:
-    """Shape one number a unit so that it broadcasts over a block of `shape`."""
-    value = np.asarray(per_unit)
-    if value.ndim == 0:
-        return value
-    return value.reshape([1 if i in axes else n for i, n in enumerate(shape)])

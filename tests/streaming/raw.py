@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptclamp.checkpoints.description import Box, Contiguous, Tensor
-from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
+from ckptclamp.checkpoints.dtypes import DTYPES
 
 
 class InMemory:
@@ -42,9 +43,9 @@ class InMemory:
 
 def describe(name: str, array: NDArray[Any]) -> Tensor:
     """The description of a contiguous tensor that holds `array`."""
-    known = DTYPES[array.dtype.name]
-    order = ">" if array.dtype.byteorder == ">" else "<"
-    dtype = StorageDType(known.name, known.bits, known.kind, known.unit_roundoff, order)
+    dtype = DTYPES[array.dtype.name]
+    if array.dtype.byteorder == ">":
+        dtype = replace(dtype, byte_order=">")
     return Tensor(name, array.shape, dtype, Contiguous(0, 0))
 
 

@@ -1,0 +1,86 @@
+"""Projecting one tensor of a copy, in place: units that violate move, all other bytes stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial as bound
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptclamp.errors import UnreadableError
+from ckptclamp.spec.model import Projection
+from ckptclamp.streaming.executors import default_jobs, in_order, threads
+from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
+from ckptclamp.streaming.measure import DEFAULT_MEMORY, affordable, unreadable
+from ckptclamp.streaming.mending import NOTHING, Job, Projected, mend_box
+from ckptclamp.streaming.segments import count_of
+from ckptclamp.streaming.spanning import spanning_units
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptclamp.checkpoints.checkpoint import Copy
+    from ckptclamp.checkpoints.description import Tensor
+    from ckptclamp.constraints.base import Constraint
+
+__all__ = ["Projected", "project"]
+
+
+def project(
+    copy: Copy,
+    tensor: Tensor,
+    axes: tuple[int, ...],
+    constraint: Constraint,
+    tolerance: float,
+    *,
+    projection: Projection = Projection.EXACT,
+    memory: int = DEFAULT_MEMORY,
+    jobs: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    block: int = BLOCK,
+) -> Projected:
+    """Project the units of `tensor` in `copy` onto `constraint`; `axes` are the reduced axes.
+
+    `Projection.EXACT` moves only units that violate `tolerance`: to the nearest point of the set,
+    computed in float64, rounded to the storage dtype, measured again as stored and moved further
+    inward until they conform at tolerance 0 (constraints that rounding inward cannot reach, such as
+    ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
+    finite weights. Units with non-finite weights, and those that the constraint calls unmendable,
+    keep their bytes. `memory`, `jobs` and `block` are those of `measure`.
+
+    Raises:
+        UnreadableError: the tensor cannot be read.
+        NotWrittenError: it cannot be written.
+    """
+    refusal = unreadable(tensor, memory)
+    if refusal is not None:
+        raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
+    if tensor.size == 0:
+        return NOTHING
+    job = Job(copy, tensor, axes, constraint, tolerance, projection, grid_of(tensor, axes, block))
+    jobs = affordable(jobs or default_jobs(), [tensor], memory)
+    work = _whole_units if job.grid.completes(axes) else spanning_units
+    with threads(1 if tensor.size <= SEGMENT else jobs) as pool:
+        total = NOTHING
+        for weights, done in work(job, pool, 2 * jobs):
+            total += done
+            if progress is not None:
+                progress(weights * (tensor.nbytes // tensor.size))
+    return total
+
+
+def _whole_units(job: Job, pool: Executor | None, window: int) -> Iterator[tuple[int, Projected]]:
+    """Mend every box by itself."""
+    boxes, step = len(job.grid), job.grid.segment
+    items = (range(first, min(first + step, boxes)) for first in range(0, boxes, step))
+    for item, done in in_order(bound(_mend_boxes, job), items, pool, window):
+        yield sum(count_of(job.grid.box(index)) for index in item), done
+
+
+def _mend_boxes(job: Job, indices: range) -> Projected:
+    total = NOTHING
+    with np.errstate(all="ignore"):
+        for index in indices:
+            total += mend_box(job, job.grid.box(index))
+    return total

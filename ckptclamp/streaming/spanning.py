@@ -1,0 +1,205 @@
+"""Projecting units that no block holds whole: columns, convolution kernels, whole tensors.
+
+They are measured first. A trial is read through `_Trial`, so that what is measured is, bit for bit,
+what would be stored; nothing is written before the last trial is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial as bound
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.constraints.base import Transform, UnitStatistics
+from ckptclamp.errors import UnreadableError
+from ckptclamp.spec.model import Projection
+from ckptclamp.streaming.change import Arithmetic, as_keras, exactly, moved
+from ckptclamp.streaming.executors import in_order
+from ckptclamp.streaming.grid import PENDING
+from ckptclamp.streaming.measure import measure_boxes
+from ckptclamp.streaming.mending import Job, Projected, relative, write_changes
+from ckptclamp.streaming.requests import Batch, Failed
+from ckptclamp.streaming.segments import WORKSPACE, Group, count_of, read
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.streaming.search import Step
+
+
+def spanning_units(job: Job, pool: Executor | None, window: int) -> Iterator[tuple[int, Projected]]:
+    """Project all units, as many at a time as the accumulators have room for.
+
+    Yields how many weights were looked at, and what was done to their units.
+    """
+    for first, last in _unit_groups(job):
+        with np.errstate(all="ignore"):
+            done = _Units(job, range(first, last), pool, window).mend()
+        yield sum(count_of(job.grid.box(index)) for index in range(first, last)), done
+
+
+def _unit_groups(job: Job) -> Iterator[tuple[int, int]]:
+    """Ranges of boxes that hold whole units: all boxes, or some stripes at a time."""
+    grid = job.grid
+    if grid.order == tuple(range(len(grid.shape))):
+        yield 0, len(grid)
+        return
+    boxes = math.prod(grid.counts[axis] for axis in job.axes)
+    units = math.prod(grid.tile[axis] for axis in job.request.kept)
+    step = boxes * max(1, PENDING // units)
+    for first in range(0, len(grid), step):
+        yield first, min(first + step, len(grid))
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Which units move, and how the units of a slice of them do."""
+
+    chosen: NDArray[np.bool_]
+    arithmetic: Callable[[slice], Arithmetic]
+
+
+class _Units:
+    """The units of a range of boxes, measured and moved together.
+
+    `places` tells where the units of each box stand in arrays of all units.
+    """
+
+    def __init__(self, job: Job, boxes: range, pool: Executor | None, window: int) -> None:
+        self.job = job
+        self.boxes = boxes
+        self.pool = pool
+        self.window = window
+        self.places: dict[Box, slice] = {}
+        self.statistics = self._measure(job.copy)
+
+    def mend(self) -> Projected:
+        """Move the units that are to move, and write them."""
+        if self.job.projection is Projection.KERAS:
+            return self._follow_keras()
+        search = self.job.search(self.statistics, margin=self._margin())
+        while search.active.any():
+            trial = _Trial(self, _stepping(search.step, search.active))
+            search.observe(self._measure(trial))
+        written = self._write(_stepping(search.best, search.accepted))
+        return written + Projected(0, 0, 0.0, int(np.count_nonzero(search.left)))
+
+    def _follow_keras(self) -> Projected:
+        transform = self.job.constraint.project_keras(self.statistics)
+        move = _Move(
+            self.statistics.nonfinite == 0, lambda place: as_keras(_part(transform, place))
+        )
+        outside = self.job.violates(self._measure(_Trial(self, move)))
+        return self._write(move) + Projected(0, 0, 0.0, int(np.count_nonzero(outside)))
+
+    def _margin(self) -> float:
+        """How far inward the first trial aims, so that seldom a second pass is needed.
+
+        Rounding n weights moves their norm by about u/√n relative.
+        """
+        dtype = self.job.tensor.dtype
+        assert dtype is not None
+        return 2 * dtype.unit_roundoff / math.sqrt(self.statistics.size)
+
+    def _measure(self, reader: TensorReader) -> UnitStatistics:
+        """Measure all units, in the order in which they are complete, which is always the same."""
+        job = self.job
+        group = Group(job.tensor, job.grid, ((0, job.request),))
+        batches: list[Batch] = []
+        for answer in measure_boxes(reader, group, self.boxes, self.pool, self.window):
+            if isinstance(answer, Failed):
+                raise UnreadableError(answer.reason, tensor=job.tensor.name, hint=answer.hint)
+            assert isinstance(answer, Batch)
+            batches.append(answer)
+        count = 0
+        for batch in batches:
+            self.places[batch.units] = slice(count, count + len(batch.statistics))
+            count += len(batch.statistics)
+        return _joined([batch.statistics for batch in batches])
+
+    def place(self, box: Box) -> slice:
+        """Where the units of `box` stand."""
+        return self.places[tuple(box[axis] for axis in self.job.request.kept)]
+
+    def moved(self, box: Box, block: NDArray[Any], move: _Move) -> NDArray[Any]:
+        """Return `block`, which is `box`, with its chosen units moved."""
+        place = self.place(box)
+        if not move.chosen[place].any():
+            return block
+        return moved(block, self.job.axes, move.chosen[place], move.arithmetic(place), WORKSPACE)
+
+    def _write(self, move: _Move) -> Projected:
+        """Write all boxes in which a unit moves, and count what that changes."""
+        units = len(self.statistics)
+        changed = np.zeros(units, np.bool_)
+        largest, peak = np.zeros(units), np.zeros(units)
+        if not move.chosen.any():
+            return Projected(units, 0, 0.0, 0)
+        step = self.job.grid.segment
+        items = (self.boxes[i : i + step] for i in range(0, len(self.boxes), step))
+        for _, parts in in_order(bound(self._write_boxes, move), items, self.pool, self.window):
+            for place, part_changed, part_largest, part_peak in parts:
+                changed[place] |= part_changed
+                np.maximum(largest[place], part_largest, out=largest[place])
+                np.maximum(peak[place], part_peak, out=peak[place])
+        return Projected(units, int(np.count_nonzero(changed)), relative(largest, peak), 0)
+
+    def _write_boxes(self, move: _Move, indices: range) -> list[tuple[slice, Any, Any, Any]]:
+        job, parts = self.job, []
+        with np.errstate(all="ignore"):
+            for index in indices:
+                box = job.grid.box(index)
+                place = self.place(box)
+                if move.chosen[place].any():
+                    block = read(job.copy, job.tensor, box)
+                    change = write_changes(job, box, block, self.moved(box, block, move))
+                    parts.append((place, change.units, change.largest, change.peak))
+        return parts
+
+
+def _stepping(step: Step, chosen: NDArray[np.bool_]) -> _Move:
+    return _Move(chosen, lambda place: exactly(step.part(place)))
+
+
+class _Trial:
+    """Reads a tensor as it would be stored if units moved."""
+
+    def __init__(self, units: _Units, move: _Move) -> None:
+        self.units = units
+        self.move = move
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`."""
+        block = self.units.job.copy.read(tensor, box, buffer)
+        return self.units.moved(box, block, self.move)
+
+
+def _part(transform: Transform, place: slice) -> Transform:
+    scale, shift, low, high = (
+        value[place] if np.ndim(value) else value
+        for value in (
+            np.asarray(transform.scale),
+            np.asarray(transform.shift),
+            np.asarray(transform.low),
+            np.asarray(transform.high),
+        )
+    )
+    return Transform(scale, shift, low, high)
+
+
+def _joined(parts: list[UnitStatistics]) -> UnitStatistics:
+    if len(parts) == 1:
+        return parts[0]
+    return UnitStatistics(
+        parts[0].size,
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0].values},
+        np.concatenate([part.nonfinite for part in parts]),
+    )
