@@ -37,6 +37,7 @@ _STRONGLY_ENCRYPTED = 1 << 6
 _UTF8 = 1 << 11
 _MASKED = 1 << 13
 _REFUSED_FLAGS = _ENCRYPTED | _PATCHED | _STRONGLY_ENCRYPTED | _MASKED
+_NEWEST_VERSION = 63
 _UNIX_KIND = 0o170000
 _UNIX_LINK = 0o120000
 _ZIP64_EXTRA = 1
@@ -130,11 +131,17 @@ class _Reader:
         length = self.source.size
         tail_start = max(length - _END.size - _FULL16, 0)
         tail = self.source.read_at(tail_start, length - tail_start)
-        found = [at for at in _occurrences(tail, _END_SIGNATURE) if self.ends_file(tail[at:])]
-        if len(found) != 1:
-            problem = "has no end record at its end" if not found else "has several end records"
-            error = RefusedError if found else NotACheckpointError
-            raise error(f"the zip archive {problem}", path=self.source.path)
+        signatures = _occurrences(tail, _END_SIGNATURE)
+        found = [at for at in signatures if self.ends_file(tail[at:])]
+        if not found:
+            raise NotACheckpointError(
+                "the zip archive has no end record at its end",
+                path=self.source.path,
+                hint="it is truncated, or something was appended to it",
+            )
+        if found[0] != signatures[-1]:
+            # Some readers take the first record that fits, some the last signature.
+            self.refuse("has several end records, or one in its comment")
         end = tail_start + found[0]
         numbers = _END.unpack_from(tail, found[0])
         _, disk, first_disk, here, count, size, start, _ = numbers
@@ -192,6 +199,8 @@ class _Reader:
         name = self.name(raw_name, flags)
         if flags & _REFUSED_FLAGS:
             self.refuse("is encrypted, or a patch", name)
+        if fields[2] & 0xFF > _NEWEST_VERSION:
+            self.refuse("needs a newer zip reader", name)
         if attributes >> 16 & _UNIX_KIND == _UNIX_LINK:
             self.refuse("is a symbolic link", name)
         if method not in (STORED, DEFLATED):

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.strict_json import parse_strict
@@ -27,6 +27,7 @@ def parse(text: str | bytes, *, infinity: bool = True) -> object:
     )
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_reads_what_python_writes(value: object) -> None:
     """Whatever `json` writes comes back, ``Infinity`` and ``NaN`` among it."""
@@ -44,7 +45,7 @@ def _encodable(value: object) -> bool:
     return True
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a duplicate key": ('{"a": 1, "b": {"c": 1, "c": 2}}', "twice"),
     "a duplicate key, escaped": ('{"a": 1, "\\u0061": 2}', "twice"),
     "depth": ("[" * 41 + "]" * 41, "deeper"),
