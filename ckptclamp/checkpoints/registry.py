@@ -94,7 +94,7 @@ def _open_index(source: Source, follow_symlinks: bool, header_limit: int) -> Che
     if shards and all(name.endswith(".weights.h5") for name in shards):
         from ckptclamp.checkpoints.keras_shards import open_keras_shards
 
-        return open_keras_shards(source)
+        return open_keras_shards(source, follow_symlinks=follow_symlinks)
     raise NotACheckpointError(
         "no checkpoint, but JSON without a weight_map of shards",
         path=source.path,
@@ -122,8 +122,10 @@ def _open_directory(path: Path, follow_symlinks: bool, header_limit: int) -> Che
     if {"config.json", "model.weights.h5"} <= names:
         from ckptclamp.checkpoints.keras_directory import open_keras_directory
 
-        return open_keras_directory(path)
-    indexes = {name for name in names if name.endswith(".safetensors.index.json")}
+        return open_keras_directory(path, follow_symlinks=follow_symlinks)
+    indexes = {
+        name for name in names if name.endswith((".safetensors.index.json", ".weights.json"))
+    }
     singles = {name for name in names if name.endswith(".safetensors")}
     found = sorted(indexes or singles)
     if len(found) != 1:

@@ -120,8 +120,9 @@ def _size_note(index: Any, checkpoint: ShardedSafetensors) -> tuple[str, ...]:  
     """Say so if the index gives another size in bytes than the shards have."""
     metadata = index.get("metadata")
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
-    actual = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    if stated is None or stated == actual:
+    tensors = checkpoint.tensors.values()
+    actual = sum(tensor.nbytes for tensor in tensors)
+    if stated in (None, actual) or any(tensor.dtype is None for tensor in tensors):
         return ()
     return (f"the index says total_size {stated!r}, the tensors take {actual} bytes",)
 
