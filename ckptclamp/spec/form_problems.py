@@ -79,5 +79,5 @@ def _form_at(keys: Keys) -> type[BaseModel]:
         schema.BESIDE: schema.ConstraintForm,
         schema.SERIALISED: schema.SerialisedForm,
     }
-    entries = {"rules": schema.RuleForm, "ignore": schema.IgnoreForm}
+    entries: dict[str, type[BaseModel]] = {"rules": schema.RuleForm, "ignore": schema.IgnoreForm}
     return forms.get(keys[-1]) or entries.get(str(keys[0]), schema.SerialisedForm)

@@ -190,9 +190,8 @@ class _Loader:
         place = self._place(keys)
         if place is None:
             where = form_problems.dotted(keys)
-            self.problems.append(
-                SpecProblem(f"{where}: {message}" if where else message, hint=hint)
-            )
+            what = message.removeprefix(f"{keys[-1]}: ") if keys else message
+            self.problems.append(SpecProblem(f"{where}: {what}" if where else what, hint=hint))
         elif place not in self._reported:
             self.problems.append(SpecProblem(message, *place, hint=hint))
 

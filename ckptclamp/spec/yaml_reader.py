@@ -111,6 +111,7 @@ class _Builder:
             before = text[: error.position]
             place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
             return _broken(f"is not YAML: {error.reason}", place)
+        self.document.values.setdefault((), (1, 1))
         return self.document
 
     def _take(self, event: yaml.Event) -> bool:
@@ -153,6 +154,7 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         self._refuse_marks(event)
+        event.value = self._joined(event)
         if self.open and self._wants_key(self.open[-1]):
             self._key(event)
         else:
@@ -208,6 +210,15 @@ class _Builder:
             message, _, hint = str(error).partition("; ")
             self._problem(event, message, hint or None)
             return None
+
+    def _joined(self, event: yaml.ScalarEvent) -> str:
+        """The text with surrogate pairs, as JSON escapes write them, made into characters."""
+        text: str = event.value
+        try:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            self._problem(event, "half of a surrogate pair is no character")
+            return text.encode("utf-8", "replace").decode()
 
     def _refuse_marks(self, event: yaml.NodeEvent) -> None:
         """Refuse anchors, which aliases refer to, and tags, which change what a value is."""

@@ -1,0 +1,213 @@
+"""Patterns over tensor names: what they mean, what they refuse, and that no name can stall them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckptclamp.errors import UsageError
+from ckptclamp.spec.patterns import TensorPatterns, check, literal_head
+
+
+def matches(patterns, *names):
+    rule = [patterns] if isinstance(patterns, str) else patterns
+    return bool(TensorPatterns([rule]).matching(names))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("**/kernel", "kernel"),
+        ("**/kernel", "dense/kernel"),
+        ("**/kernel", "a/b/c/kernel"),
+        ("**/kernel", "model_weights/dense/dense/kernel:0"),
+        ("dense/kernel", "model_weights/dense/kernel:0"),
+        ("model_weights/dense/*", "model_weights/dense/kernel"),
+        ("*/kernel", "dense/kernel"),
+        ("de?se/kernel", "dense/kernel"),
+        ("dense_[0-3]/kernel", "dense_2/kernel"),
+        ("dense_[!0-3]/kernel", "dense_7/kernel"),
+        ("a/**/z", "a/z"),
+        ("a/**/z", "a/b/c/z"),
+        ("a/**", "a/b/c"),
+        ("**", "anything/at/all"),
+        ("*.weight", "layers.0.mlp.weight"),
+        ("layers.*.weight", "layers.0.mlp.weight"),
+        ("a.b", "a.b"),
+        ("x[[]y", "x[y"),
+        ("re:layers\\.\\d+\\.(q|k)_proj", "layers.31.q_proj"),
+        ("re:^dense/kernel$", "dense/kernel:0"),
+        ("re:.*ker.*", "dense/kernel"),
+        ("re:a{2,3}", "aaa"),
+        ("re:[^/]+/(kernel|bias)?", "dense/bias"),
+    ],
+)
+def test_matches(pattern, name):
+    """The meaning of every sign, on names as files have them."""
+    assert matches(pattern, name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("*/kernel", "a/b/kernel"),
+        ("*/kernel", "kernel"),
+        ("dense/kernel", "dense/kernels"),
+        ("dense/kernel", "Dense/kernel"),
+        ("dense/kernel", "dense/kernel:1"),
+        ("de?se", "de/se"),
+        ("de[!x]se", "de/se"),
+        ("a/**", "a"),
+        ("a.b", "axb"),
+        ("re:kernel", "dense/kernel"),
+        ("re:a{2,3}", "a"),
+        ("re:a{2}", "aaa"),
+    ],
+)
+def test_does_not_match(pattern, name):
+    """A pattern means no more than it says: segments, case, the whole name."""
+    assert not matches(pattern, name)
+
+
+def test_exclusion_wins_over_any_name():
+    """One alias that is excluded excludes the tensor, whatever the order of patterns."""
+    assert not matches(["**/kernel", "!head/**"], "layers/3/vars/kernel", "head/kernel")
+    assert not matches(["!head/**", "**/kernel"], "head/kernel")
+    assert matches(["**/kernel", "!head/**"], "body/kernel")
+
+
+def test_any_name_is_enough():
+    """A tensor matches by its label as by its own name."""
+    assert matches("dense/kernel", "layers/dense/vars/0", "dense/kernel")
+
+
+def test_rules_are_told_apart():
+    """Matching many rules at once gives for each what it gives alone."""
+    patterns = TensorPatterns([["a/*"], ["**/b", "!a/b"], ["re:.*"], ["b"]])
+    assert patterns.matching(["a/b"]) == {0, 2}
+    assert patterns.matching(["c/b"]) == {1, 2}
+    assert patterns.matching(["b"]) == {1, 2, 3}
+
+
+NAMES = st.lists(st.sampled_from(["a", "b", "ab", "kernel", "x.y"]), min_size=1, max_size=5).map(
+    "/".join
+)
+GLOBS = st.lists(
+    st.sampled_from(["a", "*", "**", "a*", "*b", "?", "k*r*l", "[ab]", "[!a]*"]),
+    min_size=1,
+    max_size=4,
+).map("/".join)
+
+
+def slow_match(glob, name):
+    """The reference: segment by segment, by definition and without regard to speed."""
+    if not glob:
+        return not name
+    head, *rest = glob
+    if head == "**":
+        if not rest:
+            return bool(name)
+        return any(slow_match(rest, name[skip:]) for skip in range(len(name) + 1))
+    pattern = re.escape(head).replace(r"\*", ".*").replace(r"\?", ".")
+    pattern = pattern.replace(r"\[ab\]", "[ab]").replace(r"\[!a\]", "[^a]")
+    return bool(name) and bool(re.fullmatch(pattern, name[0])) and slow_match(rest, name[1:])
+
+
+@settings(max_examples=500)
+@given(GLOBS, NAMES)
+def test_globs_agree_with_the_definition(glob, name):
+    """The automaton gives what a plain recursion over segments gives."""
+    assert matches(glob, name) == slow_match(glob.split("/"), name.split("/"))
+
+
+@settings(max_examples=500)
+@given(
+    st.recursive(
+        st.sampled_from(["a", "b", ".", "[ab]", "[^a]", r"\w"]),
+        lambda inner: st.one_of(
+            st.tuples(inner, inner).map("".join),
+            st.tuples(inner, inner).map(lambda p: f"({p[0]}|{p[1]})"),
+            st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,}", "{0,2}"])).map(
+                lambda p: f"({p[0]}){p[1]}"
+            ),
+        ),
+        max_leaves=6,
+    ),
+    st.text("abc", max_size=6),
+)
+def test_regular_expressions_agree_with_python(expression, name):
+    """What is understood means what it means to Python's own `re`."""
+    assert matches(f"re:{expression}", name) == bool(re.fullmatch(expression, name))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["re:(a+)+$", "re:(a|a)*b", "re:(.*a){20}", "**/a*a*a*a*a*a*b", "**/a/**/a/**/a/**/b"],
+)
+def test_no_name_stalls_a_pattern(pattern):
+    """Names that make a backtracking matcher run for ever are answered as others are."""
+    for name in (
+        "a" * 20_000 + "c",
+        "a/" * 20_000 + "c",
+        "é" * 20_000,
+        "".join(map(chr, range(32, 9000))),
+    ):
+        assert not matches(pattern, name)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "!",
+        "[z-a]",
+        "re:(?=a)b",
+        "re:(?i)a",
+        r"re:(a)\1",
+        r"re:\bword",
+        "re:a**",
+        "re:a*?",
+        "re:(a",
+        "re:a)",
+        "re:a)(b",
+        "re:[a",
+        "re:*a",
+        "re:a^b",
+        "re:a{3,2}",
+        "re:(a{1000}){1000}",
+        "re:(((a{99}){99}){99}){99}",
+        "re:a{99999999999999999999}",
+        "re:" + "(" * 100 + ")" * 100,
+        "a" * 100_000,
+    ],
+)
+def test_what_cannot_be_understood_is_refused(pattern):
+    """A pattern that is malformed, not regular or too large is an error, not an empty match."""
+    with pytest.raises(UsageError):
+        check(pattern)
+    with pytest.raises(UsageError):
+        TensorPatterns([[pattern]])
+
+
+def test_only_exclusions_are_refused():
+    """A rule that only excludes would match nothing, and look as if it matched the rest."""
+    with pytest.raises(UsageError, match="only exclusions"):
+        TensorPatterns([["!head/**"]])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "head"),
+    [
+        ("optimizer/**", "optimizer/"),
+        ("**/kernel", ""),
+        ("a/b", "a/b"),
+        (r"re:optimizer/\d+", "optimizer/"),
+        ("!x*", "x"),
+    ],
+)
+def test_literal_head(pattern, head):
+    """What a pattern says before it begins to vary decides what it names on purpose."""
+    assert literal_head(pattern) == head
