@@ -84,60 +84,26 @@ class Stage(ABC):
         if not os.path.samestat(now, self._replaced):
             raise NotWrittenError("was replaced by someone else meanwhile", path=self.path)
         if now.st_nlink > 1 and not stat.S_ISDIR(now.st_mode):
-            self._notices.append(
-                Notice("hard-links", "other hard links of the output keep the old content")
-            )
+            self._tell("hard-links", "other hard links of the output keep the old content")
 
     def _flush_parent(self) -> bool:
         """Flush the directory that holds the new name; a failure cannot be undone, only told."""
         try:
             os.fsync(self._parent)
         except OSError as error:
-            self._notices.append(
-                Notice(
-                    "durability-unconfirmed",
-                    f"{self.path.name} was written, but the system cannot confirm that it is on "
-                    f"disk: {error.strerror}",
-                )
+            self._tell(
+                "durability-unconfirmed",
+                f"{self.path.name} was written, but the system cannot confirm that it is on disk: "
+                f"{error.strerror}",
             )
             return False
         return True
 
-    def _finish_file(self, fd: int) -> None:
-        """Give a file its mode (and of a file that it replaces the owner and attributes), flush it."""
-        mode = self._mode & ~_umask()
-        if self._replaced is not None and self.directory is None:
-            mode = stat.S_IMODE(self._replaced.st_mode) & 0o777
-            mode = self._keep_owner(fd, self._replaced, mode)
-        os.fchmod(fd, mode)
-        if self._replaced is not None and self.directory is None:
-            self._keep_attributes(fd)
-        # Never tried again: a second fsync may report success for data that the first one lost.
-        os.fsync(fd)
+    def _new_mode(self) -> int:
+        """Return the mode of a new file: the input's, as far as the user's umask lets it be."""
+        return self._mode & ~_umask()
 
-    def _keep_owner(self, fd: int, replaced: os.stat_result, mode: int) -> int:
-        """Give `fd` the owner of the replaced file, and return the mode that is then safe."""
-        mine = os.fstat(fd)
-        if (mine.st_uid, mine.st_gid) == (replaced.st_uid, replaced.st_gid):
-            return mode
-        try:
-            os.fchown(fd, replaced.st_uid, replaced.st_gid)
-        except OSError as error:
-            self._lost("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
-            # Another group must not get what was meant for the former one.
-            return mode & (0o707 | (mode & 0o007) << 3)
-        return mode
-
-    def _keep_attributes(self, fd: int) -> None:
-        """Copy extended attributes and access control lists of the replaced file."""
-        try:
-            for name in os.listxattr(self.path, follow_symlinks=False):
-                if name.startswith("user.") or name == "system.posix_acl_access":
-                    os.setxattr(fd, name, os.getxattr(self.path, name, follow_symlinks=False))
-        except OSError as error:
-            self._lost("attributes-not-kept", f"extended attributes were lost: {error.strerror}")
-
-    def _lost(self, code: str, message: str) -> None:
+    def _tell(self, code: str, message: str) -> None:
         self._notices.append(Notice(code, message))
 
 
@@ -176,7 +142,13 @@ class FileStage(Stage):
             raise
 
     def _name(self) -> None:
-        self._finish_file(self._fd)
+        if self._replaced is None:
+            os.fchmod(self._fd, self._new_mode())
+        else:
+            os.fchmod(self._fd, self._keep_owner(self._fd, self._replaced))
+            self._keep_attributes(self._fd)
+        # Never tried again: a second fsync may report success for data that the first one lost.
+        os.fsync(self._fd)
         if self._replaced is None:
             self._name_new()
         else:
@@ -208,6 +180,30 @@ class FileStage(Stage):
         source = f"/proc/self/fd/{self._fd}"
         parent = self._parent
         os.link(source, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=True)
+
+    def _keep_owner(self, fd: int, replaced: os.stat_result) -> int:
+        """Give `fd` the owner of the replaced file, and return the mode that is then safe."""
+        mode = stat.S_IMODE(replaced.st_mode) & 0o777
+        mine = os.fstat(fd)
+        if (mine.st_uid, mine.st_gid) == (replaced.st_uid, replaced.st_gid):
+            return mode
+        try:
+            os.fchown(fd, replaced.st_uid, replaced.st_gid)
+        except OSError as error:
+            self._tell("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
+            # Another group must not get what was meant for the former one.
+            return mode & (0o707 | (mode & 0o007) << 3)
+        return mode
+
+    def _keep_attributes(self, fd: int) -> None:
+        """Copy extended attributes and access control lists of the replaced file."""
+        try:
+            for name in os.listxattr(self.path, follow_symlinks=False):
+                if name.startswith("user.") or name == "system.posix_acl_access":
+                    os.setxattr(fd, name, os.getxattr(self.path, name, follow_symlinks=False))
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                self._tell("attributes-not-kept", f"attributes were lost: {error.strerror}")
 
     def discard(self) -> None:
         """See `Stage.discard`."""
@@ -248,7 +244,8 @@ class DirectoryStage(Stage):
 
     def _name(self) -> None:
         for fd in self._fds.values():
-            self._finish_file(fd)
+            os.fchmod(fd, self._new_mode())
+            os.fsync(fd)
         for folder, _, _ in os.walk(self.directory, topdown=False):
             _finish_folder(folder)
         assert self._temporary is not None
@@ -268,7 +265,7 @@ class DirectoryStage(Stage):
         if not self._flush_parent():
             # Until the exchange is on disk, the old directory may be what survives.
             self._temporary = None
-            self._lost("leftover", f"the former content was kept as {temporary}")
+            self._tell("leftover", f"the former content was kept as {temporary}")
 
     def _refuse_losses(self) -> None:
         """Refuse to remove a directory with anything in it that the copy does not have."""
