@@ -243,7 +243,17 @@ def _judged(result: Result, entry: Entry | None, today: datetime.date) -> Result
     if objection is not None:
         return replace(result, notices=(*result.notices, objection))
     reason = entry.reason or "known when the baseline was written"
-    return replace(result, suppressed=Suppressed("baseline", reason, entry.expires))
+    notices = (*result.notices, _recorded(result)) if result.nonfinite else result.notices
+    suppressed = Suppressed("baseline", reason, entry.expires)
+    return replace(result, suppressed=suppressed, notices=notices)
+
+
+def _recorded(result: Result) -> Notice:
+    return Notice(
+        "baseline-nonfinite",
+        f"the baseline suppresses {result.nonfinite} units with non-finite weights",
+        tensor=result.tensor,
+    )
 
 
 def _objection(result: Result, entry: Entry, today: datetime.date) -> Notice | None:

@@ -56,6 +56,7 @@ def _lines(comparison: Comparison, options: RenderOptions) -> Iterator[str]:
             yield f"reshaped: {printable(tensor.tensor)}: {old} => {new}"
         for entry in comparison.not_compared:
             yield f"not compared: {printable(entry.tensor)}: {sentence(entry.reason)}"
+        yield ""
     yield _census(comparison)
 
 
