@@ -91,7 +91,7 @@ class Tally:
                 self._on_unit(self.assignment, _unit(batch, judgement, int(position)))
         rank = _rank(judgement, batch.statistics)[positions]
         if len(positions) > self._keep:
-            worst = np.argpartition(-rank, self._keep - 1)[: self._keep] if self._keep else []
+            worst = np.argsort(-rank, kind="stable")[: self._keep]
             positions, rank = positions[worst], rank[worst]
         found = [
             (float(r), _unit(batch, judgement, int(p)))

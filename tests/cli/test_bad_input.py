@@ -151,7 +151,7 @@ def test_non_finite_is_a_violation(run, tmp_path):
         weights = MODEL["encoder/kernel"].copy()
         weights[1, 1] = value
         save_file({"w": weights}, tmp_path / "w.safetensors")
-        rules = [
+        rules: list[list[object]] = [
             ["--max-norm", 2, "--axis", 0],
             ["--non-neg"],
             ["--clip", -1, 1],
