@@ -75,11 +75,18 @@ def _predicate(report: AuditReport) -> dict[str, Any]:
         "time": _now(),
         "format": report.checkpoint.format,
         "spec": spec,
+        "rules": _rules(report),
         "parameters": dict(report.parameters),
         "exitCode": int(report.exit_code),
         "census": codec(Census).encode(report.census),
         "unmatched": list(report.unmatched),
     }
+
+
+def _rules(report: AuditReport) -> list[dict[str, str]]:
+    """Which constraints were judged, whoever asked for them."""
+    rules = {(r.rule, r.constraint, r.origin.value) for r in report.results}
+    return [{"rule": r, "constraint": c, "origin": o} for r, c, o in sorted(rules)]
 
 
 def _now() -> str:

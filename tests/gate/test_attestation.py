@@ -1,0 +1,174 @@
+"""Statements: which bytes were judged by what, and what became of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+GATE = ("audit", "model.safetensors", "--spec", "spec.yaml")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def attested(run, *command):
+    """The statement that a command writes."""
+    done = run(*command, "--attest", "statement.json")
+    assert done.returncode in (0, 1), done.stderr
+    return json.loads(Path("statement.json").read_text())
+
+
+def test_a_statement_binds_the_answer_to_bytes_spec_and_parameters(run, save, folder):
+    """Everything that could change the answer is in the statement, in the form of in-toto."""
+    path = save(a=[0.5])
+    statement = attested(run, *GATE, "--tolerance", "0.01")
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["subject"] == [
+        {"name": "model.safetensors", "digest": {"sha256": sha256(path)}}
+    ]
+    predicate = statement["predicate"]
+    assert predicate["spec"] == {
+        "name": "spec.yaml",
+        "digest": {"sha256": sha256(folder / "spec.yaml")},
+    }
+    assert predicate["parameters"]["tolerance"] == "0.01"
+    assert predicate["exitCode"] == 0
+    assert predicate["census"]["passed"] == 1
+    (rule,) = predicate["rules"]
+    assert (rule["rule"], rule["constraint"]) == ("bounded", "MaxNorm(max_value=1)")
+
+
+def test_every_file_of_a_sharded_set_is_a_subject(run, folder, fixtures):
+    """A shard that is not named could be replaced unnoticed."""
+    shutil.copytree(fixtures / "conforming" / "sharded_transformer", folder / "set")
+    statement = attested(run, "audit", "set", "--spec", fixtures / "specs" / "transformer.yaml")
+    named = {s["name"]: s["digest"]["sha256"] for s in statement["subject"]}
+    assert named == {path.name: sha256(path) for path in (folder / "set").iterdir()}
+    assert run("verify-attestation", "statement.json", "--directory", "set").returncode == 0
+    shard = next((folder / "set").glob("*-00002-*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
+    done = run("verify-attestation", "statement.json", "--directory", "set")
+    assert done.returncode == 1
+    assert f"{shard.name}: differs" in done.stdout
+    shard.unlink()
+    assert run("verify-attestation", "statement.json", "--directory", "set").returncode == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["builtin_constraints.keras", "builtin_constraints.h5", "unzipped_directory"]
+)
+def test_a_projected_copy_names_its_parent(run, folder, fixtures, name):
+    """The digests are those of the published files, under the names that they have now."""
+    source = fixtures / "violating" / name
+    statement = attested(run, "apply", source, "-o", f"mended_{name}")
+    target = folder / f"mended_{name}"
+    files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
+    root = target.parent if target.is_file() else target
+    assert {s["name"]: s["digest"]["sha256"] for s in statement["subject"]} == {
+        path.relative_to(root).as_posix(): sha256(path) for path in files
+    }
+    predicate = statement["predicate"]
+    parents = {parent["digest"]["sha256"] for parent in predicate["parents"]}
+    originals = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
+    assert parents == {sha256(path) for path in originals}
+    assert predicate["projection"] == "exact"
+    assert predicate["exitCode"] == 0
+    assert predicate["changedUnits"] > 0
+    assert run("verify-attestation", "statement.json", "--directory", root).returncode == 0
+
+
+def test_a_statement_of_a_failed_audit_verifies_nothing(run, save):
+    """Right bytes with a wrong answer are no release."""
+    save(a=[2.0])
+    assert attested(run, *GATE)["predicate"]["exitCode"] == 1
+    done = run("verify-attestation", "statement.json")
+    assert done.returncode == 1
+    assert "did not pass" in done.stdout
+
+
+def test_a_laxer_spec_is_noticed(run, save, folder):
+    """An audit against another spec than the one that was asked for proves nothing."""
+    save(a=[0.5])
+    attested(run, *GATE)
+    verify = ("verify-attestation", "statement.json", "--spec", "spec.yaml")
+    assert run(*verify).returncode == 0
+    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text() + "# other\n")
+    assert run(*verify).returncode == 1
+    attested(
+        run, "audit", "model.safetensors", "--tensors", "*.weight", "--max-norm", "9", "--axis", "1"
+    )
+    assert run(*verify).returncode == 1
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside", "a\\..\\b", ""])
+def test_names_do_not_lead_out_of_the_directory(run, save, folder, name):
+    """A statement comes from a stranger; it must not make the program read elsewhere."""
+    path = save(a=[0.5])
+    statement = attested(run, *GATE)
+    shutil.copy(path, folder.parent / "outside")
+    statement["subject"][0]["name"] = name
+    (folder / "statement.json").write_text(json.dumps(statement))
+    assert run("verify-attestation", "statement.json").returncode == 3
+
+
+def test_symbolic_links_are_followed_only_on_request(run, save, folder):
+    """A link can lead anywhere, as a name can."""
+    path = save(a=[0.5])
+    attested(run, *GATE)
+    path.rename(folder / "elsewhere")
+    path.symlink_to(folder / "elsewhere")
+    assert run("verify-attestation", "statement.json").returncode == 3
+    assert run("verify-attestation", "statement.json", "--follow-symlinks").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.update(_type="https://in-toto.io/Statement/v0.1"),
+        lambda s: s.update(predicateType="https://slsa.dev/provenance/v1"),
+        lambda s: s.update(subject=[]),
+        lambda s: s["subject"].append(s["subject"][0]),
+        lambda s: s["subject"][0]["digest"].update(sha256="0" * 63),
+        lambda s: s["subject"][0].update(digest={"md5": "0" * 32}),
+        lambda s: s["predicate"].update(exitCode=False),
+        lambda s: s["predicate"].update(exitCode="0"),
+        lambda s: s.update(predicate=None),
+        lambda s: s.update(subject={"name": "x"}),
+    ],
+)
+def test_what_is_no_statement_is_refused(run, save, folder, change):
+    """A statement with holes must not verify by default."""
+    save(a=[0.5])
+    statement = attested(run, *GATE)
+    change(statement)
+    (folder / "statement.json").write_text(json.dumps(statement))
+    done = run("verify-attestation", "statement.json")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_statements_can_be_reproduced(run, save, folder):
+    """The same audit at the same time writes the same bytes."""
+    save(a=[0.5])
+    texts = []
+    for name in ("one.json", "other.json"):
+        run(*GATE, "--attest", name, env={"SOURCE_DATE_EPOCH": "1700000000"})
+        texts.append((folder / name).read_text())
+    assert texts[0] == texts[1]
+    assert json.loads(texts[0])["predicate"]["time"] == "2023-11-14T22:13:20Z"
+    done = run(*GATE, "--attest", "x.json", env={"SOURCE_DATE_EPOCH": "yesterday"})
+    assert done.returncode == 2
+
+
+def test_no_statement_without_digests_or_without_a_copy(run, save):
+    """A statement about nothing is refused before any work is done."""
+    save(a=[2.0])
+    assert run(*GATE, "--attest", "x.json", "--no-hash").returncode == 2
+    done = run("apply", *GATE[1:], "--dry-run", "--attest", "x.json")
+    assert done.returncode == 2
+    assert not Path("x.json").exists()

@@ -1,0 +1,161 @@
+"""Settings: defaults from the project, never from a stranger, never for what is dangerous."""
+
+from __future__ import annotations
+
+import shutil
+
+import click
+import pytest
+
+from ckptclamp.cli.main import cli
+from ckptclamp.configuration import ALLOWED, find_settings
+from ckptclamp.errors import UsageError
+
+FORBIDDEN = {
+    "allow-import": "runs code",
+    "allow-remaining": "publishes what does not conform",
+    "attest": "writes a file",
+    "directory": "belongs to one call",
+    "dry-run": "belongs to one call",
+    "exit-zero": "turns a failure into success",
+    "follow-symlinks": "leads out of the checkpoint",
+    "force": "overwrites a file",
+    "in-place": "overwrites a file",
+    "output": "writes a file",
+    "report": "writes a file",
+    "schema": "writes a file",
+    "write-baseline": "writes a file, and accepts what it finds",
+    "units": "writes a file",
+    "config": "belongs to one checkpoint",
+    "format": "commands differ in their formats",
+    "rename": "belongs to two checkpoints",
+    "settings": "is this",
+    **dict.fromkeys(
+        (
+            "tensors",
+            "axis",
+            "unit-axis",
+            "max-norm",
+            "min-max-norm",
+            "unit-norm",
+            "non-neg",
+            "clip",
+            "center",
+            "norms",
+        ),
+        "is about one rule or one look",
+    ),
+}
+
+
+def every_option():
+    """The longest name of each option of every command."""
+    context = click.Context(cli)
+    names = set()
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        inner = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+        for one in inner:
+            options = [p for p in one.params if isinstance(p, click.Option)]
+            names |= {max(option.opts, key=len).removeprefix("--") for option in options}
+    return names
+
+
+def test_every_option_is_allowed_or_forbidden_on_purpose():
+    """A new option must not become settable from a file without anybody having thought of it."""
+    assert not set(ALLOWED) & set(FORBIDDEN)
+    assert every_option() == set(ALLOWED) | set(FORBIDDEN) & every_option()
+    assert every_option() >= set(ALLOWED)
+
+
+GATE = ("audit", "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("ckptclamp.toml", 'spec = "spec.yaml"\n'),
+        ("pyproject.toml", '[project]\nname = "x"\n[tool.ckptclamp]\nspec = "spec.yaml"\n'),
+    ],
+)
+def test_either_file_gives_the_spec_and_the_report_says_so(run, save, folder, file, text):
+    """A gate whose rules come from a file must name the file."""
+    save(a=[2.0])
+    assert run(*GATE).returncode == 4
+    (folder / file).write_text(text)
+    done = run(*GATE)
+    assert done.returncode == 1
+    assert f"spec set by {folder / file}" in done.stdout
+    assert run(*GATE, "--no-settings").returncode == 4
+    assert run(*GATE, env={"CKPTCLAMP_SETTINGS": "0"}).returncode == 4
+
+
+def test_command_line_and_environment_win(run, save, folder):
+    """A default is what holds where nobody says otherwise."""
+    save(a=[1.005])
+    (folder / "ckptclamp.toml").write_text('spec = "spec.yaml"\ntolerance = 0.0\n')
+    assert run(*GATE).returncode == 1
+    assert run(*GATE, "--tolerance", "0.01").returncode == 0
+    assert run(*GATE, env={"CKPTCLAMP_TOLERANCE": "0.01"}).returncode == 0
+    inline = ("--tensors", "*.weight", "--max-norm", "2", "--axis", "1")
+    assert run(*GATE, *inline).returncode == 0
+
+
+def test_settings_are_found_up_to_the_root_of_the_repository(run, save, folder):
+    """Paths are those of the file, and what lies above the repository is somebody else's."""
+    save(a=[2.0])
+    (folder / "ckptclamp.toml").write_text('spec = "spec.yaml"\n')
+    repository = folder / "repository"
+    inner = repository / "inner"
+    inner.mkdir(parents=True)
+    assert find_settings(inner) is None
+    (folder / ".git").mkdir()
+    assert run("audit", folder / "model.safetensors", cwd=inner).returncode == 1
+    (repository / ".git").write_text("gitdir: elsewhere\n")
+    assert find_settings(inner) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("toleranse = 0.1\n", "did you mean tolerance?"),
+        ('allow-import = ["evil"]\n', "command line"),
+        ("exit-zero = true\n", "command line"),
+        ("force = true\n", "command line"),
+        ('strict = "yes"\n', "strict must be of type bool"),
+        ("jobs = true\n", "jobs must be of type int"),
+        ("strict = \n", "is no TOML"),
+        ("tolerance = -1.0\n", "tolerance"),
+    ],
+)
+def test_settings_that_do_not_belong_there_stop_the_program(run, save, folder, text, what):
+    """A misspelt key must not leave a gate without its rule, nor a file loosen it in secret."""
+    save(a=[0.5])
+    (folder / "ckptclamp.toml").write_text(text)
+    done = run(*GATE, "--spec", "spec.yaml")
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_project_file_of_others_is_not_our_affair(folder):
+    """Only what speaks of this program is read strictly."""
+    (folder / "pyproject.toml").write_text("[broken")
+    assert find_settings(folder) is None
+    (folder / "pyproject.toml").write_text("[broken\n[tool.ckptclamp]")
+    with pytest.raises(UsageError, match="no TOML"):
+        find_settings(folder)
+
+
+def test_a_checkpoint_cannot_bring_its_own_settings(run, folder, fixtures):
+    """Who audits a downloaded directory from inside it is not judged by its author's rules."""
+    stranger = folder / "stranger"
+    shutil.copytree(fixtures / "violating" / "unzipped_directory", stranger)
+    assert run("audit", ".", cwd=stranger).returncode == 1
+    (stranger / "ckptclamp.toml").write_text("tolerance = 1e9\n")
+    done = run("audit", ".", cwd=stranger)
+    assert done.returncode == 2
+    assert "inside the checkpoint" in done.stderr
+    assert run("audit", ".", "--no-settings", cwd=stranger).returncode == 1
+    assert run("audit", stranger, cwd=folder).returncode == 1
