@@ -26,6 +26,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 0xFFFF
+_MAX_NOTES = 20
 _SECONDS = 10.0
 _SECONDS_PER_MIB = 1.0
 _MOST_SECONDS = 300.0
@@ -106,13 +107,16 @@ class Hdf5Checkpoint(Checkpoint):
 
 
 def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Tell of second names: of groups, and of tensors."""
     groups = [f"{name!r} is a second name of a group" for name in answer.texts("group_aliases")]
     datasets = [
         f"{alias!r} is a second name of {name!r}: it is judged, and changed, once"
         for name, tensor in tensors.items()
         for alias in tensor.aliases
     ]
-    return (*groups, *datasets)
+    notes = (*groups, *datasets)
+    more = len(notes) - _MAX_NOTES
+    return (*notes[:_MAX_NOTES], f"and {more} second names more") if more > 0 else notes
 
 
 def _check_superblock(source: Source, extent: Extent) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints import worker_process
+from ckptclamp.checkpoints.chunk_records import ChunkRecord
 from ckptclamp.checkpoints.copying import FileCopy
 from ckptclamp.checkpoints.description import Chunked, Contiguous
 from ckptclamp.checkpoints.filters import encode_chunk
-from ckptclamp.checkpoints.hdf5_chunk_writer import encode_record
 from ckptclamp.checkpoints.reading import plan_chunks, read_chunk
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
@@ -168,7 +168,7 @@ class Hdf5Copy(FileCopy):
             assert isinstance(chunked, Chunked)
             assert dtype is not None
             data = encode_chunk(self._decoded(pending).tobytes(), chunked, dtype.itemsize)
-            yield encode_record(pending.tensor.name, pending.start, data)
+            yield ChunkRecord(pending.tensor.name, pending.start, data).encode()
 
     def _verify(self, files: set[int]) -> None:
         """Compare files as they are described now with what they were and what was put in."""

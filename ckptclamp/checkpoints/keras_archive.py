@@ -117,7 +117,7 @@ class KerasArchive(Checkpoint):
         return copy_archive(self, target)
 
     def verify_integrity(self) -> None:
-        """Compare the checksum of every member with its bytes; those inflated already were."""
+        """Compare the checksum of every member with its bytes."""
         for member in self.directory.members:
             for _ in member_blocks(self.sources[0], member):
                 pass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -412,6 +414,31 @@ def test_slow_worker(path: Path) -> None:
         task = worker_process.Task("describe", source.fd, path, 0, source.size, seconds=0.0)
         with pytest.raises(UnreadableError, match="did not finish within 0 s"):
             worker_process.run(task)
+
+
+def test_environment_does_not_reach_the_worker(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither modules nor library settings that lie about can change how a file is read."""
+    written(path, lambda file: file.create_dataset("w", data=np.ones(3)))
+    (tmp_path / "h5py.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("HDF5_DRIVER", "nonsense")
+    monkeypatch.setenv("HDF5_PLUGIN_PATH", str(tmp_path))
+    with opened(path) as checkpoint:
+        assert list(checkpoint.tensors) == ["w"]
+
+
+def test_the_library_stays_in_the_worker(path: Path) -> None:
+    """The process that judges and writes never loads the HDF5 library."""
+    written(path, lambda file: file.create_dataset("w", data=np.ones(3)))
+    program = (
+        "import sys; from ckptclamp.checkpoints.registry import open_checkpoint; "
+        "checkpoint = open_checkpoint(sys.argv[1]); assert checkpoint.tensors; "
+        "sys.exit('h5py' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == 0
 
 
 def test_bit_flips(path: Path) -> None:
