@@ -88,7 +88,8 @@ def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool
     if role is Role.STATE:
         return not set(patterns).isdisjoint(names)
     groups = tuple(name.partition("/")[0] + "/" for name in names)
-    return any(literal_head(pattern).startswith(groups) for pattern in patterns)
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
+    return any(literal_head(pattern).startswith(groups) for pattern in wanted)
 
 
 def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None) -> Pair:

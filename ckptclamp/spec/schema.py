@@ -131,7 +131,6 @@ def optional() -> Any:  # noqa: ANN401 - a field's default, of any type
 
 
 Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns), WithJsonSchema(_PATTERNS)]
-RuleNames = Annotated[tuple[str, ...], PlainValidator(_strings), WithJsonSchema(_PATTERNS)]
 Axes = Annotated[tuple[int, ...], PlainValidator(_axes), WithJsonSchema(_AXES)]
 AxesOrAll = Annotated[
     tuple[int, ...] | None,
@@ -252,7 +251,7 @@ class IgnoreForm(_Strict):
 
     tensors: Patterns = optional()
     """Which tensors; all if left out."""
-    rules: RuleNames = optional()
+    rules: Patterns = optional()
     """Which rules, as globs over their ids; all if left out."""
     reason: Name
     """Why."""

@@ -74,3 +74,20 @@ def _free_group(group, taken):
     """Keras counts the layers of a class: ``dense``, ``dense_1``."""
     used = sum(name == group or name.startswith(f"{group}_") for name in taken)
     return f"{group}_{used}" if used else group
+
+
+def max_norm(value, axis=0):
+    """MaxNorm as Keras 3 writes it."""
+    return {
+        "module": "keras.constraints",
+        "class_name": "MaxNorm",
+        "config": {"max_value": value, "axis": axis},
+        "registered_name": None,
+    }
+
+
+def dense(constraint, shape=(8, 4), argument="kernel_constraint"):
+    """A model of one Dense layer with a constraint."""
+    return keras_model(
+        ("Dense", "dense", {"units": shape[-1], argument: constraint}, [shape, shape[-1:]])
+    )

@@ -1,0 +1,208 @@
+"""What a checkpoint declares about itself, planned: judged, refused with a reason, or linted."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from ckptclamp.checkpoints.description import Role
+from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.constraints.elementwise import Clip
+from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.plan import build_plan
+from ckptclamp.results import Origin
+from ckptclamp.spec.loader import spec_from_mapping
+from tests.planning.checkpoints import dense, keras_model, max_norm
+
+CENTER = {
+    "module": "users_planned_pkg.own",
+    "class_name": "CenterAround",
+    "config": {"ref_value": 0.5},
+    "registered_name": "pkg>CenterAround",
+}
+
+
+def spec_of(*rules, **rest):
+    return spec_from_mapping({"version": 1, "rules": list(rules), **rest})
+
+
+def governed(plan):
+    return [(a.tensor.name, a.rule) for a in plan.assignments]
+
+
+def test_declared_constraint():
+    """What a model declares is planned under the layer's name, with its own axis."""
+    plan = build_plan(dense(max_norm(3, axis=-2)), None)
+    (assignment,) = plan.assignments
+    assert assignment.tensor.name == "layers/dense/vars/0"
+    assert assignment.label == "dense/kernel"
+    assert assignment.rule == "dense.kernel_constraint"
+    assert assignment.constraint == MaxNorm(3)
+    assert assignment.axes == (0,)
+    assert assignment.origin is Origin.DECLARED
+    assert "Dense dense declares kernel_constraint" in assignment.why
+
+
+def test_declared_can_be_ignored():
+    """A spec may say that only its own rules count."""
+    checkpoint = dense(max_norm(3))
+    rule = {"tensors": "dense/bias", "constraint": "NonNeg"}
+    assert len(build_plan(checkpoint, spec_of(rule)).assignments) == 2
+    assert governed(build_plan(checkpoint, spec_of(rule, declared="ignore"))) == [
+        ("layers/dense/vars/1", "rule-1")
+    ]
+
+
+def test_spec_tolerance_reaches_declared_constraints():
+    """The spec's own tolerance is for what has no rule to state one."""
+    plan = build_plan(dense(max_norm(3)), spec_of(tolerance=0.125))
+    assert plan.assignments[0].tolerance == 0.125
+
+
+@pytest.mark.parametrize(
+    ("constraint", "reason"),
+    [
+        (max_norm(3, axis=2), "axis 2 does not exist"),
+        (max_norm(3, axis=[]), "axis"),
+        (max_norm(-3), "negative"),
+        (max_norm("x"), "not a number"),
+        (max_norm(None), "not a number"),
+        ("<lambda>", "lambda"),
+        ("plainfn", "'plainfn' is not known here"),
+        ({"class_name": "RadialConstraint", "config": {}}, "no projection"),
+        (CENTER, "'pkg>CenterAround' is not known here"),
+    ],
+)
+def test_declarations_that_cannot_be_judged(constraint, reason):
+    """They make the audit incomplete, with the reason; they never pass and never crash."""
+    plan = build_plan(dense(constraint), None)
+    (entry,) = plan.not_evaluated
+    assert reason in entry.reason
+    assert entry.rule == "dense.kernel_constraint"
+    assert not plan.assignments
+
+
+def test_unknown_custom_constraint_says_what_would_help():
+    """The flag that would let it be judged is spelled out, for the class that the config names."""
+    (entry,) = build_plan(dense(CENTER), None).not_evaluated
+    assert entry.hint is not None
+    assert "custom_objects" in entry.hint
+    assert "--allow-import users_planned_pkg" in entry.hint
+    assert "users_planned_pkg" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["pkg>CenterAround", "CenterAround"])
+def test_custom_object_from_the_spec(name):
+    """A custom constraint that the spec maps takes its arguments from the declaration."""
+    spec = spec_of(custom_objects={name: "CenterAround"})
+    (assignment,) = build_plan(dense(CENTER), spec).assignments
+    assert str(assignment.constraint) == "CenterAround(ref_value=0.5)"
+    assert assignment.axes == (0, 1)
+
+
+def test_custom_object_with_arguments():
+    """A mapping with arguments stands for the declaration's own, whatever those are called."""
+    declared = {"class_name": "pkg>WeightClip", "config": {"c": 0.5}}
+    spec = spec_of(
+        custom_objects={"pkg>WeightClip": {"constraint": "Clip", "low": -0.5, "high": 0.5}}
+    )
+    (assignment,) = build_plan(dense(declared), spec).assignments
+    assert (assignment.constraint, assignment.axes) == (Clip(-0.5, 0.5), ())
+
+
+def test_declared_custom_class_is_imported_only_if_allowed(tmp_path, monkeypatch):
+    """A checkpoint names its class; only the caller's word imports it."""
+    package = tmp_path / "users_planned_pkg"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "own.py").write_text(
+        "from ckptclamp.constraints.center import CenterAround as Base\n"
+        "class CenterAround(Base):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        assert not build_plan(dense(CENTER), None, allow_import={"other"}).assignments
+        assert "users_planned_pkg" not in sys.modules
+        plan = build_plan(dense(CENTER), None, allow_import={"users_planned_pkg"})
+        assert plan.assignments[0].constraint.get_config() == {"ref_value": 0.5}
+    finally:
+        for name in [n for n in sys.modules if n.startswith("users_planned_pkg")]:
+            del sys.modules[name]
+
+
+def test_base_class_constrains_nothing():
+    """Keras' no-op entry is no constraint to pass or fail, and is mentioned."""
+    noop = {**max_norm(0), "class_name": "Constraint", "config": {}}
+    plan = build_plan(dense(noop), None)
+    assert not plan.assignments
+    assert not plan.not_evaluated
+    assert "constrains-nothing" in [n.code for n in plan.notices]
+
+
+def test_one_bad_declaration_does_not_hide_the_others():
+    """Each layer is answered for by itself."""
+    checkpoint = keras_model(
+        ("Dense", "bad", {"units": 4, "kernel_constraint": max_norm(-1)}, [(8, 4), (4,)]),
+        ("Dense", "good", {"units": 2, "kernel_constraint": max_norm(1)}, [(4, 2), (2,)]),
+    )
+    plan = build_plan(checkpoint, None)
+    assert [a.rule for a in plan.assignments] == ["good.kernel_constraint"]
+    assert [e.rule for e in plan.not_evaluated] == ["bad.kernel_constraint"]
+
+
+def test_the_same_tensor_by_two_doors():
+    """A rule and a declaration about one tensor are two questions, and both are answered."""
+    plan = build_plan(
+        dense(max_norm(3)),
+        spec_of({"tensors": "dense/kernel", "constraint": "MaxNorm", "max_value": 3, "axis": 0}),
+    )
+    assert [a.origin for a in plan.assignments] == [Origin.SPEC, Origin.DECLARED]
+
+
+@pytest.mark.parametrize(
+    ("layer", "argument", "settings", "shape", "code"),
+    [
+        (
+            "Conv2D",
+            "kernel_constraint",
+            {"filters": 8, "kernel_size": [3, 3]},
+            (3, 3, 4, 8),
+            "suspicious-axis",
+        ),
+        (
+            "Conv2D",
+            "kernel_constraint",
+            {"filters": 8, "kernel_size": [1, 1]},
+            (1, 1, 4, 8),
+            "degenerate-axis",
+        ),
+        (
+            "Embedding",
+            "embeddings_constraint",
+            {"input_dim": 9, "output_dim": 4},
+            (9, 4),
+            "suspicious-axis",
+        ),
+        ("Dense", "kernel_constraint", {"units": 4}, (8, 4), None),
+    ],
+)
+def test_declared_axes_are_linted(layer, argument, settings, shape, code):
+    """Keras' default axis on a layer that it does not fit is the oldest mistake; it is named."""
+    settings = {**settings, argument: max_norm(1), "use_bias": False}
+    if layer == "Embedding":
+        del settings["use_bias"]
+    (assignment,) = build_plan(keras_model((layer, "layer", settings, [shape])), None).assignments
+    assert [n.code for n in assignment.notices] == ([code] if code else [])
+    assert (assignment.meant is not None) == (code == "degenerate-axis")
+
+
+@pytest.mark.parametrize("name", ["builtin_constraints.keras", "builtin_constraints.h5"])
+def test_real_file(request, name):
+    """A model that Keras wrote: every declared constraint finds its tensor, and none is left over."""
+    with open_checkpoint(request.config.rootpath / "fixtures" / "conforming" / name) as checkpoint:
+        plan = build_plan(checkpoint, None)
+    assert not plan.not_evaluated
+    kinds = {type(a.constraint).__name__ for a in plan.assignments}
+    assert kinds == {"MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"}
+    assert all(a.tensor.role is Role.WEIGHT and a.label for a in plan.assignments)
