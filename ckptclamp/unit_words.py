@@ -27,7 +27,7 @@ def unit_words(shape: Sequence[int], axes: Sequence[int]) -> str:
         place = _place(kept[0], len(shape))
         return f"one of {shape[kept[0]]} {_noun(kept[0], len(shape))} ({place} axis): {weights}"
     positions = _product([shape[axis] for axis in kept])
-    return f"one of {positions} positions along axes {_listed(kept)}: {weights} each"
+    return f"one of {positions} positions along axes {_listed(kept)}: {weights}"
 
 
 def _noun(axis: int, rank: int) -> str:

@@ -23,7 +23,7 @@ from ckptclamp.unit_words import unit_words
         (
             (1, 16, 1, 8),
             (0,),
-            "one of 16x1x8 = 128 positions along axes 1, 2 and 3: 1 weight each",
+            "one of 16x1x8 = 128 positions along axes 1, 2 and 3: 1 weight",
         ),
         ((64, 64), (0, 1), "the whole tensor: 64x64 = 4096 weights"),
         ((64,), (0,), "the whole vector: 64 weights"),

@@ -79,4 +79,4 @@ def _axes_there_are(rank: int) -> str:
 
 def _advice(shape: Shape) -> str:
     last = tuple(range(len(shape) - 1))
-    return f"axis: {list(last)} would make a unit {unit_words(shape, last)}"
+    return f"axis {list(last)} would make a unit {unit_words(shape, last)}"

@@ -48,7 +48,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         if refused:
             problems.append(_problem(rule, *refused[0], others=len(refused) - 1))
     if problems:
-        raise SpecError(spec.path or "the rule", tuple(problems))
+        raise SpecError(spec.path or "options", tuple(problems))
     empty = [rule for rule, tensors in zip(spec.rules, governed, strict=True) if not tensors]
     return Plan(
         assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),

@@ -68,7 +68,7 @@ def test_what_to_state_is_said_in_words():
     with pytest.raises(UsageError) as caught:
         reduced_axes(Units(), MaxNorm(), (3, 3, 16, 32))
     assert caught.value.hint == (
-        "axis: [0, 1, 2] would make a unit one of 32 filters (last axis): 3x3x16 = 144 weights"
+        "axis [0, 1, 2] would make a unit one of 32 filters (last axis): 3x3x16 = 144 weights"
     )
 
 
