@@ -12,25 +12,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from ckptclamp import staging
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.publish import find_leftovers, staged
-from tests.checkpoints.contract import contents
-from tests.checkpoints.safetensors_files import samples, serialised, write_set
+from tests.checkpoints.safetensors_files import samples, serialised
+from tests.publishing import names, publish
 
 CONTENT = serialised(samples())
-SHARDS: dict[str, dict[str, NDArray[Any]]] = {
-    "model-1.safetensors": {"a": np.ones(3, np.float32)},
-    "model-2.safetensors": {"b": np.zeros((2, 2), np.int8)},
-}
 
 
 @pytest.fixture
@@ -43,35 +36,12 @@ def checkpoint(tmp_path: Path) -> Iterator[Checkpoint]:
         yield opened
 
 
-@pytest.fixture
-def sharded(tmp_path: Path) -> Iterator[Checkpoint]:
-    """An opened set of two shards, in a directory of its own."""
-    (tmp_path / "set").mkdir()
-    with open_checkpoint(write_set(tmp_path / "set", SHARDS)) as opened:
-        yield opened
-
-
 @pytest.fixture(params=["unnamed", "named"])
 def naming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to stage a file: without a name, and where the file system cannot do that."""
     if request.param == "named":
         monkeypatch.delattr(os, "O_TMPFILE")
     return str(request.param)
-
-
-def publish(
-    checkpoint: Checkpoint, target: Path, *, force: bool = False, in_place: bool = False
-) -> set[str]:
-    """Publish a plain copy and return the codes of its notices."""
-    with staged(target, like=checkpoint, force=force, in_place=in_place) as stage:
-        copy = checkpoint.copy_to(stage)
-        copy.finish()
-        return {notice.code for notice in stage.publish()}
-
-
-def names(directory: Path) -> list[str]:
-    """Everything in a directory, hidden names too."""
-    return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.mark.usefixtures("naming")
@@ -375,67 +345,3 @@ def test_leftovers_are_known_by_name(tmp_path: Path):
         path.touch()
     (tmp_path / ".dir.89abcdef.ckptclamp-tmp").mkdir()
     assert find_leftovers(tmp_path) == [tmp_path / ".dir.89abcdef.ckptclamp-tmp", ours]
-
-
-def test_a_set_appears_as_a_directory(sharded: Checkpoint, tmp_path: Path):
-    """All files of a set are published together under one new directory."""
-    target = tmp_path / "copy"
-    with staged(target, like=sharded) as stage:
-        copy = sharded.copy_to(stage)
-        copy.finish()
-        with copy.reopen() as again:
-            assert list(again.tensors) == list(sharded.tensors)
-        assert not target.exists()
-        stage.publish()
-    assert contents(target) == contents(tmp_path / "set")
-    assert names(tmp_path) == ["copy", "set"]
-
-
-def test_an_unpublished_set_leaves_nothing(sharded: Checkpoint, tmp_path: Path):
-    """An error removes the staged directory with all that is in it."""
-    with pytest.raises(RuntimeError), staged(tmp_path / "copy", like=sharded) as stage:  # noqa: PT012
-        sharded.copy_to(stage)
-        assert len(find_leftovers(tmp_path)) == 1
-        raise RuntimeError
-    assert names(tmp_path) == ["set"]
-
-
-def test_a_set_replaces_a_directory_only_whole(sharded: Checkpoint, tmp_path: Path):
-    """A directory is replaced with `force` only if nothing in it would be lost."""
-    target = tmp_path / "copy"
-    publish(sharded, target)
-    with pytest.raises(UsageError, match="exists already"):
-        publish(sharded, target)
-    (target / "model-1.safetensors").write_bytes(b"old")
-    publish(sharded, target, force=True)
-    assert contents(target) == contents(tmp_path / "set")
-    (target / "tokenizer.json").write_text("{}")
-    with pytest.raises(NotWrittenError, match=r"also holds tokenizer\.json, which would be lost"):
-        publish(sharded, target, force=True)
-    assert (target / "tokenizer.json").exists()
-    assert names(tmp_path) == ["copy", "set"]
-
-
-@pytest.mark.parametrize("index", [True, False])
-def test_a_set_in_place(sharded: Checkpoint, tmp_path: Path, index: bool):
-    """In place, a set's directory is exchanged, by whichever name the user gives the set."""
-    target = sharded.path if index else sharded.path.parent
-    before = contents(tmp_path / "set")
-    with pytest.raises(UsageError):
-        publish(sharded, target, force=True)
-    publish(sharded, target, in_place=True)
-    assert contents(tmp_path / "set") == before
-    assert names(tmp_path) == ["set"]
-
-
-def test_files_of_a_set_stay_in_their_directory(sharded: Checkpoint, tmp_path: Path):
-    """A file's place inside a copy cannot lead out of it, and folders are made."""
-    with staged(tmp_path / "copy", like=sharded) as stage:
-        for name in ("../out", "/out", "", "a/../../out"):
-            with pytest.raises(ValueError, match="no place inside"):
-                stage.create(name, 0)
-        stage.create("assets/words/list.txt", 3)
-        with pytest.raises(NotWrittenError):
-            stage.create("assets/words/list.txt", 3)
-        stage.publish()
-    assert (tmp_path / "copy" / "assets" / "words" / "list.txt").stat().st_size == 3
