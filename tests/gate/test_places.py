@@ -1,0 +1,214 @@
+"""The gate where releases are made: GitHub, GitLab, pre-commit, Docker, pytest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+
+
+def call(*command, cwd=None, **variables):
+    """Run a program with only the given variables beside the search path."""
+    return subprocess.run(
+        list(map(str, command)),
+        env={"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "HOME": str(cwd or ROOT), **variables},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("vendor.github-actions", "action.yml"),
+        ("vendor.gitlab-ci", "docs/examples/gitlab-ci.yml"),
+    ],
+)
+def test_definitions_fit_the_schemas_of_their_services(schema, file):
+    """A definition that its service rejects is found here, not by its first user."""
+    done = call("check-jsonschema", "--builtin-schema", schema, ROOT / file)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_hook_is_a_valid_manifest_and_runs_the_program(run, save, folder):
+    """pre-commit runs `entry args` without file names; that must be a whole command."""
+    done = call("pre-commit", "validate-manifest", ROOT / ".pre-commit-hooks.yaml")
+    assert done.returncode == 0, done.stdout
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert hook["pass_filenames"] is False
+    save(a=[2.0])
+    program, *arguments = hook["entry"].split()
+    assert program == "ckptclamp"
+    assert run(*arguments, "model.safetensors", "--spec", "spec.yaml").returncode == 1
+
+
+def test_gitlab_runs_a_command_that_exists(run, save, folder):
+    """The example's script makes the reports that its artifacts name."""
+    save(a=[2.0])
+    job = yaml.safe_load((ROOT / "docs/examples/gitlab-ci.yml").read_text())["audit-checkpoint"]
+    (folder / "constraints.yaml").write_text((folder / "spec.yaml").read_text())
+    done = call("bash", "-c", job["script"][1], cwd=folder, **job["variables"])
+    assert done.returncode == 1, done.stderr
+    for report in (*job["artifacts"]["reports"].values(), *job["artifacts"]["paths"]):
+        assert (folder / report).stat().st_size
+
+
+class Action:
+    """The action's script, run as a GitHub runner runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, **inputs):
+        """Return the process, its outputs and the step summary."""
+        places = {
+            name: self.folder / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
+        }
+        for place in places.values():
+            place.write_text("")
+        done = call(
+            "bash",
+            ROOT / "ci/action.sh",
+            cwd=self.folder,
+            RUNNER_TEMP=str(self.folder),
+            ACTION_ROOT=str(ROOT),
+            CKPTCLAMP="ckptclamp",
+            **{name: str(place) for name, place in places.items()},
+            **{f"INPUT_{name.upper()}": value for name, value in inputs.items()},
+        )
+        lines = places["GITHUB_OUTPUT"].read_text().splitlines()
+        outputs = dict(line.split("=", 1) for line in lines)
+        return done, outputs, places["GITHUB_STEP_SUMMARY"].read_text()
+
+
+@pytest.fixture
+def action(folder):
+    """The action's script in a working directory with a spec."""
+    return Action(folder)
+
+
+@pytest.mark.parametrize(("norm", "code"), [(0.5, "0"), (2.0, "1")])
+def test_the_action_answers_in_outputs_summary_and_annotations(action, save, norm, code):
+    """The step itself passes, so that later steps can upload what was found."""
+    save(a=[norm])
+    done, outputs, summary = action(checkpoint="model.safetensors", spec="spec.yaml")
+    assert done.returncode == 0, done.stderr
+    assert outputs["exit-code"] == code
+    assert outputs["violations"] == code
+    assert "1 result" in summary
+    assert ("::error" in done.stdout) == (code == "1")
+    assert json.loads(Path(outputs["json"]).read_text())["exit_code"] == int(code)
+    assert json.loads(Path(outputs["sarif"]).read_text())["version"] == "2.1.0"
+    assert Path(outputs["junit"]).read_text().startswith("<?xml")
+
+
+def test_the_action_passes_every_input_on(action, save, run, folder):
+    """An input that is ignored would be a gate that its user does not have."""
+    save(a=[1.005])
+    spec = {"checkpoint": "model.safetensors", "spec": "spec.yaml"}
+    assert action(**spec)[1]["exit-code"] == "1"
+    assert action(**spec, tolerance="0.01")[1]["exit-code"] == "0"
+    run("audit", "model.safetensors", "--spec", "spec.yaml", "--write-baseline", "known.json")
+    done, outputs, summary = action(**spec, baseline="known.json", attest="statement.json")
+    assert outputs["exit-code"] == "0"
+    assert "1 suppressed" in summary
+    assert (folder / "statement.json").exists()
+    (folder / "spec.yaml").write_text(
+        (folder / "spec.yaml").read_text() + "    severity: warning\n"
+    )
+    assert action(**spec)[1]["exit-code"] == "0"
+    assert action(**spec, strict="true")[1]["exit-code"] == "1"
+    assert action(**spec, strict="yes")[0].returncode == 2
+
+
+def test_the_action_says_so_when_no_audit_was_made(action):
+    """An empty summary must not look as if all were well."""
+    done, outputs, summary = action(checkpoint="missing.safetensors")
+    assert outputs == {"exit-code": "3"}
+    assert "no report" in summary
+    assert "missing.safetensors" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch pwned).safetensors", "; touch pwned", "--help", "a b'\"`"]
+)
+def test_inputs_are_never_code(action, save, folder, name):
+    """A file's name comes from a stranger; the shell and the options must not obey it."""
+    save(file=name, a=[0.5])
+    _, outputs, _ = action(checkpoint=name, spec="spec.yaml")
+    assert outputs["exit-code"] == "0"
+    assert not (folder / "pwned").exists()
+
+
+def test_the_action_hands_inputs_to_the_shell_as_variables_only():
+    """`${{ inputs.… }}` inside a script would be pasted into it as code."""
+    definition = yaml.safe_load((ROOT / "action.yml").read_text())
+    scripts = [step["run"] for step in definition["runs"]["steps"] if "run" in step]
+    assert len(scripts) == 2
+    assert not any("${{" in script for script in scripts)
+    script = (ROOT / "ci/action.sh").read_text()
+    names = {f"INPUT_{n.upper()}" for n in definition["inputs"]} - {
+        "INPUT_UPLOAD-SARIF",
+        "INPUT_FAIL",
+    }
+    (audit,) = [step for step in definition["runs"]["steps"] if step.get("id") == "audit"]
+    assert {name for name in audit["env"] if name.startswith("INPUT_")} == names
+    assert all(name in script for name in names)
+
+
+def test_the_image_runs_without_rights():
+    """What parses strangers' files needs no root."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    last_stage = lines[max(i for i, line in enumerate(lines) if line.startswith("FROM ")) :]
+    assert "USER ckptclamp" in last_stage
+    copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
+    assert all((ROOT / name).exists() for name in copied if not name.startswith(("-", "/")))
+
+
+SUITE = """\
+import pytest
+from ckptclamp.pytest_plugin import assert_conforms
+
+
+def test_release(ckptclamp):
+    report = ckptclamp.assert_conforms("model.safetensors", "spec.yaml")
+    assert report.census.passed == 1
+
+
+def test_baseline():
+    assert_conforms("model.safetensors", "spec.yaml", baseline="known.json")
+
+
+def test_options():
+    assert_conforms("model.safetensors", "spec.yaml", tolerance=9.0)
+
+
+def test_nothing_evaluated(ckptclamp):
+    with pytest.raises(AssertionError, match="exit 4"):
+        ckptclamp.assert_conforms("model.safetensors")
+"""
+
+
+def test_the_pytest_plugin_asserts_with_the_report(run, save, folder):
+    """A failed assertion tells which tensor, which rule and how far; no import is needed for it."""
+    (folder / "test_it.py").write_text(SUITE)
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py")
+    save(a=[2.0])
+    run("audit", "model.safetensors", "--spec", "spec.yaml", "--write-baseline", "known.json")
+    failed = call(*command, cwd=folder)
+    assert failed.returncode == 1
+    assert "1 failed, 3 passed" in failed.stdout
+    assert "1 of 1 unit violates MaxNorm(max_value=1)" in failed.stdout
+    save(a=[0.5])
+    assert "4 passed" in call(*command, cwd=folder).stdout

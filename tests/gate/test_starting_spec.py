@@ -1,0 +1,165 @@
+"""A first spec passes on the checkpoint it was made from, and hides no name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from ckptclamp.auditing import audit
+from ckptclamp.errors import NothingEvaluatedError
+from ckptclamp.results import ExitCode, Origin
+from ckptclamp.spec.patterns import TensorPatterns
+from ckptclamp.spec.writing import quoted, render_spec
+from ckptclamp.starting_spec import exact_pattern, rounded_up, starting_spec
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+CONFORMING = sorted((FIXTURES / "conforming").iterdir())
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def first_spec(path, folder, **options):
+    """Write the first spec for `path` and return its path."""
+    target = folder / "first.yaml"
+    target.write_text(render_spec(starting_spec(path, **options)), encoding="utf-8")
+    return target
+
+
+@pytest.mark.parametrize("path", CONFORMING, ids=lambda path: path.name)
+def test_the_spec_passes_on_its_checkpoint(path, tmp_path):
+    """A first spec that fails at once, or governs nothing, would be no start."""
+    report = audit(path, first_spec(path, tmp_path))
+    assert report.exit_code is ExitCode.OK
+    assert any(result.origin is Origin.SPEC for result in report.results)
+
+
+@pytest.mark.parametrize("name", ["transformer_bf16.safetensors", "bfloat16.weights.h5"])
+def test_bounds_without_declarations_hold_without_headroom(name, tmp_path):
+    """Rounding a bound must never put the largest unit outside."""
+    path = FIXTURES / "violating" / name
+    assert audit(path, first_spec(path, tmp_path, headroom=0.0)).exit_code is ExitCode.OK
+
+
+def test_declared_constraints_are_kept_as_they_are(tmp_path):
+    """A spec from a model that violates what it declares must fail, not learn the violation."""
+    path = FIXTURES / "violating" / "builtin_constraints.keras"
+    assert audit(path, first_spec(path, tmp_path)).exit_code is ExitCode.VIOLATIONS
+
+
+def test_a_model_that_lost_its_constraints_still_fails(tmp_path):
+    """The reason for writing declared constraints down: weights-only files do not carry them."""
+    spec = first_spec(FIXTURES / "conforming" / "builtin_constraints.keras", tmp_path)
+    twin = FIXTURES / "violating" / "builtin_constraints.h5"
+    judged = [r for r in audit(twin, spec).results if r.origin is Origin.SPEC]
+    assert sum(result.violating for result in judged) > 0
+
+
+def test_layers_share_a_rule_and_nothing_else_slips_in(tmp_path):
+    """Numbers fold to `*`, unless that would catch a tensor of another kind."""
+    path = tmp_path / "model.safetensors"
+    tensors = {f"layers.{i}.w": np.full((2, 3), i + 1.0, np.float32) for i in range(3)}
+    tensors["layers.a.w"] = np.full((2, 2, 2), 9.0, np.float32)
+    tensors["conv2d.w"] = np.full((2, 2), 1.0, np.float32)
+    save_file(tensors, path)
+    rules = {rule.tensors: rule for rule in starting_spec(path).rules}
+    assert set(rules) == {
+        ("layers.0.w", "layers.1.w", "layers.2.w"),
+        ("layers.a.w",),
+        ("conv2d.w",),
+    }
+    del tensors["layers.a.w"]
+    save_file(tensors, path)
+    assert {rule.tensors for rule in starting_spec(path).rules} == {("layers.*.w",), ("conv2d.w",)}
+
+
+def test_the_bound_is_the_largest_norm_and_the_headroom(tmp_path):
+    """The option says by how much."""
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)}, path)
+    (rule,) = starting_spec(path, headroom=0.2).rules
+    assert rule.constraint.get_config() == {"max_value": 6.0}
+    assert rule.axes == (1,)
+
+
+def test_what_gets_no_rule_is_told(tmp_path):
+    """Weights that no bound can be read off are listed, so that nobody thinks them governed."""
+    path = tmp_path / "model.safetensors"
+    save_file(
+        {
+            "fine": np.ones((2, 2), np.float32),
+            "broken": np.array([[np.nan, 1.0]], np.float32),
+            "zeros": np.zeros((2, 2), np.float32),
+            "scalar": np.array(1.0, np.float32),
+        },
+        path,
+    )
+    spec = starting_spec(path)
+    assert {name for name, _ in spec.left_out} == {"broken", "zeros", "scalar"}
+    assert "broken: 1 units hold non-finite weights" in render_spec(spec)
+    save_file({"zeros": np.zeros((2, 2), np.float32)}, path)
+    with pytest.raises(NothingEvaluatedError):
+        starting_spec(path)
+
+
+@given(st.lists(names, min_size=1, max_size=4, unique=True))
+def test_hostile_names_survive_the_yaml(tmp_path_factory, found):
+    """A name cannot break out of its quotes, begin a comment's next line or match another name."""
+    folder = tmp_path_factory.mktemp("names")
+    path = folder / "model.safetensors"
+    save_file({name: np.full((2, 2), i + 1.0, np.float32) for i, name in enumerate(found)}, path)
+    stored = load_file(path)
+    text = render_spec(starting_spec(path))
+    assert all(char == "\n" or char.isprintable() for char in text)
+    document = yaml.safe_load(text)
+    assert set(document) == {"version", "declared", "rules"}
+    matching = TensorPatterns([_listed(rule["tensors"]) for rule in document["rules"]])
+    for name in stored:
+        assert len(matching.matching([name])) >= 1
+
+
+def _listed(value):
+    return [value] if isinstance(value, str) else value
+
+
+@given(st.text(max_size=20))
+def test_quoting_is_undone_by_yaml(text):
+    """What is written is what is read, for every character that YAML can hold."""
+    assert yaml.safe_load(quoted(text)) == text
+    assert "\n" not in quoted(text)
+
+
+@given(names, names)
+def test_an_exact_pattern_means_one_name(name, other):
+    """Signs of globs in a name are meant literally."""
+    matching = TensorPatterns([[exact_pattern(name)]])
+    assert matching.matching([name])
+    if other.removeprefix("model_weights/").removesuffix(":0") != name:
+        assert not matching.matching([other])
+
+
+@given(st.floats(1e-30, 1e30))
+def test_rounding_a_bound_never_lowers_it(value):
+    """Four digits are for reading; the bound must still hold."""
+    assert value <= rounded_up(value) <= value * 1.0011
+
+
+def test_the_command_writes_the_spec_and_its_schema(run, save, folder):
+    """An editor finds the schema by the path in the first line."""
+    save(a=[0.5])
+    (folder / "specs").mkdir()
+    done = run("init", "model.safetensors", "-o", "specs/first.yaml", "--schema", "schema.json")
+    assert done.returncode == 0, done.stderr
+    text = (folder / "specs" / "first.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=../schema.json\n")
+    assert json.loads((folder / "schema.json").read_text()) == json.loads(run("schema").stdout)
+    assert run("init", "model.safetensors", "-o", "specs/first.yaml").returncode == 2
+    assert run("init", "model.safetensors", "-o", "specs/first.yaml", "--force").returncode == 0
+    assert run("audit", "model.safetensors", "--spec", "specs/first.yaml").returncode == 0
+    assert run("init", "model.safetensors").stdout == (folder / "specs" / "first.yaml").read_text()
