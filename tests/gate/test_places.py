@@ -120,7 +120,7 @@ def test_the_action_passes_every_input_on(action, save, run, folder):
     assert action(**spec)[1]["exit-code"] == "1"
     assert action(**spec, tolerance="0.01")[1]["exit-code"] == "0"
     run("audit", "model.safetensors", "--spec", "spec.yaml", "--write-baseline", "known.json")
-    done, outputs, summary = action(**spec, baseline="known.json", attest="statement.json")
+    _, outputs, summary = action(**spec, baseline="known.json", attest="statement.json")
     assert outputs["exit-code"] == "0"
     assert "1 suppressed" in summary
     assert (folder / "statement.json").exists()
