@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.printable import printable
 from ckptclamp.reports.wording import (
+    file_path,
     plural,
     relative_excess,
     sentence,
@@ -66,7 +67,7 @@ class Place:
         """The path from `base` if it lies below it, else the absolute path; printable."""
         absolute = Path(os.path.normpath(base / self.path))
         inside = absolute.is_relative_to(base)
-        return printable(str(absolute.relative_to(base) if inside else absolute), limit=None)
+        return file_path(str(absolute.relative_to(base) if inside else absolute))
 
     def __str__(self) -> str:
         numbers = [str(n) for n in (self.line, self.column) if n is not None]

@@ -19,6 +19,7 @@ from ckptclamp.reports.wording import (
     LEGEND,
     beside,
     census_line,
+    file_path,
     file_size,
     headline,
     number,
@@ -90,7 +91,7 @@ class _Writer:
         return element(
             "header",
             element("h1", headline(report)),
-            element("p", element("code", printable(audit.checkpoint.path, limit=None))),
+            element("p", element("code", file_path(audit.checkpoint.path))),
             element("p", census_line(audit, report.exit_code), class_="census"),
             _facts(report, audit),
             class_=f"banner {_banner(report)}",
@@ -306,12 +307,12 @@ def _fact_pairs(
             name = "sha256" if len(summary.files) == 1 else f"sha256 of {printable(file.path)}"
             yield name, element("code", printable(file.sha256))
     if audit.spec_path is not None:
-        yield "spec", element("code", printable(audit.spec_path, limit=None))
+        yield "spec", element("code", file_path(audit.spec_path))
     if audit.spec_sha256:
         yield "spec sha256", element("code", printable(audit.spec_sha256))
     if isinstance(report, ApplyReport):
         yield "projection", printable(report.projection)
-        copy = printable(report.output or "", limit=None)
+        copy = file_path(report.output or "")
         yield "copy", element("code", copy) if copy else "none: a dry run"
     for name, value in sorted(audit.parameters.items()):
         yield printable(name), sentence(value)

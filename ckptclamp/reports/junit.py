@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from ckptclamp.printable import printable
 from ckptclamp.reports.findings import Finding, Kind, Level, findings, subject
-from ckptclamp.reports.wording import census_line, sentence, verdict_sentence
+from ckptclamp.reports.wording import census_line, file_path, sentence, verdict_sentence
 from ckptclamp.results import AuditReport, ExitCode, Verdict
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
     audit = subject(report)
     told = {id(f.result): f for f in findings(report, show_suppressed=True) if f.result}
     suites = ET.Element("testsuites", name="ckptclamp")
-    suite = ET.SubElement(suites, "testsuite", name=printable(audit.checkpoint.path, limit=None))
+    suite = ET.SubElement(suites, "testsuite", name=file_path(audit.checkpoint.path))
     suite.append(_properties(audit))
     for result in audit.results:
         case = _case(suite, classname=printable(result.rule), name=printable(result.tensor))

@@ -14,6 +14,7 @@ from ckptclamp.reports.findings import Finding, findings, subject, worst_first
 from ckptclamp.reports.wording import (
     LEGEND,
     census_line,
+    file_path,
     headline,
     plural,
     tensor_name,
@@ -52,7 +53,7 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
 
 def code(text: str) -> str:
     """`text` as a code span: a fence longer than any run of backticks in it."""
-    inert = printable(text, limit=None).replace("|", r"\u{7c}")
+    inert = file_path(text).replace("|", r"\u{7c}")
     runs = [len(run) for run in re.findall("`+", inert)]
     fence = "`" * (max(runs, default=0) + 1)
     pad = " " if runs or inert != inert.strip() or not inert else ""

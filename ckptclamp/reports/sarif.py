@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ckptclamp.printable import printable
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings, subject
-from ckptclamp.reports.wording import census_line
+from ckptclamp.reports.wording import census_line, sentence
 from ckptclamp.results import ExitCode
 from ckptclamp.spec.model import Severity
 
@@ -121,7 +121,7 @@ def _result(finding: Finding, rule: int, base: Path) -> dict[str, Any]:
     }
     result = finding.result
     if result is not None and result.suppressed is not None:
-        reason = printable(result.suppressed.reason, limit=2000)
+        reason = sentence(result.suppressed.reason)
         entry["suppressions"] = [{"kind": "external", "justification": reason}]
     return entry
 

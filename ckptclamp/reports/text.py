@@ -14,6 +14,7 @@ from ckptclamp.reports.wording import (
     LEGEND,
     beside,
     census_line,
+    file_path,
     file_size,
     number,
     plural,
@@ -89,7 +90,7 @@ class _Page:
             yield self._paint(_BOLD, "dry run: nothing was written")
         else:
             yield f"as written: {self._census(audit, report.exit_code)}"
-            yield self._paint(_BOLD, f"copy: {printable(report.output or '?', limit=None)}")
+            yield self._paint(_BOLD, f"copy: {file_path(report.output or '?')}")
 
     def _paint(self, color: str, text: str) -> str:
         return f"\x1b[{color}m{text}\x1b[0m" if self.options.color else text
@@ -106,12 +107,12 @@ class _Page:
         ]
         if summary.producer:
             about.append(printable(summary.producer))
-        path = printable(summary.path, limit=None)
+        path = file_path(summary.path)
         yield f"{self._paint(_BOLD, path)} ({', '.join(about)})"
         yield from self._digests(summary)
         if report.spec_path is not None:
             digest = f" (sha256 {printable(report.spec_sha256)})" if report.spec_sha256 else ""
-            yield f"  spec: {printable(report.spec_path, limit=None)}{digest}"
+            yield f"  spec: {file_path(report.spec_path)}{digest}"
         if self.options.verbose > 0:
             yield from self._settings(report)
 
@@ -157,7 +158,7 @@ class _Page:
                 f"{tensor_name(result)} ({shape_words(result.shape)}, {printable(result.dtype)})"
             )
             yield f"  = unit: {unit_sentence(result)}"
-            yield f"  = tolerance: {result.tolerance:g}"
+            yield f"  = tolerance: {result.tolerance:g}{_forgiven(result)}"
             if result.why:
                 yield f"  = why: {sentence(result.why)}"
         yield ""
@@ -228,6 +229,12 @@ class _Page:
 
     def _census(self, audit: AuditReport, exit_code: ExitCode) -> str:
         return self._paint(_RED if exit_code else _GREEN, census_line(audit, exit_code))
+
+
+def _forgiven(result: Result) -> str:
+    if not result.within_tolerance:
+        return ""
+    return f"; {plural(result.within_tolerance, 'unit')} outside by no more than that"
 
 
 def _row(result: Result) -> tuple[str, ...]:

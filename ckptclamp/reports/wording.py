@@ -21,6 +21,11 @@ def sentence(text: str) -> str:
     return printable(text, limit=2000)
 
 
+def file_path(text: str) -> str:
+    """A path as one inert line; whole, since no file system has one that is longer."""
+    return printable(text, limit=8192)
+
+
 def plural(count: int, noun: str) -> str:
     """``1 unit``, ``2,304 units``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
@@ -32,7 +37,7 @@ def number(value: float, digits: int = 4) -> str:
         return "NaN"
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
-    return f"{value:.{digits}g}"
+    return f"{value + 0.0:.{digits}g}"  # the sum has no negative zero
 
 
 def beside(value: float, bound: float) -> tuple[str, str]:
@@ -87,17 +92,24 @@ def worst_value(result: Result) -> str:
 
 
 def _span(result: Result) -> str:
+    """What conforming units measure; ``≈`` where only the tolerance lets them pass."""
     (low, high), smallest, largest = result.bound, result.measured_min, result.measured_max
     if smallest is None or largest is None:
         return NOT_EVALUATED_MARK
-    if low is None and high is not None:
-        sign = "≤" if largest <= high else ">"
-        return f" {sign} ".join(beside(largest, high))
-    if high is None and low is not None:
-        sign = "≥" if smallest >= low else "<"
-        return f" {sign} ".join(beside(smallest, low))
-    span = f"{number(smallest)} … {number(largest)}"
-    return span if low is None or high is None else f"{span} in {interval(result.bound)}"
+    if low is not None and high is not None:
+        if low == high:
+            return _near(max(smallest, largest, key=lambda value: abs(value - low)), low, "=")
+        return f"{number(smallest)} … {number(largest)} in {interval(result.bound)}"
+    if high is not None:
+        return _near(largest, high, "≤" if largest <= high else "≈")
+    if low is not None:
+        return _near(smallest, low, "≥" if smallest >= low else "≈")
+    return f"{number(smallest)} … {number(largest)}"
+
+
+def _near(value: float, bound: float, sign: str) -> str:
+    shown = beside(value, bound)
+    return f"{shown[0]} {'≈' if sign == '=' and value != bound else sign} {shown[1]}"
 
 
 def shape_words(shape: tuple[int, ...]) -> str:
