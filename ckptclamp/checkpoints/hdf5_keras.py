@@ -13,30 +13,37 @@ from ckptclamp.checkpoints.hdf5_answer import Answer
 from ckptclamp.checkpoints.keras_documents import parse_document
 
 _OPTIMIZER = ("optimizer/", "optimizer_weights/")
+_V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
 _STATE = re.compile(r"(?:^metrics/|(?:^|/)seed_generator(?:_\d+)?/vars/)")
 
 
 def keras_model(answer: Answer) -> KerasModel | None:
-    """Return what the file says of its model; ``None`` if Keras did not write it."""
+    """Return what the file says of its model; ``None`` if Keras did not write it.
+
+    Raises:
+        RefusedError: it could be read as a file of either layout.
+    """
     facts = answer.told.get("keras")
     if not isinstance(facts, dict):
         answer.refuse("the HDF5 worker's answer makes no sense")
     texts = {name: value for name, value in facts.items() if isinstance(value, str)}
     version, backend = texts.get("keras_version"), texts.get("backend")
-    if "layer_names" in facts:
-        return KerasModel(
-            KerasLayout.LEGACY,
-            version,
-            backend,
-            config=_config(texts, answer),
-            weights_root=texts.get("weights_root", ""),
-            layer_names=_texts(answer, facts["layer_names"]),
-            weight_names=_weight_names(answer, facts.get("weight_names")),
-        )
     group_names = _group_names(answer, answer.told.get("variables"))
-    if not group_names:
-        return None
-    return KerasModel(KerasLayout.V3, version, backend, group_names=group_names)
+    if "layer_names" not in facts and "model_config" not in texts:
+        model = KerasModel(KerasLayout.V3, version, backend, group_names=group_names)
+        return model if group_names else None
+    layer_names = _texts(answer, facts.get("layer_names", []))
+    if any(group.startswith(_V3_ROOTS) for group in group_names) and "layers" not in layer_names:
+        answer.refuse("is laid out both as a legacy file and as one of Keras 3")
+    return KerasModel(
+        KerasLayout.LEGACY,
+        version,
+        backend,
+        config=_config(texts, answer),
+        weights_root=texts.get("weights_root", ""),
+        layer_names=layer_names,
+        weight_names=_weight_names(answer, facts.get("weight_names", [])),
+    )
 
 
 def _config(texts: Mapping[str, str], answer: Answer) -> dict[str, Any] | None:

@@ -103,7 +103,7 @@ class Hdf5Copy(FileCopy):
             else:
                 elements = self._decoded(pending)
             elements[part.in_chunk] = values
-            os.pwrite(self._spool.fd, elements.tobytes(), pending.offset)
+            self._spool.put(elements.tobytes(), pending.offset)
             self._pending[key] = pending
 
     def _elements(self, tensor: Tensor, chunked: Chunked, chunk: Chunk | None) -> NDArray[Any]:

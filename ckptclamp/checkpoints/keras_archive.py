@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.copying import write_at
 from ckptclamp.checkpoints.hdf5 import Hdf5Description, describe_hdf5
 from ckptclamp.checkpoints.hdf5_answer import Extent
 from ckptclamp.checkpoints.keras_documents import (
@@ -27,7 +26,7 @@ from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import STORED, Directory, Member, read_directory
-from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
+from ckptclamp.errors import NotACheckpointError, NotWrittenError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Copy, Target
-    from ckptclamp.checkpoints.copying import write_at
-from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.description import Box, Tensor
 
 _NPZ = "model.weights.npz"
 _BLOCK = 1 << 20
@@ -190,16 +188,16 @@ def inflate_to_file(source: Source, member: Member) -> Source:
         scratch = ScratchFile(source.path)
         done = 0
         for block in member_blocks(source, member):
-            write_at(scratch.fd, memoryview(block), done)
+            scratch.put(block, done)
             done += len(block)
-        return Source.from_fd(os.dup(scratch.fd), source.path)
-    except OSError as error:
+    except NotWrittenError as error:
         raise UnreadableError(
-            f"cannot be inflated: {error.strerror or error}",
+            f"cannot be inflated: {error.message}",
             path=source.path,
             tensor=member.name,
-            hint="set TMPDIR to a directory with room",
+            hint=error.hint,
         ) from error
+    return Source.from_fd(os.dup(scratch.fd), source.path)
 
 
 def _check_members(source: Source, members: Mapping[str, Member]) -> None:

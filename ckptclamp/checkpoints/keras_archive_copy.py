@@ -14,7 +14,9 @@ import weakref
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.copying import FileCopy, copy_bytes, write_at
+import numpy as np
+
+from ckptclamp.checkpoints.copying import FileCopy, copy_bytes
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.checkpoints.hdf5 import Hdf5Checkpoint, describe_hdf5
 from ckptclamp.checkpoints.keras_archive import inflate_to_file, open_keras_archive
@@ -65,7 +67,7 @@ class _PatchedArchive(FileCopy):
                 size = min(_BLOCK, member.data + member.stored - at)
                 crc = zlib.crc32(source.read_at(at, size), crc)
             for place in member.crc_places:
-                write_at(source.fd, memoryview(struct.pack("<I", crc)), place)
+                self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
         super().finish()
 
 

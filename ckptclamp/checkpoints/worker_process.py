@@ -213,7 +213,8 @@ def _judge(answer: bytes, complaint: bytes, status: int, task: Task) -> dict[str
 
 
 def _raise_told(told: Any, task: Task) -> NoReturn:  # noqa: ANN401 - untrusted JSON
-    texts = {key: value for key, value in dict(told).items() if isinstance(value, str)}
+    fields = told if isinstance(told, dict) else {}
+    texts = {key: value for key, value in fields.items() if isinstance(value, str)}
     error = _ERRORS.get(texts.get("class", ""), UnreadableError)
     raise error(
         texts.get("message", "cannot be read"),

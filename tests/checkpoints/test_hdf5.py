@@ -349,6 +349,28 @@ def test_v3_names(path: Path) -> None:
         assert roles["optimizer/vars/0"] is Role.OPTIMIZER
 
 
+def test_config_without_layer_names(path: Path) -> None:
+    """A config still declares its constraints where the names of the layers are gone."""
+    written(path, lambda file: file.attrs.update(model_config='{"class_name": "Sequential"}'))
+    with opened(path) as checkpoint:
+        assert checkpoint.keras is not None
+        assert checkpoint.keras.config == {"class_name": "Sequential"}
+
+
+def test_two_layouts(path: Path) -> None:
+    """A file that loaders read differently, by its name, has two sets of weights."""
+
+    def make(file: h5py.File) -> None:
+        file.attrs["layer_names"] = ["dense"]
+        file.create_group("dense").attrs["weight_names"] = ["kernel"]
+        file["dense/kernel"] = np.zeros(2, "f4")
+        file["layers/dense/vars/0"] = np.ones(2, "f4")
+
+    written(path, make)
+    with pytest.raises(RefusedError, match="both as a legacy file"):
+        opened(path)
+
+
 def test_duplicate_key_in_config(path: Path) -> None:
     """A config that says two things is not audited by either."""
     written(path, lambda f: f.attrs.update(layer_names=["a"], model_config='{"a": 1, "a": 2}'))
