@@ -37,6 +37,7 @@ from ckptclamp.errors import (
     RefusedError,
     UnreadableError,
 )
+from ckptclamp.publish import staged
 from tests.checkpoints.contract import Arrays, CheckpointContract, full
 from tests.checkpoints.hdf5_files import REFUSED, low_level, with_shared_bytes, written
 
@@ -234,6 +235,41 @@ def test_kinds_of_storage(path: Path) -> None:
         }
         for name in kinds:
             assert np.array_equal(read(checkpoint, name), file[name][()])
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("compression", ["gzip", "lzf", None])
+def test_library_reads_what_was_rewritten(
+    path: Path, tmp_path: Path, libver: str, compression: str | None
+) -> None:
+    """The HDF5 library sees the new values, and everything else as it was, attributes too."""
+    values = np.arange(2000, dtype="f4").reshape(40, 50)
+    other = np.random.default_rng(3).normal(size=300)
+
+    def make(file: h5py.File) -> None:
+        options = {"compression": compression, "fletcher32": True, "shuffle": True}
+        file.create_dataset("w", data=values, chunks=(16, 16), **options)
+        file.create_dataset("other", data=other, chunks=(64,), **options)
+        file.create_dataset("sparse", (100,), "f4", chunks=(10,), fillvalue=2, **options)
+        file["w"].attrs["note"] = "kept"
+        file["plain"] = other
+
+    written(path, make, libver=libver)
+    target = tmp_path / "copy.h5"
+    with opened(path) as checkpoint, staged(target, like=checkpoint) as stage:
+        copy = checkpoint.copy_to(stage)
+        copy.write(checkpoint.tensors["w"], ((5, 35), (10, 20)), -values[5:35, 10:20])
+        copy.write(checkpoint.tensors["sparse"], ((42, 44),), np.array([7, 8], "f4"))
+        copy.finish()
+        stage.publish()
+    values[5:35, 10:20] *= -1
+    with h5py.File(target) as file:
+        assert np.array_equal(file["w"][()], values)
+        assert np.array_equal(file["other"][()], other)
+        assert np.array_equal(file["plain"][()], other)
+        assert file["sparse"][()].tolist() == [2] * 42 + [7, 8] + [2] * 56
+        assert file["w"].attrs["note"] == "kept"
+        assert (file["w"].compression, file["w"].fletcher32) == (compression, True)
 
 
 def test_truncated(path: Path) -> None:
