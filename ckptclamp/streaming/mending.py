@@ -19,7 +19,7 @@ from ckptclamp.streaming.change import (
     within,
 )
 from ckptclamp.streaming.partials import measure_box, measured
-from ckptclamp.streaming.requests import Request
+from ckptclamp.streaming.requests import Projected, Request
 from ckptclamp.streaming.search import Search
 from ckptclamp.streaming.segments import WORKSPACE, read
 
@@ -30,29 +30,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.description import Box, Tensor
     from ckptclamp.constraints.base import Constraint, UnitStatistics
     from ckptclamp.streaming.grid import Grid
-
-
-@dataclass(frozen=True, slots=True)
-class Projected:
-    """What a projection did to one tensor.
-
-    `changed` counts units of which a byte is another; `largest_change` is the largest change of a
-    weight, relative to the largest magnitude in its unit; `left` counts units that still lie
-    outside the tolerance: that no projection can mend, or that the dtype cannot hold.
-    """
-
-    units: int
-    changed: int
-    largest_change: float
-    left: int
-
-    def __add__(self, other: Projected) -> Projected:
-        return Projected(
-            self.units + other.units,
-            self.changed + other.changed,
-            max(self.largest_change, other.largest_change),
-            self.left + other.left,
-        )
 
 
 NOTHING = Projected(0, 0, 0.0, 0)

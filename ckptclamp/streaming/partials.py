@@ -14,6 +14,7 @@ import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.streaming import kernels
+from ckptclamp.streaming.extremes import extremes
 from ckptclamp.streaming.grid import BLOCK, contiguous
 from ckptclamp.streaming.spread import Spread
 from ckptclamp.streaming.widening import widen
@@ -161,13 +162,16 @@ def measure_block(
 
     `needs` comes from `measured`. NumPy's floating-point warnings should be off.
     """
-    wide = None if needs <= EXTREMES and _orders(block.dtype) else widen(block, workspace)
+    if not axes:
+        return _single_weights(block, needs, workspace)
     values: Values = {}
-    for key in (Statistic.MIN, Statistic.MAX):
-        if key in needs:
-            source = block if _orders(block.dtype) else wide
-            assert source is not None
-            values[key] = kernels.reduce(_MERGE[key], source, axes).astype(np.float64)
+    found = extremes(block, axes) if needs & EXTREMES else None
+    if found is not None:
+        values[Statistic.MIN], values[Statistic.MAX] = found
+    wide = None if found and needs <= EXTREMES else widen(block, workspace)
+    if wide is not None and needs & EXTREMES and found is None:
+        values[Statistic.MIN] = kernels.reduce(np.minimum, wide, axes)
+        values[Statistic.MAX] = kernels.reduce(np.maximum, wide, axes)
     if wide is not None:
         scratch = workspace.float64("scratch", wide.size)
         if Statistic.NORM in needs:
@@ -182,9 +186,16 @@ def measure_block(
     return Partial(values, _count_nonfinite(values, block if wide is None else wide, axes))
 
 
-def _orders(dtype: np.dtype[Any]) -> bool:
-    """Whether NumPy compares the dtype fast, without widening it first."""
-    return dtype.isnative and (dtype.kind in "iu" or dtype in (np.float32, np.float64))
+def _single_weights(
+    block: NDArray[Any], needs: frozenset[Statistic], workspace: Workspace
+) -> Partial:
+    """Statistics of units of one weight each: the weight itself, or its magnitude."""
+    weights = widen(block, workspace).reshape(-1).copy()
+    magnitudes = np.abs(weights) if needs & {Statistic.NORM, Statistic.SUM_ABS} else weights
+    signed = {Statistic.SUM, Statistic.MIN, Statistic.MAX}
+    values: Values = {key: weights if key in signed else magnitudes for key in needs}
+    infinite = ~np.isfinite(weights)
+    return Partial(values, infinite.astype(np.int64) if infinite.any() else None)
 
 
 def _rescue_squares(

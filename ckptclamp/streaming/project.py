@@ -13,7 +13,8 @@ from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.executors import default_jobs, in_order, threads
 from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
 from ckptclamp.streaming.measure import DEFAULT_MEMORY, affordable, unreadable
-from ckptclamp.streaming.mending import NOTHING, Job, Projected, mend_box
+from ckptclamp.streaming.mending import NOTHING, Job, mend_box
+from ckptclamp.streaming.requests import Projected
 from ckptclamp.streaming.segments import count_of
 from ckptclamp.streaming.spanning import spanning_units
 

@@ -62,3 +62,26 @@ class Failed:
 
 Measurement = Batch | Screened | Failed
 """What the engine answers, piece by piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What a projection did to one tensor.
+
+    `changed` counts units of which a byte is another; `largest_change` is the largest change of a
+    weight, relative to the largest magnitude in its unit; `left` counts units that still lie
+    outside the tolerance: that no projection can mend, or that the dtype cannot hold.
+    """
+
+    units: int
+    changed: int
+    largest_change: float
+    left: int
+
+    def __add__(self, other: Projected) -> Projected:
+        return Projected(
+            self.units + other.units,
+            self.changed + other.changed,
+            max(self.largest_change, other.largest_change),
+            self.left + other.left,
+        )

@@ -21,8 +21,8 @@ from ckptclamp.streaming.change import Arithmetic, as_keras, exactly, moved
 from ckptclamp.streaming.executors import in_order
 from ckptclamp.streaming.grid import PENDING
 from ckptclamp.streaming.measure import measure_boxes
-from ckptclamp.streaming.mending import Job, Projected, relative, write_changes
-from ckptclamp.streaming.requests import Batch, Failed
+from ckptclamp.streaming.mending import Job, relative, write_changes
+from ckptclamp.streaming.requests import Batch, Failed, Projected
 from ckptclamp.streaming.segments import WORKSPACE, Group, count_of, read
 
 if TYPE_CHECKING:

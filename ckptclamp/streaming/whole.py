@@ -8,8 +8,7 @@ import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.errors import UnreadableError
-from ckptclamp.streaming.project import Projected
-from ckptclamp.streaming.requests import Batch, Failed, Measurement
+from ckptclamp.streaming.requests import Batch, Failed, Measurement, Projected
 from ckptclamp.streaming.rounding import Rounding, rounded
 
 if TYPE_CHECKING:
