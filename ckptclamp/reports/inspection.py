@@ -73,7 +73,7 @@ def _tensor_table(inspection: Inspection, options: RenderOptions) -> Iterator[st
     ]
     yield from table_lines(columns, rows, width=options.width)
     total = sum(tensor.nbytes for tensor in inspection.tensors)
-    yield f"{plural(len(rows), 'tensor')}, {file_size(total)} of weights"
+    yield f"{plural(len(rows), 'tensor')}, {file_size(total)}"
     if norms and options.verbose > 0:
         for tensor in inspection.tensors:
             if tensor.norms is not None:
