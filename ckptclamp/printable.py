@@ -32,7 +32,9 @@ def printable(text: str, *, limit: int | None = 256) -> str:
 
 
 def _inert(text: str) -> str:
-    safe = "".join(_escaped(char) for char in text).replace("##", r"#\u{23}")
+    plain = text.isascii() and text.isprintable()
+    safe = text if plain else "".join(_escaped(char) for char in text)
+    safe = safe.replace("##", r"#\u{23}")
     stripped = safe.lstrip()
     return r"\u{3a}" + stripped[1:] if stripped.startswith(":") else safe
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.strict_json import parse_strict
@@ -14,7 +15,7 @@ from ckptclamp.errors import UsageError
 from ckptclamp.printable import printable
 from ckptclamp.reports.codec import MisfitError, codec
 from ckptclamp.reports.findings import subject
-from ckptclamp.results import ApplyReport, AuditReport, Census
+from ckptclamp.results import ApplyReport, AuditReport, Census, Result
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -38,26 +39,51 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
         "kind": kind,
         "exit_code": int(report.exit_code),
         "census": codec(Census).encode(subject(report).census),
-        "report": _KINDS[kind].encode(report),
+        "report": _audit(report) if isinstance(report, AuditReport) else _apply(report),
     }
-    text = "".join(_lines(document, "")) + "\n"
-    return text.replace("##", r"#\u0023")  # CI runners take commands from `##[` in a log
+    return "".join(_lines(document, "")) + "\n"
+
+
+def _audit(report: AuditReport) -> dict[str, Any]:
+    """The members of an audit; its results are encoded one by one, as they are written."""
+    members: dict[str, Any] = codec(AuditReport).encode(replace(report, results=()))
+    members["results"] = map(codec(Result).encode, report.results)
+    return members
+
+
+def _apply(report: ApplyReport) -> dict[str, Any]:
+    bare = replace(report, before=replace(report.before, results=()), after=None)
+    members: dict[str, Any] = codec(ApplyReport).encode(bare)
+    members["before"] = _audit(report.before)
+    members["after"] = None if report.after is None else _audit(report.after)
+    return members
 
 
 def _lines(value: Any, indent: str) -> Iterator[str]:  # noqa: ANN401 - JSON is any of its types
     """Objects a line a member, arrays of objects a line an item, all else in one line."""
     inner = indent + " "
-    if isinstance(value, dict) and any(isinstance(v, (dict, list)) for v in value.values()):
+    if isinstance(value, dict) and not all(map(_is_plain, value.values())):
         for i, (key, member) in enumerate(value.items()):
-            yield f"{',' if i else '{'}\n{inner}{json.dumps(key)}: "
+            yield f"{',' if i else '{'}\n{inner}{_line(key)}: "
             yield from _lines(member, inner)
         yield f"\n{indent}}}"
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        for i, item in enumerate(value):
-            yield f"{',' if i else '['}\n{inner}{json.dumps(item, allow_nan=False)}"
-        yield f"\n{indent}]"
+    elif isinstance(value, map) or (isinstance(value, list) and not all(map(_is_plain, value))):
+        opening = "["
+        for item in value:
+            yield f"{opening}\n{inner}{_line(item)}"
+            opening = ","
+        yield f"\n{indent}]" if opening == "," else "[]"
     else:
-        yield json.dumps(value, allow_nan=False)
+        yield _line(value)
+
+
+def _is_plain(value: Any) -> bool:  # noqa: ANN401 - JSON is any of its types
+    return not isinstance(value, (dict, list, map))
+
+
+def _line(value: Any) -> str:  # noqa: ANN401 - JSON is any of its types
+    """One value in one line, without the ``##[`` that CI runners take for a command in a log."""
+    return json.dumps(value, allow_nan=False).replace("##", r"#\u0023")
 
 
 def load_report(

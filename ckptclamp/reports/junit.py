@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from ckptclamp.printable import printable
-from ckptclamp.reports.findings import Finding, Kind, Level, findings, subject
-from ckptclamp.reports.wording import census_line, file_path, sentence, verdict_sentence
+from ckptclamp.reports.findings import Finding, Level, findings, subject
+from ckptclamp.reports.wording import (
+    census_line,
+    file_path,
+    sentence,
+    tensor_name,
+    verdict_sentence,
+)
 from ckptclamp.results import AuditReport, ExitCode, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, Result
 
@@ -25,7 +33,8 @@ _GATE = "audit passes"
 def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
     """Return the XML; options do not change it, but for what paths are relative to."""
     audit = subject(report)
-    told = {id(f.result): f for f in findings(report, show_suppressed=True) if f.result}
+    found = findings(report, show_suppressed=True)
+    told = {id(finding.result): finding for finding in found if finding.result is not None}
     suites = ET.Element("testsuites", name="ckptclamp")
     suite = ET.SubElement(suites, "testsuite", name=file_path(audit.checkpoint.path))
     suite.append(_properties(audit))
@@ -34,7 +43,7 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
         finding = told.get(id(result))
         if finding is not None:
             _tell(case, result, finding, options, strict=audit.strict)
-    _gate(suite, report, audit)
+    _gate(suite, report, [finding for finding in found if finding.result is None])
     _count(suites, suite, audit.seconds)
     ET.indent(suites)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(suites, encoding="unicode")}\n'
@@ -70,21 +79,24 @@ def _tell(
     elif finding.level is Level.ERROR or strict:
         kind = printable(result.constraint)
         failure = ET.SubElement(case, "failure", message=finding.message, type=kind)
-        failure.text = _long(finding)
+        failure.text = f"{tensor_name(result)}\n{finding.place}" + _help(finding)
     else:
-        ET.SubElement(case, "system-out").text = f"{finding.level}: {_long(finding)}"
+        ET.SubElement(case, "system-out").text = _long(finding)
 
 
 def _long(finding: Finding) -> str:
-    place = f"\n{finding.place}" if finding.kind is Kind.VIOLATION else ""
-    return f"{finding.sentence}{place}" + (f"\nhelp: {finding.help}" if finding.help else "")
+    return f"{finding.level}[{finding.code}]: {finding.sentence}{_help(finding)}"
 
 
-def _gate(suite: ET.Element, report: AuditReport | ApplyReport, audit: AuditReport) -> None:
-    """The one testcase that is red whenever the exit code is not 0."""
+def _help(finding: Finding) -> str:
+    return f"\nhelp: {finding.help}" if finding.help else ""
+
+
+def _gate(suite: ET.Element, report: AuditReport | ApplyReport, others: Sequence[Finding]) -> None:
+    """The one testcase that is red whenever the exit code is not 0; it tells `others` too."""
+    audit = subject(report)
     case = _case(suite, classname="ckptclamp", name=_GATE)
-    other = [f for f in findings(report) if f.result is None]
-    text = "\n".join(f"{f.level}[{f.code}]: {_long(f)}" for f in other)
+    text = "\n".join(map(_long, others))
     if report.exit_code is ExitCode.OK:
         if text:
             ET.SubElement(case, "system-out").text = text
