@@ -16,7 +16,7 @@ from ckptclamp.spec.regular import parse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptclamp.spec.regular import Predicate
+    from ckptclamp.spec.regular import Node, Predicate
 
 _DEAD = -1
 _CACHED = 200_000
@@ -35,10 +35,8 @@ class Automaton:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._nfa = _Nfa()
-        starts: set[int] = set()
         for index, pattern in enumerate(patterns):
-            starts |= self._nfa.add(pattern, index)
-        self._start = frozenset(starts)
+            self._nfa.add(pattern, index)
         self._forget()
 
     def matching(self, text: str) -> frozenset[int]:
@@ -57,7 +55,7 @@ class Automaton:
         self._steps: list[dict[str, int]] = []
         self._accepted: list[frozenset[int]] = []
         self._known = 0
-        self._number(self._start)
+        self._number(self._nfa.start())
 
     def _number(self, states: frozenset[int]) -> int:
         number = self._numbers.get(states)
@@ -88,7 +86,7 @@ class _State:
     accepts: Predicate | None = None
     target: int = -1
     free: list[int] = field(default_factory=list)
-    pattern: int = -1
+    patterns: list[int] = field(default_factory=list)
 
 
 class _Nfa:
@@ -97,14 +95,19 @@ class _Nfa:
     def __init__(self) -> None:
         self._states: list[_State] = []
         self._closures: dict[int, frozenset[int]] = {}
+        self._shared: dict[tuple[int, str], int] = {}
+        self._root = self.state()
 
-    def add(self, pattern: str, index: int) -> frozenset[int]:
-        """Add a pattern; return the states that its match begins in."""
-        node = parse(pattern)
-        start, end = self.state(), self.state()
-        self._states[end].pattern = index
-        node.build(self, start, end)
-        return self._closure(start)
+    def add(self, pattern: str, index: int) -> None:
+        """Add a pattern; it shares states with those that begin with the same pieces."""
+        state = self._root
+        for part in parse(pattern).parts:
+            state = self._after(state, part)
+        self._states[state].patterns.append(index)
+
+    def start(self) -> frozenset[int]:
+        """The states in which every match begins."""
+        return self._closure(self._root)
 
     def step(self, states: frozenset[int], char: str) -> frozenset[int]:
         """All states that `char` leads to from any of `states`."""
@@ -117,8 +120,7 @@ class _Nfa:
 
     def accepted(self, states: frozenset[int]) -> frozenset[int]:
         """The patterns that match a text which ends in `states`."""
-        found = (self._states[number].pattern for number in states)
-        return frozenset(pattern for pattern in found if pattern >= 0)
+        return frozenset(index for number in states for index in self._states[number].patterns)
 
     def consume(self, start: int, end: int, accepts: Predicate) -> None:
         """Lead from `start` to `end` by one character."""
@@ -135,6 +137,14 @@ class _Nfa:
         self._states.append(_State())
         return len(self._states) - 1
 
+    def _after(self, state: int, part: Node) -> int:
+        """The state that `part` leads to from `state`."""
+        key = (state, part.key)
+        if key not in self._shared:
+            self._shared[key] = self.state()
+            part.build(self, state, self._shared[key])
+        return self._shared[key]
+
     def _closure(self, number: int) -> frozenset[int]:
         """What is reached from a state without a character; only states that matter are kept."""
         if number not in self._closures:
@@ -148,4 +158,4 @@ class _Nfa:
 
     def _matters(self, number: int) -> bool:
         state = self._states[number]
-        return state.accepts is not None or state.pattern >= 0
+        return state.accepts is not None or bool(state.patterns)

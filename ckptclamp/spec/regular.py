@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ckptclamp.errors import UsageError
@@ -50,7 +49,7 @@ class States(Protocol):
         """Lead from `start` to `end` without a character."""
 
 
-def parse(pattern: str) -> Node:
+def parse(pattern: str) -> Chain:
     """Read one pattern.
 
     Raises:
@@ -62,31 +61,45 @@ def parse(pattern: str) -> Node:
 
 
 class Node(ABC):
-    """A piece of a pattern; `size` counts the states that it becomes."""
+    """A piece of a pattern.
 
-    size = 1
+    `key` is its text: pieces of equal keys match alike. `size` counts the states that it becomes.
+    """
+
+    key: str
+    size: int
 
     @abstractmethod
     def build(self, nfa: States, start: int, end: int) -> None:
-        """Make states that lead from `start` to `end` by what this piece matches."""
+        """Make states that lead from `start` to `end` by what this piece matches.
+
+        Nothing is made to lead back to `start`, so that several pieces can begin there.
+        """
 
 
-@dataclass
-class _One(Node):
-    accepts: Predicate
+class One(Node):
+    """One character."""
+
+    def __init__(self, key: str, accepts: Predicate) -> None:
+        self.key, self.size, self.accepts = key, 1, accepts
 
     def build(self, nfa: States, start: int, end: int) -> None:
+        """See `Node.build`."""
         nfa.consume(start, end, self.accepts)
 
 
-@dataclass
-class _Sequence(Node):
-    parts: list[Node]
+class Chain(Node):
+    """One part after the other; a chain in a chain is only its parts."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, parts: Iterable[Node]) -> None:
+        self.parts: list[Node] = []
+        for part in parts:
+            self.parts.extend(part.parts if isinstance(part, Chain) else [part])
+        self.key = f"({''.join(part.key for part in self.parts)})"
         self.size = 1 + sum(part.size + 1 for part in self.parts)
 
     def build(self, nfa: States, start: int, end: int) -> None:
+        """See `Node.build`."""
         for part in self.parts:
             following = nfa.state()
             part.build(nfa, start, following)
@@ -94,30 +107,30 @@ class _Sequence(Node):
         nfa.free(start, end)
 
 
-@dataclass
-class _Either(Node):
-    parts: list[Node]
+class Either(Node):
+    """Any one of the parts."""
 
-    def __post_init__(self) -> None:
-        self.size = 1 + sum(part.size for part in self.parts)
+    def __init__(self, parts: list[Node]) -> None:
+        self.parts = parts
+        self.key = f"({'|'.join(part.key for part in parts)})"
+        self.size = 1 + sum(part.size for part in parts)
 
     def build(self, nfa: States, start: int, end: int) -> None:
+        """See `Node.build`."""
         for part in self.parts:
             part.build(nfa, start, end)
 
 
-@dataclass
-class _Repeat(Node):
+class Repeat(Node):
     """`part` at least `low` times and at most `high` times (``None``: any number)."""
 
-    part: Node
-    low: int
-    high: int | None
-
-    def __post_init__(self) -> None:
-        self.size = 2 + (self.part.size + 1) * max(self.low + 1, self.high or 0)
+    def __init__(self, part: Node, low: int, high: int | None) -> None:
+        self.part, self.low, self.high = part, low, high
+        self.key = f"{part.key}{{{low},{high}}}"
+        self.size = 2 + (part.size + 1) * max(low + 1, high or 0)
 
     def build(self, nfa: States, start: int, end: int) -> None:
+        """See `Node.build`."""
         for _ in range(self.low):
             start = self._once(nfa, start)
         if self.high is None:
@@ -145,8 +158,8 @@ class _Parser:
         self._tokens = list(_ATOM.finditer(pattern))
         self._position = 0
 
-    def parse(self) -> Node:
-        node = self._either(0)
+    def parse(self) -> Chain:
+        node = Chain([self._either(0)])
         if self._position < len(self._tokens):
             raise self._refusal("a ')' that closes nothing")
         if node.size > MAX_STATES:
@@ -160,13 +173,13 @@ class _Parser:
         while self._at("|"):
             self._position += 1
             parts.append(self._sequence(depth))
-        return parts[0] if len(parts) == 1 else _Either(parts)
+        return parts[0] if len(parts) == 1 else Either(parts)
 
     def _sequence(self, depth: int) -> Node:
         parts = []
         while self._position < len(self._tokens) and not (self._at("|") or self._at(")")):
             parts.append(self._quantified(depth))
-        return parts[0] if len(parts) == 1 else _Sequence(parts)
+        return parts[0] if len(parts) == 1 else Chain(parts)
 
     def _quantified(self, depth: int) -> Node:
         node = self._atom(depth)
@@ -184,7 +197,7 @@ class _Parser:
         if high is not None and low > high:
             raise self._refusal(f"{quantifier} that repeats nothing")
         # Checked here, before nested repetitions can make a size that is no longer cheap.
-        repeated = _Repeat(node, low, high)
+        repeated = Repeat(node, low, high)
         if repeated.size > MAX_STATES:
             raise self._refusal(f"{quantifier} that makes it too large")
         return repeated
@@ -196,11 +209,13 @@ class _Parser:
             case "group":
                 return self._group(depth)
             case "escape":
-                return _One(self._escape(token["escape"]))
+                return self._escape(token["escape"])
             case "class":
-                return _One(self._predicate(_plain_class(token.group())))
+                return self._one(token.group(), _plain_class(token.group()))
+            case "plain" if token.group() == ".":
+                return One(".", bool)
             case "plain":
-                return _One(self._predicate(token.group()))
+                return _literal(token.group())
             case _:
                 raise self._refusal(f"{token.group()!r} in a place where it is not understood")
 
@@ -213,16 +228,18 @@ class _Parser:
         self._position += 1
         return node
 
-    def _escape(self, char: str) -> Predicate:
-        if char.isalnum() and char not in "dDwWsSntrfv":
+    def _escape(self, char: str) -> Node:
+        if not char.isalnum():
+            return _literal(char)
+        if char not in "dDwWsSntrfv":
             raise self._refusal(f"'\\{char}'")
-        return self._predicate(f"\\{char}")
+        return self._one(f"\\{char}", f"\\{char}")
 
-    def _predicate(self, atom: str) -> Predicate:
+    def _one(self, key: str, expression: str) -> Node:
         try:
-            return re.compile(atom, re.DOTALL).fullmatch
+            return One(key, re.compile(expression, re.DOTALL).fullmatch)
         except re.error as error:
-            raise self._refusal(f"{atom!r}: {error}") from error
+            raise self._refusal(f"{key!r}: {error}") from error
 
     def _token(self) -> re.Match[str] | None:
         return self._tokens[self._position] if self._position < len(self._tokens) else None
@@ -240,6 +257,10 @@ class _Parser:
             f"the pattern {self._pattern!r} has {what}",
             hint="use literals, '.', classes, groups, '|' and the quantifiers * + ? {m,n}",
         )
+
+
+def _literal(char: str) -> One:
+    return One(re.escape(char), char.__eq__)
 
 
 def _plain_class(text: str) -> str:

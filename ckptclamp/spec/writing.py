@@ -92,7 +92,7 @@ def quoted(text: str) -> str:
 
     What `printable` would escape is written as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
     """
-    return '"' + "".join(_escaped(char) for char in text) + '"'
+    return '"' + "".join(_escaped(char) for char in text).replace("##", r"#\x23") + '"'
 
 
 def _escaped(char: str) -> str:

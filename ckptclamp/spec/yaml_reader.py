@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_EVENTS = 200_000
+"""How many values, keys, begins and ends a document may have: 15,000 rules and more."""
 
 Path = tuple[str | int, ...]
 """Where a value stands: ``("rules", 0, "axis")``."""
@@ -100,7 +102,9 @@ class _Builder:
         import yaml
 
         try:
-            for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+                if count > MAX_EVENTS:
+                    return _broken(f"holds more than {MAX_EVENTS} values", _place(event))
                 if not self._take(event):
                     break
         except yaml.MarkedYAMLError as error:

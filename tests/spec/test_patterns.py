@@ -123,6 +123,14 @@ def test_globs_agree_with_the_definition(glob, name):
     assert matches(glob, name) == slow_match(glob.split("/"), name.split("/"))
 
 
+@settings(max_examples=200)
+@given(st.lists(GLOBS, min_size=1, max_size=6), NAMES)
+def test_patterns_do_not_disturb_one_another(globs, name):
+    """Patterns that share a beginning share states, and match together as they do alone."""
+    alone = {index for index, glob in enumerate(globs) if matches(glob, name)}
+    assert TensorPatterns([[glob] for glob in globs]).matching([name]) == alone
+
+
 @settings(max_examples=500)
 @given(
     st.recursive(

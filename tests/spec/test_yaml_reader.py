@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.spec.yaml_reader import MAX_BYTES, read_yaml
+from ckptclamp.spec.yaml_reader import MAX_BYTES, MAX_EVENTS, read_yaml
 
 
 def data(text):
@@ -115,6 +115,14 @@ def test_alias_bomb_costs_nothing():
 def test_size_is_bounded():
     """A file over 1 MiB is refused before it is parsed."""
     assert problems(b"a" * (MAX_BYTES + 1)) == [(1, 1, "is larger than 1 MiB")]
+
+
+def test_number_of_values_is_bounded():
+    """A small file of very many values costs seconds; it is refused at the first too many."""
+    ((line, column, message),) = problems("[" + "a," * 250_000 + "]")
+    assert line == 1
+    assert MAX_EVENTS < column <= 2 * MAX_EVENTS
+    assert "more than" in message
 
 
 def test_not_utf8_has_its_place():
