@@ -47,9 +47,17 @@ def unbound_below(layer: Layer, why: Unbound) -> Bindings:
     return {inner.key: why for inner in layer.walk()}
 
 
+def is_quantised(tensor: Tensor) -> bool:
+    """Whether a tensor holds no fractions, so that no float variable can lie in it as it was."""
+    return tensor.dtype is not None and tensor.dtype.unit_roundoff == 0.0
+
+
 def disagreement(variable: Variable, tensor: Tensor) -> str | None:
-    """What contradicts that `tensor` holds `variable`, if anything does."""
-    if variable.shape is None:
+    """What contradicts that `tensor` holds `variable`, if anything does.
+
+    A quantised tensor may be packed, so that its shape says nothing.
+    """
+    if variable.shape is None or is_quantised(tensor):
         return None
     agrees = len(variable.shape) == len(tensor.shape) and all(
         expected is None or expected == size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.keras_config.binding import NAME_IT, Bindings, Bound, Unbound
+from ckptclamp.keras_config.binding import NAME_IT, Bindings, Bound, Unbound, is_quantised
 from ckptclamp.keras_config.declaration import Declaration
 from ckptclamp.keras_config.labels import variable_label
 from ckptclamp.keras_config.mapping import bind
@@ -134,11 +134,8 @@ class _Declarations:
 
     def _integers(self, names: list[str]) -> str | None:
         """The dtype of the first tensor that holds no fractions."""
-        for name in names:
-            dtype = self.tensors[name].dtype
-            if dtype is not None and dtype.unit_roundoff == 0.0:
-                return dtype.name
-        return None
+        quantised = (self.tensors[name] for name in names if is_quantised(self.tensors[name]))
+        return next((str(tensor.dtype) for tensor in quantised), None)
 
     def _notices(self, layer: Layer, names: list[str]) -> Iterator[Notice]:
         path = printable("/".join(layer.path))

@@ -7,7 +7,7 @@ as far as it is known, so nothing wrong is ever claimed of a file because its co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Shape = tuple[int | None, ...]
@@ -45,10 +45,10 @@ def times(*factors: int | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class LayerConfig:
-    """A layer's ``config``, and the input shape (batch axis included) that it was built with."""
+    """A layer's ``config``, and the shapes (batch axis included) that it was built with, by name."""
 
     values: Mapping[str, Any]
-    input_shape: Shape | None = None
+    built: Mapping[str, Any] = field(default_factory=dict)
 
     def integer(self, *keys: str) -> int | None:
         """The first of `keys` that holds an integer; generations have named settings differently."""
@@ -68,6 +68,11 @@ class LayerConfig:
             return (number,) * rank
         shape = as_shape(value)
         return shape if shape is not None and len(shape) == rank else (None,) * rank
+
+    @property
+    def input_shape(self) -> Shape | None:
+        """The shape of the one input, if it is known."""
+        return as_shape(self.built.get("input_shape"))
 
     @property
     def features(self) -> int | None:

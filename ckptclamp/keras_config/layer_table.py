@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ckptclamp.keras_config.layer_config import LayerConfig, Shape, as_mapping, as_shape, times
+from ckptclamp.keras_config.layer_config import LayerConfig, Shape, as_shape, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +67,20 @@ def _einsum_dense(c: LayerConfig) -> Variables:
         yield Variable("bias", "bias_constraint", _einsum_bias_shape(axes, output, sizes))
 
 
-def _einsum_sizes(c: LayerConfig) -> tuple[dict[str, int | None], str | None, str]:
+def _einsum_sizes(c: LayerConfig) -> tuple[dict[str, int], str | None, str]:
     """Sizes by label, the kernel's labels and the output's; the equation is ``input,kernel->output``."""
     equation = c.values.get("equation")
     if not isinstance(equation, str) or equation.count("->") != 1 or equation.count(",") != 1:
         return {}, None, ""
     operands, output = equation.replace(" ", "").split("->")
     inputs, kernel = operands.split(",")
-    sizes: dict[str, int | None] = {}
     # An ellipsis stands for axes on one side, so the sizes are read from the other.
-    from_left = inputs.endswith("...")
-    for labels, shape in (
-        (output.replace("...", ""), _shape_or_size(c.values.get("output_shape")) or ()),
-        (inputs.replace("...", ""), c.input_shape or ()),
-    ):
-        step = 1 if from_left and shape is c.input_shape else -1
-        sizes.update(
-            (label, size)
-            for label, size in zip(labels[::step], shape[::step], strict=False)
-            if size is not None
-        )
-    return sizes, kernel, output
+    output_shape = _shape_or_size(c.values.get("output_shape")) or ()
+    rows = [*zip(output.replace("...", "")[::-1], output_shape[::-1], strict=False)]
+    step = 1 if inputs.endswith("...") else -1
+    input_shape = c.input_shape or ()
+    rows += zip(inputs.replace("...", "")[::step], input_shape[::step], strict=False)
+    return {label: size for label, size in rows if size is not None}, kernel, output
 
 
 def _shape_or_size(value: object) -> Shape | None:
@@ -95,7 +88,7 @@ def _shape_or_size(value: object) -> Shape | None:
     return as_shape([value] if isinstance(value, int) else value)
 
 
-def _einsum_bias_shape(axes: str, output: str, sizes: dict[str, int | None]) -> Shape | None:
+def _einsum_bias_shape(axes: str, output: str, sizes: dict[str, int]) -> Shape | None:
     """Keras keeps an axis of size 1 for each output label after the first one that has a bias."""
     labels = output.replace("...", "")
     first = min((labels.find(axis) for axis in axes), default=-1)
@@ -174,18 +167,22 @@ def _locally_connected(rank: int) -> Family:
     return variables
 
 
-def _axis_sizes(c: LayerConfig) -> Shape | None:
-    """The sizes of the normalised axes; layers keep them sorted."""
+def _axes(c: LayerConfig) -> tuple[int, ...] | None:
+    """The normalised axes, in the order that the config has them in."""
     axis = c.values.get("axis", -1)
     axes = as_shape([axis] if isinstance(axis, int) else axis)
+    return None if axes is None or None in axes else tuple(a for a in axes if a is not None)
+
+
+def _axis_sizes(c: LayerConfig) -> Shape | None:
+    """The sizes of the normalised axes."""
+    axes = _axes(c)
     if axes is None or c.input_shape is None:
         return None if axes is None else (None,) * len(axes)
     rank = len(c.input_shape)
-    if any(axis is None or not -rank <= axis < rank for axis in axes):
+    if not all(-rank <= axis < rank for axis in axes):
         return None
-    return tuple(
-        c.input_shape[axis] for axis in sorted(axis % rank for axis in axes if axis is not None)
-    )
+    return tuple(c.input_shape[axis] for axis in axes)
 
 
 def _gamma_and_beta(c: LayerConfig, shape: Shape | None) -> Variables:
@@ -195,8 +192,17 @@ def _gamma_and_beta(c: LayerConfig, shape: Shape | None) -> Variables:
         yield Variable("beta", "beta_constraint", shape)
 
 
+def _batch_shape(c: LayerConfig) -> Shape | None:
+    """Several axes keep their places, with 1 for the axes between them (tf_keras only)."""
+    axes = _axes(c)
+    if axes is None or len(axes) == 1 or c.input_shape is None:
+        return _axis_sizes(c) if axes is not None and len(axes) == 1 else None
+    kept = {axis % len(c.input_shape) for axis in axes}
+    return tuple(size if axis in kept else 1 for axis, size in enumerate(c.input_shape))
+
+
 def _batch_normalization(c: LayerConfig) -> Variables:
-    shape = _axis_sizes(c)
+    shape = _batch_shape(c)
     yield from _gamma_and_beta(c, shape)
     yield Variable("moving_mean", None, shape, trainable=False, other_names=("running_mean",))
     yield Variable("moving_variance", None, shape, trainable=False, other_names=("running_std",))
@@ -295,9 +301,7 @@ def _attention(c: LayerConfig) -> Variables:
 
 
 def _attention_features(c: LayerConfig, key: str) -> int | None:
-    shape = as_shape(c.values.get(key)) or as_shape(
-        as_mapping(c.values.get("shapes_dict")).get(key)
-    )
+    shape = as_shape(c.built.get(key)) or as_shape(c.values.get(key))
     return shape[-1] if shape else None
 
 
@@ -351,6 +355,7 @@ FAMILIES: Final[dict[str, Family]] = {
     **{f"ConvLSTM{rank}D": _convolutional_lstm(rank) for rank in (1, 2, 3)},
     "MultiHeadAttention": _attention,
     "GroupQueryAttention": _attention,
+    "GroupedQueryAttention": _attention,
     "SpectralNormalization": _spectral_normalization,
     "Attention": _dot_attention,
     "AdditiveAttention": _additive_attention,

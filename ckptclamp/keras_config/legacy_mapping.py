@@ -11,15 +11,23 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.description import Role
-from ckptclamp.keras_config.binding import Bindings, Bound, Unbound, disagreement, unbound_below
+from ckptclamp.keras_config.binding import (
+    Bindings,
+    Bound,
+    Unbound,
+    disagreement,
+    is_quantised,
+    unbound_below,
+)
 from ckptclamp.keras_config.legacy_order import (
     Slot,
     keras_2_order,
+    keras_2_order_of_frozen_models,
     keras_3_order,
     without_mirrors,
     without_repeats,
 )
-from ckptclamp.keras_config.twins import SeenLayers
+from ckptclamp.keras_config.repeats import RepeatedLayers
 from ckptclamp.printable import printable
 
 if TYPE_CHECKING:
@@ -102,11 +110,13 @@ class _Group:
         self.top = top
         self.stored = stored
         self.parts = [_components(weight) for weight in weights]
-        self.open_ended = any(layer.open_ended for layer in top.walk())
+        self.open_ended = any(layer.open_ended for layer in top.walk()) or any(
+            is_quantised(tensor) for tensor in stored
+        )
 
     def by_order(self, keras_3: bool | None) -> Assignment | Unbound:
         """Assign by position, by the one order that all names and shapes agree with."""
-        orders = [keras_3_order, keras_2_order]
+        orders = [keras_3_order, keras_2_order, keras_2_order_of_frozen_models]
         if keras_3 is not None:
             orders = orders[:1] if keras_3 else orders[1:]
         answers: list[Assignment] = []
@@ -166,10 +176,10 @@ class _Group:
             (slot.layer.key, slot.index): tensor.name
             for slot, tensor in zip(slots, self.stored, strict=True)
         }
-        seen = SeenLayers()
+        kept = (slot.layer for slot in slots)
+        repeats = RepeatedLayers(dict.fromkeys((*kept, *self.top.walk())))
         for layer in self.top.walk():
-            seen.add(layer)
-            earlier = seen.earlier(layer)
+            earlier = repeats.first(layer)
             for index, variable in enumerate(layer.variables):
                 name = answer.get((layer.key, index))
                 if name is None and earlier is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptclamp.keras_config.twins import SeenLayers
+from ckptclamp.keras_config.repeats import RepeatedLayers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,25 +53,40 @@ def _own(layer: Layer) -> list[Slot]:
 
 def keras_2_order(top: Layer) -> list[Slot]:
     """By gathering the trainable and the other weights of each layer from those inside it."""
-    moving, still = _split(top)
+    moving, still = _split(top, unsaid=True)
     return moving + still
 
 
-def _split(layer: Layer) -> tuple[list[Slot], list[Slot]]:
+def keras_2_order_of_frozen_models(top: Layer) -> list[Slot]:
+    """The same, where a model whose config does not say so was frozen if a layer in it is.
+
+    Sequential models never wrote their own flag.
+    """
+    moving, still = _split(top, unsaid=False)
+    return moving + still
+
+
+def _split(layer: Layer, unsaid: bool) -> tuple[list[Slot], list[Slot]]:
     own = _own(layer)
     moving = [slot for slot in own if slot.variable.trainable]
     still = [slot for slot in own if not slot.variable.trainable]
-    inner = [_split(child) for child in layer.children]
+    inner = [_split(child, unsaid) for child in layer.children]
     if layer.container == "layers":
         moving += [slot for part, _ in inner for slot in part]
         still += [slot for _, part in inner for slot in part]
-        return (moving, still) if layer.trainable else ([], moving + still)
+        return (moving, still) if _moves(layer, unsaid) else ([], moving + still)
     if layer.trainable:
         for part, rest in inner:
             moving += part
             still += rest
         return moving, still
     return [], own + [slot for part, rest in inner for slot in (*part, *rest)]
+
+
+def _moves(model: Layer, unsaid: bool) -> bool:
+    if unsaid or "trainable" in model.config.values:
+        return model.trainable
+    return all(inner.trainable for inner in model.walk())
 
 
 def without_mirrors(slots: Sequence[Slot]) -> list[Slot]:
@@ -82,7 +97,5 @@ def without_mirrors(slots: Sequence[Slot]) -> list[Slot]:
 
 def without_repeats(slots: Sequence[Slot]) -> list[Slot]:
     """Leave out the variables of a layer that may be one that came before."""
-    seen = SeenLayers()
-    for layer in dict.fromkeys(slot.layer for slot in slots):
-        seen.add(layer)
-    return [slot for slot in slots if seen.earlier(slot.layer) is None]
+    repeats = RepeatedLayers(dict.fromkeys(slot.layer for slot in slots))
+    return [slot for slot in slots if repeats.first(slot.layer) is None]

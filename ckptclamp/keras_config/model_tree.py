@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ckptclamp.errors import RefusedError
 from ckptclamp.keras_config.keras_1_table import KERAS_1_FAMILIES
-from ckptclamp.keras_config.layer_config import LayerConfig, Shape, as_mapping, as_shape
+from ckptclamp.keras_config.layer_config import LayerConfig, as_mapping
 from ckptclamp.keras_config.layer_table import FAMILIES, Variable
 from ckptclamp.keras_config.quantisation import quantised_variables
 from ckptclamp.keras_config.weightless import DATA_DEPENDENT, WEIGHTLESS
@@ -130,9 +130,10 @@ def _is_builtin(serialised: Mapping[str, Any]) -> bool:
     return isinstance(module, str) and _LAYER_MODULES.match(module) is not None
 
 
-def _input_shape(serialised: Mapping[str, Any]) -> Shape | None:
+def _built_shapes(serialised: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The shapes that a layer was built with; layers of several inputs have them one level down."""
     build = as_mapping(serialised.get("build_config"))
-    return as_shape(build.get("input_shape"))
+    return as_mapping(build.get("shapes_dict")) or build
 
 
 class _Reader:
@@ -164,7 +165,7 @@ class _Reader:
             class_name=str(serialised.get("class_name", "Model")),
             name=name,
             path=path if name == "" else (*path, name or str(serialised.get("class_name"))),
-            config=LayerConfig(_with_build_shapes(values, serialised), _input_shape(serialised)),
+            config=LayerConfig(values, _built_shapes(serialised)),
             builtin=is_layer(serialised) and _is_builtin(serialised),
             trainable=values.get("trainable") is not False,
         )
@@ -248,15 +249,6 @@ class _Reader:
         else:
             layer.known = layer.builtin and layer.class_name in WEIGHTLESS
             layer.open_ended = not layer.known
-
-
-def _with_build_shapes(
-    values: Mapping[str, Any], serialised: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """Settings with the shapes that a layer of several inputs was built with, if they are given."""
-    build = as_mapping(serialised.get("build_config"))
-    shapes = as_mapping(build.get("shapes_dict")) or build
-    return {**{key: value for key, value in shapes.items() if key.endswith("_shape")}, **values}
 
 
 def _declared(values: Mapping[str, Any]) -> dict[str, Any]:

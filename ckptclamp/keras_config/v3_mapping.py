@@ -10,9 +10,10 @@ from ckptclamp.keras_config.binding import (
     Bound,
     Unbound,
     contradiction,
+    is_quantised,
     unbound_below,
 )
-from ckptclamp.keras_config.twins import SeenLayers
+from ckptclamp.keras_config.repeats import RepeatedLayers
 from ckptclamp.keras_config.v3_counters import segments
 from ckptclamp.keras_config.v3_groups import V3Groups, join
 from ckptclamp.printable import printable
@@ -29,7 +30,7 @@ def bind_v3(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bi
     groups = V3Groups(model, tensors)
     if groups.ambiguous:
         return unbound_below(root, Unbound("two groups of the file differ only in their slashes"))
-    mapper = _Mapper(groups, tensors)
+    mapper = _Mapper(root, groups, tensors)
     mapper.bind(root, "", named=False)
     return mapper.bindings
 
@@ -37,11 +38,11 @@ def bind_v3(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bi
 class _Mapper:
     """One walk over the config and the groups, together."""
 
-    def __init__(self, groups: V3Groups, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, root: Layer, groups: V3Groups, tensors: Mapping[str, Tensor]) -> None:
         self.groups = groups
         self.tensors = tensors
         self.bindings: Bindings = {}
-        self.seen = SeenLayers()
+        self.repeats = RepeatedLayers(root.walk())
 
     def bind(self, layer: Layer, path: str, *, named: bool = True) -> None:
         """Bind a layer to the group at `path`; `named` where the group should carry its name."""
@@ -54,7 +55,6 @@ class _Mapper:
             )
             return
         self.bindings[layer.key] = self._own_variables(layer, path)
-        self.seen.add(layer)
         for choices, inner in layer.sublayers:
             self._bind_sublayer(layer, inner, path, choices)
         if layer.container is not None:
@@ -82,7 +82,7 @@ class _Mapper:
                 self._refuse(element, f"the file has no list of layers in {printable(path or '/')}")
             return
         found = segments(
-            self.groups, listing, layer.elements, lambda e: self.seen.earlier(e) is not None
+            self.groups, listing, layer.elements, lambda e: self.repeats.first(e) is not None
         )
         for element in layer.elements:
             self._bind_element(element, listing, found)
@@ -100,7 +100,7 @@ class _Mapper:
         if segment is not None:
             self.bind(element, join(listing, segment))
             return
-        earlier = self.seen.earlier(element)
+        earlier = self.repeats.first(element)
         assert earlier is not None
         for inner, original in zip(element.walk(), earlier.walk(), strict=True):
             self.bindings[inner.key] = _alias(self.bindings[original.key], original)
@@ -124,16 +124,16 @@ class _Mapper:
                     f"{variable.name} should be number {number}"
                 )
             places[index] = stored[number]
-        problem = self._surplus(layer, used) or contradiction(layer, places, self.tensors)
+        problem = self._surplus(layer, used, places) or contradiction(layer, places, self.tensors)
         if problem is not None:
             return Unbound(problem)
         return Bound(
             tuple((places[i],) if i in places else () for i in range(len(layer.variables)))
         )
 
-    def _surplus(self, layer: Layer, used: dict[str, int]) -> str | None:
+    def _surplus(self, layer: Layer, used: dict[str, int], places: dict[int, str]) -> str | None:
         """What is stored beyond the variables that the class is known to have."""
-        if layer.open_ended:
+        if layer.open_ended or any(is_quantised(self.tensors[name]) for name in places.values()):
             return None
         for group, count in used.items():
             stored = self.groups.variables[group]

@@ -6,7 +6,7 @@ Keras writes such a layer's settings at each place; it does not say reliably tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ckptclamp.keras_config.model_tree import Layer
@@ -14,18 +14,16 @@ from ckptclamp.keras_config.model_tree import Layer
 _IDENTITY: Final = "shared_object_id"
 
 
-class SeenLayers:
-    """Layers met so far, to be asked whether the next one has been met before."""
+class RepeatedLayers:
+    """Some layers in the order in which Keras visits them, to be asked which repeat earlier ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Iterable[Layer]) -> None:
         self._by_name: dict[tuple[str, str | None], list[Layer]] = defaultdict(list)
+        for layer in layers:
+            self._by_name[layer.class_name, layer.name].append(layer)
 
-    def add(self, layer: Layer) -> None:
-        """Remember a layer."""
-        self._by_name[layer.class_name, layer.name].append(layer)
-
-    def earlier(self, layer: Layer) -> Layer | None:
-        """The first layer met before it with the same class, name and settings, if any."""
+    def first(self, layer: Layer) -> Layer | None:
+        """The first layer before it with the same class, name and settings, if any."""
         for other in self._by_name[layer.class_name, layer.name]:
             if other is layer:
                 return None
