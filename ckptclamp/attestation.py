@@ -39,7 +39,8 @@ def render_statement(report: AuditReport | ApplyReport) -> str:
         document = _statement(AUDIT_TYPE, _descriptors(report.checkpoint), predicate)
     else:
         document = _apply_statement(report)
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    return text.replace("##", r"#\u0023")  # a CI log takes `##[` for a command
 
 
 def _apply_statement(report: ApplyReport) -> dict[str, Any]:

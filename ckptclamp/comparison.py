@@ -8,7 +8,6 @@ box by box in float64, so memory is bounded whatever the size.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,6 @@ from ckptclamp.results import ExitCode
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.spec.model import Units
-
-_MOST_STARS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,31 +142,45 @@ def compare_checkpoints(
 
 @dataclass(frozen=True, slots=True)
 class _Rename:
-    """One ``old=>new``; each ``*`` on the right repeats what that on the left stood for."""
+    """One ``old=>new``, as the texts between stars; a star stands for the shortest text that fits."""
 
     text: str
-    pattern: re.Pattern[str]
-    parts: tuple[str, ...]
+    old: tuple[str, ...]
+    new: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> _Rename:
         old, arrow, new = text.partition("=>")
         if not (arrow and old and new):
             raise UsageError(f"{text!r} is no rename", hint="write 'old.*=>new.*'")
-        stars = old.count("*")
-        if stars != new.count("*") or stars > _MOST_STARS:
-            raise UsageError(
-                f"the rename {text!r} must have as many stars left as right, at most {_MOST_STARS}"
-            )
-        pattern = "(.*?)".join(re.escape(part) for part in old.split("*"))
-        return cls(text, re.compile(pattern, re.DOTALL), tuple(new.split("*")))
+        if old.count("*") != new.count("*"):
+            raise UsageError(f"the rename {text!r} must have as many stars left as right")
+        return cls(text, tuple(old.split("*")), tuple(new.split("*")))
 
     def __call__(self, name: str) -> str | None:
-        match = self.pattern.fullmatch(name)
-        if match is None:
+        """The new name, or ``None`` if this rename does not fit `name`."""
+        found = self._stars(name)
+        if found is None:
             return None
-        texts = (*match.groups(), "")
-        return "".join(part + text for part, text in zip(self.parts, texts, strict=True))
+        return "".join(part + text for part, text in zip(self.new, (*found, ""), strict=True))
+
+    def _stars(self, name: str) -> list[str] | None:
+        """What each star stands for, found from left to right in linear time."""
+        first, *between = self.old
+        if not between:
+            return [] if name == first else None
+        last = between.pop()
+        place, end = len(first), len(name) - len(last)
+        if not (name.startswith(first) and name.endswith(last) and place <= end):
+            return None
+        stars = []
+        for part in between:
+            found = name.find(part, place, end)
+            if found < 0:
+                return None
+            stars.append(name[place:found])
+            place = found + len(part)
+        return [*stars, name[place:end]]
 
 
 @dataclass(frozen=True, slots=True)

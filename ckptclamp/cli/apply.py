@@ -55,11 +55,12 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying import ApplyOptions, apply
-    from ckptclamp.cli.gating import attest, with_settings
+    from ckptclamp.cli.gating import attest, check_outputs, with_settings
     from ckptclamp.cli.running import audit_options, emit, progress_bar
     from ckptclamp.spec.model import Projection
 
     _check_output(options)
+    check_outputs(checkpoint, options)
     spec = load_rules(options)
     with progress_bar(options) as progress:
         report = apply(

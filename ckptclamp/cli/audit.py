@@ -50,9 +50,17 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     The report goes to stdout, everything else to stderr.
     """
     from ckptclamp.auditing import audit
-    from ckptclamp.cli.gating import attest, judged, program_exit, read_baseline, with_settings
+    from ckptclamp.cli.gating import (
+        attest,
+        check_outputs,
+        judged,
+        program_exit,
+        read_baseline,
+        with_settings,
+    )
     from ckptclamp.cli.running import audit_options, emit, progress_bar
 
+    check_outputs(checkpoint, options)
     spec = load_rules(options)
     known = read_baseline(options)
     with progress_bar(options) as progress:

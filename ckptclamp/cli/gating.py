@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptclamp.cli.options import SETTINGS, from_settings
+from ckptclamp.errors import UsageError
 from ckptclamp.results import ExitCode
 
 if TYPE_CHECKING:
     from ckptclamp.baseline import Baseline
     from ckptclamp.results import ApplyReport, AuditReport
 
+_CHECKPOINTS = (".safetensors", ".safetensors.index.json", ".h5", ".keras", ".weights.json")
+
 Report = TypeVar("Report", "AuditReport", "ApplyReport")
+
+
+def check_outputs(checkpoint: Path, options: Mapping[str, Any]) -> None:
+    """Refuse to write a report, a statement or a baseline over what is read, or over each other.
+
+    A file that is there and has a checkpoint's name is never replaced by one of these.
+    """
+    inputs = [checkpoint, *(options.get(name) for name in ("spec", "config", "output"))]
+    if options.get("write_baseline") is None:
+        inputs.append(options.get("baseline"))
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    reports = [Path(output.path) for output in options["reports"] if output.path != "-"]
+    for path in (*reports, options.get("attest"), options.get("write_baseline")):
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if place in taken or (path.name.endswith(_CHECKPOINTS) and path.is_file()):
+            raise UsageError("would be overwritten by what is written about it", path=path)
+        taken.add(place)
 
 
 def read_baseline(options: Mapping[str, Any]) -> Baseline | None:

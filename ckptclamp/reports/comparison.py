@@ -39,7 +39,9 @@ def render_comparison(comparison: Comparison, format_: str, options: RenderOptio
     if format_ == "json":
         exit_code = int(comparison.exit_code)
         encoded = codec(Comparison).encode(comparison)
-        return json.dumps({"schema": SCHEMA, "exit_code": exit_code, **encoded}, allow_nan=False)
+        document = {"schema": SCHEMA, "exit_code": exit_code, **encoded}
+        text = json.dumps(document, allow_nan=False)
+        return text.replace("##", r"#\u0023")  # a CI log takes `##[` for a command
     return "\n".join(_lines(comparison, options))
 
 

@@ -212,3 +212,24 @@ def test_the_command_gates_and_tells(run, save, folder):
     assert run(*files, "--max-drift", "-1").returncode == 2
     assert run(*files, "--max-drift", "nan").returncode == 2
     assert run("diff", "old.safetensors", "missing.safetensors").returncode == 3
+
+
+@given(st.lists(st.text("ab.", max_size=3), min_size=2, max_size=4), st.data())
+def test_each_star_stands_for_the_same_text_on_both_sides(tmp_path_factory, parts, data):
+    """Whatever stands between the stars, a renamed tensor is found under its new name."""
+    texts = data.draw(
+        st.lists(st.text("ab.", max_size=3), min_size=len(parts) - 1, max_size=len(parts) - 1)
+    )
+    name = "".join(p + t for p, t in zip(parts, [*texts, ""], strict=True))
+    rename = "x" + "*".join(parts) + "=>x" + "*".join(parts)
+    folder = tmp_path_factory.mktemp("rename")
+    save_file({"x" + name: np.ones(2, np.float32)}, folder / "w")
+    assert len(compare_checkpoints(folder / "w", folder / "w", renames=[rename]).drifts) == 1
+
+
+def test_a_hostile_name_does_not_make_a_rename_slow(pair):
+    """The time must not grow with a power of the name's length."""
+    tensors = {"a" * 1000: np.ones(2, np.float32), "b": np.ones(2, np.float32)}
+    renames = ["*a*a*a*a*a*c=>*a*a*a*a*a*c", "b=>b"]
+    with pytest.raises(UsageError, match="fits no tensor"):
+        compare_checkpoints(*pair(tensors, tensors), renames=renames)

@@ -66,3 +66,24 @@ def test_exit_zero_forgives_violations_and_nothing_else(run, save, folder):
     assert run("audit", "model.safetensors", "--exit-zero").returncode == 4
     assert run("audit", "missing", "--spec", "spec.yaml", "--exit-zero").returncode == 3
     assert run(*GATE, "--exit-zero", "--nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("-o", "json=model.safetensors"),
+        ("--attest", "./model.safetensors"),
+        ("--write-baseline", "spec.yaml"),
+        ("--attest", "other.safetensors"),
+        ("-o", "json=x", "--attest", "x"),
+    ],
+)
+def test_what_is_read_is_never_written_over(run, save, folder, option):
+    """A slip of the hand must not cost a checkpoint."""
+    path = save(a=[0.5])
+    save("other.safetensors", a=[0.5])
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    assert run(*GATE, *option).returncode == 2
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    done = run("apply", path, "--spec", "spec.yaml", "-o", "x", "--attest", "x")
+    assert done.returncode == 2
