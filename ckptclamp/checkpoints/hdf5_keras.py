@@ -95,7 +95,9 @@ def with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         paths = (name, *tensor.aliases)
-        extra = [alias for path in paths for alias in aliases.get(path, ()) if alias not in paths]
+        keras_names = (alias for path in paths for alias in aliases.get(path, ()))
+        # What is the name of another tensor, or of this one, is no second name.
+        extra = [a for a in keras_names if a not in tensors and a not in paths]
         merged = (*tensor.aliases, *dict.fromkeys(extra))
         named[name] = replace(tensor, aliases=merged, role=_role(name))
     return named
