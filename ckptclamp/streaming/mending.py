@@ -62,6 +62,10 @@ class Job:
         judgement = self.constraint.judge(statistics)
         return judgement.violates(self.tolerance) | (statistics.nonfinite > 0)
 
+    def left_by_keras(self, before: UnitStatistics, trial: UnitStatistics) -> NDArray[np.bool_]:
+        """Which units violate after Keras' formula; those that it made non-finite stay `before`."""
+        return np.where(trial.nonfinite > 0, self.violates(before), self.violates(trial))
+
 
 def mend_box(job: Job, box: Box) -> Projected:
     """Project the units of `box`, all of them whole, and write them."""
@@ -84,8 +88,12 @@ def mend_box(job: Job, box: Box) -> Projected:
 def _follow_keras(job: Job, box: Box, block: NDArray[Any]) -> Projected:
     statistics = _statistics(job, block)
     arithmetic = as_keras(job.constraint.project_keras(statistics))
-    after = moved(block, job.axes, statistics.nonfinite == 0, arithmetic, WORKSPACE)
-    left = int(np.count_nonzero(job.violates(_statistics(job, after))))
+    chosen = statistics.nonfinite == 0
+    after = moved(block, job.axes, chosen, arithmetic, WORKSPACE)
+    trial = _statistics(job, after)
+    if (chosen & (trial.nonfinite > 0)).any():
+        after = moved(block, job.axes, chosen & (trial.nonfinite == 0), arithmetic, WORKSPACE)
+    left = int(np.count_nonzero(job.left_by_keras(statistics, trial)))
     return _written(job, box, block, after) + Projected(0, 0, 0.0, left)
 
 

@@ -47,8 +47,9 @@ def project(
     computed in float64, rounded to the storage dtype, measured again as stored and moved further
     inward until they conform at tolerance 0 (constraints that rounding inward cannot reach, such as
     ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
-    finite weights. Units with non-finite weights, and those that the constraint calls unmendable,
-    keep their bytes. `memory`, `jobs` and `block` are those of `measure`.
+    finite weights. Units with non-finite weights, those that the constraint calls unmendable, and
+    those that Keras' formula would make non-finite in the storage dtype keep their bytes.
+    `memory`, `jobs` and `block` are those of `measure`.
 
     Raises:
         UnreadableError: the tensor cannot be read.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial as bound
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +97,10 @@ class _Units:
         move = _Move(
             self.statistics.nonfinite == 0, lambda place: as_keras(_part(transform, place))
         )
-        outside = self.job.violates(self._measure(_Trial(self, move)))
-        return self._write(move) + Projected(0, 0, 0.0, int(np.count_nonzero(outside)))
+        trial = self._measure(_Trial(self, move))
+        left = self.job.left_by_keras(self.statistics, trial)
+        written = self._write(replace(move, chosen=move.chosen & (trial.nonfinite == 0)))
+        return written + Projected(0, 0, 0.0, int(np.count_nonzero(left)))
 
     def _margin(self) -> float:
         """How far inward the first trial aims, so that seldom a second pass is needed.

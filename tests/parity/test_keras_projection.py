@@ -1,10 +1,11 @@
 """The projection named `keras` against what real Keras returned, over recorded cases.
 
-Keras computes in the storage dtype, ckptclamp in float64 and rounds once. Every operation of Keras'
-formula rounds: the sum of squares (in an order that belongs to the backend), its square root, the
-quotient, the product, and with a `rate` two products and a sum more. Each rounding is at most half
-an ulp, and weighs up to twice as much where a result lies just above a power of two; most of them
-cancel. Over the recorded cases that comes to the figures below, and to no more.
+Keras computes in the storage dtype. ckptclamp takes norms and factors in float64; a copy then rounds
+the factor and the product, as Keras does. Every operation of Keras' formula rounds: the sum of
+squares (in an order that belongs to the backend), its square root, the quotient, the product, and
+with a `rate` two products and a sum more. Each rounding is at most half an ulp, and weighs up to
+twice as much where a result lies just above a power of two; most of them cancel. Over the recorded
+cases that comes to the figures below, and to no more.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ckptclamp.spec.model import Projection
 from tests.parity.records import BACKENDS, DTYPES, Record, records
 from tests.parity.ulps import ulps_apart
 
-ALLOWED_ULPS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 3}
+ALLOWED_ULPS = {"float16": 3, "bfloat16": 3, "float32": 4, "float64": 3}
 EACH = [(dtype, backend) for dtype in DTYPES for backend in BACKENDS]
 
 

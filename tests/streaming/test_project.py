@@ -236,6 +236,28 @@ def test_keras_leaves_units_that_are_not_finite():
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,)])
+@pytest.mark.parametrize("block", [16, 1 << 17])
+def test_keras_formula_never_makes_a_finite_unit_non_finite(axes, block):
+    """Keras in float16 divides 0.5 by an epsilon of 1e-7: infinite, and NaN times a zero unit."""
+    array = np.ones((30, 30), np.float16)
+    array[:, 7] = array[7, :] = 0
+    zero = (slice(None), 7) if axes == (0,) else (7, slice(None))
+    copy = InMemory(w=array)
+    done = project(
+        copy,
+        copy.tensors["w"],
+        axes,
+        MinMaxNorm(0.5, 1.0),
+        1e-2,
+        projection=Projection.KERAS,
+        block=block,
+    )
+    assert np.isfinite(copy.arrays["w"]).all()
+    assert (copy.arrays["w"][zero] == 0).all()
+    assert (done.changed, done.left) == (29, 1)
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,)])
 def test_the_number_of_threads_does_not_change_a_bit(axes):
     """The copy is the same whatever machine made it."""
     rng = np.random.default_rng(5)
