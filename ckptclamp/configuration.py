@@ -11,8 +11,6 @@ because the working directory may be a checkpoint that somebody else made.
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +77,8 @@ def _upward(start: Path) -> Iterator[Path]:
 
 def _table(path: Path) -> Mapping[str, Any] | None:
     """The settings in `path`; ``None`` for a project file that has none."""
+    import tomllib
+
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError("is too large for a settings file", path=path)
@@ -109,6 +109,8 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _meant(name: str) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, ALLOWED, n=1)
     if close:
         return f"did you mean {close[0]}?"

@@ -48,25 +48,28 @@ def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
 
     Called before the audit, so that a wrong path costs no hour of measuring.
     """
-    from ckptclamp.baseline import load_baseline
-
     old, new = options["baseline"], options["write_baseline"]
     if old is not None and new is not None and not from_settings("baseline"):
         raise click.UsageError("--baseline and --write-baseline exclude each other")
     path = old if new is None else new if new.exists() else None
-    return None if path is None else load_baseline(path)
+    if path is None:
+        return None
+    from ckptclamp.baseline import load_baseline
+
+    return load_baseline(path)
 
 
 def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, Any]) -> AuditReport:
     """Write the baseline if that is asked for, and mark what it knows."""
+    if known is None and options["write_baseline"] is None:
+        return report
     from ckptclamp.baseline import compare, record, render_baseline
     from ckptclamp.reports.writing import write_whole
 
     if options["write_baseline"] is not None:
         known = record(report, known)
         write_whole(options["write_baseline"], render_baseline(known))
-    if known is None:
-        return report
+    assert known is not None
     digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
     parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
     return replace(compare(report, known), parameters=parameters)

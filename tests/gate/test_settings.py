@@ -116,6 +116,16 @@ def test_settings_are_found_up_to_the_root_of_the_repository(run, save, folder):
     assert find_settings(inner) is None
 
 
+def test_a_baseline_in_the_settings_can_be_written_again(run, save, folder):
+    """The file that holds every day is the one that is recorded anew."""
+    save(a=[2.0])
+    (folder / "ckptclamp.toml").write_text('spec = "spec.yaml"\nbaseline = "known.json"\n')
+    assert run(*GATE).returncode == 2
+    assert run(*GATE, "--write-baseline", "known.json").returncode == 0
+    assert run(*GATE).returncode == 0
+    assert run("baseline", "prune", "model.safetensors").stdout == "0 removed, 0 lowered, 1 known\n"
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
