@@ -35,6 +35,9 @@ _LOG_RATIO = 100.0
 _FAR = 3.0
 """A bound further away than this many widths of the data is shown at the edge, by an arrow."""
 
+_NARROW = 0.25
+"""Data are taken to be at least this wide, relative to the largest, when a bound is called far."""
+
 _MOST_CELLS = 400
 _CELL = 28
 
@@ -64,7 +67,8 @@ def axis_of(histograms: Sequence[Histogram], bound: tuple[float | None, float | 
         if limit is None or (logarithmic and limit <= 0):
             continue
         wide = Axis(min(low, limit), max(high, limit), logarithmic)
-        if _extent(wide) <= _FAR * _extent(Axis(low, high, logarithmic)):
+        narrow = 0.0 if logarithmic else _NARROW * _half(max(abs(low), abs(high)))
+        if _extent(wide) <= _FAR * max(narrow, _extent(Axis(low, high, logarithmic))):
             low, high = wide.low, wide.high
     return Axis(low, high, logarithmic)
 
@@ -152,7 +156,7 @@ def _bars(histogram: Histogram, axis: Axis, inner: tuple[float, float]) -> tuple
 
 def _bar(axis: Axis, start: float, stop: float, height: float) -> str:
     left, right = axis.place(start), axis.place(stop)
-    right = max(right - 0.5, left + 0.5)
+    right = max(right - 0.5, left + 1.5)
     return f"M{left:.1f} {_BASE:g}V{_BASE - height:.1f}H{right:.1f}V{_BASE:g}Z"
 
 

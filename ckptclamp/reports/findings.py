@@ -30,7 +30,7 @@ from ckptclamp.results import ApplyReport, AuditReport, Origin, Verdict
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ckptclamp.notices import Notice
     from ckptclamp.results import Result
@@ -222,11 +222,15 @@ def _from_notices(
     report: AuditReport | ApplyReport, audit: AuditReport, numbered: _Fingerprints
 ) -> Iterator[Finding]:
     own = report.notices if isinstance(report, ApplyReport) else ()
+    names = {result.tensor: tensor_name(result) for result in audit.results}
     for notice in (*own, *audit.all_notices):
-        yield _from_notice(notice, audit, numbered)
+        yield _from_notice(notice, audit, names, numbered)
 
 
-def _from_notice(notice: Notice, audit: AuditReport, numbered: _Fingerprints) -> Finding:
+def _from_notice(
+    notice: Notice, audit: AuditReport, names: Mapping[str, str], numbered: _Fingerprints
+) -> Finding:
+    tensor = notice.tensor
     return Finding(
         kind=Kind.NOTICE,
         level=Level.NOTE if notice.informational else Level.WARNING,
@@ -234,6 +238,6 @@ def _from_notice(notice: Notice, audit: AuditReport, numbered: _Fingerprints) ->
         message=sentence(notice.message),
         place=Place(audit.checkpoint.path),
         fingerprint=numbered(Kind.NOTICE, notice.tensor, notice.code),
-        tensor=printable(notice.tensor) if notice.tensor is not None else None,
+        tensor=None if tensor is None else names.get(tensor) or printable(tensor),
         help=sentence(notice.hint) if notice.hint else None,
     )

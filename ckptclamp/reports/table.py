@@ -10,16 +10,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _GAP = "  "
-_SHORTEST = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading and how its cells are set; a column of names `shrinks` where space is short."""
+    """A heading and how its cells are set.
+
+    Where space is short a column of names `shrinks`, to `least` columns and no further.
+    """
 
     title: str
     right: bool = False
     shrinks: bool = False
+    least: int = 8
 
 
 def cell_width(text: str) -> int:
@@ -33,18 +36,23 @@ def cell_width(text: str) -> int:
 
 
 def elide(text: str, width: int) -> str:
-    """Cut the middle out of `text` so that it takes at most `width` columns."""
+    """Cut `text` so that it takes at most `width` columns, and keep more of its end.
+
+    Names of one model differ most in their last part.
+    """
     if cell_width(text) <= width:
         return text
-    head, tail = "", ""
-    for left, right in zip(text, reversed(text), strict=True):
-        if cell_width(head + left + tail) < width:
-            head += left
-        if cell_width(head + right + tail) < width:
-            tail = right + tail
-        else:
-            break
+    head = _fitting(text, (width - 1) * 2 // 5)
+    tail = _fitting(text[::-1], width - 1 - cell_width(head))[::-1]
     return f"{head}…{tail}"
+
+
+def _fitting(text: str, width: int) -> str:
+    """As much of the beginning of `text` as `width` columns hold."""
+    end = 0
+    while end < len(text) and cell_width(text[: end + 1]) <= width:
+        end += 1
+    return text[:end]
 
 
 def table_lines(
@@ -56,7 +64,7 @@ def table_lines(
 ) -> Iterator[str]:
     """Yield a heading and a line a row, without trailing spaces.
 
-    With a `width`, columns that shrink are shortened until a line fits. `paint(cell, padded)`
+    With a `width`, columns of names are shortened in step until a line fits. `paint(cell, padded)`
     colours the last cell of a row.
     """
     widths = _widths(columns, rows, width)
@@ -85,12 +93,13 @@ def _widths(
         max([len(column.title), *(cell_width(row[i]) for row in rows)])
         for i, column in enumerate(columns)
     ]
-    shrinking = [i for i, column in enumerate(columns) if column.shrinks]
     while width is not None and _total(widths) > width:
-        widest = max(shrinking, key=lambda i: widths[i], default=None)
-        if widest is None or widths[widest] <= _SHORTEST:
+        longest = [
+            i for i, column in enumerate(columns) if column.shrinks and widths[i] > column.least
+        ]
+        if not longest:
             break
-        widths[widest] -= 1
+        widths[max(longest, key=lambda i: widths[i] / columns[i].least)] -= 1
     return widths
 
 

@@ -46,7 +46,7 @@ _VERDICT_COLORS = {
     "suppressed": _DIM,
 }
 
-_TENSOR = Column("tensor", shrinks=True)
+_TENSOR = Column("tensor", shrinks=True, least=14)
 _RULE = Column("rule", shrinks=True)
 _CONSTRAINT = Column("constraint")
 _NUMBERS = (

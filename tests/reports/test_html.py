@@ -161,6 +161,7 @@ def test_a_bound_near_the_data_is_in_sight_and_a_far_one_is_not():
     histogram = Histogram((0.5, 1.0, 1.5), (1, 1))
     assert axis_of([histogram], (None, 2.0)) == Axis(0.5, 2.0)
     assert axis_of([histogram], (None, 50.0)) == Axis(0.5, 1.5)
+    assert axis_of([Histogram((2.24, 2.242), (1,))], (None, 0.9)) == Axis(0.9, 2.242)
     assert axis_of([Histogram((1e-6, 1.0, 2.0), (1, 1))], (None, 3.0)).logarithmic
 
 

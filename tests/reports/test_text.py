@@ -38,7 +38,7 @@ def test_not_evaluated_is_no_zero():
     assert "'-': not evaluated   '0': no unit outside" in rows
 
 
-@pytest.mark.parametrize("width", [70, 80, 100, 200])
+@pytest.mark.parametrize("width", [74, 80, 100, 200])
 def test_a_row_is_a_line_on_a_terminal(width):
     """On a terminal no row of the table may wrap, and a shortened name keeps both ends."""
     rows = table_of(render(samples.MIXED, RenderOptions(width=width)))

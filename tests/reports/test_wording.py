@@ -22,12 +22,12 @@ from tests.reports import samples
 NAN, INF = float("nan"), float("inf")
 
 
-@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
 def test_numbers_that_differ_are_shown_differently(value, bound):
     """ "1 > 1" would look like a fault of the program."""
     shown = beside(value, bound)
     assert (shown[0] == shown[1]) == (value == bound)
-    assert float(shown[0].replace("Infinity", "inf")) == pytest.approx(value, rel=1e-3)
+    assert float(shown[0]) == pytest.approx(value, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -134,3 +136,17 @@ def test_a_poor_encoding_never_stops_a_report():
     stream = io.TextIOWrapper(raw, encoding="ascii")
     write_stream("1.977 ≤ 2\n", stream)
     assert raw.getvalue() == b"1.977 \\u2264 2\n"
+
+
+def test_a_text_report_costs_no_heavy_import():
+    """The gate runs in every CI job: its start must not pay for what it does not use."""
+    code = (
+        "import sys; from tests.reports import samples;"
+        "from ckptclamp.reports import RenderOptions, render;"
+        "render('text', samples.MIXED, RenderOptions());"
+        "print(sorted({'rich', 'h5py', 'pydantic', 'yaml', 'xml'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"
