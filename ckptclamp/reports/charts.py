@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 320.0, 104.0
 _TOP, _BASE = 18.0, 86.0
-_SIDE = 4.0
+_SIDE = 10.0
+_THIN = 3.0
 _LOG_RATIO = 100.0
 _FAR = 3.0
 """A bound further away than this many widths of the data is shown at the edge, by an arrow."""
@@ -155,8 +156,8 @@ def _bars(histogram: Histogram, axis: Axis, inner: tuple[float, float]) -> tuple
 
 
 def _bar(axis: Axis, start: float, stop: float, height: float) -> str:
-    left, right = axis.place(start), axis.place(stop)
-    right = max(right - 0.5, left + 1.5)
+    left, right = axis.place(start), axis.place(stop) - 0.5
+    left = min(left, right - _THIN)  # however thin, it must show beside the line of a bound
     return f"M{left:.1f} {_BASE:g}V{_BASE - height:.1f}H{right:.1f}V{_BASE:g}Z"
 
 

@@ -42,11 +42,18 @@ if TYPE_CHECKING:
 
     from ckptclamp.reports.markup import Child
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import Histogram, Result, TensorChange, WorstUnit
+    from ckptclamp.results import (
+        CheckpointSummary,
+        Histogram,
+        Result,
+        TensorChange,
+        WorstUnit,
+    )
 
 _MOST_FINDINGS = 200
 _MOST_RESULTS = 2000
 _MOST_CHANGES = 200
+_MOST_FILES = 8
 
 _BANNERS = {ExitCode.OK: "pass", ExitCode.VIOLATIONS: "violation"}
 
@@ -302,20 +309,25 @@ def _fact_pairs(
     size = file_size(sum(file.size for file in summary.files))
     about = [printable(summary.format), plural(summary.tensors, "tensor"), size]
     yield "checkpoint", ", ".join([*about, printable(summary.producer or "")]).rstrip(", ")
-    for file in summary.files[:8]:
-        if file.sha256:
-            name = "sha256" if len(summary.files) == 1 else f"sha256 of {printable(file.path)}"
-            yield name, element("code", printable(file.sha256))
+    yield from _digests(summary, "sha256")
+    if isinstance(report, ApplyReport):
+        yield "projection", printable(report.projection)
+    if isinstance(report, ApplyReport) and report.after is not None:
+        yield "made from", element("code", file_path(report.before.checkpoint.path))
+        yield from _digests(report.before.checkpoint, "its sha256")
     if audit.spec_path is not None:
         yield "spec", element("code", file_path(audit.spec_path))
     if audit.spec_sha256:
         yield "spec sha256", element("code", printable(audit.spec_sha256))
-    if isinstance(report, ApplyReport):
-        yield "projection", printable(report.projection)
-        copy = file_path(report.output or "")
-        yield "copy", element("code", copy) if copy else "none: a dry run"
     for name, value in sorted(audit.parameters.items()):
         yield printable(name), sentence(value)
+
+
+def _digests(summary: CheckpointSummary, name: str) -> Iterator[tuple[str, Child]]:
+    for file in summary.files[:_MOST_FILES]:
+        if file.sha256:
+            which = "" if len(summary.files) == 1 else f" of {printable(file.path)}"
+            yield name + which, element("code", printable(file.sha256))
 
 
 def _left_out(rest: int, noun: str) -> Element | None:

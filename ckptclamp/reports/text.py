@@ -91,6 +91,7 @@ class _Page:
         else:
             yield f"as written: {self._census(audit, report.exit_code)}"
             yield self._paint(_BOLD, f"copy: {file_path(report.output or '?')}")
+            yield from self._digests(audit.checkpoint)
 
     def _paint(self, color: str, text: str) -> str:
         return f"\x1b[{color}m{text}\x1b[0m" if self.options.color else text

@@ -188,6 +188,12 @@ MENDED = replace(
     histogram=Histogram(tuple(0.4 + 0.1 * i for i in range(8)), (1, 0, 1, 2, 3, 2, 7)),
 )
 
+COPY = replace(
+    CHECKPOINT,
+    path="models/eegnet.clamped.keras",
+    files=(FileDigest("models/eegnet.clamped.keras", 43_210, "c0ffee" + SHA[6:]),),
+)
+
 APPLIED = ApplyReport(
     before=VIOLATIONS,
     changes=(
@@ -200,7 +206,7 @@ APPLIED = ApplyReport(
             rules=("bounded-filters",),
         ),
     ),
-    after=replace(VIOLATIONS, results=(PASSING, MENDED)),
+    after=replace(VIOLATIONS, checkpoint=COPY, results=(PASSING, MENDED)),
     output="models/eegnet.clamped.keras",
     projection="exact",
     notices=(

@@ -123,7 +123,9 @@ def test_apply_shows_before_and_after_on_one_axis():
     assert "After: 0 of 16 units outside" in page.words
     assert page.words.count("bound 1") >= 2
     assert "7 of 16 units rewritten" in page.words
-    assert "models/eegnet.clamped.keras" in page.words
+    for summary in (samples.CHECKPOINT, samples.COPY):
+        assert summary.path in page.words
+        assert str(summary.files[0].sha256) in page.words
 
 
 def test_digests_and_version_are_told():
