@@ -8,6 +8,7 @@ kept with the tests, and the two must agree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -59,42 +60,55 @@ def _dense(c: LayerConfig) -> Variables:
 
 
 def _einsum_dense(c: LayerConfig) -> Variables:
-    sizes, kernel, output = _einsum_sizes(c)
-    shape = None if kernel is None else tuple(sizes.get(label) for label in kernel)
-    yield Variable("kernel", "kernel_constraint", shape)
-    axes = c.values.get("bias_axes")
-    if isinstance(axes, str) and axes:
-        yield Variable("bias", "bias_constraint", _einsum_bias_shape(axes, output, sizes))
-
-
-def _einsum_sizes(c: LayerConfig) -> tuple[dict[str, int], str | None, str]:
-    """Sizes by label, the kernel's labels and the output's; the equation is ``input,kernel->output``."""
     equation = c.values.get("equation")
-    if not isinstance(equation, str) or equation.count("->") != 1 or equation.count(",") != 1:
-        return {}, None, ""
-    operands, output = equation.replace(" ", "").split("->")
-    inputs, kernel = operands.split(",")
-    # An ellipsis stands for axes on one side, so the sizes are read from the other.
-    output_shape = _shape_or_size(c.values.get("output_shape")) or ()
-    rows = [*zip(output.replace("...", "")[::-1], output_shape[::-1], strict=False)]
+    parsed = _EQUATION.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
+    axes = c.values.get("bias_axes")
+    kernel: Shape | None = None
+    bias: Shape | None = None
+    if parsed is not None:
+        sizes = _einsum_sizes(c, parsed["inputs"], parsed["output"])
+        kernel = tuple(sizes.get(label) for label in parsed["kernel"])
+        bias = _einsum_bias_shape(c, axes, parsed["inputs"], parsed["output"])
+    yield Variable("kernel", "kernel_constraint", kernel)
+    if isinstance(axes, str) and axes:
+        yield Variable("bias", "bias_constraint", bias)
+
+
+_EQUATION: Final = re.compile(
+    r"(?P<inputs>(\.\.\.)?[a-zA-Z]+(\.\.\.)?),(?P<kernel>[a-zA-Z]+)->(?P<output>(\.\.\.)?[a-zA-Z]+(\.\.\.)?)"
+)
+
+
+def _einsum_sizes(c: LayerConfig, inputs: str, output: str) -> dict[str, int]:
+    """Sizes by label: of the output as configured, of the input as it was built.
+
+    An ellipsis stands for axes on one side, so the sizes are read from the other.
+    """
+    output_shape, input_shape = _shape_or_size(c.values.get("output_shape")), c.input_shape or ()
+    rows = [*zip(output.strip(".")[::-1], (output_shape or ())[::-1], strict=False)]
     step = 1 if inputs.endswith("...") else -1
-    input_shape = c.input_shape or ()
-    rows += zip(inputs.replace("...", "")[::step], input_shape[::step], strict=False)
-    return {label: size for label, size in rows if size is not None}, kernel, output
+    rows += zip(inputs.strip(".")[::step], input_shape[::step], strict=False)
+    return {label: size for label, size in rows if size is not None}
+
+
+def _einsum_bias_shape(c: LayerConfig, axes: object, inputs: str, output: str) -> Shape | None:
+    """Keras keeps an axis of size 1 for each output axis after the first one that has a bias."""
+    labels = output.strip(".")
+    if not isinstance(axes, str) or not axes or not set(axes) <= set(labels):
+        return None
+    sizes = _einsum_sizes(c, inputs, output)
+    first = min(labels.index(axis) for axis in axes)
+    shape = tuple(sizes.get(label) if label in axes else 1 for label in labels[first:])
+    if not output.endswith("..."):
+        return shape
+    if c.input_shape is None:
+        return None
+    return shape + (1,) * (len(c.input_shape) - len(inputs.strip(".")))
 
 
 def _shape_or_size(value: object) -> Shape | None:
     """A shape, also where one size is written as a bare number."""
     return as_shape([value] if isinstance(value, int) else value)
-
-
-def _einsum_bias_shape(axes: str, output: str, sizes: dict[str, int]) -> Shape | None:
-    """Keras keeps an axis of size 1 for each output label after the first one that has a bias."""
-    labels = output.replace("...", "")
-    first = min((labels.find(axis) for axis in axes), default=-1)
-    if first < 0 or output.endswith("..."):
-        return None
-    return tuple(sizes.get(label) if label in axes else 1 for label in labels[first:])
 
 
 def _embedding(c: LayerConfig) -> Variables:
