@@ -269,6 +269,6 @@ def _sort(
 def _no_numbers(tensor: Tensor) -> str | None:
     if isinstance(tensor.storage, Unreadable):
         return tensor.storage.reason
-    if tensor.dtype is None or tensor.dtype.kind not in (Kind.FLOAT, Kind.INTEGER):
-        return f"{tensor.dtype or tensor.dtype_name} is no dtype of weights"
+    if tensor.dtype is None or tensor.dtype.kind is Kind.COMPLEX:
+        return f"{tensor.dtype or tensor.dtype_name} holds no real numbers"
     return None
