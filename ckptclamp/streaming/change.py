@@ -1,17 +1,17 @@
-"""Moving the weights of one block, and telling which of its bytes changed."""
+"""Moving the weights of one block, and telling how far they moved and what must be written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ckptclamp.checkpoints.description import Chunked
+from ckptclamp.streaming.extremes import extremes
 from ckptclamp.streaming.grid import BLOCK, contiguous
 from ckptclamp.streaming.kernels import reduce
-from ckptclamp.streaming.rounding import Rounding, rounded
+from ckptclamp.streaming.rounding import Rounding, round_into
 from ckptclamp.streaming.spread import Spread
 from ckptclamp.streaming.widening import widen
 
@@ -30,14 +30,16 @@ _GAP = 16 << 10
 class Arithmetic(Protocol):
     """What moves the weights of part of a block."""
 
-    def __call__(self, part: NDArray[Any], over: Spread, workspace: Workspace) -> NDArray[Any]:
-        """Return `part` moved, in its dtype; `over` spreads numbers of units over it."""
+    def __call__(
+        self, part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace
+    ) -> None:
+        """Put `part` moved into `out`, of the same dtype; `over` spreads numbers of units."""
 
 
 def exactly(step: Step) -> Arithmetic:
     """Move by `step` in float64, and round once."""
 
-    def move(part: NDArray[Any], over: Spread, workspace: Workspace) -> NDArray[Any]:
+    def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
         wide = widen(part, workspace, "original")
         new = workspace.float64("float64", part.size).reshape(part.shape)
         np.multiply(wide, over(step.scale), out=new)
@@ -45,13 +47,10 @@ def exactly(step: Step) -> Arithmetic:
             new += over(step.shift)
         if np.isfinite(step.low).any() or np.isfinite(step.high).any():
             np.clip(new, over(step.low), over(step.high), out=new)
-        return rounded(new, part.dtype, _direction(step.rounding, over))
+        rounding = over(step.rounding) if step.rounding.any() else Rounding.NEAREST
+        round_into(out, new, rounding)
 
     return move
-
-
-def _direction(rounding: NDArray[np.int8], over: Spread) -> NDArray[np.int8] | Rounding:
-    return over(rounding) if rounding.any() else Rounding.NEAREST
 
 
 def as_keras(transform: Transform) -> Arithmetic:
@@ -60,7 +59,7 @@ def as_keras(transform: Transform) -> Arithmetic:
     Integers have no such arithmetic: theirs is that of float32, rounded.
     """
 
-    def move(part: NDArray[Any], over: Spread, workspace: Workspace) -> NDArray[Any]:
+    def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
         del workspace
         native = part.dtype.newbyteorder("=")
         working = np.dtype(np.float32) if native.kind in "iub" else native
@@ -70,9 +69,10 @@ def as_keras(transform: Transform) -> Arithmetic:
         if np.isfinite(transform.low).any() or np.isfinite(transform.high).any():
             low, high = over(transform.low).astype(working), over(transform.high).astype(working)
             new = np.minimum(np.maximum(new, low), high)
-        if working != native:
-            return rounded(new.astype(np.float64), part.dtype, Rounding.NEAREST)
-        return new.astype(part.dtype, copy=False)
+        if working == native:
+            out[...] = new
+        else:
+            round_into(out, new.astype(np.float64), Rounding.NEAREST)
 
     return move
 
@@ -88,14 +88,17 @@ def moved(
 
     The result lies in a buffer of `workspace`.
     """
-    out = workspace.bytes("moved", block.nbytes).view(block.dtype).reshape(block.shape)
+    out = workspace.array("moved", block.dtype, block.shape)
     everything = units.all()
     for place in _pieces(block.shape, axes):
-        over = Spread(block.shape, axes, place)
-        new = arithmetic(block[place], over, workspace)
-        if not everything:
-            new = np.where(over(units), new, block[place])
-        out[place] = new
+        over, part = Spread(block.shape, axes, place), block[place]
+        if everything:
+            arithmetic(part, over, out[place], workspace)
+        else:
+            new = workspace.array("piece", block.dtype, part.shape)
+            arithmetic(part, over, new, workspace)
+            out[place] = part
+            np.copyto(out[place], new, where=over(units))
     return out
 
 
@@ -109,67 +112,78 @@ def _pieces(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[sli
         yield tuple(slice(*span) for span in grid.box(index))
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How a block changed: which `weights` (bool, its shape), and for each unit by how much.
-
-    `largest` is the largest change of a weight of the unit, `peak` its largest magnitude before.
-    """
-
-    weights: NDArray[np.bool_]
-    units: NDArray[np.bool_]
-    largest: NDArray[np.float64]
-    peak: NDArray[np.float64]
-
-
-def difference(
+def distances(
     before: NDArray[Any], after: NDArray[Any], axes: tuple[int, ...], workspace: Workspace
-) -> Difference:
-    """Compare two blocks byte by byte."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each unit the largest change of a weight, and the largest magnitude before it."""
+    if before.dtype == np.float32 and before.dtype.isnative:
+        change = workspace.array("change", before.dtype, before.shape)
+        np.subtract(after, before, out=change)
+    else:
+        old = widen(before, workspace, "original")
+        new = widen(after, workspace, "widened")
+        change = workspace.array("change", np.dtype(np.float64), before.shape)
+        np.subtract(new, old, out=change)
+    np.abs(change, out=change)
+    largest = reduce(np.maximum, change, axes).astype(np.float64)
+    found = extremes(before, axes)
+    if found is None:
+        wide = widen(before, workspace, "original")
+        found = reduce(np.minimum, wide, axes), reduce(np.maximum, wide, axes)
+    return largest, np.maximum(-found[0], found[1])
+
+
+def relative(largest: NDArray[np.float64], peak: NDArray[np.float64]) -> float:
+    """The largest change relative to its unit's peak; infinite where all of the unit was zero."""
+    some = largest > 0
+    return float((largest[some] / peak[some]).max(initial=0.0))
+
+
+def changed_units(
+    before: NDArray[Any], after: NDArray[Any], axes: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which units have a byte that is another."""
     unsigned = np.dtype(f"u{before.dtype.itemsize}")
-    weights = before.view(unsigned) != after.view(unsigned)
-    old = widen(before, workspace, "original")
-    new = widen(after, workspace, "widened")
-    change = workspace.float64("float64", old.size).reshape(old.shape)
-    np.abs(np.subtract(new, old, out=change), out=change)
-    largest = reduce(np.maximum, change, axes)
-    np.abs(old, out=change)
-    return Difference(
-        weights, reduce(np.logical_or, weights, axes), largest, reduce(np.maximum, change, axes)
-    )
+    return reduce(np.logical_or, before.view(unsigned) != after.view(unsigned), axes)
 
 
-def boxes_to_write(tensor: Tensor, box: Box, weights: NDArray[np.bool_]) -> Iterator[Box]:
-    """Cut `box` into parts that hold every changed weight, and little else.
+def boxes_to_write(
+    tensor: Tensor, box: Box, axes: tuple[int, ...], units: NDArray[np.bool_]
+) -> Iterator[Box]:
+    """Cut `box` into parts that hold all of its part of the changed `units`, and little else.
 
-    A chunk without a change is in none of them; rows between changes are left out where they are
-    worth a system call.
+    A chunk without a changed unit is in none of them; rows between changed units are left out where
+    they are worth a system call.
     """
+    shape = tuple(stop - start for start, stop in box)
+    weights = Spread(shape, axes, tuple(slice(None) for _ in shape))(units)
     if isinstance(tensor.storage, Chunked):
         yield from _changed_chunks(box, tensor.storage.chunk_shape, weights)
         return
-    axis = next((i for i, extent in enumerate(weights.shape) if extent > 1), None)
-    if axis is None:
+    axis = next((i for i, extent in enumerate(shape) if extent > 1), None)
+    if axis is None or weights.shape[axis] == 1:
         yield box
         return
-    rows = np.flatnonzero(weights.any(axis=tuple(i for i in range(weights.ndim) if i != axis)))
-    assert tensor.dtype is not None
-    row_bytes = weights.size // weights.shape[axis] * tensor.dtype.itemsize
-    breaks = np.flatnonzero(np.diff(rows) > 1 + _GAP // row_bytes) + 1
-    for run in np.split(rows, breaks):
+    rows = np.flatnonzero(weights.any(axis=tuple(i for i in range(len(shape)) if i != axis)))
+    row_bytes = tensor.nbytes // tensor.size
+    for i, extent in enumerate(shape):
+        row_bytes *= extent if i != axis else 1
+    for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1 + _GAP // row_bytes) + 1):
         start = box[axis][0]
         yield (*box[:axis], (start + int(run[0]), start + int(run[-1]) + 1), *box[axis + 1 :])
 
 
 def _changed_chunks(box: Box, chunk: tuple[int, ...], weights: NDArray[np.bool_]) -> Iterator[Box]:
-    for index in np.ndindex(
-        *(-(-stop // c) - start // c for (start, stop), c in zip(box, chunk, strict=True))
-    ):
+    """The chunks of `box` that hold a changed unit; `weights` broadcasts over the box."""
+    counts = [-(-stop // c) - start // c for (start, stop), c in zip(box, chunk, strict=True)]
+    for index in np.ndindex(*counts):
         part = tuple(
             (max(start, (start // c + i) * c), min(stop, (start // c + i + 1) * c))
             for (start, stop), c, i in zip(box, chunk, index, strict=True)
         )
-        if weights[within(box, part)].any():
+        place = within(box, part)
+        shared = zip(weights.shape, place, strict=True)
+        if weights[tuple(slice(None) if n == 1 else piece for n, piece in shared)].any():
             yield part
 
 

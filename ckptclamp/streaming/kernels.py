@@ -60,7 +60,7 @@ def sum_of_squares(
     extents, rows = merged(block.shape, axes)
     x = block.reshape(extents)
     if rows:
-        return _over_the_rest(np.add, _square_rows(x, scratch), innermost=-2)
+        return _over_the_rest(np.add, _square_rows(np.atleast_2d(x), scratch), innermost=-2)
     if x.ndim == 1:
         return np.multiply(x, x)
     folded = _fold(x)
@@ -81,7 +81,7 @@ def reduce(ufunc: np.ufunc, block: NDArray[Any], axes: tuple[int, ...]) -> NDArr
     extents, rows = merged(block.shape, axes)
     x = block.reshape(extents)
     if rows:
-        return _over_the_rest(ufunc, _reduce_rows(ufunc, x), innermost=-2)
+        return _over_the_rest(ufunc, _reduce_rows(ufunc, np.atleast_2d(x)), innermost=-2)
     if x.ndim == 1:
         return x.copy()
     folded = _fold(x)
@@ -108,7 +108,7 @@ def _square_rows(x: NDArray[np.float64], scratch: NDArray[np.float64]) -> NDArra
 
 
 def _reduce_rows(ufunc: np.ufunc, x: NDArray[Any]) -> NDArray[Any]:
-    if x.ndim == 1 or x.shape[-1] >= _NARROW_ROW:
+    if x.shape[-1] >= _NARROW_ROW:
         return np.asarray(ufunc.reduce(x, axis=-1))
     result = ufunc(x[..., 0], x[..., 1])
     for i in range(2, x.shape[-1]):

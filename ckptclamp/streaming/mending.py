@@ -1,4 +1,4 @@
-"""One projection: what is done to which tensor, and how a block of it is mended in the cache."""
+"""One projection: what is done to which tensor, and how a block of whole units is mended."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.change import (
-    Difference,
     as_keras,
     boxes_to_write,
-    difference,
+    changed_units,
+    distances,
     exactly,
     moved,
+    relative,
     within,
 )
+from ckptclamp.streaming.kernels import merged
 from ckptclamp.streaming.partials import measure_box, measured
 from ckptclamp.streaming.requests import Projected, Request
-from ckptclamp.streaming.search import Search
+from ckptclamp.streaming.search import Search, mendable
 from ckptclamp.streaming.segments import WORKSPACE, read
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy
     from ckptclamp.checkpoints.description import Box, Tensor
-    from ckptclamp.constraints.base import Constraint, UnitStatistics
+    from ckptclamp.constraints.base import Constraint
     from ckptclamp.streaming.grid import Grid
 
 
@@ -52,81 +55,153 @@ class Job:
         """What must be measured to judge the units."""
         return Request(self.tensor, self.axes, self.constraint.needs)
 
-    def search(self, statistics: UnitStatistics, *, margin: float = 0.0) -> Search:
+    def search(
+        self, statistics: UnitStatistics, active: NDArray[np.bool_], *, margin: float = 0.0
+    ) -> Search:
         """Begin a search over units; see `Search`."""
         assert self.tensor.dtype is not None
-        return Search(self.constraint, statistics, self.tolerance, self.tensor.dtype, margin=margin)
+        return Search(
+            self.constraint,
+            statistics,
+            self.tolerance,
+            self.tensor.dtype,
+            active=active,
+            margin=margin,
+        )
 
-    def violates(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
-        """Which units lie outside, or have a non-finite weight."""
-        judgement = self.constraint.judge(statistics)
-        return judgement.violates(self.tolerance) | (statistics.nonfinite > 0)
+    def mendable(self, statistics: UnitStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """See `search.mendable`."""
+        return mendable(self.constraint, statistics, self.tolerance)
 
     def left_by_keras(self, before: UnitStatistics, trial: UnitStatistics) -> NDArray[np.bool_]:
         """Which units violate after Keras' formula; those that it made non-finite stay `before`."""
-        return np.where(trial.nonfinite > 0, self.violates(before), self.violates(trial))
+        was, now = self.mendable(before)[0], self.mendable(trial)[0]
+        return np.where(trial.nonfinite > 0, was, now)
+
+    def write(self, box: Box, units: NDArray[np.bool_], after: NDArray[Any]) -> None:
+        """Write the changed `units` of `box`, which is to hold `after`."""
+        if not units.any():
+            return
+        for part in boxes_to_write(self.tensor, box, self.axes, units):
+            self.copy.write(self.tensor, part, after[within(box, part)])
 
 
 def mend_box(job: Job, box: Box) -> Projected:
     """Project the units of `box`, all of them whole, and write them."""
     block = read(job.copy, job.tensor, box)
+    statistics = _statistics(job, block, job.axes)
     if job.projection is Projection.KERAS:
-        return _follow_keras(job, box, block)
-    search = job.search(_statistics(job, block))
-    units = len(search.outside)
-    trial = block
+        return _follow_keras(job, box, block, statistics)
+    outside, chosen = job.mendable(statistics)
+    hopeless = int(np.count_nonzero(outside)) - int(np.count_nonzero(chosen))
+    if not chosen.any():
+        return Projected(len(outside), 0, 0.0, hopeless)
+    mend = _mend_rows if _has_rows(block.shape, job.axes) else _mend_all
+    after, changed, largest, left = mend(job, block, statistics, chosen)
+    job.write(box, changed, after)
+    return Projected(len(outside), int(np.count_nonzero(changed)), largest, hopeless + left)
+
+
+Mended = tuple["NDArray[Any]", "NDArray[np.bool_]", float, int]
+"""A mended block, which units changed, the largest relative change, and how many units are left."""
+
+
+def _has_rows(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+    """Whether each unit is one run of a block, so that some can be mended without the others."""
+    extents, rows = merged(shape, axes)
+    return len(extents) == 1 or (rows and len(extents) == 2)
+
+
+def _mend_rows(
+    job: Job, block: NDArray[Any], statistics: UnitStatistics, chosen: NDArray[np.bool_]
+) -> Mended:
+    """Mend the chosen units, and touch no others."""
+    places = np.flatnonzero(chosen)
+    single = not job.axes
+    rows = block.reshape(-1) if single else block.reshape(len(chosen), -1)
+    axes = () if single else (1,)
+    units = _taken(rows, places, "units")
+    search = job.search(_selected(statistics, places), np.ones(len(places), np.bool_))
+    after = units.copy()
+    while search.active.any():
+        active = np.flatnonzero(search.active)
+        trial = moved(
+            _taken(units, active, "active"),
+            axes,
+            np.ones(len(active), np.bool_),
+            exactly(search.step.part(active)),
+            WORKSPACE,
+        )
+        stored = _scattered(_statistics(job, trial, axes), active, len(places))
+        better = search.observe(stored)[active]
+        after[active[better]] = trial[better]
+    accepted = search.accepted
+    largest, peak = distances(units, after, axes, WORKSPACE)
+    rows[places[accepted]] = after[accepted]
+    changed = np.zeros(len(chosen), np.bool_)
+    changed[places[accepted]] = True
+    left = int(np.count_nonzero(search.left))
+    return block, changed, relative(largest[accepted], peak[accepted]), left
+
+
+def _mend_all(
+    job: Job, block: NDArray[Any], statistics: UnitStatistics, chosen: NDArray[np.bool_]
+) -> Mended:
+    """Mend units that lie across each other: each trial computes all that are active at once."""
+    search = job.search(statistics, chosen)
     while search.active.any():
         trial = moved(block, job.axes, search.active, exactly(search.step), WORKSPACE)
-        search.observe(_statistics(job, trial))
+        search.observe(_statistics(job, trial, job.axes))
+    after = moved(block, job.axes, search.accepted, exactly(search.best), WORKSPACE)
+    largest, peak = distances(block, after, job.axes, WORKSPACE)
     left = int(np.count_nonzero(search.left))
-    if not search.accepted.any():
-        return Projected(units, 0, 0.0, left)
-    trial = moved(block, job.axes, search.accepted, exactly(search.best), WORKSPACE)
-    return _written(job, box, block, trial) + Projected(0, 0, 0.0, left)
+    return after, search.accepted, relative(largest, peak), left
 
 
-def _follow_keras(job: Job, box: Box, block: NDArray[Any]) -> Projected:
-    statistics = _statistics(job, block)
+def _follow_keras(job: Job, box: Box, block: NDArray[Any], statistics: UnitStatistics) -> Projected:
     arithmetic = as_keras(job.constraint.project_keras(statistics))
     chosen = statistics.nonfinite == 0
     after = moved(block, job.axes, chosen, arithmetic, WORKSPACE)
-    trial = _statistics(job, after)
+    trial = _statistics(job, after, job.axes)
     if (chosen & (trial.nonfinite > 0)).any():
         after = moved(block, job.axes, chosen & (trial.nonfinite == 0), arithmetic, WORKSPACE)
-    left = int(np.count_nonzero(job.left_by_keras(statistics, trial)))
-    return _written(job, box, block, after) + Projected(0, 0, 0.0, left)
-
-
-def _statistics(job: Job, block: NDArray[Any]) -> UnitStatistics:
-    """Measure the units of a block, all of them whole."""
-    needs = job.constraint.needs
-    partial = measure_box(block, job.axes, measured(needs), WORKSPACE)
-    partial.close()
-    size = math.prod(block.shape[axis] for axis in job.axes)
-    return partial.statistics(needs, size, block.size // size)
-
-
-def _written(job: Job, box: Box, before: NDArray[Any], after: NDArray[Any]) -> Projected:
-    """Write what differs; count it."""
-    change = write_changes(job, box, before, after)
+    changed = changed_units(block, after, job.axes)
+    job.write(box, changed, after)
     return Projected(
-        len(change.units),
-        int(np.count_nonzero(change.units)),
-        relative(change.largest, change.peak),
-        0,
+        len(changed),
+        int(np.count_nonzero(changed)),
+        relative(*distances(block, after, job.axes, WORKSPACE)),
+        int(np.count_nonzero(job.left_by_keras(statistics, trial))),
     )
 
 
-def write_changes(job: Job, box: Box, before: NDArray[Any], after: NDArray[Any]) -> Difference:
-    """Write what differs between two states of `box`."""
-    change = difference(before, after, job.axes, WORKSPACE)
-    if change.units.any():
-        for part in boxes_to_write(job.tensor, box, change.weights):
-            job.copy.write(job.tensor, part, after[within(box, part)])
-    return change
+def _statistics(job: Job, block: NDArray[Any], axes: tuple[int, ...]) -> UnitStatistics:
+    """Measure the units of a block, all of them whole."""
+    needs = job.constraint.needs
+    partial = measure_box(block, axes, measured(needs), WORKSPACE)
+    partial.close()
+    size = math.prod(block.shape[axis] for axis in axes)
+    return partial.statistics(needs, size, block.size // size)
 
 
-def relative(largest: NDArray[np.float64], peak: NDArray[np.float64]) -> float:
-    """The largest change relative to its unit's peak; infinite where all of the unit was zero."""
-    some = largest > 0
-    return float((largest[some] / peak[some]).max(initial=0.0))
+def _taken(rows: NDArray[Any], places: NDArray[np.intp], name: str) -> NDArray[Any]:
+    """Some rows, in a buffer; all of them as they are."""
+    if len(places) == len(rows):
+        return rows
+    out = WORKSPACE.array(name, rows.dtype, (len(places), *rows.shape[1:]))
+    return np.take(rows, places, axis=0, out=out, mode="clip")
+
+
+def _selected(statistics: UnitStatistics, places: NDArray[np.intp]) -> UnitStatistics:
+    values = {key: value[places] for key, value in statistics.values.items()}
+    return UnitStatistics(statistics.size, values, statistics.nonfinite[places])
+
+
+def _scattered(statistics: UnitStatistics, places: NDArray[np.intp], units: int) -> UnitStatistics:
+    """Statistics of `units` units of which only some are known; the others are NaN."""
+    if len(places) == units:
+        return statistics
+    values = {key: np.full(units, np.nan) for key in statistics.values}
+    for key, value in statistics.values.items():
+        values[key][places] = value
+    return UnitStatistics(statistics.size, values, np.zeros(units, np.int64))

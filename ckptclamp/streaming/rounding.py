@@ -20,22 +20,37 @@ class Rounding(IntEnum):
     AWAY_FROM_ZERO = 1
 
 
+def round_into(
+    out: NDArray[Any], values: NDArray[np.float64], rounding: NDArray[np.int8] | Rounding
+) -> None:
+    """Put finite `values` into `out` in its dtype; `rounding` is one, or broadcasts over them.
+
+    What lies beyond the dtype's range becomes its largest number, never an infinity or NaN:
+    `values` are clipped in place.
+    """
+    native = out.dtype.newbyteorder("=")
+    if native.kind in "iub":
+        out[...] = _to_integers(values, native, np.asarray(rounding))
+        return
+    if native != np.float64:
+        np.clip(values, *_limits(native), out=values)
+    directed = np.any(rounding)
+    stored = np.empty(out.shape, native) if directed and not out.dtype.isnative else out
+    with np.errstate(under="ignore"):
+        np.copyto(stored, values, casting="unsafe")
+    if directed:
+        _direct(stored, values, np.asarray(rounding))
+    if stored is not out:
+        out[...] = stored
+
+
 def rounded(
     values: NDArray[np.float64], dtype: np.dtype[Any], rounding: NDArray[np.int8] | Rounding
 ) -> NDArray[Any]:
-    """Return finite `values` in `dtype`; `rounding` is one `Rounding`, or one for each value.
-
-    What lies beyond the dtype's range becomes its largest number, never an infinity or NaN.
-    """
-    native = dtype.newbyteorder("=")
-    if dtype.kind in "iub":
-        return _to_integers(values, native, np.asarray(rounding)).astype(dtype)
-    low, high = _limits(native)
-    with np.errstate(under="ignore"):
-        stored = np.clip(values, low, high).astype(native)
-    if np.any(rounding):
-        _direct(stored, values, np.asarray(rounding))
-    return stored.astype(dtype, copy=False)
+    """Return what `round_into` makes of `values`, which stay as they are."""
+    out = np.empty(values.shape, dtype)
+    round_into(out, values.copy(), rounding)
+    return out
 
 
 def inward(
@@ -43,6 +58,8 @@ def inward(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Narrow intervals to the numbers of `dtype` inside, so that rounding cannot leave them."""
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    if not (np.isfinite(low).any() or np.isfinite(high).any()):
+        return low, high
     return -_floor(-low, dtype), _floor(high, dtype)
 
 

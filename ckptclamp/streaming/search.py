@@ -52,7 +52,7 @@ class Step:
             np.zeros(units, np.int8),
         )
 
-    def part(self, place: slice) -> Step:
+    def part(self, place: slice | NDArray[np.intp]) -> Step:
         """The step of some of the units."""
         low, high = (b[place] if b.ndim else b for b in (self.low, self.high))
         return Step(self.scale[place], self.shift[place], low, high, self.rounding[place])
@@ -63,15 +63,14 @@ class Step:
 
 
 class Search:
-    """The search over some units at once.
+    """The search over some units at once, all of which are to be mended.
 
     Attributes:
-        outside: units that violate, those that cannot be mended too.
         active: units for which the current `step` is yet to be tried.
         step: what to try next; means nothing for units that are not active.
         best: the best step so far.
         accepted: units whose weights become what `best` makes of them; known when none is active.
-        left: units that lie outside even then.
+        left: units that violate the tolerance even then.
     """
 
     def __init__(
@@ -81,33 +80,35 @@ class Search:
         tolerance: float,
         dtype: StorageDType,
         *,
+        active: NDArray[np.bool_],
         margin: float = 0.0,
     ) -> None:
-        judgement = constraint.judge(statistics)
-        broken = statistics.nonfinite > 0
+        units = len(statistics)
         self.constraint = constraint
         self.tolerance = tolerance
-        self.outside = judgement.violates(tolerance) | broken
-        self.active = self.outside & ~broken & ~constraint.unmendable(statistics)
-        self.step = Step.first(constraint.project(statistics), len(statistics), dtype)
-        self._whole_numbers = dtype.unit_roundoff == 0
+        self.active = active.copy()
+        self.step = Step.first(constraint.project(statistics), units, dtype)
         self._direction = np.sign(self.step.scale - 1).astype(np.int8)
         self._projection = self.step.scale.copy()
         if constraint.one_sided:
             self.step.scale *= 1 + self._direction * margin
-            if self._whole_numbers:
+            if dtype.unit_roundoff == 0:
                 self.step.rounding[:] = self._direction
         self.best = self.step.copy()
-        self.accepted = np.zeros(len(statistics), np.bool_)
-        self.left = self.outside.copy()
-        self._before = judgement.distance
-        self._distance = np.full(len(statistics), np.inf)
-        self._low = np.zeros(len(statistics))
-        self._high = np.full(len(statistics), np.inf)
+        self.accepted = np.zeros(units, np.bool_)
+        self.left = active.copy()
+        self._before = constraint.judge(statistics).distance
+        self._distance = np.full(units, np.inf)
+        self._low = np.zeros(units)
+        self._high = np.full(units, np.inf)
         self._trial = 0
 
-    def observe(self, stored: UnitStatistics) -> None:
-        """Take in what the trial of `step` gave, as stored, and set up the next."""
+    def observe(self, stored: UnitStatistics) -> NDArray[np.bool_]:
+        """Take in what the trial of `step` gave, as stored, and set up the next.
+
+        Statistics of units that are not active are not read. Returns which units' `best` is now
+        this trial.
+        """
         judgement = self.constraint.judge(stored)
         one_sided = self.constraint.one_sided
         reached = self.active & ~judgement.violates(0.0 if one_sided else self.tolerance)
@@ -126,6 +127,7 @@ class Search:
             self.active[:] = False
         if self.active.any():
             self._correct(self.constraint.project(stored))
+        return better
 
     def _correct(self, correction: Transform) -> None:
         """Compose the last step with the constraint's correction of its result."""
@@ -160,3 +162,12 @@ class Search:
         halved = (scale <= self._low) | (scale >= self._high)
         halved &= np.isfinite(self._high) & (self._low > 0)
         return np.where(halved, np.sqrt(self._low * self._high), scale)
+
+
+def mendable(
+    constraint: Constraint, statistics: UnitStatistics, tolerance: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which units lie outside (non-finite ones do), and which of these a projection can mend."""
+    broken = statistics.nonfinite > 0
+    outside = constraint.judge(statistics).violates(tolerance) | broken
+    return outside, outside & ~broken & ~constraint.unmendable(statistics)

@@ -17,11 +17,19 @@ import numpy as np
 from ckptclamp.constraints.base import Transform, UnitStatistics
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
-from ckptclamp.streaming.change import Arithmetic, as_keras, exactly, moved
+from ckptclamp.streaming.change import (
+    Arithmetic,
+    as_keras,
+    changed_units,
+    distances,
+    exactly,
+    moved,
+    relative,
+)
 from ckptclamp.streaming.executors import in_order
 from ckptclamp.streaming.grid import PENDING
 from ckptclamp.streaming.measure import measure_boxes
-from ckptclamp.streaming.mending import Job, relative, write_changes
+from ckptclamp.streaming.mending import Job
 from ckptclamp.streaming.requests import Batch, Failed, Projected
 from ckptclamp.streaming.segments import WORKSPACE, Group, count_of, read
 
@@ -85,12 +93,14 @@ class _Units:
         """Move the units that are to move, and write them."""
         if self.job.projection is Projection.KERAS:
             return self._follow_keras()
-        search = self.job.search(self.statistics, margin=self._margin())
+        outside, chosen = self.job.mendable(self.statistics)
+        search = self.job.search(self.statistics, chosen, margin=self._margin())
         while search.active.any():
             trial = _Trial(self, _stepping(search.step, search.active))
             search.observe(self._measure(trial))
         written = self._write(_stepping(search.best, search.accepted))
-        return written + Projected(0, 0, 0.0, int(np.count_nonzero(search.left)))
+        left = np.count_nonzero(outside & ~chosen) + np.count_nonzero(search.left)
+        return written + Projected(0, 0, 0.0, int(left))
 
     def _follow_keras(self) -> Projected:
         transform = self.job.constraint.project_keras(self.statistics)
@@ -143,28 +153,35 @@ class _Units:
         units = len(self.statistics)
         changed = np.zeros(units, np.bool_)
         largest, peak = np.zeros(units), np.zeros(units)
-        if not move.chosen.any():
-            return Projected(units, 0, 0.0, 0)
         step = self.job.grid.segment
         items = (self.boxes[i : i + step] for i in range(0, len(self.boxes), step))
+        if not move.chosen.any():
+            return Projected(units, 0, 0.0, 0)
         for _, parts in in_order(bound(self._write_boxes, move), items, self.pool, self.window):
-            for place, part_changed, part_largest, part_peak in parts:
-                changed[place] |= part_changed
-                np.maximum(largest[place], part_largest, out=largest[place])
-                np.maximum(peak[place], part_peak, out=peak[place])
+            for place, some, change, magnitude in parts:
+                changed[place] |= some
+                np.maximum(largest[place], change, out=largest[place])
+                np.maximum(peak[place], magnitude, out=peak[place])
         return Projected(units, int(np.count_nonzero(changed)), relative(largest, peak), 0)
 
-    def _write_boxes(self, move: _Move, indices: range) -> list[tuple[slice, Any, Any, Any]]:
-        job, parts = self.job, []
+    def _write_boxes(self, move: _Move, indices: range) -> list[_Written]:
+        job, written = self.job, []
         with np.errstate(all="ignore"):
             for index in indices:
                 box = job.grid.box(index)
                 place = self.place(box)
-                if move.chosen[place].any():
-                    block = read(job.copy, job.tensor, box)
-                    change = write_changes(job, box, block, self.moved(box, block, move))
-                    parts.append((place, change.units, change.largest, change.peak))
-        return parts
+                if not move.chosen[place].any():
+                    continue
+                block = read(job.copy, job.tensor, box)
+                after = self.moved(box, block, move)
+                changed = changed_units(block, after, job.axes)
+                job.write(box, changed, after)
+                written.append((place, changed, *distances(block, after, job.axes, WORKSPACE)))
+        return written
+
+
+_Written = tuple[slice, "NDArray[np.bool_]", "NDArray[np.float64]", "NDArray[np.float64]"]
+"""Where a box's units stand, which of them changed in it, by how much, and how large they were."""
 
 
 def _stepping(step: Step, chosen: NDArray[np.bool_]) -> _Move:

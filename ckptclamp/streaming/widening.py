@@ -18,18 +18,25 @@ def widen(block: NDArray[Any], workspace: Workspace, name: str = "widened") -> N
 
     Every value but integers beyond 2**53 is exact.
     """
-    if block.dtype == np.float64 and block.dtype.isnative and block.flags.c_contiguous:
+    if _is_wide(block.dtype) and block.flags.c_contiguous:
         return block
     wide = workspace.float64(name, block.size).reshape(block.shape)
-    if block.dtype.name.startswith("float8"):
-        np.take(_table(block.dtype), block.view(np.uint8), out=wide, mode="clip")
+    if (table := _table(block.dtype)) is not None:
+        np.take(table, block.view(np.uint8), out=wide, mode="clip")
     else:
         np.copyto(wide, block, casting="unsafe")
     return wide
 
 
-@lru_cache(maxsize=16)
-def _table(dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """The values of all bytes: a look-up is ten times as fast as the dtype's own conversion."""
+@lru_cache(maxsize=64)
+def _is_wide(dtype: np.dtype[Any]) -> bool:
+    return dtype.isnative and dtype == np.float64
+
+
+@lru_cache(maxsize=64)
+def _table(dtype: np.dtype[Any]) -> NDArray[np.float64] | None:
+    """The values of all bytes, for float8: a look-up is ten times as fast as a conversion."""
+    if not dtype.name.startswith("float8"):
+        return None
     with np.errstate(all="ignore"):
         return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float64)

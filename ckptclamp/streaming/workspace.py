@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,10 @@ class Workspace(threading.local):
             buffer = raw[-raw.ctypes.data % _ALIGNMENT :]
             self._buffers[name] = buffer
         return buffer[:size]
+
+    def array(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the buffer `name` as an array; what it held is gone or garbage."""
+        return self.bytes(name, math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
     def float64(self, name: str, size: int) -> NDArray[np.float64]:
         """Return `size` float64 elements of the buffer `name`."""
