@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,3 +45,19 @@ def run(step: Step, directory: Path) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def refreshed(directory: Path) -> str:
+    """The page with the output that its blocks print now."""
+    page = PAGE.read_text()
+    for match in _BLOCK.finditer(page):
+        printed = run(Step(match["script"], ""), directory).stdout
+        if match["output"] is not None:
+            block = f"```sh\n{match['script']}```\n\n```text\n"
+            page = page.replace(block + match["output"] + "```\n", block + printed + "```\n", 1)
+    return page
+
+
+if __name__ == "__main__":  # python -m tests.gate.walkthrough, then read the difference
+    with tempfile.TemporaryDirectory() as folder:
+        PAGE.write_text(refreshed(Path(folder)))
