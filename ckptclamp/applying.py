@@ -25,6 +25,7 @@ from ckptclamp.notices import Notice
 from ckptclamp.publish import find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
+from ckptclamp.streaming.mending import NOTHING
 from ckptclamp.streaming.project import Projected, project
 from ckptclamp.streaming.whole import project_whole
 from ckptclamp.suppression import suppress_results
@@ -162,10 +163,11 @@ class _Job:
             largest = max([largest, *(projected.largest_change for projected in done)])
             if len(done) < 2 or not any(projected.changed for projected in done):
                 break
+        most = max(first, key=lambda projected: projected.changed, default=NOTHING)
         return TensorChange(
             tensor=assignments[0].tensor.name,
-            units=max((projected.units for projected in first), default=0),
-            changed=max((projected.changed for projected in first), default=0),
+            units=most.units,
+            changed=most.changed,
             largest_change=largest,
             rules=tuple(assignment.rule for assignment in mendable),
             label=assignments[0].label,

@@ -175,7 +175,8 @@ class AuditReport:
     @property
     def census(self) -> Census:
         """Count the results."""
-        of = [result.verdict for result in self.results if result.suppressed is None]
+        open_results = [result for result in self.results if result.suppressed is None]
+        of = [result.verdict for result in open_results]
         return Census(
             results=len(self.results),
             passed=of.count(Verdict.PASS),
@@ -184,7 +185,7 @@ class AuditReport:
             suppressed=len(self.results) - len(of),
             warnings=sum(not notice.informational for notice in self.all_notices),
             units=sum(r.units for r in self.results),
-            violating_units=sum(r.violating for r in self.results),
+            violating_units=sum(r.violating for r in open_results),
         )
 
     @property

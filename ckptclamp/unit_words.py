@@ -25,9 +25,14 @@ def unit_words(shape: Sequence[int], axes: Sequence[int]) -> str:
         return f"the whole {whole}: {weights}"
     if len(kept) == 1:
         place = _place(kept[0], len(shape))
-        return f"one of {shape[kept[0]]} {_noun(kept[0], len(shape))} ({place} axis): {weights}"
+        units = _counted(shape[kept[0]], _noun(kept[0], len(shape)))
+        return f"{units} ({place} axis): {weights}"
     positions = _product([shape[axis] for axis in kept])
     return f"one of {positions} positions along axes {_listed(kept)}: {weights}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"one of {count} {noun.removesuffix('s') if count == 1 else noun}"
 
 
 def _noun(axis: int, rank: int) -> str:

@@ -83,10 +83,18 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
 
 
 def _check_output(options: dict[str, Any]) -> None:
+    from ckptclamp.reports.registry import REPORTERS
+    from ckptclamp.reports.writing import UNITS
+
     given = [options["output"] is not None, options["in_place"], options["dry_run"]]
     if not any(given):
         raise click.UsageError("say where the copy goes: -o OUT (or --dry-run, or --in-place)")
     if options["output"] is not None and options["in_place"]:
         raise click.UsageError("-o and --in-place exclude each other")
+    name, separator, _ = str(options["output"] or "").partition("=")
+    if separator and name in REPORTERS:
+        raise click.UsageError(f"-o is where the copy goes; for a report: --report {name}=PATH")
+    if any(output.format == UNITS for output in options["reports"]):
+        raise click.UsageError("apply keeps no list of units; audit does: -o units=PATH")
     if options["attest"] is not None and options["dry_run"]:
         raise click.UsageError("--attest tells of a copy, and --dry-run makes none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,14 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
         read_baseline,
         with_settings,
     )
-    from ckptclamp.cli.running import audit_options, emit, progress_bar
+    from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
 
     check_outputs(checkpoint, options)
     spec = load_rules(options)
     known = read_baseline(options)
-    with progress_bar(options) as progress:
-        report = audit(checkpoint, spec, audit_options(options, progress))
+    with units_output(options) as on_unit, progress_bar(options) as progress:
+        chosen = replace(audit_options(options, progress), on_unit=on_unit)
+        report = audit(checkpoint, spec, chosen)
     report = with_settings(judged(report, known, options))
     attest(report, options["attest"])
     emit(report, options)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing import AuditOptions, Progress
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, AuditReport
+    from ckptclamp.tally import OnUnit
 
 
 def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOptions:
@@ -85,10 +86,25 @@ def _wants_color(choice: str, terminal: bool) -> bool:
 
 def emit(report: AuditReport | ApplyReport, options: dict[str, Any]) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
-    from ckptclamp.reports.writing import STDOUT, write_reports
+    from ckptclamp.reports.writing import STDOUT, Output, write_reports
 
-    outputs = [f"{output.format}={output.path}" for output in options["reports"]]
-    write_reports(report, [*outputs, f"{options['format']}={STDOUT}"], render_options(options))
+    outputs = [*options["reports"], Output(options["format"], STDOUT)]
+    write_reports(report, outputs, render_options(options))
+
+
+@contextmanager
+def units_output(options: dict[str, Any]) -> Iterator[OnUnit | None]:
+    """What to call with every violating unit, where ``-o units=PATH`` asks for them."""
+    from ckptclamp.reports.writing import UNITS
+
+    paths = [Path(output.path) for output in options["reports"] if output.format == UNITS]
+    if not paths:
+        yield None
+        return
+    from ckptclamp.reports.units import units_file
+
+    with units_file(paths[0]) as writer:
+        yield lambda assignment, unit: writer.write(assignment.tensor.name, assignment.rule, unit)
 
 
 @contextmanager

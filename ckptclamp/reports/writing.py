@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 
+UNITS = "units"
+"""Not a rendering of a report: every violating unit, written while the audit runs (`units`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -38,20 +41,27 @@ def parse_outputs(texts: Sequence[str]) -> list[Output]:
             them name one place.
     """
     outputs = [_parse_output(text) for text in texts]
+    _check_distinct(outputs)
+    return outputs
+
+
+def _check_distinct(outputs: Sequence[Output]) -> None:
     seen: set[str] = set()
     for output in outputs:
         place = output.path if output.path == STDOUT else os.path.realpath(output.path)
         if place in seen:
             raise UsageError("two reports would be written to the same place", path=output.path)
         seen.add(place)
-    return outputs
 
 
 def _parse_output(text: str) -> Output:
     name, separator, path = text.partition("=")
     if not separator or not path:
         raise UsageError(f"{text!r} is not FORMAT=PATH", hint="for example json=report.json")
-    reporter_named(name)
+    if name != UNITS:
+        reporter_named(name)
+    elif path == STDOUT:
+        raise UsageError("units are written to a file", hint="for example units=units.jsonl")
     if path != STDOUT and not Path(path).absolute().parent.is_dir():
         raise UsageError("the directory for this report does not exist", path=path)
     if path != STDOUT and Path(path).is_dir():
@@ -61,27 +71,28 @@ def _parse_output(text: str) -> Output:
 
 def write_reports(
     report: AuditReport | ApplyReport,
-    outputs: Sequence[str],
+    outputs: Sequence[Output],
     options: RenderOptions,
     stdout: TextIO | None = None,
 ) -> None:
-    """Render `report` for every ``FORMAT=PATH`` of `outputs`, then write them.
+    """Render `report` for every one of `outputs`, then write them.
 
     All are rendered before the first is written. A file gets its name when it is whole; what was
     there before stays until then. `options` hold for standard output; what goes to a file has
     neither colours nor a width.
 
     Raises:
-        UsageError: an output makes no sense, or two outputs name one place.
+        UsageError: two outputs name one place.
         CkptclampError: a report could not be written (exit 3).
     """
-    parsed = parse_outputs(outputs)
+    _check_distinct(outputs)
+    rendered_later = [output for output in outputs if output.format != UNITS]
     plain = replace(options, width=None, color=False)
     rendered = [
         reporter_named(o.format).render(report, options if o.path == STDOUT else plain)
-        for o in parsed
+        for o in rendered_later
     ]
-    for output, text in zip(parsed, rendered, strict=True):
+    for output, text in zip(rendered_later, rendered, strict=True):
         if output.path == STDOUT:
             write_stream(text, stdout or sys.stdout)
         else:

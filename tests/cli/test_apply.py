@@ -176,3 +176,10 @@ def test_nothing_is_left_behind(run, model, tmp_path):
     run("apply", model, *RULE, "-o", tmp_path / "missing" / "fixed.safetensors")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model.safetensors", "fixed.safetensors"}
+
+
+def test_a_report_is_not_mistaken_for_the_copy(run, model, tmp_path):
+    """-o names the copy here; FORMAT=PATH after it is a slip, not a file name."""
+    answer = run("apply", model, *RULE, "-o", f"html={tmp_path / 'r.html'}")
+    assert answer.returncode == 2
+    assert "--report" in answer.stderr

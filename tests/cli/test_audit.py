@@ -150,3 +150,14 @@ def test_commands_of_the_readme_exist(run):
     for shell in ("bash", "zsh", "fish"):
         assert "ckptclamp" in run("completion", shell).stdout
     assert run("--version").stdout.startswith("ckptclamp, version ")
+
+
+def test_every_violating_unit_on_request(run, model, tmp_path):
+    """-o units=PATH streams all of them, however few the report shows."""
+    units = tmp_path / "units.jsonl"
+    rule = ["--max-norm", 0.5, *MAX_NORM[2:]]
+    answer = run("audit", model, *rule, "--worst", 1, "-o", f"units={units}", "-f", "json")
+    assert len(json.loads(answer.stdout)["report"]["results"][0]["worst"]) == 1
+    lines = [json.loads(line) for line in units.read_text().splitlines()]
+    assert [line["index"] for line in lines] == [[0], [1], [2]]
+    assert [line["measured"] for line in lines] == [1, 2, 3]

@@ -28,7 +28,7 @@ def test_several_reports_in_one_run(tmp_path):
     """One audit serves the terminal, the gate and the archive."""
     out = io.StringIO()
     outputs = ["text=-", f"json={tmp_path}/a.json", f"text={tmp_path}/a.txt"]
-    write_reports(samples.VIOLATIONS, outputs, OPTIONS, out)
+    write_reports(samples.VIOLATIONS, parse_outputs(outputs), OPTIONS, out)
     assert "\x1b[" in out.getvalue()
     assert "\x1b[" not in (tmp_path / "a.txt").read_text()
     assert load_report((tmp_path / "a.json").read_bytes()) == samples.VIOLATIONS
@@ -127,7 +127,7 @@ def test_one_report_never_overwrites_another(tmp_path, monkeypatch, second):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.txt").symlink_to("same.txt")
     with pytest.raises(UsageError, match="same place"):
-        write_reports(samples.CLEAN, ["text=same.txt", f"json={second}"], OPTIONS)
+        parse_outputs(["text=same.txt", f"json={second}"])
 
 
 def test_a_poor_encoding_never_stops_a_report():
