@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import UsageError
-from ckptclamp.planning.declarations import plan_declarations
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan, combined
 from ckptclamp.planning.rules import plan_rules
 from ckptclamp.spec.model import Declared, Spec
@@ -46,6 +45,8 @@ def build_plan(
         raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
     spec = spec or Spec()
     plan = plan_rules(checkpoint, spec, tolerance)
-    if spec.declared is Declared.IGNORE:
+    if spec.declared is Declared.IGNORE or checkpoint.keras is None:
         return plan
+    from ckptclamp.planning.declarations import plan_declarations
+
     return combined([plan, plan_declarations(checkpoint, spec, allow_import, tolerance)])

@@ -8,7 +8,6 @@ that (HTML, XML and Markdown have signs of their own) the sink adds.
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -25,6 +24,8 @@ def printable(text: str, *, limit: int | None = 256) -> str:
         safe = _inert(text)
         if limit is None or len(safe) <= limit:
             return safe
+    import hashlib  # only long names need it, and every start of the program would pay
+
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     half = (limit - 12) // 2
     # Escaping never shortens, so the ends of the text make the ends of what is shown.

@@ -12,8 +12,6 @@ from typing import NoReturn
 import click
 
 from ckptclamp._version import __version__
-from ckptclamp.errors import CkptclampError
-from ckptclamp.printable import printable
 
 _COMMANDS = {
     "audit": "Judge a checkpoint against its constraints.",
@@ -78,6 +76,8 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the program; every failure ends in one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    # The kernels run in threads of their own; BLAS threads would only cost their start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = cli.main(prog_name="ckptclamp", standalone_mode=False)
         sys.stdout.flush()
@@ -91,6 +91,9 @@ def main() -> NoReturn:
 
 def _explain(error: Exception) -> int:
     """Say what went wrong in one line and return the exit code that it means."""
+    from ckptclamp.errors import CkptclampError
+    from ckptclamp.printable import printable
+
     match error:
         case click.exceptions.Abort():
             return 130

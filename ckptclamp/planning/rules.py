@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.description import Role, Tensor
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.keras_config import variable_labels
 from ckptclamp.notices import Notice
 from ckptclamp.planning.axes import reduced_axes
 from ckptclamp.planning.lints import defaulted, degenerate, meant_axes
@@ -61,6 +60,8 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
 def _labels(checkpoint: Checkpoint) -> Mapping[str, str]:
     if checkpoint.keras is None:
         return {}
+    from ckptclamp.keras_config import variable_labels
+
     return variable_labels(checkpoint.keras, checkpoint.tensors)
 
 

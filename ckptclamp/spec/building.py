@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError
-from ckptclamp.keras_config import parse_constraint
 from ckptclamp.spec.model import CustomObject, Rule, Severity, Suppression, Units
 from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
 
@@ -112,6 +111,8 @@ class RuleBuilder:
         if ":" in form.class_name:
             made = import_custom(form.class_name, config, self.allow_import)
             return made, _config_units(config) if made.streaming else Units()
+        from ckptclamp.keras_config import parse_constraint
+
         parsed = parse_constraint(form.model_dump(exclude_unset=True))
         if parsed.opaque is not None:
             raise UsageError(parsed.opaque)
