@@ -38,6 +38,10 @@ class Arithmetic(Protocol):
 
 def exactly(step: Step) -> Arithmetic:
     """Move by `step` in float64, and round once."""
+    # Between zero and a weight there is nothing that the dtype cannot hold.
+    shrinks = bool((np.abs(step.scale) <= 1).all() and not step.shift.any())
+    bounded = bool(np.isfinite(step.low).any() or np.isfinite(step.high).any())
+    shrinks &= not bounded
 
     def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
         wide = widen(part, workspace, "original")
@@ -45,10 +49,10 @@ def exactly(step: Step) -> Arithmetic:
         np.multiply(wide, over(step.scale), out=new)
         if step.shift.any():
             new += over(step.shift)
-        if np.isfinite(step.low).any() or np.isfinite(step.high).any():
+        if bounded:
             np.clip(new, over(step.low), over(step.high), out=new)
         rounding = over(step.rounding) if step.rounding.any() else Rounding.NEAREST
-        round_into(out, new, rounding)
+        round_into(out, new, rounding, in_range=shrinks)
 
     return move
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ckptclamp.streaming.grid import Grid
 
 
+_LARGE = 64
+"""Weights in a unit from which on a margin of a few u/√n is lost in the rounding."""
+
 NOTHING = Projected(0, 0, 0.0, 0)
 
 
@@ -56,17 +59,23 @@ class Job:
         return Request(self.tensor, self.axes, self.constraint.needs)
 
     def search(
-        self, statistics: UnitStatistics, active: NDArray[np.bool_], *, margin: float = 0.0
+        self, statistics: UnitStatistics, active: NDArray[np.bool_], *, margin: float
     ) -> Search:
-        """Begin a search over units; see `Search`."""
+        """Begin a search over units; see `Search`.
+
+        The first trial aims inward by `margin` times u/√n relative, so that seldom a second one is
+        needed: rounding n weights moves their norm by less than u/√n, mostly. In small units that
+        is no small part of the rounding itself; these are first tried without a margin.
+        """
         assert self.tensor.dtype is not None
+        u, size = self.tensor.dtype.unit_roundoff, statistics.size
         return Search(
             self.constraint,
             statistics,
             self.tolerance,
             self.tensor.dtype,
             active=active,
-            margin=margin,
+            margin=margin * u / math.sqrt(size) if size >= _LARGE else 0.0,
         )
 
     def mendable(self, statistics: UnitStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -121,8 +130,8 @@ def _mend_rows(
     rows = block.reshape(-1) if single else block.reshape(len(chosen), -1)
     axes = () if single else (1,)
     units = _taken(rows, places, "units")
-    search = job.search(_selected(statistics, places), np.ones(len(places), np.bool_))
-    after = units.copy()
+    search = job.search(_selected(statistics, places), np.ones(len(places), np.bool_), margin=2)
+    after = WORKSPACE.array("after", units.dtype, units.shape)
     while search.active.any():
         active = np.flatnonzero(search.active)
         trial = moved(
@@ -134,25 +143,32 @@ def _mend_rows(
         )
         stored = _scattered(_statistics(job, trial, axes), active, len(places))
         better = search.observe(stored)[active]
-        after[active[better]] = trial[better]
+        if search.trials == 1:
+            after[...] = trial
+        else:
+            after[active[better]] = trial[better]
     accepted = search.accepted
     largest, peak = distances(units, after, axes, WORKSPACE)
-    rows[places[accepted]] = after[accepted]
+    left = int(np.count_nonzero(search.left))
+    change = relative(largest[accepted], peak[accepted])
+    if len(places) == len(rows) and accepted.all():
+        return after.reshape(block.shape), accepted, change, left
     changed = np.zeros(len(chosen), np.bool_)
     changed[places[accepted]] = True
-    left = int(np.count_nonzero(search.left))
-    return block, changed, relative(largest[accepted], peak[accepted]), left
+    rows[places[accepted]] = after[accepted]
+    return block, changed, change, left
 
 
 def _mend_all(
     job: Job, block: NDArray[Any], statistics: UnitStatistics, chosen: NDArray[np.bool_]
 ) -> Mended:
     """Mend units that lie across each other: each trial computes all that are active at once."""
-    search = job.search(statistics, chosen)
+    search = job.search(statistics, chosen, margin=2)
     while search.active.any():
-        trial = moved(block, job.axes, search.active, exactly(search.step), WORKSPACE)
-        search.observe(_statistics(job, trial, job.axes))
-    after = moved(block, job.axes, search.accepted, exactly(search.best), WORKSPACE)
+        after = moved(block, job.axes, search.active, exactly(search.step), WORKSPACE)
+        search.observe(_statistics(job, after, job.axes))
+    if search.trials > 1 or (search.accepted != chosen).any():
+        after = moved(block, job.axes, search.accepted, exactly(search.best), WORKSPACE)
     largest, peak = distances(block, after, job.axes, WORKSPACE)
     left = int(np.count_nonzero(search.left))
     return after, search.accepted, relative(largest, peak), left

@@ -21,18 +21,22 @@ class Rounding(IntEnum):
 
 
 def round_into(
-    out: NDArray[Any], values: NDArray[np.float64], rounding: NDArray[np.int8] | Rounding
+    out: NDArray[Any],
+    values: NDArray[np.float64],
+    rounding: NDArray[np.int8] | Rounding,
+    *,
+    in_range: bool = False,
 ) -> None:
     """Put finite `values` into `out` in its dtype; `rounding` is one, or broadcasts over them.
 
     What lies beyond the dtype's range becomes its largest number, never an infinity or NaN:
-    `values` are clipped in place.
+    `values` are clipped in place, unless the caller knows that they are `in_range`.
     """
     native = out.dtype.newbyteorder("=")
     if native.kind in "iub":
         out[...] = _to_integers(values, native, np.asarray(rounding))
         return
-    if native != np.float64:
+    if native != np.float64 and not in_range:
         np.clip(values, *_limits(native), out=values)
     directed = np.any(rounding)
     stored = np.empty(out.shape, native) if directed and not out.dtype.isnative else out

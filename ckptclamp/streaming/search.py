@@ -71,6 +71,7 @@ class Search:
         best: the best step so far.
         accepted: units whose weights become what `best` makes of them; known when none is active.
         left: units that violate the tolerance even then.
+        trials: how many were observed.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Search:
         self._distance = np.full(units, np.inf)
         self._low = np.zeros(units)
         self._high = np.full(units, np.inf)
-        self._trial = 0
+        self.trials = 0
 
     def observe(self, stored: UnitStatistics) -> NDArray[np.bool_]:
         """Take in what the trial of `step` gave, as stored, and set up the next.
@@ -122,8 +123,8 @@ class Search:
         self.accepted |= reached | conforming | improved
         self.left &= ~conforming
         self.active &= ~reached
-        self._trial += 1
-        if self._trial == _TRIALS:
+        self.trials += 1
+        if self.trials == _TRIALS:
             self.active[:] = False
         if self.active.any():
             self._correct(self.constraint.project(stored))
@@ -134,7 +135,7 @@ class Search:
         factor = np.broadcast_to(np.float64(correction.scale), self.active.shape)
         shift = np.float64(correction.shift)
         if self.constraint.one_sided:
-            factor, shift = self._exaggerated(factor - 1), shift * 2.0**self._trial
+            factor, shift = self._exaggerated(factor - 1), shift * 2.0**self.trials
         scale = self.step.scale * factor
         if not self.constraint.one_sided:
             scale = self._bracketed(scale, factor)
@@ -143,11 +144,11 @@ class Search:
 
     def _exaggerated(self, amount: NDArray[np.float64]) -> NDArray[np.float64]:
         """A factor that steps further inward with each trial; at last, directed rounding."""
-        if self._trial == _NEAREST_TRIALS:
+        if self.trials == _NEAREST_TRIALS:
             self.step.scale = self._projection.copy()
             self.step.rounding = self._direction.copy()
             return 1.0 + self._direction.astype(np.float64) * _LEAST
-        eager = 2.0**self._trial
+        eager = 2.0**self.trials
         amount = np.where(amount < -0.25, amount, np.maximum(amount * eager, -0.5))
         least = self._direction * _LEAST * eager
         return np.asarray(np.where(np.abs(amount) < np.abs(least), least, amount) + 1.0, np.float64)

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from ckptclamp.streaming.search import Step
 
 
+_MARGIN = 4
+"""In u/√n: a second trial is a pass over the whole tensor, so next to none may be needed."""
+
+
 def spanning_units(job: Job, pool: Executor | None, window: int) -> Iterator[tuple[int, Projected]]:
     """Project all units, as many at a time as the accumulators have room for.
 
@@ -69,10 +73,11 @@ def _unit_groups(job: Job) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """Which units move, and how the units of a slice of them do."""
+    """Which units move, how the units of a slice of them do, and whether all surely change."""
 
     chosen: NDArray[np.bool_]
     arithmetic: Callable[[slice], Arithmetic]
+    all_change: bool
 
 
 class _Units:
@@ -94,7 +99,7 @@ class _Units:
         if self.job.projection is Projection.KERAS:
             return self._follow_keras()
         outside, chosen = self.job.mendable(self.statistics)
-        search = self.job.search(self.statistics, chosen, margin=self._margin())
+        search = self.job.search(self.statistics, chosen, margin=_MARGIN)
         while search.active.any():
             trial = _Trial(self, _stepping(search.step, search.active))
             search.observe(self._measure(trial))
@@ -105,21 +110,14 @@ class _Units:
     def _follow_keras(self) -> Projected:
         transform = self.job.constraint.project_keras(self.statistics)
         move = _Move(
-            self.statistics.nonfinite == 0, lambda place: as_keras(_part(transform, place))
+            self.statistics.nonfinite == 0,
+            lambda place: as_keras(_part(transform, place)),
+            all_change=False,
         )
         trial = self._measure(_Trial(self, move))
         left = self.job.left_by_keras(self.statistics, trial)
         written = self._write(replace(move, chosen=move.chosen & (trial.nonfinite == 0)))
         return written + Projected(0, 0, 0.0, int(np.count_nonzero(left)))
-
-    def _margin(self) -> float:
-        """How far inward the first trial aims, so that seldom a second pass is needed.
-
-        Rounding n weights moves their norm by about u/√n relative.
-        """
-        dtype = self.job.tensor.dtype
-        assert dtype is not None
-        return 2 * dtype.unit_roundoff / math.sqrt(self.statistics.size)
 
     def _measure(self, reader: TensorReader) -> UnitStatistics:
         """Measure all units, in the order in which they are complete, which is always the same."""
@@ -174,7 +172,9 @@ class _Units:
                     continue
                 block = read(job.copy, job.tensor, box)
                 after = self.moved(box, block, move)
-                changed = changed_units(block, after, job.axes)
+                changed = (
+                    move.chosen[place] if move.all_change else changed_units(block, after, job.axes)
+                )
                 job.write(box, changed, after)
                 written.append((place, changed, *distances(block, after, job.axes, WORKSPACE)))
         return written
@@ -185,7 +185,7 @@ _Written = tuple[slice, "NDArray[np.bool_]", "NDArray[np.float64]", "NDArray[np.
 
 
 def _stepping(step: Step, chosen: NDArray[np.bool_]) -> _Move:
-    return _Move(chosen, lambda place: exactly(step.part(place)))
+    return _Move(chosen, lambda place: exactly(step.part(place)), all_change=True)
 
 
 class _Trial:
