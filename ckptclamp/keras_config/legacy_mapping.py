@@ -24,6 +24,7 @@ from ckptclamp.keras_config.legacy_order import (
     keras_2_order,
     keras_2_order_of_frozen_models,
     keras_3_order,
+    keras_3_order_of_late_sublayers,
     without_mirrors,
     without_repeats,
 )
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 Assignment = dict[tuple[int, int], str]
 """Tensor names by (`Layer.key`, index of the variable)."""
+
+_KERAS_2_ORDERS: Final = (keras_2_order, keras_2_order_of_frozen_models)
+_KERAS_3_ORDERS: Final = (keras_3_order, keras_3_order_of_late_sublayers)
 
 _SAME_SAVE: Final = "give the config that was saved with these weights"
 
@@ -116,9 +120,11 @@ class _Group:
 
     def by_order(self, keras_3: bool | None) -> Assignment | Unbound:
         """Assign by position, by the one order that all names and shapes agree with."""
-        orders = [keras_3_order, keras_2_order, keras_2_order_of_frozen_models]
-        if keras_3 is not None:
-            orders = orders[:1] if keras_3 else orders[1:]
+        orders = {
+            None: [*_KERAS_3_ORDERS, *_KERAS_2_ORDERS],
+            True: [*_KERAS_3_ORDERS],
+            False: [*_KERAS_2_ORDERS],
+        }[keras_3]
         answers: list[Assignment] = []
         problem = ""
         for order in orders:
@@ -157,13 +163,13 @@ class _Group:
         return self._order_against_names(slots)
 
     def _order_against_names(self, slots: Sequence[Slot]) -> str | None:
-        """Where every weight names exactly one of the layers, the order must say the same."""
+        """Where every weight names exactly one of the layers, it must be this one or around it."""
         layers = {slot.layer.name for slot in slots if slot.layer.name is not None}
         mentioned = [layers.intersection(parts[:-1]) for parts in self.parts]
         if not all(len(names) == 1 for names in mentioned):
             return None
         for slot, names, tensor in zip(slots, mentioned, self.stored, strict=True):
-            if slot.layer.name not in names and not slot.variable.mirror:
+            if names.isdisjoint(slot.layer.path) and not slot.variable.mirror:
                 return (
                     f"by order {printable(tensor.name)} belongs to "
                     f"{printable(slot.layer.name or '')!r}, by name it does not"

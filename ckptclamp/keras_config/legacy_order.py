@@ -40,6 +40,20 @@ def keras_3_order(top: Layer) -> list[Slot]:
     return sorted(slots, key=lambda s: not (s.variable.trainable and s.layer.trainable))
 
 
+def keras_3_order_of_late_sublayers(top: Layer) -> list[Slot]:
+    """The same, where a layer was frozen before it made the sublayers that the config does not list.
+
+    Some releases leave the variables of such sublayers trainable.
+    """
+    slots = _creation_order(top)
+    if not top.trainable:
+        return slots
+    return sorted(
+        slots,
+        key=lambda s: not (s.variable.trainable and (s.layer.trainable or "/" in s.variable.name)),
+    )
+
+
 def _creation_order(layer: Layer) -> list[Slot]:
     slots = _own(layer)
     for inner in layer.children:
