@@ -272,7 +272,7 @@ class _Reader:
         members: dict[str, Member] = {}
         expected = 0
         ordered = sorted(entries, key=lambda entry: entry.header)
-        stops = [entry.header for entry in ordered[1:]] + [directory]
+        stops = [*(entry.header for entry in ordered[1:]), directory][: len(ordered)]
         for entry, stop in zip(ordered, stops, strict=True):
             if entry.header != expected or stop <= entry.header:
                 self.refuse("overlaps another member, or has bytes before it", entry.name)

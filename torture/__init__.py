@@ -1,0 +1,1 @@
+"""What ckptclamp must withstand, and the programs that measure whether it does; see docs/reliability.md."""
