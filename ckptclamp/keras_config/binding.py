@@ -22,11 +22,10 @@ class Bound:
     """Where each variable of a layer is stored, in the order of `Layer.variables`.
 
     A variable has several tensors where the file keeps copies of it, and none where this layout
-    does not store it. `alias` is the path of the layer that stands for a layer stored only once.
+    does not store it.
     """
 
     tensors: tuple[tuple[str, ...], ...]
-    alias: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.checkpoints.description import KerasLayout
 from ckptclamp.keras_config.binding import NAME_IT, Bindings, Bound, Unbound, is_quantised
 from ckptclamp.keras_config.declaration import Declaration
 from ckptclamp.keras_config.labels import variable_label
 from ckptclamp.keras_config.mapping import bind
 from ckptclamp.keras_config.model_tree import Layer, read_model
+from ckptclamp.keras_config.repeats import RepeatedLayers
 from ckptclamp.keras_config.unread import unread_constraints
 from ckptclamp.notices import Notice
 from ckptclamp.printable import printable
@@ -30,7 +32,10 @@ def declared_constraints(
         RefusedError: the config nests layers deeper than 64 levels.
     """
     root, bindings = bind(model, tensors)
-    return () if root is None else tuple(_Declarations(root, bindings, tensors).all())
+    if root is None:
+        return ()
+    legacy = model.layout is KerasLayout.LEGACY
+    return tuple(_Declarations(root, bindings, tensors, legacy).all())
 
 
 def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
@@ -66,8 +71,12 @@ def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
 class _Declarations:
     """One config, its layers bound to tensors."""
 
-    def __init__(self, root: Layer, bindings: Bindings, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, root: Layer, bindings: Bindings, tensors: Mapping[str, Tensor], legacy: bool
+    ) -> None:
         self.root = root
+        self.legacy = legacy
+        self.repeats = RepeatedLayers(root.walk())
         self.bindings = bindings
         self.tensors = tensors
         self.twins: dict[int, list[Layer]] = {}
@@ -145,11 +154,22 @@ class _Declarations:
                 f"{path} was frozen when it was saved: Keras constrains no frozen layer",
                 informational=True,
             )
-        binding = self.bindings[layer.key]
-        if isinstance(binding, Bound) and binding.alias is not None:
+        earlier = self.repeats.first(layer)
+        if earlier is None:
+            return
+        other = printable("/".join(earlier.path))
+        if self.bindings[layer.key] == self.bindings[earlier.key]:
             yield Notice(
                 "shared-twice",
-                f"{path} is the same layer as {printable('/'.join(binding.alias))}, saved once",
+                f"{path} is the same layer as {other}, and is saved once",
+                informational=True,
+            )
+        elif self.legacy:
+            yield Notice(
+                "shared-twice",
+                f"{path} has the name and settings of {other}: if they are one layer, the file holds "
+                "it twice, and Keras loads the last copy",
+                tensor=names[0],
                 informational=True,
             )
 

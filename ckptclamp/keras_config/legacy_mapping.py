@@ -7,7 +7,7 @@ makes names unique by numbers that no config knows.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.description import Role
@@ -42,6 +42,9 @@ Assignment = dict[tuple[int, int], str]
 
 _KERAS_2_ORDERS: Final = (keras_2_order, keras_2_order_of_frozen_models)
 _KERAS_3_ORDERS: Final = (keras_3_order, keras_3_order_of_late_sublayers)
+
+_MOST_OF_ONE_NAME: Final = 1000
+"""Weights that may name one layer; more are not compared one by one."""
 
 _SAME_SAVE: Final = "give the config that was saved with these weights"
 
@@ -200,26 +203,32 @@ class _Group:
         Each variable must find exactly one weight that names its layer and itself, has its shape,
         and is found by no other variable.
         """
-        slots = keras_3_order(self.top)
+        naming: dict[str, list[int]] = defaultdict(list)
+        for number, parts in enumerate(self.parts):
+            for part in set(parts[:-1]):
+                naming[part].append(number)
         answer: Assignment = {}
-        for slot in slots:
-            fitting = [
-                tensor.name
-                for parts, tensor in zip(self.parts, self.stored, strict=True)
-                if self._names(slot, parts) and disagreement(slot.variable, tensor) is None
-            ]
+        for slot in keras_3_order(self.top):
+            numbers: Sequence[int] = naming[slot.layer.name or ""]
+            if slot.layer is self.top:
+                numbers = range(len(self.parts))
+            elif len(numbers) > _MOST_OF_ONE_NAME:
+                continue
+            fitting = [self.stored[number].name for number in numbers if self._fits(slot, number)]
             if len(fitting) == 1:
                 answer[slot.layer.key, slot.index] = fitting[0]
         claims = Counter(answer.values())
         return {key: name for key, name in answer.items() if claims[name] == 1}
 
-    def _names(self, slot: Slot, parts: Sequence[str]) -> bool:
-        if not _is_called(slot, parts):
-            return False
+    def _fits(self, slot: Slot, number: int) -> bool:
+        """Whether a weight is called as the variable is, in its sublayer, and has its shape."""
+        parts = self.parts[number]
         within = slot.variable.name.split("/")[:-1]
-        if within and within != list(parts[-1 - len(within) : -1]):
-            return False
-        return slot.layer is self.top or slot.layer.name in parts[:-1]
+        return (
+            _is_called(slot, parts)
+            and (not within or within == list(parts[-1 - len(within) : -1]))
+            and disagreement(slot.variable, self.stored[number]) is None
+        )
 
 
 def _components(weight: str) -> tuple[str, ...]:

@@ -243,7 +243,8 @@ class _Reader:
         families = KERAS_1_FAMILIES if _is_keras_1(values) else FAMILIES
         family = families.get(layer.class_name) if layer.builtin else None
         if family is not None:
-            variables = tuple(family(layer.config))
+            mirrored = bool(layer.sublayers)
+            variables = tuple(v for v in family(layer.config) if mirrored or not v.mirror)
             layer.variables, layer.open_ended = quantised_variables(values, variables)
             layer.known = True
         else:

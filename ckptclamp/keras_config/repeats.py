@@ -5,9 +5,10 @@ Keras writes such a layer's settings at each place; it does not say reliably tha
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from ckptclamp.keras_config.model_tree import Layer
 
@@ -21,22 +22,33 @@ class RepeatedLayers:
         self._by_name: dict[tuple[str, str | None], list[Layer]] = defaultdict(list)
         for layer in layers:
             self._by_name[layer.class_name, layer.name].append(layer)
+        self._firsts: dict[tuple[str, str | None], dict[int, Layer]] = {}
 
     def first(self, layer: Layer) -> Layer | None:
         """The first layer before it with the same class, name and settings, if any."""
-        for other in self._by_name[layer.class_name, layer.name]:
-            if other is layer:
-                return None
-            if same(other.config.values, layer.config.values):
-                return other
-        return None
+        name = (layer.class_name, layer.name)
+        if len(self._by_name[name]) < 2:
+            return None
+        if name not in self._firsts:
+            self._firsts[name] = _first_of_each(self._by_name[name])
+        first = self._firsts[name].get(layer.key)
+        return None if first is layer else first
 
 
-def same(one: object, other: object) -> bool:
-    """Whether two pieces of config say the same, whatever identities were written into them."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        keys = (one.keys() | other.keys()) - {_IDENTITY}
-        return all(key in one and key in other and same(one[key], other[key]) for key in keys)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and one == other
+def _first_of_each(layers: Iterable[Layer]) -> dict[int, Layer]:
+    """For each layer, by its key, the first one that has the same settings."""
+    first: dict[str, Layer] = {}
+    return {layer.key: first.setdefault(_settings(layer.config.values), layer) for layer in layers}
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """What a config says, whatever identities were written into it."""
+    return json.dumps(_without_identities(config), sort_keys=True)
+
+
+def _without_identities(value: Any) -> Any:  # noqa: ANN401 - JSON is any of its types
+    if isinstance(value, Mapping):
+        return {key: _without_identities(v) for key, v in value.items() if key != _IDENTITY}
+    if isinstance(value, list):
+        return [_without_identities(item) for item in value]
+    return value

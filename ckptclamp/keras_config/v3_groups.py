@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
 """What the list of a model's layers is called: Keras 3 and TF 2.15, and TF 2.12 to 2.14."""
+
+
+_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 class V3Groups:
@@ -52,7 +56,7 @@ class V3Groups:
 
     def _add_tensor(self, path: str, name: str) -> None:
         group, _, number = self._relative(path).rpartition("/")
-        if not number.isdecimal() or not number.isascii() or group.rpartition("/")[2] != "vars":
+        if _NUMBER.fullmatch(number) is None or group.rpartition("/")[2] != "vars":
             return
         owner = group.removesuffix("vars").removesuffix("/")
         if owner not in self.names:

@@ -103,7 +103,7 @@ class _Mapper:
         earlier = self.repeats.first(element)
         assert earlier is not None
         for inner, original in zip(element.walk(), earlier.walk(), strict=True):
-            self.bindings[inner.key] = _alias(self.bindings[original.key], original)
+            self.bindings[inner.key] = self.bindings[original.key]
 
     def _own_variables(self, layer: Layer, path: str) -> Binding:
         """The tensors of a layer's variables, by their numbers in one or several ``vars`` groups."""
@@ -143,9 +143,3 @@ class _Mapper:
                     f"{printable(layer.class_name)} with these settings has {count}"
                 )
         return None
-
-
-def _alias(binding: Binding, original: Layer) -> Binding:
-    if isinstance(binding, Unbound):
-        return binding
-    return Bound(binding.tensors, alias=original.path)
