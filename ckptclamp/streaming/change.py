@@ -87,12 +87,14 @@ def moved(
     units: NDArray[np.bool_],
     arithmetic: Arithmetic,
     workspace: Workspace,
+    *,
+    into: str = "moved",
 ) -> NDArray[Any]:
     """Return `block` with the chosen `units` moved, and every other byte as it is.
 
-    The result lies in a buffer of `workspace`.
+    The result lies in the buffer `into` of `workspace`.
     """
-    out = workspace.array("moved", block.dtype, block.shape)
+    out = workspace.array(into, block.dtype, block.shape)
     everything = units.all()
     for place in _pieces(block.shape, axes):
         over, part = Spread(block.shape, axes, place), block[place]

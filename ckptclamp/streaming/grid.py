@@ -111,3 +111,13 @@ def _ordered(
 def _even(extent: int, limit: int) -> int:
     """The largest part when `extent` is cut into as few parts of nearly equal length as fit."""
     return -(-extent // -(-extent // limit))
+
+
+def adjacent(before: Box, after: Box) -> bool:
+    """Whether `after` continues `before` so that their elements follow each other in C order."""
+    differing = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+    if len(differing) != 1:
+        return False
+    axis = differing[0]
+    outer = all(stop - start == 1 for start, stop in before[:axis])
+    return outer and before[axis][1] == after[axis][0]

@@ -21,7 +21,7 @@ from ckptclamp.streaming.change import (
     within,
 )
 from ckptclamp.streaming.kernels import merged
-from ckptclamp.streaming.partials import measure_box, measured
+from ckptclamp.streaming.partials import extremes_inside, measure_box, measured
 from ckptclamp.streaming.requests import Projected, Request
 from ckptclamp.streaming.search import Search, mendable
 from ckptclamp.streaming.segments import WORKSPACE, read
@@ -98,6 +98,9 @@ class Job:
 def mend_box(job: Job, box: Box) -> Projected:
     """Project the units of `box`, all of them whole, and write them."""
     block = read(job.copy, job.tensor, box)
+    screened = job.projection is Projection.EXACT and job.constraint.elementwise and not job.axes
+    if screened and extremes_inside(block, job.constraint.bounds(), WORKSPACE) is not None:
+        return Projected(block.size, 0, 0.0, 0)
     statistics = _statistics(job, block, job.axes)
     if job.projection is Projection.KERAS:
         return _follow_keras(job, box, block, statistics)
@@ -105,7 +108,7 @@ def mend_box(job: Job, box: Box) -> Projected:
     hopeless = int(np.count_nonzero(outside)) - int(np.count_nonzero(chosen))
     if not chosen.any():
         return Projected(len(outside), 0, 0.0, hopeless)
-    mend = _mend_rows if _has_rows(block.shape, job.axes) else _mend_all
+    mend = _mend_rows if has_rows(block.shape, job.axes) else _mend_all
     after, changed, largest, left = mend(job, block, statistics, chosen)
     job.write(box, changed, after)
     return Projected(len(outside), int(np.count_nonzero(changed)), largest, hopeless + left)
@@ -115,7 +118,7 @@ Mended = tuple["NDArray[Any]", "NDArray[np.bool_]", float, int]
 """A mended block, which units changed, the largest relative change, and how many units are left."""
 
 
-def _has_rows(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+def has_rows(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
     """Whether each unit is one run of a block, so that some can be mended without the others."""
     extents, rows = merged(shape, axes)
     return len(extents) == 1 or (rows and len(extents) == 2)
@@ -131,32 +134,43 @@ def _mend_rows(
     axes = () if single else (1,)
     units = _taken(rows, places, "units")
     search = job.search(_selected(statistics, places), np.ones(len(places), np.bool_), margin=2)
-    after = WORKSPACE.array("after", units.dtype, units.shape)
+    after = units
     while search.active.any():
-        active = np.flatnonzero(search.active)
+        active, first = np.flatnonzero(search.active), search.trials == 0
         trial = moved(
             _taken(units, active, "active"),
             axes,
             np.ones(len(active), np.bool_),
             exactly(search.step.part(active)),
             WORKSPACE,
+            into="after" if first else "moved",
         )
         stored = _scattered(_statistics(job, trial, axes), active, len(places))
         better = search.observe(stored)[active]
-        if search.trials == 1:
-            after[...] = trial
+        if first:
+            after = trial
         else:
             after[active[better]] = trial[better]
     accepted = search.accepted
-    largest, peak = distances(units, after, axes, WORKSPACE)
     left = int(np.count_nonzero(search.left))
-    change = relative(largest[accepted], peak[accepted])
+    change = _largest_change(search, units, after, axes)
     if len(places) == len(rows) and accepted.all():
         return after.reshape(block.shape), accepted, change, left
     changed = np.zeros(len(chosen), np.bool_)
     changed[places[accepted]] = True
     rows[places[accepted]] = after[accepted]
     return block, changed, change, left
+
+
+def _largest_change(
+    search: Search, before: NDArray[Any], after: NDArray[Any], axes: tuple[int, ...]
+) -> float:
+    """The largest change of a weight that was accepted, relative to its unit's peak."""
+    scale = search.pure_scale()
+    if scale is not None:
+        return float(np.abs(scale - 1)[search.accepted].max(initial=0.0))
+    largest, peak = distances(before, after, axes, WORKSPACE)
+    return relative(largest[search.accepted], peak[search.accepted])
 
 
 def _mend_all(
@@ -169,9 +183,8 @@ def _mend_all(
         search.observe(_statistics(job, after, job.axes))
     if search.trials > 1 or (search.accepted != chosen).any():
         after = moved(block, job.axes, search.accepted, exactly(search.best), WORKSPACE)
-    largest, peak = distances(block, after, job.axes, WORKSPACE)
     left = int(np.count_nonzero(search.left))
-    return after, search.accepted, relative(largest, peak), left
+    return after, search.accepted, _largest_change(search, block, after, job.axes), left
 
 
 def _follow_keras(job: Job, box: Box, block: NDArray[Any], statistics: UnitStatistics) -> Projected:

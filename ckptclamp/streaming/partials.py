@@ -151,6 +151,16 @@ def measure_box(
     return Partial(flat, None if count is None else count.reshape(-1))
 
 
+def extremes_inside(
+    block: NDArray[Any], bounds: tuple[float, float], workspace: Workspace
+) -> tuple[float, float] | None:
+    """The extremes of a block, or ``None`` if a weight is not finite or lies outside `bounds`."""
+    found = measure_box(block, tuple(range(block.ndim)), EXTREMES, workspace)
+    low, high = float(found.values[Statistic.MIN][0]), float(found.values[Statistic.MAX][0])
+    inside = found.nonfinite is None and bounds[0] <= low and high <= bounds[1]
+    return (low, high) if inside else None
+
+
 def _merge_into(ufunc: np.ufunc, target: NDArray[Any], value: NDArray[Any]) -> None:
     ufunc(target, value.reshape(target.shape), out=target)
 

@@ -130,6 +130,14 @@ class Search:
             self._correct(self.constraint.project(stored))
         return better
 
+    def pure_scale(self) -> NDArray[np.float64] | None:
+        """The factor of each unit's best step, if that is all there is to it.
+
+        A weight then changes by ``|factor - 1|`` of itself, up to the rounding.
+        """
+        bounded = np.isfinite(self.best.low).any() or np.isfinite(self.best.high).any()
+        return None if bounded or self.best.shift.any() else self.best.scale
+
     def _correct(self, correction: Transform) -> None:
         """Compose the last step with the constraint's correction of its result."""
         factor = np.broadcast_to(np.float64(correction.scale), self.active.shape)

@@ -13,8 +13,8 @@ import numpy as np
 from ckptclamp.checkpoints.description import Box, Tensor
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.errors import UnreadableError
-from ckptclamp.streaming.grid import Grid
-from ckptclamp.streaming.partials import EXTREMES, Partial, measure_box, measured
+from ckptclamp.streaming.grid import Grid, adjacent
+from ckptclamp.streaming.partials import Partial, extremes_inside, measure_box, measured
 from ckptclamp.streaming.requests import Batch, Failed, Request, Screened
 from ckptclamp.streaming.workspace import Workspace
 
@@ -139,7 +139,7 @@ class _Gatherer:
         partial = measure_box(block, self.request.axes, self.needs, WORKSPACE)
         units = tuple(box[axis] for axis in self.request.kept)
         if self.complete:
-            if self.run and not _adjacent(self.run[-1][0], units):
+            if self.run and not adjacent(self.run[-1][0], units):
                 self._flush()
             self.run.append((units, partial))
         elif units in self.open:
@@ -160,12 +160,10 @@ class _Gatherer:
     def _screen(self, block: NDArray[Any]) -> bool:
         """Answer for a whole block of single weights by its extremes, if they are in bounds."""
         assert self.request.bounds is not None
-        extremes = measure_box(block, tuple(range(block.ndim)), EXTREMES, WORKSPACE)
-        low = float(extremes.values[Statistic.MIN][0])
-        high = float(extremes.values[Statistic.MAX][0])
-        inside = self.request.bounds[0] <= low and high <= self.request.bounds[1]
-        if not inside or extremes.nonfinite is not None:
+        found = extremes_inside(block, self.request.bounds, WORKSPACE)
+        if found is None:
             return False
+        low, high = found
         self._flush()
         count = block.size
         if self.done and isinstance(before := self.done[-1], Screened):
@@ -200,13 +198,3 @@ def finished(place: int, request: Request, units: Box, partial: Partial) -> Batc
 def count_of(units: Box) -> int:
     """How many units a box holds."""
     return math.prod(stop - start for start, stop in units)
-
-
-def _adjacent(before: Box, after: Box) -> bool:
-    """Whether `after` continues `before` so that their units follow each other in C order."""
-    differing = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-    if len(differing) != 1:
-        return False
-    axis = differing[0]
-    outer = all(stop - start == 1 for start, stop in before[:axis])
-    return outer and before[axis][1] == after[axis][0]

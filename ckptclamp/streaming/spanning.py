@@ -73,11 +73,15 @@ def _unit_groups(job: Job) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """Which units move, how the units of a slice of them do, and whether all surely change."""
+    """Which units move, and how the units of a slice of them do.
+
+    `change` is how far each moves relative to its largest magnitude, where that is known beforehand:
+    then each moves.
+    """
 
     chosen: NDArray[np.bool_]
     arithmetic: Callable[[slice], Arithmetic]
-    all_change: bool
+    change: NDArray[np.float64] | None = None
 
 
 class _Units:
@@ -103,7 +107,9 @@ class _Units:
         while search.active.any():
             trial = _Trial(self, _stepping(search.step, search.active))
             search.observe(self._measure(trial))
-        written = self._write(_stepping(search.best, search.accepted))
+        move = _stepping(search.best, search.accepted)
+        scale = search.pure_scale()
+        written = self._write(move if scale is None else replace(move, change=np.abs(scale - 1)))
         left = np.count_nonzero(outside & ~chosen) + np.count_nonzero(search.left)
         return written + Projected(0, 0, 0.0, int(left))
 
@@ -112,7 +118,6 @@ class _Units:
         move = _Move(
             self.statistics.nonfinite == 0,
             lambda place: as_keras(_part(transform, place)),
-            all_change=False,
         )
         trial = self._measure(_Trial(self, move))
         left = self.job.left_by_keras(self.statistics, trial)
@@ -160,6 +165,9 @@ class _Units:
                 changed[place] |= some
                 np.maximum(largest[place], change, out=largest[place])
                 np.maximum(peak[place], magnitude, out=peak[place])
+        if move.change is not None:
+            change = float(move.change[move.chosen].max(initial=0.0))
+            return Projected(units, int(np.count_nonzero(move.chosen)), change, 0)
         return Projected(units, int(np.count_nonzero(changed)), relative(largest, peak), 0)
 
     def _write_boxes(self, move: _Move, indices: range) -> list[_Written]:
@@ -172,9 +180,10 @@ class _Units:
                     continue
                 block = read(job.copy, job.tensor, box)
                 after = self.moved(box, block, move)
-                changed = (
-                    move.chosen[place] if move.all_change else changed_units(block, after, job.axes)
-                )
+                if move.change is not None:
+                    job.write(box, move.chosen[place], after)
+                    continue
+                changed = changed_units(block, after, job.axes)
                 job.write(box, changed, after)
                 written.append((place, changed, *distances(block, after, job.axes, WORKSPACE)))
         return written
@@ -185,7 +194,7 @@ _Written = tuple[slice, "NDArray[np.bool_]", "NDArray[np.float64]", "NDArray[np.
 
 
 def _stepping(step: Step, chosen: NDArray[np.bool_]) -> _Move:
-    return _Move(chosen, lambda place: exactly(step.part(place)), all_change=True)
+    return _Move(chosen, lambda place: exactly(step.part(place)))
 
 
 class _Trial:
