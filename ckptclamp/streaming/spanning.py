@@ -161,9 +161,9 @@ class _Units:
         if not move.chosen.any():
             return Projected(units, 0, 0.0, 0)
         for _, parts in in_order(bound(self._write_boxes, move), items, self.pool, self.window):
-            for place, some, change, magnitude in parts:
+            for place, some, distance, magnitude in parts:
                 changed[place] |= some
-                np.maximum(largest[place], change, out=largest[place])
+                np.maximum(largest[place], distance, out=largest[place])
                 np.maximum(peak[place], magnitude, out=peak[place])
         if move.change is not None:
             change = float(move.change[move.chosen].max(initial=0.0))
