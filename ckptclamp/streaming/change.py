@@ -44,8 +44,9 @@ def exactly(step: Step) -> Arithmetic:
     shrinks &= not bounded
 
     def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
-        wide = widen(part, workspace, "original")
-        new = workspace.float64("float64", part.size).reshape(part.shape)
+        wide = widen(part, workspace, "float64")
+        # In place where the weights were widened: one buffer less for the cache to hold.
+        new = workspace.array("float64", wide.dtype, wide.shape) if wide is part else wide
         np.multiply(wide, over(step.scale), out=new)
         if step.shift.any():
             new += over(step.shift)
