@@ -10,7 +10,7 @@ from h5py import h5d
 from ckptclamp.checkpoints.chunk_records import read_records
 
 if TYPE_CHECKING:
-    from ckptclamp.checkpoints.hdf5_worker import Window
+    from ckptclamp.checkpoints.hdf5_window import Window
 
 _STDIN = 0
 

@@ -20,7 +20,7 @@ from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
 if TYPE_CHECKING:
     from h5py.h5g import GroupID
 
-    from ckptclamp.checkpoints.hdf5_worker import Window
+    from ckptclamp.checkpoints.hdf5_window import Window
 
 MAX_DEPTH = 64
 MAX_NAME_BYTES = 1024

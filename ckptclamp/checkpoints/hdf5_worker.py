@@ -1,13 +1,13 @@
 """The child that loads the HDF5 library: one file, one task, one answer.
 
 Started by `worker_process` as ``main()`` with ``task fd offset length longest`` on its command line:
-where the HDF5 file lies, and how long the file may get by writing. The answer is eight bytes of length, big-endian, and that much JSON on standard output. Nothing here is read
-from a path: the file is a window on an inherited descriptor.
+where the HDF5 file lies, and how long the file may get by writing. The answer is eight bytes of
+length, big-endian, and that much JSON on standard output. Nothing here is read from a path: the
+file is a window on an inherited descriptor.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -17,54 +17,6 @@ from ckptclamp.errors import CkptclampError
 
 _MEMORY = 1 << 30
 """Bytes that a worker may take beyond what it has when the libraries are loaded."""
-
-
-class Window(io.RawIOBase):
-    """The part of a descriptor that holds the HDF5 file, as h5py's file-object driver wants it."""
-
-    def __init__(self, fd: int, offset: int, length: int) -> None:
-        super().__init__()
-        self.fd = fd
-        self.offset = offset
-        self.length = length
-        self.position = 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move as `io.RawIOBase.seek` does."""
-        start = (0, self.position, self.length)[whence]
-        self.position = start + offset
-        return self.position
-
-    def tell(self) -> int:
-        """Return the position in the window."""
-        return self.position
-
-    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed's Buffer
-        """Fill `buffer`; beyond the window there is nothing to read."""
-        room = min(len(buffer), max(self.length - self.position, 0))
-        count = os.preadv(self.fd, [memoryview(buffer)[:room]], self.offset + self.position)
-        self.position += count
-        return count
-
-    def write(self, data: Any, /) -> int:  # noqa: ANN401 - as typeshed's Buffer
-        """Write `data` at the position; the window grows."""
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self.fd, data[done:], self.offset + self.position + done)
-        self.position += done
-        self.length = max(self.length, self.position)
-        return done
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Make the file `size` bytes long, where it is open for writing."""
-        size = self.position if size is None else size
-        if size != self.length:
-            os.ftruncate(self.fd, self.offset + size)
-            self.length = size
-        return size
-
-    def flush(self) -> None:
-        """Do nothing: there is no buffer here."""
 
 
 def main() -> None:
@@ -80,6 +32,7 @@ def main() -> None:
 
 def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
     from ckptclamp.checkpoints import hdf5_chunk_writer, hdf5_walk, isolation
+    from ckptclamp.checkpoints.hdf5_window import Window
 
     tasks = {"describe": hdf5_walk.describe, "write-chunks": hdf5_chunk_writer.write_chunks}
     offset, length, longest = numbers

@@ -6,14 +6,13 @@ is first inflated into a file without a name. Nothing is ever unpacked by name.
 
 from __future__ import annotations
 
-import os
-import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.hdf5 import Hdf5Description, describe_hdf5
 from ckptclamp.checkpoints.hdf5_answer import Extent
+from ckptclamp.checkpoints.keras_archive_copy import copy_archive
 from ckptclamp.checkpoints.keras_documents import (
     CONFIG,
     MAX_BYTES,
@@ -23,23 +22,20 @@ from ckptclamp.checkpoints.keras_documents import (
     parse_document,
 )
 from ckptclamp.checkpoints.reading import read_box
-from ckptclamp.checkpoints.scratch import ScratchFile
-from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import STORED, Directory, Member, read_directory
-from ckptclamp.errors import NotACheckpointError, NotWrittenError, RefusedError, UnreadableError
+from ckptclamp.checkpoints.zip_members import inflate_to_file, member_blocks
+from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Copy, Target
     from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.source import Source
 
 _NPZ = "model.weights.npz"
-_BLOCK = 1 << 20
-_BOMB_FLOOR = 64 << 20
-_BOMB_RATIO = 1000
 _CONFIG_FLOOR = 1 << 20
 _CONFIG_RATIO = 200
 
@@ -110,94 +106,13 @@ class KerasArchive(Checkpoint):
 
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
-        from ckptclamp.checkpoints.keras_archive_copy import copy_archive
-
-        return copy_archive(self, target)
+        return copy_archive(self, self.directory, self.weights, target, open_keras_archive)
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
         for member in self.directory.members:
             for _ in member_blocks(self.sources[0], member):
                 pass
-
-
-def member_blocks(source: Source, member: Member) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a member in blocks of bounded size, and check them at the end.
-
-    Raises:
-        UnreadableError: they do not unpack, or their length or checksum is not what was announced.
-    """
-    crc = done = 0
-    for block in _unpacked(source, member):
-        crc = zlib.crc32(block, crc)
-        done += len(block)
-        if done > member.size:
-            break
-        yield block
-    if done != member.size:
-        _damaged(source, member, "its length is not what the archive says")
-    if crc != member.crc:
-        _damaged(source, member, "its bytes do not match their checksum")
-
-
-def _unpacked(source: Source, member: Member) -> Iterator[bytes]:
-    packed = (
-        source.read_at(member.data + at, min(_BLOCK, member.stored - at))
-        for at in range(0, member.stored, _BLOCK)
-    )
-    if member.method == STORED:
-        yield from packed
-        return
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        for block in packed:
-            if inflater.eof:
-                _damaged(source, member, "its deflated data end too early")
-            yield inflater.decompress(block, _BLOCK)
-            while inflater.unconsumed_tail:
-                yield inflater.decompress(inflater.unconsumed_tail, _BLOCK)
-        yield inflater.flush()
-    except zlib.error as error:
-        raise UnreadableError(
-            f"cannot be inflated: {error}", path=source.path, tensor=member.name
-        ) from error
-    if not inflater.eof or inflater.unused_data:
-        _damaged(source, member, "its deflated data end in the wrong place")
-
-
-def _damaged(source: Source, member: Member, message: str) -> None:
-    raise UnreadableError(
-        message, path=source.path, tensor=member.name, hint="the archive is damaged"
-    )
-
-
-def inflate_to_file(source: Source, member: Member) -> Source:
-    """Unpack a member into a file without a name, and return that as a source.
-
-    Raises:
-        RefusedError: it unpacks to far more than it takes packed.
-        UnreadableError: it is damaged, or there is no room for it.
-    """
-    if member.size > _BOMB_FLOOR and member.size > _BOMB_RATIO * member.stored:
-        raise RefusedError(
-            f"unpacks from {member.stored} to {member.size} bytes",
-            path=source.path,
-            tensor=member.name,
-        )
-    try:
-        scratch = ScratchFile(source.path)
-        done = 0
-        for block in member_blocks(source, member):
-            scratch.put(block, done)
-            done += len(block)
-    except NotWrittenError as error:
-        raise UnreadableError(
-            f"cannot be inflated: {error.message}",
-            path=source.path,
-            tensor=member.name,
-            hint=error.hint,
-        ) from error
-    return Source.from_fd(os.dup(scratch.fd), source.path)
 
 
 def _check_members(source: Source, members: Mapping[str, Member]) -> None:

@@ -12,6 +12,7 @@ import os
 import struct
 import weakref
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +20,10 @@ import numpy as np
 from ckptclamp.checkpoints.copying import FileCopy, copy_bytes
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.checkpoints.hdf5 import Hdf5Checkpoint, describe_hdf5
-from ckptclamp.checkpoints.keras_archive import inflate_to_file, open_keras_archive
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import STORED
+from ckptclamp.checkpoints.zip_members import inflate_to_file
 from ckptclamp.checkpoints.zip_rewrite import replace_member
 from ckptclamp.errors import NotWrittenError
 
@@ -33,30 +34,38 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
     from ckptclamp.checkpoints.description import Box, Tensor
-    from ckptclamp.checkpoints.keras_archive import KerasArchive
+    from ckptclamp.checkpoints.zip_directory import Directory, Member
 
 _BLOCK = 1 << 20
 
 
-def copy_archive(archive: KerasArchive, target: Target) -> Copy:
-    """Return a copy of `archive` in `target`, made in one of the two ways."""
+Reopen = Callable[[Source], "Checkpoint"]
+"""Opens the file of a copy as an archive, which then owns it."""
+
+
+def copy_archive(
+    archive: Checkpoint, directory: Directory, weights: Member, target: Target, reopen: Reopen
+) -> Copy:
+    """Return a copy of `archive` in `target`, made in one of the two ways.
+
+    `directory` is the archive's own, and `weights` the member that holds the HDF5 file. `reopen`
+    opens the copy to be audited.
+    """
     chunked = any(isinstance(tensor.storage, Chunked) for tensor in archive.tensors.values())
-    if archive.weights.method == STORED and not chunked:
-        return _PatchedArchive(archive, target)
-    return _RebuiltArchive(archive, target)
-
-
-def _reopen(source: Source) -> Checkpoint:
-    return open_keras_archive(source)
+    if weights.method == STORED and not chunked:
+        return _PatchedArchive(archive, weights, target, reopen)
+    return _RebuiltArchive(archive, directory, weights, target, reopen)
 
 
 class _PatchedArchive(FileCopy):
     """A copy whose weights are changed where they lie."""
 
-    def __init__(self, archive: KerasArchive, target: Target) -> None:
+    def __init__(
+        self, archive: Checkpoint, weights: Member, target: Target, reopen: Reopen
+    ) -> None:
         source = archive.sources[0]
-        super().__init__([(source.path.name, source)], target, lambda copies: _reopen(copies[0]))
-        self._weights = archive.weights
+        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
+        self._weights = weights
 
     def finish(self) -> None:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
@@ -74,15 +83,24 @@ class _PatchedArchive(FileCopy):
 class _RebuiltArchive:
     """A copy whose weights are changed in a file of their own, and packed again."""
 
-    def __init__(self, archive: KerasArchive, target: Target) -> None:
-        self._archive = archive
+    def __init__(
+        self,
+        archive: Checkpoint,
+        directory: Directory,
+        weights: Member,
+        target: Target,
+        reopen: Reopen,
+    ) -> None:
+        self._directory = directory
+        self._member = weights
         self._target = target
-        source = archive.sources[0]
+        self._reopen = reopen
+        self._archive = source = archive.sources[0]
         self._fd = target.create(source.path.name, source.size)
         self._unpacked = (
             archive.sources[1].duplicate()
             if len(archive.sources) > 1
-            else inflate_to_file(source, archive.weights)
+            else inflate_to_file(source, weights)
         )
         weakref.finalize(self, self._unpacked.close)
         self._scratch = ScratchFile(target.path)
@@ -116,12 +134,11 @@ class _RebuiltArchive:
             ) from error
 
     def _write_archive(self) -> None:
-        source = self._archive.sources[0]
         if self._changed:
-            directory, member = self._archive.directory, self._archive.weights
-            replace_member(source, directory, member, self._blocks(), self._fd)
+            directory, member = self._directory, self._member
+            replace_member(self._archive, directory, member, self._blocks(), self._fd)
         else:
-            copy_bytes(source, self._fd)
+            copy_bytes(self._archive, self._fd)
 
     def _blocks(self) -> Iterator[bytes]:
         weights = Source.from_fd(self._scratch.fd, self._target.path)
@@ -130,4 +147,4 @@ class _RebuiltArchive:
 
     def reopen(self) -> Checkpoint:
         """See `Copy.reopen`."""
-        return _reopen(Source.from_fd(os.dup(self._fd), self._target.path))
+        return self._reopen(Source.from_fd(os.dup(self._fd), self._target.path))
