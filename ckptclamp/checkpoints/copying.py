@@ -20,7 +20,7 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import ChangedError, NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,10 +31,16 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _AT_ONCE = 1 << 30
+_COMPARED = 256 << 10
+"""Bytes that are compared at once: the cache holds both sides."""
 _NOT_HERE = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 )
 """What `copy_file_range` answers where it does not work between two files."""
+
+
+Extent = tuple[int, int]
+"""Bytes of a file: the first, and the one after the last."""
 
 
 class FileCopy:
@@ -46,7 +52,7 @@ class FileCopy:
 
     Weights are overwritten in place, where they lie contiguously or in chunks that went through no
     filter. A format that can do more overrides `write_chunk`, or `finish` where its container keeps
-    checksums; `changed` names the tensors that were written to.
+    checksums; `changed` names the tensors that were written to, `may_differ` where their bytes lie.
 
     Raises:
         NotWrittenError: there is no room, or the system cannot write.
@@ -62,6 +68,7 @@ class FileCopy:
         self.target = target
         self.changed: dict[str, Tensor] = {}
         self._reopen = reopen
+        self.originals = [source for _, source in files]
         self.sources = [self._copy_file(name, source) for name, source in files]
 
     def _copy_file(self, name: str, source: Source) -> Source:
@@ -134,13 +141,22 @@ class FileCopy:
         """Raise `NotWrittenError` for one tensor."""
         raise NotWrittenError(reason, path=self.target.path, tensor=tensor.name)
 
+    def may_differ(self, number: int) -> list[Extent]:
+        """Where the copy of one source may differ from it: where the written tensors lie."""
+        return [extent for t in self.changed.values() for extent in _extents(t, number)]
+
     def finish(self) -> None:
-        """Flush every file to disk.
+        """Compare what was not to change with the originals, and flush every file to disk.
 
         Raises:
-            NotWrittenError: the system cannot; the flush is not tried twice, because a second one
-                may report success for data that the first one lost.
+            ChangedError: an original is no longer what was copied.
+            NotWrittenError: the copy differs elsewhere, or the system cannot flush it; that is not
+                tried twice, because a second flush may report success for what the first one lost.
         """
+        for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
+            # Files without weights may be closed by now; nothing was able to write to their copies.
+            if original.fd >= 0:
+                compare_bytes(original, copy, self.may_differ(number))
         for source in self.sources:
             try:
                 os.fsync(source.fd)
@@ -178,6 +194,58 @@ def copy_bytes(source: Source, fd: int) -> None:
         source.read_into(block, done)
         write_at(fd, block, done)
         done += len(block)
+
+
+def _extents(tensor: Tensor, number: int) -> list[Extent]:
+    """Where in source `number` the bytes of a tensor lie."""
+    match tensor.storage:
+        case Contiguous(source, offset) if source == number:
+            return [(offset, offset + tensor.nbytes)]
+        case Chunked(source=source) as chunked if source == number:
+            return [(chunk.offset, chunk.offset + chunk.stored) for chunk in chunked.chunks]
+        case _:
+            return []
+
+
+def compare_bytes(original: Source, copy: Source, may_differ: Sequence[Extent]) -> None:
+    """Compare a copy with its original, but for the extents that may differ.
+
+    Raises:
+        ChangedError: the original is no longer what was copied.
+        NotWrittenError: they differ elsewhere.
+    """
+    sizes = (original.size, os.fstat(copy.fd).st_size)
+    one, other = bytearray(), bytearray()
+    for start, stop in _between(may_differ, max(sizes)):
+        if stop > min(sizes):
+            _differ(original, min(sizes), copy.path)
+        for at in range(start, stop, _COMPARED):
+            length = min(_COMPARED, stop - at)
+            if len(one) != length:
+                one, other = bytearray(length), bytearray(length)
+            original.read_into(memoryview(one), at)
+            copy.read_into(memoryview(other), at)
+            if one != other:
+                _differ(original, at, copy.path)
+
+
+def _between(extents: Sequence[Extent], size: int) -> Iterator[Extent]:
+    """Yield what lies outside of `extents` in a file of `size` bytes."""
+    done = 0
+    for start, stop in sorted(extents):
+        if start > done:
+            yield done, start
+        done = max(done, stop)
+    if done < size:
+        yield done, size
+
+
+def _differ(original: Source, offset: int, path: Path) -> NoReturn:
+    original.verify_unchanged()
+    raise NotWrittenError(
+        f"the copy differs from its original at byte {offset} or soon after, where it must not",
+        path=path,
+    )
 
 
 def write_at(fd: int, data: memoryview, offset: int) -> None:

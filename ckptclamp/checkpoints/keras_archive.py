@@ -92,8 +92,8 @@ class KerasArchive(Checkpoint):
         self.keras = description.keras
         self.producer = description.producer
         self.isolation = description.isolation
-        self.directory = directory
-        self.weights = weights
+        self._directory = directory
+        self._weights = weights
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -106,11 +106,11 @@ class KerasArchive(Checkpoint):
 
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
-        return copy_archive(self, self.directory, self.weights, target, open_keras_archive)
+        return copy_archive(self, self._directory, self._weights, target, open_keras_archive)
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
-        for member in self.directory.members:
+        for member in self._directory.members:
             for _ in member_blocks(self.sources[0], member):
                 pass
 

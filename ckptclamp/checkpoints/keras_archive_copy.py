@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.copying import FileCopy, copy_bytes
+from ckptclamp.checkpoints.copying import Extent, FileCopy, copy_bytes
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.checkpoints.hdf5 import Hdf5Checkpoint, describe_hdf5
 from ckptclamp.checkpoints.scratch import ScratchFile
@@ -78,6 +78,11 @@ class _PatchedArchive(FileCopy):
             for place in member.crc_places:
                 self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
         super().finish()
+
+    def may_differ(self, number: int) -> list[Extent]:
+        """See `FileCopy.may_differ`; checksums may, too."""
+        places = self._weights.crc_places if self.changed else ()
+        return [*super().may_differ(number), *((place, place + 4) for place in places)]
 
 
 class _RebuiltArchive:

@@ -27,6 +27,8 @@ from tests.checkpoints.boxes import boxed_shapes, described
 from tests.checkpoints.contract import as_slices, full, inner_box
 from tests.checkpoints.safetensors_files import samples, serialised
 
+TEN = np.full(10, -1.0, np.float32)
+
 
 class OneFile:
     """A target that is one file, for tests that need no publication."""
@@ -210,3 +212,54 @@ def test_the_original_is_never_written_to(checkpoint: Checkpoint, tmp_path: Path
         stage.publish()
     checkpoint.verify_unchanged()
     assert checkpoint.path.read_bytes() == before
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_a_byte_that_goes_astray_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    """A copy is refused if one byte outside of the written tensors differs, wherever it lies."""
+    path = tmp_path_factory.getbasetemp() / "astray"
+    size = data.draw(st.integers(100, 600_000), "size")
+    content = np.arange(size, dtype=np.uint32).view(np.uint8)[:size]
+    path.write_bytes(content.tobytes())
+    begin = data.draw(st.integers(0, size - 40), "the tensor's place")
+    at = data.draw(st.integers(0, size - 1), "the place of the stray byte")
+    source = Source.open(path)
+    target = OneFile(path.with_name("astray-copy"))
+    copy = FileCopy([("", source)], target, no_reopening)
+    copy.write(Tensor("w", (10,), DTYPES["float32"], Contiguous(0, begin)), ((0, 10),), TEN)
+    os.pwrite(target.fd, bytes([content[at] ^ 1]), at)
+    if begin <= at < begin + 40:
+        copy.finish()
+    else:
+        with pytest.raises(NotWrittenError, match="differs from its original at byte"):
+            copy.finish()
+    source.close()
+    os.close(target.fd)
+
+
+@pytest.mark.parametrize("longer", [-1, 1])
+def test_a_copy_of_another_length_is_refused(checkpoint: Checkpoint, tmp_path: Path, longer: int):
+    """Bytes that are missing at the end, or came to it, are a difference as any other."""
+    target = OneFile(tmp_path / "copy")
+    copy = checkpoint.copy_to(target)
+    os.truncate(target.fd, checkpoint.sources[0].size + longer)
+    with pytest.raises(NotWrittenError, match="differs from its original at byte"):
+        copy.finish()
+    os.close(target.fd)
+
+
+def test_an_original_that_changes_is_named_as_the_cause(checkpoint: Checkpoint, tmp_path: Path):
+    """Where copy and original differ because the original was written to, that is what is said."""
+    target = OneFile(tmp_path / "copy")
+    copy = checkpoint.copy_to(target)
+    with checkpoint.path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    with pytest.raises(ChangedError):
+        copy.finish()
+    os.close(target.fd)
