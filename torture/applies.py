@@ -117,10 +117,10 @@ def start(apply: Apply, when_staging: Callable[[], None]) -> int:
 
 
 def _run(apply: Apply, when_staging: Callable[[], None]) -> int:
-    from ckptclamp import applying
+    from ckptclamp import applying, publish
     from ckptclamp.cli.main import main
 
-    staged = applying.staged
+    staged = publish.staged
 
     def stage(*arguments: object, **options: object) -> object:
         when_staging()

@@ -40,7 +40,7 @@ def write_checkpoint(path: Path, mebibytes: int) -> None:
     with path.open("wb") as file:
         file.write(encoded(entries))
         for number in range(count):
-            file.write(memoryview(matrix * np.float32(0.01 if number % 2 else 1)).cast("B"))
+            file.write((matrix * np.float32(0.01 if number % 2 else 1)).tobytes())
 
 
 def digest(path: Path) -> str:
@@ -71,8 +71,8 @@ def run(folder: Path, mebibytes: int, kills: int) -> dict[str, object]:
     source, output = folder / "model.safetensors", folder / "output.safetensors"
     write_checkpoint(source, mebibytes)
     rule = ["--tensors", "**", "--max-norm", "1", "--axis", "1"]
-    command = [sys.executable, "-m", "ckptclamp", "apply", source, "-o", output, "--force", "-q"]
-    command = [*map(str, command), *rule]
+    program = [sys.executable, "-m", "ckptclamp", "apply", str(source), "-o", str(output)]
+    command = [*program, "--force", "-q", *rule]
     before = digest(source)
     output.write_bytes(b"what was there before")
     old = digest(output)

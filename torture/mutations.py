@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def subjects(directory: Path, corpus: str | None) -> Iterator[Subject]:
     for seed in seeds(corpus):
         path = directory / f"seed{seed.suffix}"
         path.write_bytes(seed.data)
-        arrays = forked(lambda path=path: reference.arrays(path), 60).value
+        arrays = forked(partial(reference.arrays, path), 60).value
         largest = max((float(abs(values).max()) for values in (arrays or {}).values()), default=0)
         if 0 < largest < float("inf"):
             code, rows, _ = judged(path, Subject(seed, largest))
@@ -90,7 +91,7 @@ def subjects(directory: Path, corpus: str | None) -> Iterator[Subject]:
                 yield Subject(seed, largest, names, state)
         code, rows, _ = judged(path, Subject(seed, None))
         if code in (0, 1) and seed.suffix != ".safetensors":
-            config = forked(lambda path=path: reference.model_config(path), 60).value
+            config = forked(partial(reference.model_config, path), 60).value
             yield Subject(seed, None, frozenset(name for name, *_ in rows), config=config)
 
 
@@ -181,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     tally = Tally()
     for part in _in_parallel(
         [
-            lambda start=start: shard(todo, range(start, stop, options.jobs), options.keep)
+            partial(shard, todo, range(start, stop, options.jobs), options.keep)
             for start in range(options.first, options.first + options.jobs)
         ]
     ):

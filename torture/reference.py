@@ -81,5 +81,5 @@ def _safetensors_arrays(data: bytes) -> Arrays:
         name: np.frombuffer(bytes(part["data"]), _DTYPES[part["dtype"]])
         .reshape(part["shape"])
         .astype(np.float64)
-        for name, part in safetensors.deserialize(data)
+        for name, part in safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     }

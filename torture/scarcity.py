@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from torture.applies import WRITERS, Apply, Expectation, Tree, load_everything, start
@@ -53,7 +54,7 @@ def file_size(writer: str, sizes: int, directory: Path) -> Told:
     longest = max(map(len, expected.new.values())) * 4  # unpacked weights are longer
     for size in _steps(_LOG_ROOM, longest, sizes):
         apply = Apply(writer, directory)
-        code = _code(start(apply, lambda size=size: _limit(size)))
+        code = _code(start(apply, partial(_limit, size)))
         told.note(expected, apply, code, f"{size} bytes")
     return told
 
@@ -77,7 +78,7 @@ def disk(writer: str, sizes: int, directory: Path) -> Told:
             return told
         try:
             _put(expected.old, apply.output)
-            code = _code(start(apply, lambda there=there: _scratch_in(there)))
+            code = _code(start(apply, partial(_scratch_in, there)))
             told.note(expected, apply, code, f"{room} bytes of room")
         finally:
             subprocess.run(["umount", "-l", str(there)], check=True)

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 
-Make = Callable[[h5py.File], None]
+Make = Callable[[h5py.File], object]
 
 
 def written(path: Path, make: Make, **options: Any) -> Path:

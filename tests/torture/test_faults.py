@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are injected on Linux")
 
 
-def program(module: str, *arguments: object) -> list[dict]:
+def program(module: str, *arguments: object) -> list[dict[str, Any]]:
     """Run a program of the collection, which must find nothing, and return what it tells."""
     command = [sys.executable, "-m", f"torture.{module}", *map(str, arguments)]
     done = subprocess.run(

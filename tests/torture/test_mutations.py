@@ -21,7 +21,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(sys.platform != "linux", reason="the harness forks, and its walls are of Linux")
 def test_mutants_are_refused_or_judged_right(tmp_path: Path):
     """No traceback, crash, hang or swelling, and no pass that plain readers would not give."""
-    command = [sys.executable, "-m", "torture.mutations", "--count", "2000", "--keep", tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "torture.mutations",
+        "--count",
+        "2000",
+        "--keep",
+        str(tmp_path),
+    ]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

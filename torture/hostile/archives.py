@@ -22,7 +22,7 @@ GOOD = weights({"dense": np.ones(4, np.float32)})
 LARGE = weights({"dense": np.full(4, 1e6, np.float32)})
 
 
-def packed(method: int = zipfile.ZIP_STORED, **changes: bytes) -> Make:
+def packed(method: int = zipfile.ZIP_STORED, /, **changes: bytes) -> Make:
     """A ``.keras`` archive of large weights; `changes` are members by name, ``__`` for a dot."""
     contents = members(LARGE) | {name.replace("__", "."): data for name, data in changes.items()}
     return lambda directory: pack(directory / NAME, contents, method)

@@ -19,7 +19,7 @@ def header(text: str | bytes, data: bytes = LARGE) -> bytes:
     return framed(text.encode() if isinstance(text, str) else text, data)
 
 
-def tensors(data: bytes = LARGE, **entries: Any) -> bytes:
+def tensors(data: bytes = LARGE, /, **entries: Any) -> bytes:
     """A file with these entries."""
     return encoded(entries, data)
 
