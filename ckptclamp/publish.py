@@ -40,7 +40,7 @@ def staged(
         NotWrittenError: the target's directory cannot be written to.
     """
     path = _target_path(Path(target), like, in_place)
-    replaced = _existing(path, like, force, in_place)
+    replaced = _existing(path, Path(target), like, force, in_place)
     with or_not_written(path):
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -74,26 +74,31 @@ def _target_path(target: Path, like: Checkpoint, in_place: bool) -> Path:
         raise UsageError(f"its directory cannot be found: {error.strerror}", path=target) from error
 
 
-def _existing(path: Path, like: Checkpoint, force: bool, in_place: bool) -> os.stat_result | None:
-    """Return the status of what the copy will replace, ``None`` if nothing; refuse the rest."""
+def _existing(
+    path: Path, target: Path, like: Checkpoint, force: bool, in_place: bool
+) -> os.stat_result | None:
+    """Return the status of what the copy will replace, ``None`` if nothing; refuse the rest.
+
+    `target` is the path as the caller wrote it, for messages.
+    """
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(error.strerror or str(error), path=path) from error
+        raise UsageError(error.strerror or str(error), path=target) from error
     if stat.S_ISLNK(status.st_mode):
-        raise UsageError("is a symbolic link", path=path, hint="name the file that it points to")
+        raise UsageError("is a symbolic link", path=target, hint="name the file that it points to")
     expected, what = (
         (stat.S_ISDIR, "a directory") if like.several_files else (stat.S_ISREG, "a file")
     )
     if not expected(status.st_mode):
-        raise UsageError(f"exists, and is not {what}, as the copy will be", path=path)
+        raise UsageError(f"exists, and is not {what}, as the copy will be", path=target)
     is_input = _is_input(path, status, like)
     if is_input and not in_place:
-        raise UsageError("is the input itself", path=path, hint="--in-place replaces it")
+        raise UsageError("is the input itself", path=target, hint="--in-place replaces it")
     if not (force or is_input):
-        raise UsageError("exists already", path=path, hint="--force replaces it")
+        raise UsageError("exists already", path=target, hint="--force replaces it")
     return status
 
 

@@ -20,11 +20,12 @@ from ckptclamp.cli.options import (
     suppressed_option,
     verbosity_options,
 )
+from ckptclamp.cli.parameters import PATH
 
 
 @click.command("apply")
 @checkpoint_argument
-@option("-o", "--output", type=click.Path(path_type=Path), help="Where the copy goes.")
+@option("-o", "--output", type=PATH, help="Where the copy goes.")
 @spec_options
 @option(
     "--projection",
@@ -89,6 +90,8 @@ def _check_output(options: dict[str, Any]) -> None:
     given = [options["output"] is not None, options["in_place"], options["dry_run"]]
     if not any(given):
         raise click.UsageError("say where the copy goes: -o OUT (or --dry-run, or --in-place)")
+    if options["output"] == Path("-"):
+        raise click.UsageError("a copy cannot go to stdout: it is audited as it is stored")
     if options["output"] is not None and options["in_place"]:
         raise click.UsageError("-o and --in-place exclude each other")
     name, separator, _ = str(options["output"] or "").partition("=")

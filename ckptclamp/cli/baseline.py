@@ -14,6 +14,7 @@ from ckptclamp.cli.options import (
     spec_options,
     verbosity_options,
 )
+from ckptclamp.cli.parameters import PATH
 from ckptclamp.errors import UsageError
 
 
@@ -26,8 +27,8 @@ def command() -> None:
 
 
 @command.command("prune")
-@click.argument("audited", type=click.Path(path_type=Path))
-@option("--baseline", required=True, type=click.Path(path_type=Path), help="The one to tighten.")
+@click.argument("audited", type=PATH)
+@option("--baseline", required=True, type=PATH, help="The one to tighten.")
 @spec_options
 @engine_options
 @verbosity_options

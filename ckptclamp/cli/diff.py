@@ -8,18 +8,19 @@ from typing import Any
 import click
 
 from ckptclamp.cli.options import (
-    Fraction,
-    axes,
     jobs_option,
     option,
+    plain_format_option,
     symlinks_option,
+    units_options,
     verbosity_options,
 )
+from ckptclamp.cli.parameters import PATH, Fraction
 
 
 @click.command("diff")
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
 @option(
     "--max-drift",
     type=Fraction(),
@@ -39,16 +40,8 @@ from ckptclamp.cli.options import (
     metavar="OLD=>NEW",
     help="Names that changed; each * stands for the same text on both sides. May be repeated.",
 )
-@option("--axis", metavar="AXES", help="The axes that a norm is taken over: 0, or 0,1,2, or all.")
-@option("--unit-axis", metavar="AXES", help="The axes that are kept: one unit for each index.")
-@option(
-    "-f",
-    "--format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print it.",
-)
+@units_options
+@plain_format_option
 @jobs_option
 @symlinks_option
 @verbosity_options
@@ -69,7 +62,7 @@ def command(ctx: click.Context, /, old: Path, new: Path, **options: Any) -> None
         old,
         new,
         renames=options["renames"],
-        units=units(axes(options["axis"]), axes(options["unit_axis"])),
+        units=units(options["axis"], options["unit_axis"]),
         max_drift=options["max_drift"],
         max_distance=options["max_distance"],
         options=AuditOptions(jobs=options["jobs"], follow_symlinks=options["follow_symlinks"]),

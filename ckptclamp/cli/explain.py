@@ -11,7 +11,7 @@ from ckptclamp.cli.options import (
     checkpoint_argument,
     engine_options,
     load_rules,
-    option,
+    plain_format_option,
     spec_options,
     verbosity_options,
 )
@@ -20,14 +20,7 @@ from ckptclamp.cli.options import (
 @click.command("explain")
 @checkpoint_argument
 @spec_options
-@option(
-    "-f",
-    "--format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print it.",
-)
+@plain_format_option
 @engine_options
 @verbosity_options
 @click.pass_context

@@ -10,20 +10,20 @@ from typing import Any
 import click
 
 from ckptclamp.cli.options import (
-    Fraction,
     checkpoint_argument,
     config_option,
     engine_options,
     option,
     verbosity_options,
 )
+from ckptclamp.cli.parameters import PATH, Fraction
 from ckptclamp.errors import UsageError
 from ckptclamp.printable import printable
 
 
 @click.command("init")
 @checkpoint_argument
-@option("-o", "--output", type=click.Path(path_type=Path), help="Where the spec goes; else stdout.")
+@option("-o", "--output", type=PATH, help="Where the spec goes; else stdout.")
 @option(
     "--headroom",
     type=Fraction(),
@@ -34,7 +34,7 @@ from ckptclamp.printable import printable
 )
 @option(
     "--schema",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write the JSON Schema there, and let the spec name it for editors.",
 )
 @option("--force", is_flag=True, help="Replace existing files.")
@@ -48,6 +48,7 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     weights have now. Read it before you trust it: it says what is, not what should be.
     """
     from ckptclamp.cli.running import engine
+    from ckptclamp.reports.wording import plural
     from ckptclamp.reports.writing import write_whole
     from ckptclamp.spec.writing import render_spec
     from ckptclamp.starting_spec import starting_spec
@@ -67,7 +68,7 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
         return
     write_whole(output, text)
     if not options["quiet"]:
-        click.echo(f"{printable(str(output))}: {len(spec.rules)} rules", err=True)
+        click.echo(f"{printable(str(output))}: {plural(len(spec.rules), 'rule')}", err=True)
 
 
 def _beside(schema: Path, output: Path | None) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from ckptclamp.cli.options import (
-    axes,
     checkpoint_argument,
     config_option,
     engine_options,
     hash_option,
     option,
+    plain_format_option,
+    units_options,
     verbosity_options,
 )
 
@@ -21,16 +22,8 @@ from ckptclamp.cli.options import (
 @click.command("inspect")
 @checkpoint_argument
 @option("--norms", is_flag=True, help="Measure the norms of the units of every tensor.")
-@option("--axis", metavar="AXES", help="The axes that a norm is taken over: 0, or 0,1,2, or all.")
-@option("--unit-axis", metavar="AXES", help="The axes that are kept: one unit for each index.")
-@option(
-    "-f",
-    "--format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print it.",
-)
+@units_options
+@plain_format_option
 @config_option
 @hash_option
 @engine_options
@@ -45,7 +38,7 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     inspection = inspect(
         checkpoint,
         norms=options["norms"],
-        units=units(axes(options["axis"]), axes(options["unit_axis"])),
+        units=units(options["axis"], options["unit_axis"]),
         options=engine(options),
     )
     click.echo(render_inspection(inspection, options["format"], render_options(options)))

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -36,6 +37,10 @@ Exit codes:
   4  nothing was evaluated, or a rule matched nothing
   5  apply could not make a conforming copy; nothing was written
 When several hold, 3 outranks 4, and 4 outranks 1; all are printed."""
+
+
+_SIGNALLED = 128
+"""What a shell adds to the number of the signal that ended a program."""
 
 
 class LazyGroup(click.Group):
@@ -75,6 +80,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the program; every failure ends in one line on stderr and an exit code."""
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, _terminate)
     # The kernels run in threads of their own; BLAS threads would only cost their start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -84,9 +90,31 @@ def main() -> NoReturn:
     except BrokenPipeError:
         _silence_stdout()
         code = 141
+    except SystemExit as error:
+        code = _left_by(error)
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes an answer
         code = _explain(error)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Give a program that was started with ``>&-`` a stream to write to; its answer is its code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open to the end
+            setattr(sys, name, nowhere)
+
+
+def _left_by(error: SystemExit) -> int:
+    """Keep the code of a signal, and of click's completion; nobody else may choose the answer."""
+    if "_CKPTCLAMP_COMPLETE" in os.environ:
+        raise error
+    if isinstance(error.code, int) and error.code > _SIGNALLED:
+        return error.code
+    from ckptclamp.errors import CkptclampError
+
+    _complain("imported code ended the program before there was an answer (SystemExit)")
+    return CkptclampError.exit_code
 
 
 def _explain(error: Exception) -> int:
@@ -125,7 +153,7 @@ def _complain(lines: str) -> None:
 
 def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
     """Leave through every `finally`, so that no temporary file stays behind."""
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(_SIGNALLED + signal.SIGTERM)
 
 
 def _silence_stdout() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ckptclamp.cli.parameters import PATH, Axes, Size
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class SharedOption(click.Option):
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Look for ``CKPTCLAMP_<COMMAND>_<NAME>`` first, then for ``CKPTCLAMP_<NAME>``."""
         name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
-        command = (ctx.info_name or "").upper()
+        command = (ctx.info_name or "").replace("-", "_").upper()
         for variable in (f"CKPTCLAMP_{command}_{name}", f"CKPTCLAMP_{name}"):
             if os.environ.get(variable):
                 return os.environ[variable]
@@ -45,53 +46,6 @@ def together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return decorate
-
-
-class Size(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
-    """A number of bytes: ``268435456``, ``256MiB``, ``2GB``."""
-
-    name = "size"
-    _units: ClassVar = {
-        "": 1,
-        "k": 10**3,
-        "m": 10**6,
-        "g": 10**9,
-        "ki": 2**10,
-        "mi": 2**20,
-        "gi": 2**30,
-    }
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return the bytes that `value` says."""
-        if isinstance(value, int):
-            return value
-        text = str(value).strip().lower().removesuffix("b")
-        digits = text.rstrip("kmgi")
-        try:
-            return int(float(digits) * self._units[text[len(digits) :]])
-        except (ValueError, KeyError):
-            self.fail(f"{value!r} is no size; write bytes, or 256MiB, 2GB", param, ctx)
-
-
-class Fraction(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
-    """A share, not negative: ``5%``, ``0.05``."""
-
-    name = "fraction"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the number that `value` says."""
-        text = str(value).strip()
-        try:
-            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            number = -1.0
-        if not 0 <= number < float("inf"):
-            self.fail(f"{value!r} is no share; write 5%, or 0.05", param, ctx)
-        return number
 
 
 def _load_settings(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -130,28 +84,38 @@ settings_option = option(
     help="Take defaults from ckptclamp.toml or pyproject.toml.",
 )
 
-checkpoint_argument = click.argument(
-    "checkpoint", type=click.Path(path_type=Path), callback=_outside_settings
-)
+checkpoint_argument = click.argument("checkpoint", type=PATH, callback=_outside_settings)
 
 config_option = option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The model config (JSON, or a .keras) that a weights-only Keras file lacks.",
 )
 
+units_options = together(
+    option(
+        "--axis",
+        type=Axes(),
+        metavar="AXES",
+        help="The axes that a norm is taken over: 0, or 0,1,2, or all.",
+    ),
+    option(
+        "--unit-axis",
+        type=Axes(),
+        metavar="AXES",
+        help="The axes that are kept: one unit for each index.",
+    ),
+)
+
 spec_options = together(
-    option("--spec", type=click.Path(path_type=Path), help="The rules, a YAML file."),
+    option("--spec", type=PATH, help="The rules, a YAML file."),
     option(
         "--tensors",
         multiple=True,
         metavar="GLOB",
         help="Which tensors the inline rule governs; `!` excludes. May be repeated.",
     ),
-    option(
-        "--axis", metavar="AXES", help="The axes that a norm is taken over: 0, or 0,1,2, or all."
-    ),
-    option("--unit-axis", metavar="AXES", help="The axes that are kept: one unit for each index."),
+    units_options,
     option("--max-norm", type=float, metavar="MAX", help="Inline rule: norms of at most MAX."),
     option(
         "--min-max-norm",
@@ -241,6 +205,14 @@ format_option = option(
     callback=_report_format,
     help="The report on stdout: text, json, sarif, junit, markdown, github, gitlab, html.",
 )
+plain_format_option = option(
+    "-f",
+    "--format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print it.",
+)
 hash_option = option(
     "--hash/--no-hash",
     default=None,
@@ -265,34 +237,22 @@ suppressed_option = option(
 )
 attest_option = option(
     "--attest",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write an in-toto statement: which bytes, which spec, which answer.",
 )
 
 baseline_options = together(
     option(
         "--baseline",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Known violations: fail only on what is new or worse.",
     ),
     option(
         "--write-baseline",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Record today's violations as known.",
     ),
 )
-
-
-def axes(text: str | None) -> tuple[int, ...] | Literal["all"] | None:
-    """Read ``0``, ``0,1,2`` or ``all``; ``None`` stays ``None``."""
-    if text is None:
-        return None
-    if text == "all":
-        return "all"
-    try:
-        return tuple(int(part) for part in text.strip("[]()").split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no axis; write 0, or 0,1,2, or all") from error
 
 
 def load_rules(options: dict[str, Any]) -> Spec | None:
@@ -324,8 +284,8 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
     return inline_spec(
         **inline,
         tensors=tuple(options["tensors"]),
-        axis=axes(options["axis"]),
-        unit_axis=axes(options["unit_axis"]),
+        axis=options["axis"],
+        unit_axis=options["unit_axis"],
     )
 
 

@@ -13,10 +13,11 @@ from ckptclamp.cli.options import (
     suppressed_option,
     verbosity_options,
 )
+from ckptclamp.cli.parameters import PATH
 
 
 @click.command("report")
-@click.argument("result", type=click.Path(path_type=Path))
+@click.argument("result", type=PATH)
 @format_option
 @report_option("-o")
 @suppressed_option

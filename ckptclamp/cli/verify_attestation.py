@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptclamp.cli.options import option
+from ckptclamp.cli.parameters import PATH
 from ckptclamp.printable import printable
 
 if TYPE_CHECKING:
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 
 
 @click.command("verify-attestation")
-@click.argument("statement", type=click.Path(path_type=Path))
+@click.argument("statement", type=PATH)
 @option(
     "--directory",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Where the files are; by default beside the statement.",
 )
 @option(
     "--spec",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Require that this spec was audited against, byte for byte.",
 )
 @option("--follow-symlinks", is_flag=True, help="Allow files that are symbolic links.")

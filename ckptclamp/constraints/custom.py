@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+from ckptclamp.constraints.trial import try_out
 from ckptclamp.errors import CkptclampError, UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class WholeTensorConstraint(Constraint):
         """
         try:
             result = _as_float64(self.function(w))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # one that leaves must not end a gate as a pass
             raise UnreadableError(f"{self.name} failed: {_one_line(error)}") from error
         if result.shape != w.shape:
             raise UnreadableError(
@@ -71,6 +73,10 @@ class WholeTensorConstraint(Constraint):
     def project(self, statistics: UnitStatistics) -> Transform:
         """Not possible: no statistics say what an arbitrary callable does; see `apply`."""
         raise NotImplementedError(f"{self.name} projects whole tensors")
+
+    def interval(self) -> tuple[float | None, float | None]:
+        """No weight may move at all."""
+        return None, 0.0
 
     def get_config(self) -> dict[str, Any]:
         """The configuration that the callable was made from."""
@@ -148,10 +154,34 @@ def _make(found: Any, class_name: str, config: Mapping[str, Any]) -> Constraint:
             f"{class_name} cannot be made from {dict(config)}: {_one_line(error)}"
         ) from error
     if isinstance(made, Constraint):
-        return made
+        return _tried(made, class_name)
     if not callable(made):
         raise UsageError(f"{class_name} is no constraint: it cannot be called with a tensor")
-    return WholeTensorConstraint(made, class_name, config)
+    return WholeTensorConstraint(_as_keras_calls(made), class_name, config)
+
+
+def _tried(made: Constraint, class_name: str) -> Constraint:
+    try:
+        try_out(made)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{class_name} does not work: {_one_line(error)}") from error
+    return made
+
+
+def _as_keras_calls(made: Any) -> Callable[[Any], Any]:  # noqa: ANN401
+    """A Keras constraint with what Keras gives it: a tensor of its backend, which NumPy's is not.
+
+    Keras is never imported here. Where `made` is one of its constraints, the user's module did so.
+    """
+    keras = sys.modules.get("keras")
+    base = getattr(getattr(keras, "constraints", None), "Constraint", None)
+    if base is None or not isinstance(made, base) or not hasattr(keras, "ops"):
+        return made  # type: ignore[no-any-return]
+    return functools.partial(_with_backend_tensor, made)
+
+
+def _with_backend_tensor(made: Callable[[Any], Any], w: NDArray[Any]) -> Any:  # noqa: ANN401
+    return made(sys.modules["keras"].ops.convert_to_tensor(w))
 
 
 def _instance(found: Any, config: Mapping[str, Any]) -> Any:  # noqa: ANN401

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+PROGRAM = Path(sys.executable).with_name("ckptclamp")
 
 MODEL = {
     "encoder/kernel": np.full((4, 3), 0.1, np.float32),
@@ -185,3 +189,50 @@ def test_full_device_is_told(run, model):
     assert answer.returncode == 3
     assert "No space left" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_file_that_may_not_be_read_is_no_wrong_command_line(run, tmp_path):
+    """What cannot be opened is exit 3, with one line, whatever kept it from being opened."""
+    (tmp_path / "a-directory").mkdir()
+    (tmp_path / "a-directory" / "model.h5").symlink_to(tmp_path / "nowhere")
+    secret = tmp_path / "secret.h5"
+    secret.write_bytes(b"")
+    secret.chmod(0)
+    for path in (secret, tmp_path / "a-directory" / "model.h5"):
+        one_line(run("audit", path), 3, path.name)
+
+
+def test_a_closed_stdout_keeps_the_answer(model):
+    """Started with ``>&-`` there is nowhere to print to, and the exit code is still the answer."""
+    command = f'"{PROGRAM}" audit "{model}" --max-norm 0.01 --axis 0 --tensors "**/kernel" >&-'
+    answer = subprocess.run(
+        ["/bin/sh", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (answer.returncode, answer.stderr) == (1, "")
+
+
+def test_imported_code_that_leaves_is_no_answer(run, model, tmp_path):
+    """A custom constraint that calls sys.exit(0) must not make the gate pass."""
+    (tmp_path / "leaving.py").write_text(
+        "import sys\nclass Leaves:\n    def __call__(self, w):\n        sys.exit(0)\n"
+    )
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "version: 1\nrules:\n"
+        "  - {tensors: '**/kernel', constraint: {class_name: 'leaving:Leaves', config: {}}}\n"
+    )
+    answer = run(
+        *("audit", model, "--spec", spec, "--allow-import", "leaving"),
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert answer.returncode == 3
+    assert "SystemExit" in answer.stdout
+
+
+def test_options_say_which_of_them_is_wrong(run, model):
+    """A wrong axis names the option, and no copy is written to a file called ``-``."""
+    rule = ("--max-norm", 2, "--tensors", "**/kernel")
+    assert "'--axis'" in run("audit", model, *rule, "--axis", "x").stderr
+    refused = run("apply", model, *rule, "--axis", 0, "-o", "-", cwd=model.parent)
+    assert refused.returncode == 2
+    assert not (model.parent / "-").exists()

@@ -231,3 +231,135 @@ def test_it_travels_to_another_process():
     constraint = pickle.loads(pickle.dumps(WholeTensorConstraint(_identity, "own", {"a": 1})))
     assert constraint.get_config() == {"a": 1}
     assert constraint.apply(np.ones(1)).tolist() == [1.0]
+
+
+STREAMING = """
+import numpy as np
+from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+
+class SumAbs(Constraint):
+    needs = frozenset({Statistic.SUM_ABS})
+    def judge(self, statistics):
+        measured = statistics[Statistic.SUM_ABS]
+        return Judgement(measured, np.ones_like(measured), np.maximum(measured - 1, 0), np.ones_like(measured))
+    def project(self, statistics):
+        return Transform(scale=1 / np.maximum(statistics[Statistic.SUM_ABS], 1))
+    def get_config(self):
+        return {}
+
+class WithoutNeeds(SumAbs):
+    needs = None
+
+class WantsAMove(SumAbs):
+    needs = frozenset({Statistic.MOVE})
+
+class DoesNotStream(SumAbs):
+    streaming = False
+
+class JudgeFails(SumAbs):
+    def judge(self, statistics):
+        return 1 / 0
+
+class JudgeLeaves(SumAbs):
+    def judge(self, statistics):
+        raise SystemExit(0)
+
+class JudgesAllAtOnce(SumAbs):
+    def judge(self, statistics):
+        one = np.zeros(1)
+        return Judgement(one, one, one, one)
+
+class JudgesWithATruth(SumAbs):
+    def judge(self, statistics):
+        return True
+
+class ProjectsWeights(SumAbs):
+    def project(self, statistics):
+        return statistics[Statistic.SUM_ABS]
+
+class ScalesTooMuch(SumAbs):
+    def project(self, statistics):
+        return Transform(scale=np.ones(7))
+
+class EmptyInterval(SumAbs):
+    elementwise = True
+    def bounds(self):
+        return 1.0, 0.0
+"""
+
+
+@pytest.fixture
+def bring_streaming(package, tmp_path):
+    """Import one of the streaming constraints above."""
+    (tmp_path / package / "streaming.py").write_text(STREAMING)
+    return lambda name: import_custom(f"{package}.streaming:{name}", {}, {package})
+
+
+def test_a_working_streaming_constraint_is_taken(bring_streaming):
+    """The trial refuses nothing that keeps the protocol."""
+    assert str(bring_streaming("SumAbs")) == "SumAbs()"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("WithoutNeeds", "`needs` is no frozenset"),
+        ("WantsAMove", "`needs` is no frozenset"),
+        ("DoesNotStream", "does not stream"),
+        ("JudgeFails", "ZeroDivisionError"),
+        ("JudgeLeaves", "SystemExit"),
+        ("JudgesAllAtOnce", r"the measured of judge has shape \(1,\)"),
+        ("JudgesWithATruth", "judge returned bool"),
+        ("ProjectsWeights", "project returned ndarray"),
+        ("ScalesTooMuch", r"the scale of project has shape \(7,\)"),
+        ("EmptyInterval", "its bounds are"),
+    ],
+)
+def test_mistakes_in_a_streaming_constraint_are_told_as_the_users(bring_streaming, name, message):
+    """A broken constraint of the user's is a usage error that names it, never an internal error."""
+    with pytest.raises(UsageError, match=message) as caught:
+        bring_streaming(name)
+    assert f"users_own_pkg.streaming:{name} does not work" in str(caught.value)
+
+
+def test_a_callable_that_leaves_the_program_passes_no_gate():
+    """``sys.exit(0)`` inside a constraint must not become the exit code of the audit."""
+
+    def leaves(w):
+        raise SystemExit(0)
+
+    with pytest.raises(UnreadableError, match="SystemExit"):
+        WholeTensorConstraint(leaves, "own").apply(np.ones(3))
+
+
+KERAS = """
+class Tensor:
+    def __init__(self, values):
+        self.values = values
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+class ops:
+    convert_to_tensor = Tensor
+
+class constraints:
+    class Constraint:
+        pass
+
+class Halve(constraints.Constraint):
+    def __call__(self, w):
+        return Tensor(w.values / 2)
+"""
+
+
+def test_a_keras_constraint_is_given_a_tensor_of_its_backend(tmp_path, monkeypatch):
+    """Keras' PyTorch backend cannot multiply a NumPy array with one of its own tensors."""
+    (tmp_path / "keras.py").write_text(KERAS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    try:
+        constraint = import_custom("keras:Halve", {}, {"keras"})
+        assert isinstance(constraint, WholeTensorConstraint)
+        assert constraint.apply(np.array([2.0, 4.0])).tolist() == [1.0, 2.0]
+    finally:
+        sys.modules.pop("keras", None)
