@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp._version import __version__
 from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.safetensors_header import DEFAULT_HEADER_LIMIT
 from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.errors import UnreadableError
 from ckptclamp.notices import Notice
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
+from ckptclamp.progress import Meter, Progress
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.spec.model import Spec
 from ckptclamp.streaming.measure import measure
@@ -29,10 +31,6 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 HASHED_UNASKED = 64 * MEBIBYTE
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
-
-
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
     """How to audit. None of these but `tolerance`, `strict` and `allow_import` changes the answer.
@@ -40,7 +38,9 @@ class AuditOptions:
     `memory` is the budget in bytes; `jobs` the number of threads (``None``: one a core). `tolerance`
     overrides every rule's. `worst` is how many violating units are kept for each result. `hash`
     adds sha256 digests; ``None`` means only where the checkpoint is small enough not to notice.
-    `config` stands in for the model config of a weights-only Keras file.
+    `config` stands in for the model config of a weights-only Keras file. `require_isolation` refuses
+    to open anything where a wall around the HDF5 parser is missing. `header_limit` bounds the header
+    of a safetensors file, in bytes.
     """
 
     memory: int = 256 * MEBIBYTE
@@ -53,6 +53,8 @@ class AuditOptions:
     hash: bool | None = None
     allow_import: frozenset[str] = frozenset()
     follow_symlinks: bool = False
+    require_isolation: bool = False
+    header_limit: int = DEFAULT_HEADER_LIMIT
     config: Mapping[str, Any] | None = None
     progress: Progress | None = None
     on_unit: OnUnit | None = None
@@ -93,10 +95,27 @@ def as_spec(
 
 def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
     """Open the checkpoint at `path` as `options` ask for it; close it when done."""
-    checkpoint = open_checkpoint(path, follow_symlinks=options.follow_symlinks)
+    if options.require_isolation:
+        _check_isolation(path)
+    checkpoint = open_checkpoint(
+        path, follow_symlinks=options.follow_symlinks, header_limit=options.header_limit
+    )
     if options.config is not None:
         checkpoint.assume_config(options.config)
     return checkpoint
+
+
+def _check_isolation(path: str | Path) -> None:
+    """Refuse to open `path`, of whatever format, where HDF5 would be parsed without every wall."""
+    from ckptclamp.checkpoints.worker_process import missing_walls
+
+    missing = missing_walls()
+    if missing:
+        raise UnreadableError(
+            f"was not opened: isolation is required, and this system lacks {', '.join(missing)}",
+            path=path,
+            hint="leave out --require-isolation to open it all the same",
+        )
 
 
 def make_plan(checkpoint: Checkpoint, spec: Spec | None, options: AuditOptions) -> Plan:
@@ -146,7 +165,7 @@ def _judge_with_meant(
     as_meant = [
         replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in vacuous
     ]
-    results = judge(checkpoint, [*assignments, *as_meant], options)
+    results = judge(checkpoint, assignments, options, supposed=as_meant)
     for index, meant in zip(vacuous, results[len(assignments) :], strict=True):
         results[index] = _with_figure(results[index], meant)
     return results[: len(assignments)]
@@ -168,14 +187,23 @@ def _with_figure(result: Result, meant: Result) -> Result:
 
 
 def judge(
-    reader: TensorReader, assignments: Sequence[Assignment], options: AuditOptions
+    reader: TensorReader,
+    assignments: Sequence[Assignment],
+    options: AuditOptions,
+    *,
+    supposed: Sequence[Assignment] = (),
 ) -> list[Result]:
-    """Measure the tensors of `assignments` and return a result for each, in order."""
+    """Measure the tensors of `assignments` and return a result for each, in order.
+
+    Results of `supposed` follow: nobody asked for these, so `AuditOptions.on_unit` hears of no unit
+    of theirs.
+    """
     tallies = [
         Tally(a, keep=options.worst, histogram=options.histogram, on_unit=options.on_unit)
         for a in assignments
     ]
-    for index, item in _measured(reader, assignments, options):
+    tallies += [Tally(a, keep=0) for a in supposed]
+    for index, item in _measured(reader, [*assignments, *supposed], options):
         tallies[index].add(item)
     return [tally.result() for tally in tallies]
 
@@ -193,18 +221,13 @@ def _measured(
         memory=options.memory,
         jobs=options.jobs,
         executor=options.executor,
-        progress=partial(_report_progress, options.progress, total),
+        progress=Meter(options.progress, total).add,
     ):
         yield streamed[item.request], item
     for index, assignment in enumerate(assignments):
         constraint = assignment.constraint
         if isinstance(constraint, WholeTensorConstraint):
             yield index, measure_whole(reader, assignment.tensor, constraint, options.memory)
-
-
-def _report_progress(progress: Progress | None, total: int, done: int) -> None:
-    if progress is not None:
-        progress(done, total)
 
 
 def _request(assignment: Assignment) -> Request:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ckptclamp.errors import CkptclampError
@@ -34,7 +35,11 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
     from ckptclamp.checkpoints import hdf5_chunk_writer, hdf5_walk, isolation
     from ckptclamp.checkpoints.hdf5_window import Window
 
-    tasks = {"describe": hdf5_walk.describe, "write-chunks": hdf5_chunk_writer.write_chunks}
+    tasks: dict[str, Callable[[Window], dict[str, Any]]] = {
+        "describe": hdf5_walk.describe,
+        "write-chunks": hdf5_chunk_writer.write_chunks,
+        "nothing": lambda _: {},
+    }
     offset, length, longest = numbers
     walls = isolation.lock_down(memory=_MEMORY, file_size=longest)
     try:

@@ -23,6 +23,9 @@ try:
 except ImportError:  # no POSIX system
     resource = None  # type: ignore[assignment]
 
+WALLS = ("no-new-privileges", "landlock", "rlimits", "seccomp")
+"""All of them, in the order in which they are raised."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
@@ -90,13 +93,13 @@ def lock_down(*, memory: int, file_size: int) -> list[str]:
     `file_size` how many bytes long a file that it writes may get.
     """
     address_space = _address_space() + memory
-    walls = {
-        "no-new-privileges": _forbid_new_privileges,
-        "landlock": _restrict_with_landlock,
-        "rlimits": lambda: _set_limits(address_space, file_size),
-        "seccomp": _restrict_with_seccomp,
-    }
-    return [name for name, raise_wall in walls.items() if raise_wall()]
+    walls = (
+        _forbid_new_privileges,
+        _restrict_with_landlock,
+        lambda: _set_limits(address_space, file_size),
+        _restrict_with_seccomp,
+    )
+    return [name for name, raise_wall in zip(WALLS, walls, strict=True) if raise_wall()]
 
 
 def _forbid_new_privileges() -> bool:

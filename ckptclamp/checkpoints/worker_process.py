@@ -16,10 +16,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ckptclamp.checkpoints.isolation import WALLS
 from ckptclamp.checkpoints.strict_json import parse_strict
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 MAX_ANSWER = 64 << 20
 """Bytes of one answer; a hundred thousand tensors take a third of it."""
 
+_SECONDS_TO_START = 10.0
 _MAX_COMPLAINT = 4096
 _READ = 1 << 16
 _BOOTSTRAP = (
@@ -85,6 +88,17 @@ def run(task: Task) -> dict[str, Any]:
                 _close(pipe)
         process.wait()
     return _judge(answer, complaint, process.returncode, task)
+
+
+@cache
+def missing_walls() -> tuple[str, ...]:
+    """Return the walls that this system cannot raise around a worker, by trying on one without a file."""
+    fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        told = run(Task("nothing", fd, Path(os.devnull), 0, 0, _SECONDS_TO_START))
+    finally:
+        os.close(fd)
+    return tuple(wall for wall in WALLS if wall not in told["isolation"])
 
 
 def _command(task: Task) -> list[str]:

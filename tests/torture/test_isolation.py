@@ -1,0 +1,55 @@
+"""What an audit does where the walls around the HDF5 parser are, and where one is missing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ckptclamp import audit
+from ckptclamp.auditing import AuditOptions
+from ckptclamp.checkpoints import worker_process
+from ckptclamp.checkpoints.isolation import WALLS
+from ckptclamp.errors import RefusedError, UnreadableError
+from torture.mutating import FIXTURES
+
+MODEL = FIXTURES / "conforming" / "builtin_constraints.keras"
+REQUIRED = AuditOptions(require_isolation=True)
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Ask the system anew, and forget the answer afterwards."""
+    worker_process.missing_walls.cache_clear()
+    yield
+    worker_process.missing_walls.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the walls are those of Linux")
+def test_the_report_names_every_wall(fresh: None):
+    """Where the system has all walls, the report says so, and an audit may require them."""
+    if worker_process.missing_walls():
+        pytest.skip(f"this kernel lacks {worker_process.missing_walls()}")
+    report = audit(MODEL, options=REQUIRED)
+    assert report.exit_code == 0
+    assert report.checkpoint.isolation == WALLS
+
+
+def test_a_missing_wall_is_an_incomplete_audit(fresh: None, monkeypatch: pytest.MonkeyPatch):
+    """A system without one of the walls opens nothing where all are required."""
+    told = {"isolation": ["rlimits", "seccomp", "no-new-privileges"]}
+    monkeypatch.setattr(worker_process, "run", lambda task: told)
+    with pytest.raises(UnreadableError, match="lacks landlock") as caught:
+        audit(MODEL, options=REQUIRED)
+    assert caught.value.exit_code == 3
+    assert caught.value.path == str(MODEL)
+
+
+def test_the_header_limit_reaches_the_reader(tmp_path: Path):
+    """A caller may allow less than the format does."""
+    path = FIXTURES / "conforming" / "transformer_bf16.safetensors"
+    with pytest.raises(RefusedError, match="at most 64 are read"):
+        audit(path, options=replace(AuditOptions(), header_limit=64))
