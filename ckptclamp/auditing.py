@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 HASHED_UNASKED = 64 * MEBIBYTE
 
+
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
     """How to audit. None of these but `tolerance`, `strict` and `allow_import` changes the answer.

@@ -149,7 +149,12 @@ class Tally:
     def _why_not_evaluated(self) -> tuple[str | None, str | None]:
         if self._failure is not None:
             return self._failure.reason, self._failure.hint
-        return (None, None) if self.units else ("it has no weights", None)
+        shape, axes = self.assignment.tensor.shape, self.assignment.axes
+        expected = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
+        if self.units != expected:
+            # Nothing should lead here; a gate must not rest on that.
+            return f"{self.units} of {expected} units were measured", "please report this"
+        return (None, None) if math.prod(shape) else ("it has no weights", None)
 
     def _verdict(self, reason: str | None) -> Verdict:
         if reason is not None:

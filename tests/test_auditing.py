@@ -1,0 +1,59 @@
+"""Audits through the Python API: what is judged, what is told, and what is never taken for a pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ckptclamp.auditing import AuditOptions, audit
+from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.plan import build_plan
+from ckptclamp.results import Verdict
+from ckptclamp.spec.loader import spec_from_mapping
+from ckptclamp.streaming.measure import measure
+from ckptclamp.streaming.requests import Request
+from ckptclamp.tally import Tally
+
+MAX_NORM = {
+    "version": 1,
+    "rules": [
+        {"id": "r", "tensors": "w", "constraint": "MaxNorm", "max_value": 2.0, "axis": 0},
+    ]
+}
+
+
+@pytest.fixture
+def vacuous(tmp_path):
+    """A kernel whose stated axis has one weight: as stated it conforms, as meant it does not."""
+    path = tmp_path / "vacuous.safetensors"
+    save_file({"w": np.ones((1, 9, 4), np.float32)}, path)
+    return path
+
+
+def test_units_of_what_was_only_supposed_are_not_streamed(vacuous):
+    """The axis that was probably meant is measured for a notice; its units violate nothing."""
+    heard = []
+    options = AuditOptions(on_unit=lambda _, unit: heard.append(unit))
+    report = audit(vacuous, MAX_NORM, options)
+    (result,) = report.results
+    assert result.verdict is Verdict.PASS
+    assert "4 of 4 units" in result.notices[0].message
+    assert heard == []
+
+
+def test_a_unit_that_was_not_measured_is_no_pass(vacuous):
+    """Were a block ever lost on its way, the tensor would count as not evaluated."""
+    with open_checkpoint(vacuous) as checkpoint:
+        (assignment,) = build_plan(checkpoint, spec_from_mapping(MAX_NORM)).assignments
+        tally = Tally(assignment)
+        wanted = Request(assignment.tensor, assignment.axes, assignment.constraint.needs)
+        for piece in measure(checkpoint, [wanted]):
+            tally.add(piece)
+        assert tally.result().verdict is Verdict.PASS
+        one_more = replace(assignment, tensor=replace(assignment.tensor, shape=(1, 10, 4)))
+        tally.assignment = one_more
+    assert tally.result().verdict is Verdict.NOT_EVALUATED
+    assert tally.result().reason == "36 of 40 units were measured"
