@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from ckptclamp.notices import Notice
-from ckptclamp.spec.model import Severity
 
 
 class ExitCode(IntEnum):
@@ -30,6 +29,13 @@ class Verdict(StrEnum):
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     VIOLATION = "violation"
     NOT_EVALUATED = "not-evaluated"
+
+
+class Severity(StrEnum):
+    """How bad a violation of a rule is; only errors fail a gate (warnings too with `--strict`)."""
+
+    ERROR = "error"
+    WARNING = "warning"
 
 
 class Origin(StrEnum):
@@ -236,5 +242,11 @@ class ApplyReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """That of the copy; a dry run that could mend everything is a success."""
-        return ExitCode.OK if self.after is None else self.after.exit_code
+        """That of the copy; a dry run is a success where everything could be judged and mended."""
+        if self.after is not None:
+            return self.after.exit_code
+        code = self.before.exit_code
+        if code in (ExitCode.INCOMPLETE, ExitCode.NOTHING_EVALUATED):
+            return code
+        hopeless = any(r.unmendable and r.suppressed is None for r in self.before.results)
+        return ExitCode.VIOLATIONS if hopeless else ExitCode.OK

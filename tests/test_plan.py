@@ -10,10 +10,9 @@ from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import SpecError, UsageError
 from ckptclamp.plan import build_plan
-from ckptclamp.results import Origin
+from ckptclamp.results import Origin, Severity
 from ckptclamp.spec.inline import inline_spec
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
-from ckptclamp.spec.model import Severity
 from tests.planning.checkpoints import Described, dense, tensor
 
 

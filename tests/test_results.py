@@ -8,15 +8,16 @@ import pytest
 
 from ckptclamp.notices import Notice
 from ckptclamp.results import (
+    ApplyReport,
     AuditReport,
     CheckpointSummary,
     ExitCode,
     Origin,
     Result,
+    Severity,
     Suppressed,
     Verdict,
 )
-from ckptclamp.spec.model import Severity
 
 SUMMARY = CheckpointSummary("m.h5", "hdf5", (), 1)
 PASS = Result("w", "r", "NonNeg()", Origin.SPEC, Verdict.PASS, units=1)
@@ -62,3 +63,20 @@ def test_census_counts_suppressed_apart():
     census = AuditReport(SUMMARY, (PASS, VIOLATION, MISSING, SUPPRESSED)).census
     assert (census.passed, census.violations) == (1, 1)
     assert (census.not_evaluated, census.suppressed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("results", "code"),
+    [
+        ([PASS], ExitCode.OK),
+        ([VIOLATION], ExitCode.OK),
+        ([VIOLATION, MISSING], ExitCode.INCOMPLETE),
+        ([], ExitCode.NOTHING_EVALUATED),
+        ([replace(VIOLATION, unmendable=1)], ExitCode.VIOLATIONS),
+        ([replace(SUPPRESSED, unmendable=1)], ExitCode.OK),
+    ],
+)
+def test_a_dry_run_promises_only_what_a_copy_could_keep(results, code):
+    """What was not read or cannot be mended would be so in the copy, too."""
+    before = AuditReport(SUMMARY, tuple(results))
+    assert ApplyReport(before, (), None, None, "exact").exit_code is code

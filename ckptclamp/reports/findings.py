@@ -26,8 +26,7 @@ from ckptclamp.reports.wording import (
     unit_index,
     unit_value,
 )
-from ckptclamp.results import ApplyReport, AuditReport, Origin, Verdict
-from ckptclamp.spec.model import Severity
+from ckptclamp.results import ApplyReport, AuditReport, Origin, Severity, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -15,8 +15,7 @@ from urllib.parse import quote
 from ckptclamp.printable import printable
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings, subject
 from ckptclamp.reports.wording import census_line, sentence
-from ckptclamp.results import ExitCode
-from ckptclamp.spec.model import Severity
+from ckptclamp.results import ExitCode, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

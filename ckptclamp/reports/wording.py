@@ -6,8 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ckptclamp.printable import printable
-from ckptclamp.results import AuditReport, ExitCode, Verdict
-from ckptclamp.spec.model import Severity
+from ckptclamp.results import AuditReport, ExitCode, Severity, Verdict
 
 if TYPE_CHECKING:
     from ckptclamp.results import ApplyReport, Result, WorstUnit

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.model import CustomObject, Rule, Severity, Suppression, Units
+from ckptclamp.results import Severity
+from ckptclamp.spec.model import CustomObject, Rule, Suppression, Units
 from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
 
 if TYPE_CHECKING:

@@ -9,13 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from ckptclamp.constraints.base import Constraint
-
-
-class Severity(StrEnum):
-    """How bad a violation of a rule is; only errors fail a gate (warnings too with `--strict`)."""
-
-    ERROR = "error"
-    WARNING = "warning"
+from ckptclamp.results import Severity
 
 
 class Projection(StrEnum):

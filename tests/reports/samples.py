@@ -13,12 +13,12 @@ from ckptclamp.results import (
     Histogram,
     Origin,
     Result,
+    Severity,
     Suppressed,
     TensorChange,
     Verdict,
     WorstUnit,
 )
-from ckptclamp.spec.model import Severity
 
 SHA = "1f3ad52b9c0e4477a1d0be5bb0a1c2f34c9d0e81a7b65f20e3d4c5b6a7980123"
 

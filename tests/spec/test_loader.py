@@ -15,8 +15,9 @@ from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.constraints.elementwise import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import SpecError
+from ckptclamp.results import Severity
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
-from ckptclamp.spec.model import Declared, Projection, Severity, Units
+from ckptclamp.spec.model import Declared, Projection, Units
 
 
 def one_rule(constraint, **rest):
