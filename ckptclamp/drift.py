@@ -37,7 +37,7 @@ Side = tuple["TensorReader", Tensor]
 class TensorDrift:
     """How far the units of one tensor moved.
 
-    `norm_drift` and `distance` are the largest of all units with finite weights on both sides,
+    `norm_drift` and `distance` are the largest of all units with finite norms on both sides,
     relative to the old norm; infinite where that was 0 and is no longer. `nonfinite` counts the
     other units. `unit` is the one with the largest distance, by its coordinates along the kept
     axes. The histogram counts distances. `failure` says why the tensor could not be read.
@@ -136,7 +136,9 @@ class _Drift:
         norms, broken = [], np.zeros(count, np.bool_)
         for part in (parts.old, parts.new, parts.difference):
             part.close()
-            norms.append(part.values[Statistic.NORM])
+            norm = part.values[Statistic.NORM]
+            norms.append(norm)
+            broken |= ~np.isfinite(norm)  # of finite weights too, where float64 cannot hold it
             if part.nonfinite is not None:
                 broken |= part.nonfinite > 0
         old, new, apart = (np.where(broken, 0.0, norm) for norm in norms)
@@ -152,7 +154,8 @@ class _Drift:
 
     def result(self) -> TensorDrift:
         """What is known when every box was added."""
-        assert not self._pending
+        if self._pending:
+            return self.failed("not all of its units were measured")
         return TensorDrift(
             tensor=self._new.name,
             old_name=self._old.name if self._old.name != self._new.name else None,

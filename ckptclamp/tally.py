@@ -150,11 +150,13 @@ class Tally:
         if self._failure is not None:
             return self._failure.reason, self._failure.hint
         shape, axes = self.assignment.tensor.shape, self.assignment.axes
+        if not math.prod(shape):
+            return "it has no weights", None
         expected = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
         if self.units != expected:
             # Nothing should lead here; a gate must not rest on that.
             return f"{self.units} of {expected} units were measured", "please report this"
-        return (None, None) if math.prod(shape) else ("it has no weights", None)
+        return None, None
 
     def _verdict(self, reason: str | None) -> Verdict:
         if reason is not None:

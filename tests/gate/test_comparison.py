@@ -129,6 +129,17 @@ def test_what_is_not_finite_fails_every_gate(pair, value):
     assert compare_checkpoints(*paths, max_distance=1e9).exit_code is ExitCode.VIOLATIONS
 
 
+def test_a_norm_that_float64_cannot_hold_passes_no_gate(pair):
+    """Infinite norms of finite weights have no drift, and that must not read as a small one."""
+    old, new = pair(
+        {"w": np.full((1, 9), 1e308)},
+        {"w": np.full((1, 9), 1.1e308)},
+    )
+    compared = compare_checkpoints(old, new, max_drift=0.01)
+    assert compared.drifts[0].nonfinite == 1
+    assert compared.exit_code is ExitCode.VIOLATIONS
+
+
 def test_growth_from_zero_is_infinite(pair):
     """Nothing can be relative to a norm of 0, and a gate must not forgive it."""
     paths = pair({"w": np.zeros((2, 2), np.float32)}, {"w": np.ones((2, 2), np.float32)})
