@@ -22,6 +22,7 @@ from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
+from ckptclamp.progress import Meter
 from ckptclamp.publish import find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
@@ -121,12 +122,14 @@ class _Job:
 
     def _audit_input(self) -> AuditReport:
         before = audit_plan(self.checkpoint, self.plan, self.spec, self.options.audit)
-        if not self.plan.assignments:
-            raise NothingEvaluatedError(
-                "no rule governs anything", path=self.checkpoint.path, hint="give a spec"
-            )
         if not self.options.allow_remaining:
             _refuse_incomplete(before)
+        if not self.plan.assignments:
+            raise NothingEvaluatedError(
+                "nothing was written: it declares no constraint, and no rule governs a tensor of it",
+                path=self.checkpoint.path,
+                hint="give a spec; `ckptclamp init` writes a first one",
+            )
         return before
 
     def _project(self, copy: Copy, before: AuditReport, *, rounds: int) -> list[TensorChange]:
@@ -142,23 +145,24 @@ class _Job:
             (a for a in self.plan.assignments if (a.tensor.name, a.rule) not in accepted),
             key=lambda a: a.tensor.name,
         )
+        todo = [a for a in governed if everything or a.tensor.name in outside]
+        meter = Meter(self.options.audit.progress, sum(a.tensor.nbytes for a in todo))
         return [
             change
-            for name, group in groupby(governed, key=lambda a: a.tensor.name)
-            if everything or name in outside
-            for change in [self._project_tensor(copy, list(group), rounds)]
+            for _, group in groupby(todo, key=lambda a: a.tensor.name)
+            for change in [self._project_tensor(copy, list(group), rounds, meter)]
             if change.changed
         ]
 
     def _project_tensor(
-        self, copy: Copy, assignments: Sequence[Assignment], rounds: int
+        self, copy: Copy, assignments: Sequence[Assignment], rounds: int, meter: Meter
     ) -> TensorChange:
         """Let the rules of one tensor take turns until none of them moves a unit."""
         mendable = [a for a in assignments if a.projectable]
         first: list[Projected] = []
         largest = 0.0
         for _ in range(rounds):
-            done = [self._project_one(copy, assignment) for assignment in mendable]
+            done = [self._project_one(copy, assignment, meter) for assignment in mendable]
             first = first or done
             largest = max([largest, *(projected.largest_change for projected in done)])
             if len(done) < 2 or not any(projected.changed for projected in done):
@@ -173,7 +177,7 @@ class _Job:
             label=assignments[0].label,
         )
 
-    def _project_one(self, copy: Copy, assignment: Assignment) -> Projected:
+    def _project_one(self, copy: Copy, assignment: Assignment, meter: Meter) -> Projected:
         options = self.options.audit
         constraint, tolerance = assignment.constraint, assignment.mending_tolerance
         if isinstance(constraint, WholeTensorConstraint):
@@ -187,6 +191,7 @@ class _Job:
             projection=self.projection,
             memory=options.memory,
             jobs=options.jobs,
+            progress=meter.add,
         )
 
     def _verify(
@@ -247,16 +252,17 @@ def _refuse_incomplete(report: AuditReport) -> None:
     missing = [r for r in report.results if r.verdict is Verdict.NOT_EVALUATED]
     if missing:
         first = missing[0]
+        others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
         raise UnreadableError(
-            f"{_counted(missing)} could not be evaluated, nothing was written: "
-            f"{first.rule}: {first.reason}",
+            f"nothing was written, rule {first.rule} could not be evaluated: "
+            f"{first.reason}{others}",
             path=report.checkpoint.path,
             tensor=first.tensor,
             hint=first.hint or "--allow-remaining writes a copy all the same",
         )
     if report.unmatched:
         raise NothingEvaluatedError(
-            f"nothing was written, these rules match nothing: {', '.join(report.unmatched)}",
+            f"nothing was written, these rules match no tensor: {', '.join(report.unmatched)}",
             path=report.checkpoint.path,
             hint="mend the pattern, or say `required: false`",
         )
@@ -268,8 +274,7 @@ def _refuse_unmendable(report: AuditReport) -> None:
         first = hopeless[0]
         what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
         raise NotWrittenError(
-            f"{first.unmendable} of {first.units} units cannot be mended ({what}), "
-            "nothing was written",
+            f"nothing was written, {_units(first.unmendable, first.units)} beyond mending ({what})",
             path=report.checkpoint.path,
             tensor=first.tensor,
             hint="--allow-remaining writes a copy with these left as they are",
@@ -281,8 +286,8 @@ def _refuse_remaining(after: AuditReport, projection: Projection) -> None:
     if remaining:
         first = remaining[0]
         raise NotWrittenError(
-            f"{first.violating} of {first.units} units still violate {first.rule} after the "
-            f"{projection.value} projection ({first.constraint}), nothing was written",
+            f"nothing was written, {_units(first.violating, first.units)} still outside "
+            f"{first.constraint} (rule {first.rule}) after the {projection.value} projection",
             path=after.checkpoint.path,
             tensor=first.tensor,
             hint="do the rules of this tensor exclude each other? "
@@ -290,8 +295,10 @@ def _refuse_remaining(after: AuditReport, projection: Projection) -> None:
         )
 
 
-def _counted(results: Sequence[Result]) -> str:
-    return "1 result" if len(results) == 1 else f"{len(results)} results"
+def _units(some: int, total: int) -> str:
+    """``1 of 4 units is``, ``2 of 4 units are``."""
+    noun = "unit" if total == 1 else "units"
+    return f"{some:,} of {total:,} {noun} {'is' if some == 1 else 'are'}"
 
 
 def _leftover_notices(output: Path) -> tuple[Notice, ...]:

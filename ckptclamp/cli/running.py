@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing import AuditOptions, Progress
+    from ckptclamp.auditing import AuditOptions
+    from ckptclamp.progress import Progress
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, AuditReport
     from ckptclamp.tally import OnUnit
