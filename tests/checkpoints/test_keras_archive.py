@@ -20,6 +20,7 @@ from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError, 
 from ckptclamp.publish import staged
 from tests.checkpoints.contract import Arrays, CheckpointContract, full
 from tests.checkpoints.keras_files import CONFIG, members, ones, pack, weights
+from tests.checkpoints.zip_files import archive
 
 CORPUS = os.environ.get("CKPTCLAMP_CORPUS")
 
@@ -127,22 +128,8 @@ def test_copy_keeps_all_but_the_weights(
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_copy_of_a_streamed_archive(path: Path, tmp_path: Path, method: int, zip64: bool) -> None:
     """Checksums and sizes in zip64 fields and data descriptors are brought up to date too."""
-
-    class Unseekable(io.BytesIO):
-        def seekable(self) -> bool:
-            return False
-
-        def tell(self) -> int:
-            raise OSError("not seekable")
-
-        seek = None  # type: ignore[assignment]
-
-    buffer = Unseekable()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in members(weights({"dense": np.arange(500, dtype="f4")})).items():
-            with archive.open(name, "w", force_zip64=zip64) as member:
-                member.write(content)
-    path.write_bytes(buffer.getvalue())
+    content = members(weights({"dense": np.arange(500, dtype="f4")}))
+    path.write_bytes(archive(content, method=method, zip64=zip64, streamed=True))
     target = tmp_path / "copy.keras"
     with open_checkpoint(path) as checkpoint:
         changed_copy(checkpoint, target)
@@ -267,11 +254,11 @@ def test_corpus() -> None:
     paths = sorted(Path(CORPUS or "").rglob("*.keras"))
     assert paths
     for path in paths:
-        with open_checkpoint(path) as checkpoint, zipfile.ZipFile(path) as archive:
+        with open_checkpoint(path) as checkpoint, zipfile.ZipFile(path) as packed:
             checkpoint.verify_integrity()
             assert checkpoint.keras is not None
             assert checkpoint.keras.config is not None
-            with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+            with h5py.File(io.BytesIO(packed.read("model.weights.h5"))) as file:
                 for name, tensor in checkpoint.tensors.items():
                     values = checkpoint.read(tensor, full(tensor))
                     assert values.tobytes() == file[name][()].tobytes()

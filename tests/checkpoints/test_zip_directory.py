@@ -16,44 +16,11 @@ from hypothesis import strategies as st
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import Directory, read_directory
 from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError
+from tests.checkpoints.zip_files import archive
 
 PARTS = st.text("abcé_.0", min_size=1, max_size=6).filter(lambda part: part not in (".", ".."))
 NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 METHODS = st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-
-
-def archive(
-    members: dict[str, bytes],
-    *,
-    method: int = zipfile.ZIP_STORED,
-    comment: bytes = b"",
-    zip64: bool = False,
-    streamed: bool = False,
-) -> bytes:
-    """An archive as Python writes it; `streamed` ones have data descriptors."""
-    buffer = Unseekable() if streamed else io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as target:
-        for name, content in members.items():
-            info = zipfile.ZipInfo(name)
-            info.compress_type = method
-            with target.open(info, "w", force_zip64=zip64) as file:
-                file.write(content)
-        target.comment = comment
-    return buffer.getvalue()
-
-
-class Unseekable(io.BytesIO):
-    """A file that is written from front to back, as a pipe is."""
-
-    def seekable(self) -> bool:
-        """Say so."""
-        return False
-
-    def tell(self) -> int:
-        """Refuse, as a pipe does."""
-        raise OSError("not seekable")
-
-    seek = None  # type: ignore[assignment]
 
 
 def read(path: Path, data: bytes) -> Directory:
