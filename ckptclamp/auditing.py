@@ -13,7 +13,7 @@ from ckptclamp._version import __version__
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.checkpoints.safetensors_header import DEFAULT_HEADER_LIMIT
 from ckptclamp.constraints.custom import WholeTensorConstraint
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import UnreadableError, UsageError
 from ckptclamp.notices import Notice
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.progress import Meter, Progress
@@ -102,7 +102,11 @@ def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
         path, follow_symlinks=options.follow_symlinks, header_limit=options.header_limit
     )
     if options.config is not None:
-        checkpoint.assume_config(options.config)
+        try:
+            checkpoint.assume_config(options.config)
+        except UsageError:
+            checkpoint.close()
+            raise
     return checkpoint
 
 

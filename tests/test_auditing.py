@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 
 from ckptclamp.auditing import AuditOptions, audit
 from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.errors import UsageError
 from ckptclamp.plan import build_plan
 from ckptclamp.results import Verdict
 from ckptclamp.spec.loader import spec_from_mapping
@@ -21,7 +23,7 @@ MAX_NORM = {
     "version": 1,
     "rules": [
         {"id": "r", "tensors": "w", "constraint": "MaxNorm", "max_value": 2.0, "axis": 0},
-    ]
+    ],
 }
 
 
@@ -57,3 +59,11 @@ def test_a_unit_that_was_not_measured_is_no_pass(vacuous):
         tally.assignment = one_more
     assert tally.result().verdict is Verdict.NOT_EVALUATED
     assert tally.result().reason == "36 of 40 units were measured"
+
+
+def test_a_config_that_is_refused_leaves_nothing_open(vacuous):
+    """A long-lived program that asks in vain keeps no descriptor for it."""
+    before = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(UsageError, match="only a Keras file"):
+        audit(vacuous, MAX_NORM, AuditOptions(config={"class_name": "Sequential"}))
+    assert len(list(Path("/dev/fd").iterdir())) == before
