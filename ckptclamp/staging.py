@@ -16,7 +16,7 @@ import stat
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ckptclamp.errors import NotWrittenError
 from ckptclamp.notices import Notice
@@ -260,24 +260,30 @@ class DirectoryStage(Stage):
 
     def _exchange(self, temporary: str) -> None:
         """Change places with the directory at the target, and remove that one."""
-        self._refuse_losses()
+        lost = self._would_be_lost(self.path)
+        if lost is not None:
+            raise NotWrittenError(
+                f"the directory also holds {lost}, which would be lost",
+                path=self.path,
+                hint="write to a new directory",
+            )
         exchange(self._parent, temporary, self.path.name)
-        if not self._flush_parent():
-            # Until the exchange is on disk, the old directory may be what survives.
+        # Until the exchange is on disk, the old directory may be what survives; and somebody may
+        # have put a file there meanwhile.
+        if not self._flush_parent() or self._would_be_lost(self.directory) is not None:
             self._temporary = None
             self._tell("leftover", f"the former content was kept as {temporary}")
 
-    def _refuse_losses(self) -> None:
-        """Refuse to remove a directory with anything in it that the copy does not have."""
-        for folder, _, files in os.walk(self.path):
-            for file in files:
-                place = (Path(folder) / file).relative_to(self.path).as_posix()
+    def _would_be_lost(self, directory: Path) -> str | None:
+        """The place of something in `directory` that the copy does not have; raises `OSError`."""
+        for folder, folders, files in os.walk(directory, onerror=_raise):
+            here = Path(folder)
+            links = (name for name in folders if (here / name).is_symlink())
+            for name in (*files, *links):
+                place = (here / name).relative_to(directory).as_posix()
                 if place not in self._fds:
-                    raise NotWrittenError(
-                        f"the directory also holds {place}, which would be lost",
-                        path=self.path,
-                        hint="write to a new directory",
-                    )
+                    return place
+        return None
 
     def discard(self) -> None:
         """See `Stage.discard`."""
@@ -305,6 +311,10 @@ def _make_room(fd: int, size: int, path: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _finish_folder(folder: str) -> None:

@@ -14,6 +14,7 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.publish import find_leftovers, staged
+from ckptclamp.renaming import exchange
 from tests.checkpoints.contract import contents
 from tests.checkpoints.safetensors_files import write_set
 from tests.publishing import names, publish
@@ -69,6 +70,34 @@ def test_a_set_replaces_a_directory_only_whole(sharded: Checkpoint, tmp_path: Pa
         publish(sharded, target, force=True)
     assert (target / "tokenizer.json").exists()
     assert names(tmp_path) == ["copy", "set"]
+
+
+def test_a_link_to_a_folder_is_something_to_lose(sharded: Checkpoint, tmp_path: Path):
+    """A directory that holds a symbolic link to another is not replaced, either."""
+    target = tmp_path / "copy"
+    publish(sharded, target)
+    (target / "cache").symlink_to(tmp_path / "set")
+    with pytest.raises(NotWrittenError, match="also holds cache, which would be lost"):
+        publish(sharded, target, force=True)
+    assert (target / "cache").is_symlink()
+
+
+def test_what_comes_at_the_last_moment_is_kept(
+    sharded: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A file that somebody adds while the directories change places is not removed with the old one."""
+    target = tmp_path / "copy"
+    publish(sharded, target)
+
+    def late(parent: int, one: str, other: str) -> None:
+        (target / "late.txt").write_text("precious")
+        exchange(parent, one, other)
+
+    monkeypatch.setattr("ckptclamp.staging.exchange", late)
+    assert publish(sharded, target, force=True) == {"leftover"}
+    (kept,) = find_leftovers(tmp_path)
+    assert (kept / "late.txt").read_text() == "precious"
+    assert contents(target) == contents(tmp_path / "set")
 
 
 @pytest.mark.parametrize("index", [True, False])

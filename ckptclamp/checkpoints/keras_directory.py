@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.hdf5 import describe_hdf5
@@ -111,10 +111,10 @@ class KerasDirectory(Checkpoint):
         """Return the places of all other files in the directory.
 
         Raises:
-            NotWrittenError: there are too many to be a model's.
+            NotWrittenError: there are too many to be a model's, or a folder cannot be read.
         """
         names: list[str] = []
-        for folder, folders, files in os.walk(self.path):
+        for folder, folders, files in os.walk(self.path, onerror=_refuse_unread):
             here = Path(folder).relative_to(self.path)
             links = [name for name in folders if (self.path / here / name).is_symlink()]
             if links:
@@ -127,6 +127,10 @@ class KerasDirectory(Checkpoint):
                     hint="move what is not the model's out of it",
                 )
         return sorted(set(names) - known)
+
+
+def _refuse_unread(error: OSError) -> NoReturn:
+    raise NotWrittenError(f"cannot be copied: {error.strerror}", path=error.filename) from error
 
 
 def _document(file: Source, name: str) -> dict[str, Any]:

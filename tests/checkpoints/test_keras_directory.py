@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_linked_folder_is_not_copied(model: Path, tmp_path: Path) -> None:
         with pytest.raises(NotWrittenError, match="symbolic link"):
             copied(checkpoint, tmp_path / "copy")
         assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_cannot_be_read_is_not_left_out(model: Path, tmp_path: Path) -> None:
+    """A copy has every file of the directory or is not made."""
+    closed = model / "assets"
+    closed.chmod(0)
+    with open_checkpoint(model) as checkpoint:
+        with pytest.raises(NotWrittenError, match="assets: cannot be copied"):
+            copied(checkpoint, tmp_path / "copy")
+        assert not (tmp_path / "copy").exists()
+    closed.chmod(0o700)
 
 
 def test_config_of_another_kind(model: Path) -> None:
