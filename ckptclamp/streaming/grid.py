@@ -18,7 +18,7 @@ BLOCK = 1 << 17
 SEGMENT = 16 * BLOCK
 """Elements that one worker reduces before partial results leave it."""
 
-PENDING = 1 << 20
+PENDING = 1 << 18
 """Units that may be incomplete at once before a tensor is read in stripes of whole units."""
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NEAREST_TRIALS = 4
 _TRIALS = 10
+_TWO_SIDED_TRIALS = 5
 
 _LEAST = 2.0**-50
 """The least relative correction: a few units in the last place of a float64 norm."""
@@ -124,7 +125,7 @@ class Search:
         self.left &= ~conforming
         self.active &= ~reached
         self.trials += 1
-        if self.trials == _TRIALS:
+        if self.trials == (_TRIALS if one_sided else _TWO_SIDED_TRIALS):
             self.active[:] = False
         if self.active.any():
             self._correct(self.constraint.project(stored))
