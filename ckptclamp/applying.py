@@ -261,8 +261,9 @@ def _refuse_incomplete(report: AuditReport) -> None:
             hint=first.hint or "--allow-remaining writes a copy all the same",
         )
     if report.unmatched:
+        rules = ", ".join(unmatched.rule for unmatched in report.unmatched)
         raise NothingEvaluatedError(
-            f"nothing was written, these rules match no tensor: {', '.join(report.unmatched)}",
+            f"nothing was written, these rules match no tensor: {rules}",
             path=report.checkpoint.path,
             hint="mend the pattern, or say `required: false`",
         )

@@ -80,7 +80,7 @@ def _predicate(report: AuditReport) -> dict[str, Any]:
         "parameters": dict(report.parameters),
         "exitCode": int(report.exit_code),
         "census": codec(Census).encode(report.census),
-        "unmatched": list(report.unmatched),
+        "unmatched": [unmatched.rule for unmatched in report.unmatched],
     }
 
 

@@ -155,16 +155,29 @@ class Census:
 
 
 @dataclass(frozen=True, slots=True)
+class UnmatchedRule:
+    """A required rule that governs no tensor: its patterns, its place in the spec, what was meant.
+
+    `meant` is the tensor whose name is nearest to a pattern, if one is near.
+    """
+
+    rule: str
+    patterns: tuple[str, ...] = ()
+    location: str | None = None
+    meant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """The whole answer of an audit.
 
-    `unmatched` names required rules that matched nothing. `parameters` are those that change the
+    `unmatched` are required rules that matched nothing. `parameters` are those that change the
     answer (tolerance, strictness), as text.
     """
 
     checkpoint: CheckpointSummary
     results: tuple[Result, ...]
-    unmatched: tuple[str, ...] = ()
+    unmatched: tuple[UnmatchedRule, ...] = ()
     notices: tuple[Notice, ...] = ()
     spec_path: str | None = None
     spec_sha256: str | None = None

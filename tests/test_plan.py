@@ -10,7 +10,7 @@ from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import SpecError, UsageError
 from ckptclamp.plan import build_plan
-from ckptclamp.results import Origin, Severity
+from ckptclamp.results import Origin, Severity, UnmatchedRule
 from ckptclamp.spec.inline import inline_spec
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from tests.planning.checkpoints import Described, dense, tensor
@@ -57,6 +57,16 @@ def test_labels_and_aliases_are_names_too():
     assert governed(build_plan(aliased, spec_of({"tensors": "embed/*", "constraint": "NonNeg"})))
 
 
+def test_a_misspelt_tensor_is_suggested():
+    """A rule that matches nothing tells which name is nearest to what it says."""
+    plan = build_plan(
+        Described([tensor("encoder/kernel", 2), tensor("bias", 2)]),
+        spec_of({"id": "lost", "tensors": ["!x", "encoder/kernal"], "constraint": "NonNeg"}),
+    )
+    (unmatched,) = plan.unmatched
+    assert unmatched.meant == "encoder/kernel"
+
+
 def test_rule_without_a_match():
     """A rule that governs nothing fails the audit, unless it says that it need not match."""
     plan = build_plan(
@@ -66,7 +76,7 @@ def test_rule_without_a_match():
             {"id": "maybe", "tensors": "b", "constraint": "NonNeg", "required": False},
         ),
     )
-    assert plan.unmatched == ("lost",)
+    assert plan.unmatched == (UnmatchedRule("lost", ("b",), None, None),)
     (notice,) = plan.notices
     assert (notice.code, notice.informational) == ("no-match", True)
     assert "maybe" in notice.message

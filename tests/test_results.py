@@ -16,6 +16,7 @@ from ckptclamp.results import (
     Result,
     Severity,
     Suppressed,
+    UnmatchedRule,
     Verdict,
 )
 
@@ -24,6 +25,7 @@ PASS = Result("w", "r", "NonNeg()", Origin.SPEC, Verdict.PASS, units=1)
 VIOLATION = replace(PASS, verdict=Verdict.VIOLATION, violating=1)
 WARNING = replace(VIOLATION, severity=Severity.WARNING)
 MISSING = replace(PASS, verdict=Verdict.NOT_EVALUATED, reason="unreadable", units=0)
+OTHER = UnmatchedRule("other")
 SUPPRESSED = replace(VIOLATION, suppressed=Suppressed("baseline", "known"))
 
 
@@ -37,9 +39,9 @@ SUPPRESSED = replace(VIOLATION, suppressed=Suppressed("baseline", "known"))
         ([PASS, SUPPRESSED], (), ExitCode.OK),
         ([SUPPRESSED], (), ExitCode.OK),
         ([VIOLATION, MISSING], (), ExitCode.INCOMPLETE),
-        ([MISSING], ("other",), ExitCode.INCOMPLETE),
-        ([PASS], ("other",), ExitCode.NOTHING_EVALUATED),
-        ([VIOLATION], ("other",), ExitCode.NOTHING_EVALUATED),
+        ([MISSING], (OTHER,), ExitCode.INCOMPLETE),
+        ([PASS], (OTHER,), ExitCode.NOTHING_EVALUATED),
+        ([VIOLATION], (OTHER,), ExitCode.NOTHING_EVALUATED),
     ],
 )
 def test_exit_code(results, unmatched, code):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.description import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.notices import Notice
-    from ckptclamp.results import Origin
+    from ckptclamp.results import Origin, UnmatchedRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Plan:
 
     assignments: tuple[Assignment, ...] = ()
     not_evaluated: tuple[NotEvaluated, ...] = ()
-    unmatched: tuple[str, ...] = ()
+    unmatched: tuple[UnmatchedRule, ...] = ()
     notices: tuple[Notice, ...] = ()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.description import Role, Tensor
@@ -11,7 +13,7 @@ from ckptclamp.planning.axes import reduced_axes
 from ckptclamp.planning.lints import defaulted, degenerate, meant_axes
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan
 from ckptclamp.planning.tensors import stored, tolerance_for, why_not_judged
-from ckptclamp.results import Origin
+from ckptclamp.results import Origin, UnmatchedRule
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Rule, Spec
 
 Pair = Assignment | NotEvaluated
+
+_MOST, _LONGEST = 2000, 200
+"""How many names, and how long ones, are compared with a pattern that matches nothing."""
 
 
 def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
@@ -52,7 +57,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     return Plan(
         assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),
         not_evaluated=tuple(pair for pair in pairs if isinstance(pair, NotEvaluated)),
-        unmatched=tuple(rule.id for rule in empty if rule.required),
+        unmatched=tuple(_unmatched(rule, checkpoint.tensors) for rule in empty if rule.required),
         notices=tuple(_matches_nothing(rule) for rule in empty if not rule.required),
     )
 
@@ -115,7 +120,7 @@ def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None
         axes=axes,
         rule=rule.id,
         origin=Origin.SPEC,
-        why=f"matched by {', '.join(rule.tensors)}",
+        why=f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}",
         tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
         automatic=rule.tolerance is None and tolerance is None,
         severity=rule.severity,
@@ -147,6 +152,23 @@ def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> S
         column=None if rule.location is None else rule.location.column,
         hint=error.hint,
     )
+
+
+def _unmatched(rule: Rule, names: Iterable[str]) -> UnmatchedRule:
+    """Tell where the rule stands, and which tensor it may have meant."""
+    literal = next((p for p in rule.tensors if not p.startswith(("!", "re:"))), None)
+    close = () if literal is None else difflib.get_close_matches(literal, _few(names), n=1)
+    return UnmatchedRule(
+        rule=rule.id,
+        patterns=rule.tensors,
+        location=None if rule.location is None else str(rule.location),
+        meant=close[0] if close else None,
+    )
+
+
+def _few(names: Iterable[str]) -> list[str]:
+    """As many short names as can be compared at once."""
+    return list(islice((name for name in names if len(name) <= _LONGEST), _MOST))
 
 
 def _matches_nothing(rule: Rule) -> Notice:

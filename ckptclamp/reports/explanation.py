@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.printable import printable
-from ckptclamp.reports.wording import plural, shape_words
+from ckptclamp.reports.wording import plural, shape_words, unmatched_words
 from ckptclamp.unit_words import unit_words
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def _lines(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
         yield from _assignment(assignment)
     for entry in plan.not_evaluated:
         yield from _not_evaluated(entry)
-    for rule in plan.unmatched:
-        yield f"{printable(rule)}: matches nothing"
+    for unmatched in plan.unmatched:
+        yield f"{printable(unmatched.rule)}: {unmatched_words(unmatched)}"
+        yield ""
     yield from _notices(plan.notices)
     yield from _ungoverned(explanation.ungoverned, options)
     yield (
@@ -109,7 +110,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
             }
             for entry in plan.not_evaluated
         ],
-        "unmatched": list(plan.unmatched),
+        "unmatched": [unmatched.rule for unmatched in plan.unmatched],
         "notices": [_notice_json(notice) for notice in plan.notices],
         "ungoverned": list(explanation.ungoverned),
     }

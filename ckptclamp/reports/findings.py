@@ -1,6 +1,7 @@
 """What a reader must act on, worst first: the one list behind every format that lists findings.
 
-A finding is a violation, a result that was not evaluated, a rule that matched nothing, or a notice.
+A finding is a violation, a result that was not evaluated, a rule that matched nothing (or that there
+was nothing to judge at all), or a notice.
 Its texts are printable already; a format adds only the escaping of its own signs.
 """
 
@@ -25,8 +26,9 @@ from ckptclamp.reports.wording import (
     tensor_name,
     unit_index,
     unit_value,
+    unmatched_words,
 )
-from ckptclamp.results import ApplyReport, AuditReport, Origin, Severity, Verdict
+from ckptclamp.results import ApplyReport, AuditReport, ExitCode, Origin, Severity, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -197,23 +199,36 @@ def _not_evaluated(result: Result) -> str:
 
 def _place(result: Result, audit: AuditReport) -> Place:
     """The rule's line in the spec; for a declared constraint, the checkpoint that declares it."""
-    if result.origin is Origin.SPEC and result.location:
-        match = _SPEC_PLACE.fullmatch(result.location)
-        if match:
-            return Place(match["path"], int(match["line"]), int(match["column"]))
-    return Place(audit.checkpoint.path)
+    place = _spec_place(result.location) if result.origin is Origin.SPEC else None
+    return place or Place(audit.checkpoint.path)
+
+
+def _spec_place(location: str | None) -> Place | None:
+    match = _SPEC_PLACE.fullmatch(location or "")
+    return match and Place(match["path"], int(match["line"]), int(match["column"]))
 
 
 def _from_unmatched(audit: AuditReport, numbered: _Fingerprints) -> Iterator[Finding]:
-    for rule in audit.unmatched:
+    for unmatched in audit.unmatched:
         yield Finding(
             kind=Kind.UNMATCHED,
             level=Level.ERROR,
-            code=printable(rule),
-            message="this rule matched no tensor, so it was not checked",
-            place=Place(audit.spec_path or audit.checkpoint.path),
-            fingerprint=numbered(Kind.UNMATCHED, None, rule),
+            code=printable(unmatched.rule),
+            message=unmatched_words(unmatched),
+            place=_spec_place(unmatched.location)
+            or Place(audit.spec_path or audit.checkpoint.path),
+            fingerprint=numbered(Kind.UNMATCHED, None, unmatched.rule),
             help="mend its pattern, or let it say `required: false`",
+        )
+    if audit.exit_code is ExitCode.NOTHING_EVALUATED and not audit.unmatched:
+        yield Finding(
+            kind=Kind.UNMATCHED,
+            level=Level.ERROR,
+            code="nothing-evaluated",
+            message="it declares no constraint, and no rule governs a tensor of it",
+            place=Place(audit.checkpoint.path),
+            fingerprint=numbered(Kind.UNMATCHED, None, "nothing-evaluated"),
+            help="give a spec; `ckptclamp init` writes a first one",
         )
 
 

@@ -9,7 +9,7 @@ from ckptclamp.printable import printable
 from ckptclamp.results import AuditReport, ExitCode, Severity, Verdict
 
 if TYPE_CHECKING:
-    from ckptclamp.results import ApplyReport, Result, WorstUnit
+    from ckptclamp.results import ApplyReport, Result, UnmatchedRule, WorstUnit
 
 NOT_EVALUATED_MARK = "-"
 LEGEND = "'-': not evaluated   '0': no unit outside"
@@ -124,6 +124,13 @@ def interval(bound: tuple[float | None, float | None]) -> str:
     if high is None:
         return f"≥ {number(low)}"
     return f"= {number(low)}" if low == high else f"[{number(low)}, {number(high)}]"
+
+
+def unmatched_words(unmatched: UnmatchedRule) -> str:
+    """What a rule looked for in vain, and what it may have meant."""
+    patterns = ", ".join(printable(pattern) for pattern in unmatched.patterns)
+    meant = f" (did you mean {printable(unmatched.meant)}?)" if unmatched.meant else ""
+    return sentence(f"matched no tensor{f' with {patterns}' if patterns else ''}{meant}")
 
 
 def verdict_word(result: Result) -> str:

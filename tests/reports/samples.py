@@ -16,6 +16,7 @@ from ckptclamp.results import (
     Severity,
     Suppressed,
     TensorChange,
+    UnmatchedRule,
     Verdict,
     WorstUnit,
 )
@@ -163,7 +164,7 @@ CHECKPOINT = CheckpointSummary(
 MIXED = AuditReport(
     checkpoint=CHECKPOINT,
     results=(PASSING, VIOLATING, NOT_FINITE, WARNING, NOT_EVALUATED, SUPPRESSED),
-    unmatched=("embeddings",),
+    unmatched=(UnmatchedRule("embeddings", ("embed*/**",), "spec.yaml:9:5", "embedding/table"),),
     notices=(
         Notice("aliases", "two names share one tensor: a, b", informational=True),
         Notice("extra-data", "12 bytes after the last tensor belong to nothing", hint="look"),

@@ -10,6 +10,7 @@ import pytest
 
 from ckptclamp.reports import github, gitlab, junit, markdown
 from ckptclamp.reports.options import RenderOptions
+from ckptclamp.results import UnmatchedRule
 from tests.reports import samples
 
 OPTIONS = RenderOptions(base=Path.cwd())
@@ -61,7 +62,7 @@ def test_not_evaluated_is_skipped_with_its_reason_and_the_suite_is_red():
         replace(samples.CLEAN, results=(samples.WARNING,)),
         replace(samples.CLEAN, results=(samples.WARNING,), strict=True),
         replace(samples.CLEAN, results=(samples.PASSING, samples.SUPPRESSED)),
-        replace(samples.CLEAN, unmatched=("rule",)),
+        replace(samples.CLEAN, unmatched=(UnmatchedRule("rule"),)),
         replace(samples.CLEAN, results=(samples.NOT_EVALUATED,)),
         replace(samples.CLEAN, notices=samples.MIXED.notices),
         replace(samples.CLEAN, notices=samples.MIXED.notices, strict=True),

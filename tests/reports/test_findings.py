@@ -7,7 +7,7 @@ import pytest
 
 from ckptclamp.notices import Notice
 from ckptclamp.reports.findings import Kind, Level, Place, findings
-from ckptclamp.results import WorstUnit
+from ckptclamp.results import UnmatchedRule, WorstUnit
 from tests.reports import samples
 
 
@@ -57,7 +57,7 @@ def test_fingerprints_differ_by_tensor_rule_and_kind():
         violation("b", 0.1),
         violation("a", 0.1, rule="other"),
         violation("a", 0.1),
-        unmatched=("other", "other"),
+        unmatched=(UnmatchedRule("other"), UnmatchedRule("other")),
         notices=(Notice("x", "one"), Notice("x", "two"), Notice("x", "one", tensor="a")),
     )
     prints = [f.fingerprint for f in findings(report)]

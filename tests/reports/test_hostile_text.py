@@ -20,6 +20,7 @@ from ckptclamp.results import (
     Origin,
     Suppressed,
     TensorChange,
+    UnmatchedRule,
 )
 from tests.reports import samples
 
@@ -95,7 +96,7 @@ def infected(name):
             replace(samples.NOT_EVALUATED, tensor=name, reason=name, hint=name),
             replace(result, origin=Origin.DECLARED, location=name, label=None),
         ),
-        unmatched=(name,),
+        unmatched=(UnmatchedRule(name, (name,), None, name),),
         notices=(notice,),
         spec_path=name,
         spec_sha256=name,

@@ -26,6 +26,7 @@ TYPES = {
     "result": results.Result,
     "suppressed": results.Suppressed,
     "unit": results.WorstUnit,
+    "unmatched": results.UnmatchedRule,
 }
 
 

@@ -71,6 +71,8 @@ def test_an_empty_report_does_not_look_clean():
     text = render(samples.EMPTY, RenderOptions())
     assert text.splitlines()[-1] == "0 results: 0 pass, 0 violations, 0 not evaluated; exit 4"
     assert samples.EMPTY.exit_code is ExitCode.NOTHING_EVALUATED
+    assert "error[nothing-evaluated]" in text
+    assert "= help: give a spec" in text
 
 
 def test_worst_units_are_told_with_their_numbers():
@@ -95,7 +97,11 @@ def test_findings_name_place_and_help():
     assert "error[bounded-filters]: depthwise_conv2d/kernel: 7 of 16 units violate" in text
     assert "  --> spec.yaml:9:5" in text
     assert "  = help: name it under custom_objects in a spec" in text
-    assert "error[embeddings]: this rule matched no tensor" in text
+    assert (
+        "error[embeddings]: matched no tensor with embed*/** (did you mean embedding/table?)"
+        in text
+    )
+    assert "--> spec.yaml:9:5" in text
     assert "warning[degenerate-axis]: " in text
     assert "note[aliases]: " in text
 

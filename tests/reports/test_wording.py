@@ -16,7 +16,7 @@ from ckptclamp.reports.wording import (
     verdict_sentence,
     worst_value,
 )
-from ckptclamp.results import ExitCode
+from ckptclamp.results import ExitCode, UnmatchedRule
 from tests.reports import samples
 
 NAN, INF = float("nan"), float("inf")
@@ -110,7 +110,10 @@ def test_indices_and_sizes():
         (samples.VIOLATIONS, "Fail: violations found"),
         (samples.MIXED, "Fail: not everything could be evaluated"),
         (samples.EMPTY, "Fail: nothing was evaluated"),
-        (replace(samples.CLEAN, unmatched=("a", "b")), "Fail: 2 rules matched nothing"),
+        (
+            replace(samples.CLEAN, unmatched=(UnmatchedRule("a"), UnmatchedRule("b"))),
+            "Fail: 2 rules matched nothing",
+        ),
         (
             replace(samples.CLEAN, results=(samples.WARNING,)),
             "Pass: violations found, none of them an error",
