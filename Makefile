@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FRAMEWORKS ?= .venv-frameworks
+OLDEST ?= .venv-oldest
 WHEEL_SOURCES := pyproject.toml README.md $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
 
-.PHONY: help demo test lint types unit bench fixtures zoo parity torture clean
+.PHONY: help demo test lint types unit oldest bench fixtures zoo parity torture clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +40,18 @@ types: $(VENV)/installed ## Check types
 unit: $(VENV)/installed ## Run the tests alone
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+# The lower bounds of pyproject.toml, each pinned.
+OLDEST_PINS = $(shell sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml)
+
+$(OLDEST)/installed: $(VENV)/installed
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(OLDEST)/bin/pip install --quiet --group test $(OLDEST_PINS) dist/*.whl
+	@touch $@
+
+oldest: $(OLDEST)/installed ## Run the tests with the oldest dependencies that are promised
+	$(OLDEST)/bin/pytest $(PYTEST_ARGS)
+
 bench: $(VENV)/installed ## Measure against the yardsticks (takes minutes; wants a quiet machine)
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
@@ -52,6 +65,7 @@ $(FRAMEWORKS)/installed: fixtures/requirements.txt $(VENV)/installed
 fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real frameworks
 	$(FRAMEWORKS)/bin/python fixtures/make_fixtures.py
 	$(FRAMEWORKS)/bin/python fixtures/record_parity.py
+	$(FRAMEWORKS)/bin/python fixtures/quantised/make_quantised.py
 
 zoo: $(FRAMEWORKS)/installed ## Every constrained layer in every layout, checked against real Keras
 	$(FRAMEWORKS)/bin/python fixtures/zoo/make_zoo.py
@@ -60,4 +74,4 @@ parity: $(FRAMEWORKS)/installed ## Compare live with an installed Keras on rando
 	$(FRAMEWORKS)/bin/python fixtures/parity_live.py
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(FRAMEWORKS) dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from ckptclamp.auditing import (
     opened,
     summarise,
 )
-from ckptclamp.checkpoints.description import Role
+from ckptclamp.checkpoints.description import Dequantised, Role
 from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
@@ -97,7 +97,7 @@ class _Job:
         """Tell what would change, and refuse what could not be mended."""
         before = self._audit_input()
         if not self.options.allow_remaining:
-            _refuse_unmendable(before)
+            _refuse_unmendable(before, self.plan)
         changes = self._project(Preview(self.checkpoint), before, rounds=1)
         return self._report(before, changes, after=None, output=None)
 
@@ -110,7 +110,7 @@ class _Job:
         ) as stage:
             before = self._audit_input()
             if not options.allow_remaining:
-                _refuse_unmendable(before)
+                _refuse_unmendable(before, self.plan)
             copy = self.checkpoint.copy_to(stage)
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
             changes = self._project(copy, before, rounds=rounds)
@@ -142,7 +142,11 @@ class _Job:
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
         governed = sorted(
-            (a for a in self.plan.assignments if (a.tensor.name, a.rule) not in accepted),
+            (
+                a
+                for a in self.plan.assignments
+                if a.unprojected is None and (a.tensor.name, a.rule) not in accepted
+            ),
             key=lambda a: a.tensor.name,
         )
         todo = [a for a in governed if everything or a.tensor.name in outside]
@@ -158,11 +162,10 @@ class _Job:
         self, copy: Copy, assignments: Sequence[Assignment], rounds: int, meter: Meter
     ) -> TensorChange:
         """Let the rules of one tensor take turns until none of them moves a unit."""
-        mendable = [a for a in assignments if a.projectable]
         first: list[Projected] = []
         largest = 0.0
         for _ in range(rounds):
-            done = [self._project_one(copy, assignment, meter) for assignment in mendable]
+            done = [self._project_one(copy, assignment, meter) for assignment in assignments]
             first = first or done
             largest = max([largest, *(projected.largest_change for projected in done)])
             if len(done) < 2 or not any(projected.changed for projected in done):
@@ -173,7 +176,7 @@ class _Job:
             units=most.units,
             changed=most.changed,
             largest_change=largest,
-            rules=tuple(assignment.rule for assignment in mendable),
+            rules=tuple(assignment.rule for assignment in assignments),
             label=assignments[0].label,
         )
 
@@ -198,7 +201,7 @@ class _Job:
         self, copy: Copy, before: AuditReport, changes: Sequence[TensorChange], output: Path
     ) -> AuditReport:
         """Audit what was written, as it is stored; what was not written is what it was."""
-        written = {change.tensor for change in changes}
+        written = self._affected({change.tensor for change in changes})
         with copy.reopen() as stored:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
@@ -213,6 +216,16 @@ class _Job:
         if not self.options.allow_remaining:
             _refuse_remaining(after, self.projection)
         return after
+
+    def _affected(self, changed: set[str]) -> set[str]:
+        """The tensors that are no longer what they were: those `changed`, and those computed of them."""
+        computed = {
+            assignment.tensor.name
+            for assignment in self.plan.assignments
+            if isinstance(assignment.tensor.storage, Dequantised)
+            and any(part.name in changed for part in assignment.tensor.storage.parts)
+        }
+        return changed | computed
 
     def _report(
         self,
@@ -269,7 +282,22 @@ def _refuse_incomplete(report: AuditReport) -> None:
         )
 
 
-def _refuse_unmendable(report: AuditReport) -> None:
+def _refuse_unmendable(report: AuditReport, plan: Plan) -> None:
+    projected = {a.tensor.name for a in plan.assignments if a.unprojected is None}
+    kept = {
+        (a.tensor.name, a.rule): a.unprojected
+        for a in plan.assignments
+        if a.tensor.name not in projected
+    }
+    for result in report.results:
+        if _to_mend(result) and (result.tensor, result.rule) in kept:
+            raise NotWrittenError(
+                f"{result.violating} of {result.units} units violate {result.rule} and stay as they "
+                f"are, nothing was written: {kept[result.tensor, result.rule]}",
+                path=report.checkpoint.path,
+                tensor=result.tensor,
+                hint="--allow-remaining writes a copy with these left as they are",
+            )
     hopeless = [r for r in report.results if _to_mend(r) and r.unmendable]
     if hopeless:
         first = hopeless[0]

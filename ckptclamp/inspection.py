@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing import AuditOptions, opened, summarise
-from ckptclamp.checkpoints.description import Chunked, Constant, Contiguous, Tensor, Unreadable
+from ckptclamp.checkpoints.description import (
+    Chunked,
+    Constant,
+    Contiguous,
+    Dequantised,
+    Tensor,
+    Unreadable,
+)
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.default_units import default_axes
@@ -128,6 +135,8 @@ def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
     storage = tensor.storage
     if isinstance(storage, Unreadable):
         return f"unreadable: {storage.reason}"
+    if isinstance(storage, Dequantised):
+        return _place(checkpoint, storage.values)
     name = checkpoint.sources[storage.source].path.name
     match storage:
         case Contiguous():

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from ckptclamp.checkpoints.dtypes import StorageDType
 
@@ -78,7 +78,34 @@ class Unreadable:
     reason: str
 
 
-Storage = Contiguous | Chunked | Constant | Unreadable
+@dataclass(frozen=True, slots=True)
+class Dequantised:
+    """A weight that is stored as small integers with scales, and computed where it is read.
+
+    The weight's elements, in C order, fill a `matrix` of (rows, columns). `values` holds their
+    integers q: of the weight's own shape, or two to a byte along the axis `packed` of the matrix, the
+    even one in the low half. Each index along the axis `kept` of the matrix has a scale of its own,
+    in C order of `scale`, and the weight is q / scale. Where there are `groups` the other axis of the
+    matrix is cut up too: its index i belongs to group ``groups[i]``, `scale` and `zero` are matrices
+    of one row (or column) for each group, and the weight is (q - zero) · scale.
+    """
+
+    values: Tensor
+    scale: Tensor
+    matrix: tuple[int, int]
+    kept: Literal[0, 1]
+    packed: Literal[0, 1] | None = None
+    zero: Tensor | None = None
+    groups: Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors of the file that the weight is computed from."""
+        every = (self.values, self.scale, self.zero, self.groups)
+        return tuple(tensor for tensor in every if tensor is not None)
+
+
+Storage = Contiguous | Chunked | Constant | Unreadable | Dequantised
 
 
 class Role(StrEnum):

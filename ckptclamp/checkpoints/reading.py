@@ -9,11 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.description import Chunked, Constant, Contiguous, Unreadable
+from ckptclamp.checkpoints.description import (
+    Chunked,
+    Constant,
+    Contiguous,
+    Dequantised,
+    Unreadable,
+)
 from ckptclamp.checkpoints.filters import decode_chunk
 from ckptclamp.errors import UnreadableError
 
@@ -136,6 +143,10 @@ def read_box(
                 _read_chunks(sources[tensor.storage.source], tensor, tensor.storage, box, out)
             case Constant():
                 out[...] = _element(tensor.storage.fill, out)
+            case Dequantised():
+                from ckptclamp.checkpoints.dequantising import dequantise
+
+                dequantise(partial(read_box, sources), tensor, box, out)
     except UnreadableError as error:
         raise type(error)(
             error.message, path=error.path or _path(sources), tensor=tensor.name, hint=error.hint

@@ -29,7 +29,10 @@ def auto_tolerance(dtype: StorageDType) -> float:
       several sizes, leave norms up to 2.3e-7 above a maximum, and up to 1.5e-6 away from 1 or below
       a minimum (their epsilon of 1e-7 pulls inward). Rounded up, the floor of all dtypes: 2e-6.
 
-    Integers hold what they hold; the floor is all they get.
+    - Quantising to int8 or int4. The weights that such integers stand for have a u of half a step,
+      relative to the largest weight that shares their scale: 1/254 and 1/14.
+
+    Integers that are judged as they are hold what they hold; the floor is all they get.
     """
     roundings = 3 if dtype.name in _TRAINED else 1
     return max(roundings * dtype.unit_roundoff, FLOOR)

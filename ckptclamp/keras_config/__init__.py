@@ -3,12 +3,14 @@
 from ckptclamp.keras_config.constraint_forms import ParsedConstraint, parse_constraint
 from ckptclamp.keras_config.declaration import Declaration
 from ckptclamp.keras_config.declarations import declared_constraints, undeclared_notices
+from ckptclamp.keras_config.dequantisation import dequantised_weights
 from ckptclamp.keras_config.labels import variable_labels
 
 __all__ = [
     "Declaration",
     "ParsedConstraint",
     "declared_constraints",
+    "dequantised_weights",
     "parse_constraint",
     "undeclared_notices",
     "variable_labels",

@@ -18,7 +18,6 @@ class Declaration:
     `tensors` are full tensor names; `labels` the friendly name of each (``dense/kernel``). When
     `not_evaluated` holds a reason there are no tensors to judge, and `hint` says what would help.
     A declaration that is known to govern nothing has neither tensors nor a reason, but a notice.
-    `projectable` is false where a violation may be shown but not mended (quantised kernels).
     """
 
     layer: str
@@ -30,4 +29,3 @@ class Declaration:
     not_evaluated: str | None = None
     hint: str | None = None
     notices: tuple[Notice, ...] = ()
-    projectable: bool = True

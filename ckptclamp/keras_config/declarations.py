@@ -108,9 +108,6 @@ class _Declarations:
         ]
         if not governed:
             return Declaration(**place, notices=(_governs_nothing(layer, argument),))
-        quantised = layer.variables[governed[0]].quantised
-        if quantised is not None:
-            return Declaration(**place, **_quantised(argument, quantised))
         return self._on_tensors(layer, governed, place)
 
     def _on_tensors(self, layer: Layer, governed: list[int], place: dict[str, Any]) -> Declaration:
@@ -124,10 +121,10 @@ class _Declarations:
                 found = (*binding.tensors[index], *self._mirror(member, index))
                 names += found
                 labels += [variable_label(member, member.variables[index])] * len(found)
-        integers = self._integers(names)
-        if integers is not None:
-            return Declaration(**place, **_quantised(place["argument"], integers))
         notices = tuple(self._notices(layer, names))
+        mode = layer.variables[governed[0]].quantised or self._integers(names)
+        if mode is not None:
+            notices += (_dropped(place["argument"], mode),)
         unique = dict(zip(names, labels, strict=True))
         return Declaration(
             **place, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
@@ -192,17 +189,9 @@ def _governs_nothing(layer: Layer, argument: str) -> Notice:
     )
 
 
-def _quantised(argument: str, mode: str) -> dict[str, Any]:
-    return {
-        "not_evaluated": f"the weight is quantised to {mode}; Keras drops {argument} there, and its "
-        "unit is a scaled integer, not a weight",
-        "hint": "audit the checkpoint from before quantisation",
-        "projectable": False,
-        "notices": (
-            Notice(
-                "never-ran",
-                f"quantising to {mode} removed the constraint from the weight, not from the config",
-                informational=True,
-            ),
-        ),
-    }
+def _dropped(argument: str, mode: str) -> Notice:
+    return Notice(
+        "never-ran",
+        f"quantising to {mode} removed {printable(argument)} from the weight, not from the config",
+        informational=True,
+    )

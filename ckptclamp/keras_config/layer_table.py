@@ -24,8 +24,8 @@ class Variable:
     `argument` the constructor's argument whose constraint it gets, `shape` what the settings
     imply. `place` names the attribute that holds the sublayer, with its alternatives. `other_names`
     are names of the same variable in other generations. A `mirror` is a second copy of the wrapped
-    layer's first variable. `quantised` names the mode in which the variable no longer holds what the
-    constraint was about, and `legacy_only` says that the v3 layout does not store it.
+    layer's first variable. `quantised` names the mode in which integers stand for it, and `legacy_only` says
+    that the v3 layout does not store it.
     """
 
     name: str
@@ -60,8 +60,7 @@ def _dense(c: LayerConfig) -> Variables:
 
 
 def _einsum_dense(c: LayerConfig) -> Variables:
-    equation = c.values.get("equation")
-    parsed = _EQUATION.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
+    parsed = einsum_equation(c)
     axes = c.values.get("bias_axes")
     kernel: Shape | None = None
     bias: Shape | None = None
@@ -77,6 +76,12 @@ def _einsum_dense(c: LayerConfig) -> Variables:
 _EQUATION: Final = re.compile(
     r"(?P<inputs>(\.\.\.)?[a-zA-Z]+(\.\.\.)?),(?P<kernel>[a-zA-Z]+)->(?P<output>(\.\.\.)?[a-zA-Z]+(\.\.\.)?)"
 )
+
+
+def einsum_equation(c: LayerConfig) -> re.Match[str] | None:
+    """The ``inputs``, ``kernel`` and ``output`` of an EinsumDense's equation."""
+    equation = c.values.get("equation")
+    return _EQUATION.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
 
 
 def _einsum_sizes(c: LayerConfig, inputs: str, output: str) -> dict[str, int]:

@@ -28,6 +28,7 @@ from ckptclamp.keras_config.legacy_order import (
     without_mirrors,
     without_repeats,
 )
+from ckptclamp.keras_config.quantisation import FLOAT8_HISTORY
 from ckptclamp.keras_config.repeats import RepeatedLayers
 from ckptclamp.printable import printable
 
@@ -117,9 +118,10 @@ class _Group:
         self.top = top
         self.stored = stored
         self.parts = [_components(weight) for weight in weights]
-        self.open_ended = any(layer.open_ended for layer in top.walk()) or any(
-            is_quantised(tensor) for tensor in stored
+        quantised = any(is_quantised(tensor) for tensor in stored) or any(
+            parts[-1] == FLOAT8_HISTORY for parts in self.parts
         )
+        self.open_ended = quantised or any(layer.open_ended for layer in top.walk())
 
     def by_order(self, keras_3: bool | None) -> Assignment | Unbound:
         """Assign by position, by the one order that all names and shapes agree with."""

@@ -1,12 +1,13 @@
 """What quantisation does to a layer's variables.
 
 After ``model.quantize`` the config still declares the kernel's constraint, but Keras has dropped it:
-the kernel holds integers with scales beside it (or was replaced), so there is nothing to judge.
+the kernel holds integers with scales beside it, or was replaced. `dequantisation` finds the weight
+that they stand for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,6 +16,12 @@ from ckptclamp.keras_config.layer_table import Variable
 
 _BIAS_FIRST: Final = ("gptq", "awq")
 """Modes that replace the kernel, and so store it after the bias."""
+
+_AFTER_SCALES: Final = ("reverse_embeddings",)
+"""Variables without a constraint, which are stored after the scales of the one before them."""
+
+FLOAT8_HISTORY: Final = "kernel_amax_history"
+"""A variable that every layer in float8 has, and no other."""
 
 _LIVE: Final = ("float8",)
 """Modes that keep the kernel in float32, with its constraint."""
@@ -34,9 +41,19 @@ def quantised_variables(
     return tuple(
         variable
         if variable.name.endswith("bias")
-        else replace(variable, quantised=mode, trainable=False, shape=None)
+        else replace(variable, quantised=mode, trainable=False)
         for variable in variables
+        if variable.name not in _AFTER_SCALES
     ), True
+
+
+def ends_as_float8(shapes: Sequence[tuple[int, ...]], own: int) -> bool:
+    """Whether what follows a layer's `own` variables are the three scales and histories of float8.
+
+    An attention layer's config does not tell the mode of the layers inside it.
+    """
+    ranks = [len(shape) for shape in shapes[own:]]
+    return ranks == [0, 1, 0, 1, 0, 1] and len(set(shapes[own + 1 :: 2])) == 1
 
 
 def _mode(dtype: object) -> str | None:

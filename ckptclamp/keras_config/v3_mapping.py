@@ -13,6 +13,7 @@ from ckptclamp.keras_config.binding import (
     is_quantised,
     unbound_below,
 )
+from ckptclamp.keras_config.quantisation import ends_as_float8
 from ckptclamp.keras_config.repeats import RepeatedLayers
 from ckptclamp.keras_config.v3_counters import segments
 from ckptclamp.keras_config.v3_groups import V3Groups, join
@@ -137,7 +138,8 @@ class _Mapper:
             return None
         for group, count in used.items():
             stored = self.groups.variables[group]
-            if len(stored) != count:
+            shapes = [self.tensors[stored[number]].shape for number in sorted(stored)]
+            if len(stored) != count and not ends_as_float8(shapes, count):
                 return (
                     f"the file holds {len(stored)} variables in {printable(group)}, and a "
                     f"{printable(layer.class_name)} with these settings has {count}"

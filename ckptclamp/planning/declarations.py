@@ -20,7 +20,14 @@ from ckptclamp.notices import Notice
 from ckptclamp.planning.axes import reduced_axes
 from ckptclamp.planning.lints import degenerate, meant_axes, suspicious
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan, combined
-from ckptclamp.planning.tensors import stored, tolerance_for, why_not_judged
+from ckptclamp.planning.tensors import (
+    judged_tensors,
+    quantised_notice,
+    stored,
+    tolerance_for,
+    why_not_judged,
+    why_not_projected,
+)
 from ckptclamp.results import Origin
 from ckptclamp.spec.model import Units
 
@@ -43,8 +50,9 @@ def plan_declarations(
     """
     if checkpoint.keras is None:
         return Plan()
+    tensors = judged_tensors(checkpoint)
     plans = [
-        _Planner(declaration, checkpoint.tensors, spec, allow_import, tolerance).plan()
+        _Planner(declaration, tensors, spec, allow_import, tolerance).plan()
         for declaration in declared_constraints(checkpoint.keras, checkpoint.tensors)
     ]
     return combined([*plans, Plan(notices=undeclared_notices(checkpoint.keras))])
@@ -146,11 +154,15 @@ class _Planner:
             automatic=self.spec.tolerance is None and self.tolerance is None,
             label=label,
             location=self.rule,
-            notices=declaration.notices if lint is None else (*declaration.notices, lint),
-            projectable=declaration.projectable,
+            notices=self._notices(tensor, lint),
+            unprojected=why_not_projected(tensor),
             meant=self._meant(tensor) if is_degenerate else None,
         )
         return Plan((assignment,))
+
+    def _notices(self, tensor: Tensor, lint: Notice | None) -> tuple[Notice, ...]:
+        found = () if lint is None else (lint,)
+        return (*self.declaration.notices, *quantised_notice(tensor), *found)
 
     def _lint(self, tensor: Tensor, axes: tuple[int, ...], constraint: Constraint) -> Notice | None:
         if constraint.elementwise or not constraint.streaming:

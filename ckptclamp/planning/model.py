@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptclamp.spec.model import Severity
+from ckptclamp.results import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Assignment:
 
     `axes` are the reduced axes, sorted and non-negative; empty when every weight is a unit of its
     own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
-    `projectable` is false where a violation may be shown but not mended. `meant` are the axes that
+    `unprojected` is the reason why a violation may be shown but not mended, if there is one. `meant` are the axes that
     were probably meant where `axes` make the constraint vacuous; they are measured for a notice.
     `automatic` says that nobody stated the tolerance: it follows from the storage dtype.
     """
@@ -38,7 +38,7 @@ class Assignment:
     label: str | None = None
     location: str | None = None
     notices: tuple[Notice, ...] = ()
-    projectable: bool = True
+    unprojected: str | None = None
     meant: tuple[int, ...] | None = None
     automatic: bool = False
 

@@ -12,7 +12,14 @@ from ckptclamp.notices import Notice
 from ckptclamp.planning.axes import reduced_axes
 from ckptclamp.planning.lints import defaulted, degenerate, meant_axes
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan
-from ckptclamp.planning.tensors import stored, tolerance_for, why_not_judged
+from ckptclamp.planning.tensors import (
+    judged_tensors,
+    quantised_notice,
+    stored,
+    tolerance_for,
+    why_not_judged,
+    why_not_projected,
+)
 from ckptclamp.results import Origin, UnmatchedRule
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
@@ -39,7 +46,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         SpecError: a rule states axes that a tensor does not have, or none where it must.
     """
     labels = _labels(checkpoint)
-    governed = _governed(spec.rules, checkpoint.tensors.values(), labels)
+    governed = _governed(spec.rules, judged_tensors(checkpoint).values(), labels)
     pairs: list[Pair] = []
     problems: list[SpecProblem] = []
     for rule, tensors in zip(spec.rules, governed, strict=True):
@@ -126,7 +133,8 @@ def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None
         severity=rule.severity,
         label=label,
         location=location,
-        notices=() if notice is None else (notice,),
+        notices=(*(() if notice is None else (notice,)), *quantised_notice(tensor)),
+        unprojected=why_not_projected(tensor),
         meant=meant_axes(tensor.shape) if _is_degenerate(notice) else None,
     )
 

@@ -4,13 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.description import Unreadable
+from ckptclamp.checkpoints.description import Dequantised, Unreadable
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.tolerance import auto_tolerance
+from ckptclamp.keras_config import dequantised_weights
+from ckptclamp.notices import Notice
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.description import Tensor
     from ckptclamp.constraints.base import Constraint
+
+
+def judged_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Every tensor by name, as it is judged: a quantised weight of a Keras model as dequantised."""
+    if checkpoint.keras is None:
+        return checkpoint.tensors
+    return {
+        **checkpoint.tensors,
+        **dequantised_weights(checkpoint.keras, checkpoint.tensors),
+    }
+
+
+def why_not_projected(tensor: Tensor) -> str | None:
+    """Say why the weights of `tensor` can be judged but not changed; ``None`` if they can be."""
+    if isinstance(tensor.storage, Dequantised):
+        return "it is quantised, and its integers and scales are not projected"
+    return None
+
+
+def quantised_notice(tensor: Tensor) -> tuple[Notice, ...]:
+    """Tell that what is judged is not what is stored."""
+    if not isinstance(tensor.storage, Dequantised):
+        return ()
+    bits = "int8" if tensor.storage.packed is None else "int4"
+    return (
+        Notice(
+            "dequantised",
+            f"it is judged as the weights that its {bits} values and their scales stand for",
+            tensor=tensor.name,
+            informational=True,
+        ),
+    )
 
 
 def why_not_judged(tensor: Tensor) -> str | None:

@@ -160,18 +160,19 @@ def test_a_frozen_layer_is_judged_with_a_notice():
         },
     ],
 )
-def test_a_quantised_kernel_is_not_judged(dtype):
-    """Integers with a scale are no weights; the stored dtype tells even where the config does not."""
+def test_a_quantised_kernel_never_had_its_constraint(dtype):
+    """Keras drops it there and keeps it in the config; the stored dtype tells even where that does not."""
     config = sequential(
         dense(dtype=dtype, kernel_constraint=max_norm(), bias_constraint=max_norm())
     )
     model, stored = v3(config, KERNEL | BIAS | {"layers/dense/vars/2": (3,)})
     stored |= tensors(KERNEL, "int8")
     kernel, bias = declared_constraints(model, stored)
-    assert "int8" in str(kernel.not_evaluated)
-    assert not kernel.projectable
-    assert not kernel.tensors
+    assert kernel.tensors == ("layers/dense/vars/0",)
+    assert [notice.code for notice in kernel.notices] == ["never-ran"]
+    assert "int8" in kernel.notices[0].message
     assert bias.tensors == ("layers/dense/vars/1",)
+    assert bias.notices == ()
 
 
 def test_legacy_weights_are_taken_by_order_not_by_name():
