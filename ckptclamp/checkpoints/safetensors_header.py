@@ -141,7 +141,8 @@ class _HeaderParser:
         if position != data_length:
             what = "truncated" if position > data_length else "longer than its header says"
             self.refuse(
-                f"the file is {what}: the tensors take {position} bytes, the file has {data_length}"
+                f"the file is {what}: the tensors take {position} bytes, "
+                f"{data_length} follow the header"
             )
 
     def tensor(self, name: str, entry: dict[str, Any], extent: tuple[int, int]) -> Tensor:

@@ -63,7 +63,8 @@ def shown(value: object) -> str:
 def _strings(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not values:
-        raise refusal(f"expected a pattern or a list of them, not {shown(value)}")
+        given = "an empty list" if value == [] else shown(value)
+        raise refusal(f"expected a pattern or a list of them, not {given}")
     for item in values:
         if not isinstance(item, str) or not item:
             raise refusal(f"expected a pattern, not {shown(item)}", "quote it if it is a name")
@@ -121,7 +122,7 @@ def _date(value: object) -> datetime.date:
 
 def _version(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value != 1:
-        raise refusal(f"version {shown(value)} is not known here", "write version: 1")
+        raise refusal(f"{shown(value)} is not known here", "write version: 1")
     return value
 
 

@@ -22,8 +22,8 @@ def problems(load):
 
 PROBLEMS = [
     ("rules: []", (1, 1), "version is missing", "version: 1"),
-    ("version: 2", (1, 10), "version 2 is not known", "version: 1"),
-    ("version: true", (1, 10), "version true is not known", "version: 1"),
+    ("version: 2", (1, 10), "version: 2 is not known", "version: 1"),
+    ("version: true", (1, 10), "version: true is not known", "version: 1"),
     ("[1]", (1, 1), "not a mapping", "version: 1"),
     ("", (1, 1), "not a mapping", "version: 1"),
     ("version: 1\nruels: []", (2, 1), "unknown key 'ruels'", "did you mean rules?"),
