@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from ckptclamp.checkpoints.boxes import box_shape, plan_chunks, plan_runs
 from ckptclamp.checkpoints.description import Chunked, Contiguous
-from ckptclamp.checkpoints.reading import (
-    as_bytes,
-    box_shape,
-    plan_chunks,
-    plan_runs,
-    read_box,
-)
+from ckptclamp.checkpoints.reading import as_bytes, read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import ChangedError, NotWrittenError
 
@@ -25,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ckptclamp.checkpoints.boxes import ChunkPart
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
     from ckptclamp.checkpoints.description import Box, Tensor
-    from ckptclamp.checkpoints.reading import ChunkPart
 
 _BLOCK = 1 << 20
 _AT_ONCE = 1 << 30

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.boxes import plan_runs
 from ckptclamp.checkpoints.description import Dequantised
-from ckptclamp.checkpoints.reading import plan_runs
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:

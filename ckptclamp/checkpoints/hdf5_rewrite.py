@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints import worker_process
+from ckptclamp.checkpoints.boxes import plan_chunks
 from ckptclamp.checkpoints.chunk_records import ChunkRecord
 from ckptclamp.checkpoints.copying import Extent, FileCopy
 from ckptclamp.checkpoints.description import Chunked, Contiguous
 from ckptclamp.checkpoints.filters import encode_chunk
-from ckptclamp.checkpoints.reading import plan_chunks, read_chunk
+from ckptclamp.checkpoints.reading import read_chunk
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import NotWrittenError, UnreadableError
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ckptclamp.checkpoints.boxes import ChunkPart
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
     from ckptclamp.checkpoints.description import Box, Chunk, Tensor
-    from ckptclamp.checkpoints.reading import ChunkPart
 
 _BLOCK = 1 << 20
 _SECONDS = 60.0

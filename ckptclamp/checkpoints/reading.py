@@ -1,19 +1,18 @@
 """Boxes of tensors, fetched from where a description says their bytes lie.
 
-What to read is planned first, by pure functions over small frozen dataclasses; then it is read with
-`pread`, which needs no shared position, so any number of threads may read at once.
+What to read is planned first (`boxes`); then it is read with `pread`, which needs no shared
+position, so any number of threads may read at once.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.boxes import box_shape, check_box, plan_chunks, plan_runs
 from ckptclamp.checkpoints.description import (
     Chunked,
     Constant,
@@ -25,10 +24,11 @@ from ckptclamp.checkpoints.filters import decode_chunk
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from ckptclamp.checkpoints.boxes import Runs
     from ckptclamp.checkpoints.description import Box, Chunk, Tensor
     from ckptclamp.checkpoints.source import Source
 
@@ -36,86 +36,6 @@ _GAP = 16 << 10
 """Reading so many bytes for nothing costs less than one more system call."""
 _SCRATCH = 1 << 20
 """The most bytes that are read at once where some of them are for nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """`count` runs of `length` bytes, the first at `offset`, each `stride` bytes after the last."""
-
-    offset: int
-    length: int
-    count: int
-    stride: int
-
-
-def box_shape(box: Box) -> tuple[int, ...]:
-    """Return the shape of an array that holds `box`."""
-    return tuple(stop - start for start, stop in box)
-
-
-def check_box(shape: tuple[int, ...], box: Box) -> None:
-    """Raise `ValueError` unless `box` lies inside an array of `shape`."""
-    if len(box) != len(shape) or not all(
-        0 <= start <= stop <= extent for (start, stop), extent in zip(box, shape, strict=True)
-    ):
-        raise ValueError(f"{box} is no box of an array of shape {shape}")
-
-
-def plan_runs(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[Runs]:
-    """Yield where the bytes of `box` lie in a C-ordered array of `shape`, in the box's own order.
-
-    Offsets are in bytes from the start of the array. A box that is one extent gives one run.
-    """
-    check_box(shape, box)
-    if any(start == stop for start, stop in box):
-        return
-    strides = [itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    origin = sum(start * stride for (start, _), stride in zip(box, strides, strict=True))
-    extents = box_shape(box)
-    # Axes that are read whole join the axis before them: first into runs, then into their count.
-    inner = _join_whole(shape, extents, len(shape))
-    length = math.prod(extents[inner:]) * itemsize
-    middle = _join_whole(shape, extents, inner)
-    count = math.prod(extents[middle:inner])
-    stride = strides[inner - 1] if inner else length
-    for index in itertools.product(*(range(extent) for extent in extents[:middle])):
-        shift = sum(i * step for i, step in zip(index, strides, strict=False))
-        yield Runs(origin + shift, length, count, stride)
-
-
-def _join_whole(shape: tuple[int, ...], extents: tuple[int, ...], end: int) -> int:
-    """Return the first axis of a group that ends before `end` and is whole but for that axis."""
-    axis = max(end - 1, 0)
-    while axis > 0 and extents[axis] == shape[axis]:
-        axis -= 1
-    return axis
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkPart:
-    """The part of a box that one chunk holds: where it lies in the chunk, and where in the box."""
-
-    start: tuple[int, ...]
-    in_chunk: tuple[slice, ...]
-    in_box: tuple[slice, ...]
-
-
-def plan_chunks(box: Box, chunk_shape: tuple[int, ...]) -> Iterator[ChunkPart]:
-    """Yield the part of `box` that each chunk of a regular grid holds; `start` names the chunk."""
-    grid = (
-        range(start // extent * extent, stop, extent) if start < stop else range(0)
-        for (start, stop), extent in zip(box, chunk_shape, strict=True)
-    )
-    for corner in itertools.product(*grid):
-        bounds = [
-            (max(start, at), min(stop, at + extent), at, start)
-            for (start, stop), at, extent in zip(box, corner, chunk_shape, strict=True)
-        ]
-        yield ChunkPart(
-            corner,
-            tuple(slice(low - at, high - at) for low, high, at, _ in bounds),
-            tuple(slice(low - start, high - start) for low, high, _, start in bounds),
-        )
 
 
 def read_box(

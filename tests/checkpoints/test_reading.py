@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptclamp.checkpoints.boxes import plan_chunks, plan_runs
 from ckptclamp.checkpoints.description import (
     Box,
     Chunked,
@@ -21,7 +22,7 @@ from ckptclamp.checkpoints.description import (
     Unreadable,
 )
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.checkpoints.reading import plan_chunks, plan_runs, read_box
+from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import UnreadableError
 from tests.checkpoints.boxes import boxed_shapes, described
