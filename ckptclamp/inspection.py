@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NormStatistics:
-    """The norms of one tensor's units; `median` is read off the histogram.
+    """The norms of one tensor's units: how many, and their smallest, mean and largest finite one.
 
     `failure` says why the tensor could not be measured; the numbers are then ``None``.
     """

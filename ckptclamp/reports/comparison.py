@@ -10,7 +10,7 @@ from ckptclamp.drift import worst_first
 from ckptclamp.printable import printable
 from ckptclamp.reports.codec import codec
 from ckptclamp.reports.inspection import sparkline
-from ckptclamp.reports.table import Column, table_lines
+from ckptclamp.reports.table import Column, first_that_fits, table_lines
 from ckptclamp.reports.wording import plural, sentence, shape_words, unit_index
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SCHEMA = "ckptclamp-diff-1"
 
 _SHOWN = 20
 _COLUMNS = (
-    Column("tensor", shrinks=True),
+    Column("tensor", shrinks=True, least=14),
     Column("units", right=True),
     Column("changed", right=True),
     Column("norm drift", right=True),
@@ -67,7 +67,14 @@ def _drifts(comparison: Comparison, options: RenderOptions) -> Iterator[str]:
     shown = moved if options.verbose > 0 else moved[:_SHOWN]
     if shown:
         rows = [_row(drift, comparison) for drift in shown]
-        yield from table_lines(_COLUMNS, rows, width=options.width)
+        tables = [(_COLUMNS, rows), (_COLUMNS[:-2], [row[:-2] for row in rows])]
+        columns, cells = first_that_fits(tables, options.width)
+        heading, *lines = table_lines(columns, cells, width=options.width)
+        yield heading
+        for row, line in zip(rows, lines, strict=True):
+            yield line
+            if columns is not _COLUMNS and row[-1]:
+                yield f"  {row[-1]}"
     if len(moved) > len(shown):
         yield f"… {plural(len(moved) - len(shown), 'tensor')} more that moved (-v lists all)"
 

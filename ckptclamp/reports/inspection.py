@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.printable import printable
-from ckptclamp.reports.table import Column, table_lines
+from ckptclamp.reports.table import Column, Table, first_that_fits, table_lines
 from ckptclamp.reports.wording import file_size, number, plural, shape_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ckptclamp.inspection import Inspection, NormStatistics, TensorSummary
     from ckptclamp.keras_config.declaration import Declaration
@@ -35,9 +35,11 @@ def _lines(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
     yield f"  format: {printable(summary.format)}, {plural(len(summary.files), 'file')}, {file_size(size)}"
     if summary.producer:
         yield f"  written by: {printable(summary.producer)}"
-    for file in summary.files:
-        if file.sha256 and (len(summary.files) == 1 or options.verbose > 0):
-            yield f"  sha256: {file.sha256}  {printable(file.path)}"
+    if len(summary.files) == 1 and summary.files[0].sha256:
+        yield f"  sha256: {summary.files[0].sha256}"
+    elif options.verbose > 0:
+        for file in summary.files:
+            yield f"  sha256: {file.sha256 or '-'}  {printable(file.path)}"
     if options.verbose > 0:
         yield f"  isolation: {', '.join(summary.isolation) or 'none'}"
     for key, value in inspection.metadata:
@@ -52,25 +54,8 @@ def _lines(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
 
 def _tensor_table(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
     norms = any(tensor.norms is not None for tensor in inspection.tensors)
-    columns = [
-        Column("tensor", shrinks=True),
-        Column("shape"),
-        Column("dtype"),
-        *(_NORM_COLUMNS if norms else (Column("size", right=True), Column("where", shrinks=True))),
-    ]
-    rows = [
-        (
-            _name(tensor),
-            shape_words(tensor.shape),
-            printable(tensor.dtype),
-            *(
-                _norm_cells(tensor.norms)
-                if norms
-                else (file_size(tensor.nbytes), printable(tensor.place))
-            ),
-        )
-        for tensor in inspection.tensors
-    ]
+    tables = _with_norms(inspection.tensors) if norms else _with_places(inspection.tensors)
+    columns, rows = first_that_fits(tables, options.width)
     yield from table_lines(columns, rows, width=options.width)
     total = sum(tensor.nbytes for tensor in inspection.tensors)
     yield f"{plural(len(rows), 'tensor')}, {file_size(total)}"
@@ -80,12 +65,57 @@ def _tensor_table(inspection: Inspection, options: RenderOptions) -> Iterator[st
                 yield f"  {_name(tensor)}: a unit is {tensor.norms.unit_words}"
 
 
+def _with_places(tensors: Sequence[TensorSummary]) -> list[Table]:
+    """Where tensors lie; on a narrow terminal by the names that people use, then without places."""
+    columns = [_TENSOR, Column("shape"), Column("dtype"), Column("size", right=True)]
+    rows = [
+        (shape_words(tensor.shape), printable(tensor.dtype), file_size(tensor.nbytes))
+        for tensor in tensors
+    ]
+    places = [printable(tensor.place) for tensor in tensors]
+    full, short = [_name(tensor) for tensor in tensors], [_short_name(t) for t in tensors]
+    where = [*columns, Column("where")]
+    return [
+        (where, [(*cells, place) for cells, place in zip(_named(full, rows), places, strict=True)]),
+        (
+            where,
+            [(*cells, place) for cells, place in zip(_named(short, rows), places, strict=True)],
+        ),
+        (columns, _named(short, rows)),
+    ]
+
+
+def _with_norms(tensors: Sequence[TensorSummary]) -> list[Table]:
+    """Norms of units; on a narrow terminal by the names that people use, then without dtypes."""
+    columns = [_TENSOR, Column("shape"), Column("dtype"), *_NORM_COLUMNS]
+    rows = [
+        (shape_words(tensor.shape), printable(tensor.dtype), *_norm_cells(tensor.norms))
+        for tensor in tensors
+    ]
+    full, short = [_name(tensor) for tensor in tensors], [_short_name(t) for t in tensors]
+    narrow = [_TENSOR, *_NORM_COLUMNS]
+    return [
+        (columns, _named(full, rows)),
+        (columns, _named(short, rows)),
+        (narrow, _named(short, [row[2:] for row in rows])),
+    ]
+
+
+def _named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    return [(name, *row) for name, row in zip(names, rows, strict=True)]
+
+
+def _short_name(tensor: TensorSummary) -> str:
+    return printable(tensor.label or tensor.name)
+
+
 def _name(tensor: TensorSummary) -> str:
     role = "" if tensor.role == "weight" else f" [{tensor.role}]"
     label = f" ({printable(tensor.label)})" if tensor.label else ""
     return printable(tensor.name) + label + role
 
 
+_TENSOR = Column("tensor", shrinks=True, least=14)
 _NORM_COLUMNS = (
     Column("units", right=True),
     Column("smallest", right=True),
@@ -124,22 +154,28 @@ def _declarations(declarations: tuple[Declaration, ...], options: RenderOptions)
         yield "The file declares no constraint."
         return
     columns = (
-        Column("layer", shrinks=True),
-        Column("declares"),
-        Column("constraint", shrinks=True),
-        Column("governs", shrinks=True),
+        Column("layer", shrinks=True, least=14),
+        Column("declares", shrinks=True),
+        Column("constraint", shrinks=True, least=12),
     )
-    rows = [
-        (
-            f"{printable(d.layer)} ({printable(d.layer_class)})",
-            printable(d.argument),
-            _serialised(d),
-            ", ".join(printable(name) for name in d.tensors) or _why_nothing(d),
-        )
-        for d in declarations
-    ]
-    yield from table_lines(columns, rows, width=options.width)
+    rows = [(printable(d.layer), printable(d.argument), _serialised(d)) for d in declarations]
+    everything = (
+        (*columns, Column("governs", shrinks=True)),
+        [
+            (f"{layer} ({printable(d.layer_class)})", *cells, _governs(d))
+            for (layer, *cells), d in zip(rows, declarations, strict=True)
+        ],
+    )
+    tables: list[Table] = [everything]
+    if all(declaration.tensors for declaration in declarations):
+        tables.append((columns, rows))
+    chosen, cells = first_that_fits(tables, options.width)
+    yield from table_lines(chosen, cells, width=options.width)
     yield plural(len(rows), "declared constraint")
+
+
+def _governs(declaration: Declaration) -> str:
+    return ", ".join(map(printable, declaration.tensors)) or _why_nothing(declaration)
 
 
 def _serialised(declaration: Declaration) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 _GAP = "  "
 
@@ -23,6 +24,10 @@ class Column:
     right: bool = False
     shrinks: bool = False
     least: int = 8
+
+
+Table = tuple[Sequence[Column], Sequence[Sequence[str]]]
+"""The columns and the rows of one table."""
 
 
 def cell_width(text: str) -> int:
@@ -80,6 +85,13 @@ def table_lines(
 def fits(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> bool:
     """Whether the table needs no shortening at `width`."""
     return _total(_widths(columns, rows, None)) <= width
+
+
+def first_that_fits(tables: Sequence[Table], width: int | None) -> Table:
+    """The first of `tables`, richest first, that needs no shortening at `width`, or the last."""
+    if width is None:
+        return tables[0]
+    return next((table for table in tables if fits(*table, width)), tables[-1])
 
 
 def _total(widths: Sequence[int]) -> int:

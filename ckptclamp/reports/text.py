@@ -5,11 +5,12 @@ On a terminal names are shortened in the middle so that a row is a line; elsewhe
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from ckptclamp.printable import printable
 from ckptclamp.reports.findings import Finding, Kind, Level, findings, subject
-from ckptclamp.reports.table import Column, fits, table_lines
+from ckptclamp.reports.table import Column, cell_width, first_that_fits, table_lines
 from ckptclamp.reports.wording import (
     LEGEND,
     beside,
@@ -76,7 +77,7 @@ class _Page:
             yield ""
             yield from self._table(report)
             yield from self._findings(report)
-        yield self._census(report, report.exit_code)
+        yield from self._census(report, report.exit_code)
 
     def apply(self, report: ApplyReport) -> Iterator[str]:
         audit = subject(report)
@@ -86,10 +87,10 @@ class _Page:
             yield from self._changes(report)
             yield from self._findings(report)
         if report.after is None:
-            yield f"as it is: {self._census(audit, report.exit_code)}"
+            yield from self._census(audit, report.exit_code, "as it is: ")
             yield self._paint(_BOLD, "dry run: nothing was written")
         else:
-            yield f"as written: {self._census(audit, report.exit_code)}"
+            yield from self._census(audit, report.exit_code, "as written: ")
             yield self._paint(_BOLD, f"copy: {file_path(report.output or '?')}")
             yield from self._digests(audit.checkpoint)
 
@@ -140,13 +141,12 @@ class _Page:
         ]
         if not shown:
             return
-        columns = [_TENSOR, _RULE, _CONSTRAINT, *_NUMBERS]
         rows = [_row(result) for result in shown]
+        everything = [_TENSOR, _RULE, _CONSTRAINT, *_NUMBERS], rows
+        narrow = [_TENSOR, _RULE, *_NUMBERS], [(*row[:2], *row[3:]) for row in rows]
         width = self.options.width
-        if width is not None and not fits(columns, rows, width):
-            columns.remove(_CONSTRAINT)
-            rows = [(*row[:2], *row[3:]) for row in rows]
-        yield from table_lines(columns, rows, width=width, paint=self._paint_verdict)
+        columns, cells = first_that_fits([everything, narrow], width)
+        yield from table_lines(columns, cells, width=width, paint=self._paint_verdict)
         if any(result.verdict is Verdict.NOT_EVALUATED for result in shown):
             yield self._paint(_DIM, LEGEND)
         yield ""
@@ -176,20 +176,22 @@ class _Page:
             yield ""
 
     def _finding(self, finding: Finding) -> Iterator[str]:
-        head = self._paint(_LEVEL_COLORS[finding.level], f"{finding.level}[{finding.code}]")
-        yield f"{head}: {finding.sentence}"
+        head = f"{finding.level}[{finding.code}]"
+        first, *rest = self._wrapped(f"{head}: {finding.sentence}")
+        yield self._paint(_LEVEL_COLORS[finding.level], head) + first.removeprefix(head)
+        yield from rest
         if finding.place.line is not None or finding.kind is Kind.UNMATCHED:
             yield f"  --> {finding.place}"
         result = finding.result
         if result is not None and finding.kind is Kind.VIOLATION:
-            yield f"  = unit: {unit_sentence(result)}"
+            yield from self._wrapped(f"  = unit: {unit_sentence(result)}")
             yield from self._worst(result)
             if result.nonfinite:
                 yield f"  = note: {plural(result.nonfinite, 'unit')} with non-finite weights"
             if result.unmendable:
                 yield f"  = note: no projection can mend {plural(result.unmendable, 'unit')}"
         if finding.help:
-            yield f"  = help: {finding.help}"
+            yield from self._wrapped(f"  = help: {finding.help}")
 
     def _worst(self, result: Result) -> Iterator[str]:
         worst = result.worst[: self.options.max_worst]
@@ -228,8 +230,18 @@ class _Page:
         )
         yield ""
 
-    def _census(self, audit: AuditReport, exit_code: ExitCode) -> str:
-        return self._paint(_RED if exit_code else _GREEN, census_line(audit, exit_code))
+    def _census(self, audit: AuditReport, exit_code: ExitCode, about: str = "") -> Iterator[str]:
+        for line in self._wrapped(f"{about}{census_line(audit, exit_code)}"):
+            yield self._paint(_RED if exit_code else _GREEN, line)
+
+    def _wrapped(self, text: str) -> list[str]:
+        """One line, or on a terminal several that are broken between words."""
+        width = self.options.width
+        if width is None or cell_width(text) <= width:
+            return [text]
+        return textwrap.wrap(
+            text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
 
 
 def _forgiven(result: Result) -> str:

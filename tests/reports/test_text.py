@@ -163,3 +163,14 @@ def test_wide_characters_keep_the_table_aligned():
     report = replace(samples.CLEAN, results=(samples.PASSING, wide))
     rows = table_of(render(report, RenderOptions()))
     assert len({cell_width(row) for row in rows[1:]}) == 1
+
+
+def test_sentences_break_between_words_on_a_terminal():
+    """At 80 columns no word is cut in two by the terminal, and piped nothing is broken at all."""
+    narrow = render(samples.MIXED, RenderOptions(width=80)).splitlines()
+    piped = render(samples.MIXED, RenderOptions()).splitlines()
+    (whole,) = [line for line in piped if line.startswith("error[embeddings]")]
+    start = next(i for i, line in enumerate(narrow) if line.startswith("error[embeddings]"))
+    end = next(i for i, line in enumerate(narrow[start:], start) if line.startswith("  -->"))
+    assert " ".join(line.strip() for line in narrow[start:end]) == whole
+    assert all(len(line) <= 80 for line in narrow[start:end])
