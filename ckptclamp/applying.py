@@ -200,17 +200,24 @@ class _Job:
     def _verify(
         self, copy: Copy, before: AuditReport, changes: Sequence[TensorChange], output: Path
     ) -> AuditReport:
-        """Audit what was written, as it is stored; what was not written is what it was."""
+        """Audit what was written, as it is stored.
+
+        What was not written is, byte for byte, what the first audit judged: `Copy.finish` has
+        compared it.
+        """
         written = self._affected({change.tensor for change in changes})
         with copy.reopen() as stored:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
             plan = make_plan(stored, self.spec, self.options.audit)
-            again = [a for a in plan.assignments if a.tensor.name in written]
-            fresh = {(r.tensor, r.rule): r for r in judge(stored, again, self.options.audit)}
+            _refuse_another_plan(plan, self.plan, output)
+            again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
+            fresh = judge(stored, [plan.assignments[i] for i in again], self.options.audit)
             stored.verify_integrity()
             summary = replace(summarise(stored, self.options.audit), path=str(output))
-        newest = [_newest(result, written, fresh) for result in before.results]
+        newest = list(before.results)  # first those of the assignments, in the order of the plan
+        for index, result in zip(again, fresh, strict=True):
+            newest[index] = result
         results = suppress_results(newest, self.spec.ignore if self.spec else ())
         after = replace(before, checkpoint=summary, results=results)
         if not self.options.allow_remaining:
@@ -249,16 +256,14 @@ def _to_mend(result: Result) -> bool:
     return result.verdict is Verdict.VIOLATION and result.suppressed is None
 
 
-def _newest(result: Result, written: set[str], fresh: dict[tuple[str, str], Result]) -> Result:
-    """The result of the copy: measured again where the tensor was written."""
-    if result.tensor not in written or result.verdict is Verdict.NOT_EVALUATED:
-        return result
-    measured = fresh.get((result.tensor, result.rule))
-    if measured is None:
-        raise NotWrittenError(
-            f"rule {result.rule} no longer finds it in the copy", tensor=result.tensor
-        )
-    return measured
+def _refuse_another_plan(copy: Plan, original: Plan, output: Path) -> None:
+    """Refuse a copy that is not governed, pair by pair, as its original is."""
+    pairs = [
+        [(a.tensor.name, a.rule, str(a.constraint), a.axes, a.tolerance) for a in plan.assignments]
+        for plan in (copy, original)
+    ]
+    if pairs[0] != pairs[1]:
+        raise NotWrittenError("nothing was written, rules govern other tensors there", path=output)
 
 
 def _refuse_incomplete(report: AuditReport) -> None:

@@ -63,7 +63,14 @@ class Copy(TensorReader, Protocol):
         """Put `values` (storage dtype, the shape of the box) where `box` of `tensor` lies."""
 
     def finish(self) -> None:
-        """Bring the container up to date (checksums, chunks that moved) and flush it to disk."""
+        """Bring the container up to date (checksums, chunks that moved) and flush it to disk.
+
+        What was not to change is compared with the original before that.
+
+        Raises:
+            NotWrittenError: the copy differs where it must not, or cannot be written.
+            ChangedError: the original is no longer what was copied.
+        """
 
     def reopen(self) -> Checkpoint:
         """Open what was written as a checkpoint of its own, to be audited before it has a name."""
