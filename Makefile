@@ -65,7 +65,8 @@ $(FRAMEWORKS)/installed: fixtures/requirements.txt $(VENV)/installed
 fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real frameworks
 	$(FRAMEWORKS)/bin/python fixtures/make_fixtures.py
 	$(FRAMEWORKS)/bin/python fixtures/record_parity.py
-	$(FRAMEWORKS)/bin/python fixtures/record_radial.py
+	$(FRAMEWORKS)/bin/python fixtures/radial/make_radial.py
+	$(FRAMEWORKS)/bin/python fixtures/shared/make_shared.py
 	$(FRAMEWORKS)/bin/python fixtures/quantised/make_quantised.py
 
 zoo: $(FRAMEWORKS)/installed ## Every constrained layer in every layout, checked against real Keras

@@ -19,7 +19,7 @@ from ckptclamp.auditing import (
 )
 from ckptclamp.checkpoints.description import Dequantised, Role
 from ckptclamp.checkpoints.preview import Preview
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
 from ckptclamp.progress import Meter
@@ -184,7 +184,14 @@ class _Job:
         options = self.options.audit
         constraint, tolerance = assignment.constraint, assignment.mending_tolerance
         if isinstance(constraint, WholeTensorConstraint):
-            return project_whole(copy, assignment.tensor, constraint, options.memory, tolerance)
+            return project_whole(
+                copy,
+                assignment.tensor,
+                constraint,
+                options.memory,
+                tolerance,
+                projection=self.projection,
+            )
         return project(
             copy,
             assignment.tensor,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp._version import __version__
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.checkpoints.safetensors_header import DEFAULT_HEADER_LIMIT
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import UnreadableError, UsageError
 from ckptclamp.notices import Notice
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan

@@ -33,7 +33,7 @@ class Statistic(StrEnum):
     MAX = "max"
     MAX_ABS = "max_abs"
     MOVE = "move"
-    """How far a callable that takes a whole tensor moves the weight that it moves most; no kernel
+    """How far a constraint on a whole tensor moves the weight that it moves most; no kernel
     measures it, only `streaming.whole` does."""
 
 
@@ -105,7 +105,7 @@ class Constraint(ABC):
         needs: the statistics that `judge` and `project` read.
         elementwise: each weight is a unit of its own; `bounds` then tells the interval.
         one_sided: rounding inward can always reach the set exactly (false for ``norm = 1``).
-        streaming: judged from statistics; false for callables that need the whole tensor.
+        streaming: judged from statistics; false for those that need the whole tensor.
         whole_by_default: where no axis is stated, the whole tensor is one unit.
     """
 
@@ -114,6 +114,14 @@ class Constraint(ABC):
     one_sided: bool = True
     streaming: ClassVar[bool] = True
     whole_by_default: ClassVar[bool] = False
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse tensors of a shape that the constraint cannot be about; default: none.
+
+        Raises:
+            UsageError: a tensor of `shape` cannot be under this constraint.
+        """
+        del shape
 
     @abstractmethod
     def judge(self, statistics: UnitStatistics) -> Judgement:

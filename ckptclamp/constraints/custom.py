@@ -10,12 +10,13 @@ import functools
 import importlib
 import re
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+from ckptclamp.constraints.base import Constraint
 from ckptclamp.constraints.trial import try_out
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import CkptclampError, UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -24,22 +25,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptclamp.constraints.base import UnitStatistics
-
 _CLASS_NAME = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*(?:\.\w+)*)")
 
 
-class WholeTensorConstraint(Constraint):
+class CallableConstraint(WholeTensorConstraint):
     """A callable that takes a whole tensor and returns what it would be after projection.
 
-    What a tensor violates is how far the callable would move it. `function` gets an array and
-    returns one of the same shape, or a framework's tensor that NumPy can read; `name` and `config`
-    are what reports and `get_config` show.
+    `function` gets an array and returns one of the same shape, or a framework's tensor that NumPy
+    can read; `name` and `config` are what reports and `get_config` show.
     """
-
-    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MOVE, Statistic.MAX_ABS})
-    one_sided = False
-    streaming: ClassVar[bool] = False
 
     def __init__(
         self, function: Callable[[Any], Any], name: str, config: Mapping[str, Any] | None = None
@@ -64,19 +58,6 @@ class WholeTensorConstraint(Constraint):
                 hint="a constraint returns the projected tensor",
             )
         return result
-
-    def judge(self, statistics: UnitStatistics) -> Judgement:
-        """Compare the largest move with none at all, relative to the largest magnitude."""
-        move = statistics[Statistic.MOVE]
-        return Judgement(move, np.zeros_like(move), move, statistics[Statistic.MAX_ABS])
-
-    def project(self, statistics: UnitStatistics) -> Transform:
-        """Not possible: no statistics say what an arbitrary callable does; see `apply`."""
-        raise NotImplementedError(f"{self.name} projects whole tensors")
-
-    def interval(self) -> tuple[float | None, float | None]:
-        """No weight may move at all."""
-        return None, 0.0
 
     def get_config(self) -> dict[str, Any]:
         """The configuration that the callable was made from."""
@@ -157,7 +138,7 @@ def _make(found: Any, class_name: str, config: Mapping[str, Any]) -> Constraint:
         return _tried(made, class_name)
     if not callable(made):
         raise UsageError(f"{class_name} is no constraint: it cannot be called with a tensor")
-    return WholeTensorConstraint(_as_keras_calls(made), class_name, config)
+    return CallableConstraint(_as_keras_calls(made), class_name, config)
 
 
 def _tried(made: Constraint, class_name: str) -> Constraint:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.constraints.center import CenterAround
 from ckptclamp.constraints.elementwise import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ BUILTIN: dict[str, type[Constraint]] = {
     "NonNeg": NonNeg,
     "Clip": Clip,
     "CenterAround": CenterAround,
+    "RadialConstraint": RadialConstraint,
 }
 
 _ALIASES = {

@@ -25,8 +25,10 @@ def reduced_axes(units: Units, constraint: Constraint, shape: Shape) -> Axes:
     for more dimensions it has to say.
 
     Raises:
-        UsageError: the axes do not exist, are there twice, or must be stated and are not.
+        UsageError: the axes do not exist, are there twice, or must be stated and are not; or the
+            constraint cannot be about such a shape.
     """
+    constraint.check_shape(shape)
     everything = tuple(range(len(shape)))
     if constraint.elementwise or not constraint.streaming:
         if units.stated:
@@ -46,7 +48,7 @@ def reduced_axes(units: Units, constraint: Constraint, shape: Shape) -> Axes:
 def _no_axis(constraint: Constraint) -> str:
     if constraint.elementwise:
         return f"{constraint} is about each weight by itself, so it has no axis"
-    return f"{constraint} is given whole tensors, so an axis belongs into its config"
+    return f"{constraint} is given whole tensors, so a rule states no axis for it"
 
 
 def _existing(axes: Sequence[int], shape: Shape) -> Axes:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.constraints.custom import import_custom
-from ckptclamp.constraints.registry import BUILTIN, make
+from ckptclamp.constraints.radial import RadialConstraint
+from ckptclamp.constraints.registry import make
 from ckptclamp.errors import UsageError
 from ckptclamp.keras_config import (
     ParsedConstraint,
@@ -94,14 +95,8 @@ class _Planner:
     def _constraint(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
         if parsed.opaque is not None:
             raise UsageError(f"the declared constraint cannot be known: {parsed.opaque}")
-        if parsed.builtin in BUILTIN:
-            assert parsed.builtin is not None
-            return make(parsed.builtin, parsed.config), _units(parsed.axis)
         if parsed.builtin is not None:
-            raise UsageError(
-                f"{parsed.builtin} is no projection (applied twice it gives another result)",
-                hint="write a rule for these tensors if you know what they must be",
-            )
+            return make(parsed.builtin, parsed.config), _units(parsed.axis)
         return self._custom(parsed)
 
     def _custom(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
@@ -155,7 +150,7 @@ class _Planner:
             label=label,
             location=self.rule,
             notices=self._notices(tensor, lint),
-            unprojected=why_not_projected(tensor),
+            unprojected=why_not_projected(tensor) or _only_audited(constraint),
             meant=self._meant(tensor) if is_degenerate else None,
         )
         return Plan((assignment,))
@@ -200,6 +195,13 @@ class _Planner:
             f"{self.rule} is the base class Constraint, which constrains nothing",
             informational=True,
         )
+
+
+def _only_audited(constraint: Constraint) -> str | None:
+    """Keras' own formula goes on moving kernels that conform, so a projection has to be asked for."""
+    if not isinstance(constraint, RadialConstraint):
+        return None
+    return "a declared RadialConstraint is only audited; a rule of the spec has it projected"
 
 
 def _units(axis: tuple[int, ...] | str | None) -> Units:

@@ -195,7 +195,7 @@ class ConstraintForm(_Strict):
     model_config = ConfigDict(title="Constraint")
 
     constraint: SingleForm
-    """MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip or CenterAround; or a mapping with ``class_name``."""
+    """MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."""
     max_value: Number = optional()
     """MaxNorm, MinMaxNorm: the largest norm."""
     min_value: Number = optional()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptclamp.checkpoints.description import Chunked
+from ckptclamp.checkpoints.description import Chunked, Dequantised
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.streaming.executors import default_jobs, in_order, threads
@@ -132,6 +132,8 @@ def unreadable(tensor: Tensor, memory: int) -> tuple[str, str | None] | None:
 
 def _chunk_bytes(tensor: Tensor) -> int:
     """What it takes to decode a chunk: as stored, decoded, put in place, and widened."""
+    if isinstance(tensor.storage, Dequantised):
+        return max(map(_chunk_bytes, tensor.storage.parts))
     if not isinstance(tensor.storage, Chunked) or tensor.dtype is None:
         return 0
     return 4 * math.prod(tensor.storage.chunk_shape) * tensor.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Constraints that need a whole tensor at once: a user's callables, which do not stream."""
+"""Constraints that need a whole tensor at once, and so do not stream."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.errors import UnreadableError
+from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.requests import Batch, Failed, Measurement, Projected
 from ckptclamp.streaming.rounding import Rounding, rounded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.description import Box, Tensor
-    from ckptclamp.constraints.custom import WholeTensorConstraint
+    from ckptclamp.constraints.whole import WholeTensorConstraint
 
 
 def measure_whole(
@@ -28,7 +31,7 @@ def measure_whole(
     fit into `memory` bytes, or that the callable cannot cope with, is answered by `Failed`.
     """
     try:
-        weights, moved = _applied(reader, tensor, constraint, memory)
+        weights, moved = _applied(reader, tensor, constraint.apply, memory)
     except UnreadableError as error:
         return Failed(0, error.message, error.hint)
     if not weights.size:
@@ -47,21 +50,26 @@ def project_whole(
     constraint: WholeTensorConstraint,
     memory: int,
     tolerance: float = 0.0,
+    *,
+    projection: Projection = Projection.EXACT,
 ) -> Projected:
     """Write what `constraint` makes of `tensor`, rounded to its dtype, if it moves a weight.
 
     A tensor that moves by no more than `tolerance` (relative to its largest magnitude) is left as it
     is, and so are the bytes of weights that do not move. A tensor with non-finite weights is left.
+    With `Projection.KERAS` every tensor becomes what Keras' formula makes of it.
 
     Raises:
         UnreadableError: as `measure_whole` answers `Failed`.
     """
-    weights, moved = _applied(copy, tensor, constraint, memory)
+    keras = projection is Projection.KERAS
+    project = constraint.apply_keras if keras else constraint.apply
+    weights, moved = _applied(copy, tensor, project, memory)
     wide = weights.astype(np.float64)
     if not np.isfinite(wide).all():
         return Projected(1, 0, 0.0, 1)
     peak = np.abs(wide).max(initial=0.0)
-    if np.abs(moved - wide).max(initial=0.0) <= tolerance * peak:
+    if not keras and np.abs(moved - wide).max(initial=0.0) <= tolerance * peak:
         return Projected(1, 0, 0.0, 0)
     stored = np.where(moved == wide, weights, rounded(moved, weights.dtype, Rounding.NEAREST))
     change = float(np.abs(stored.astype(np.float64) - wide).max())
@@ -72,9 +80,12 @@ def project_whole(
 
 
 def _applied(
-    reader: TensorReader, tensor: Tensor, constraint: WholeTensorConstraint, memory: int
+    reader: TensorReader,
+    tensor: Tensor,
+    project: Callable[[NDArray[Any]], NDArray[np.float64]],
+    memory: int,
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Return the weights, and what the callable makes of them."""
+    """Return the weights, and what `project` makes of them."""
     needed = _needed(tensor)
     if needed > memory:
         raise UnreadableError(
@@ -83,12 +94,10 @@ def _applied(
             hint="raise --memory",
         )
     weights = reader.read(tensor, _all_of(tensor), None)
-    moved = constraint.apply(weights.astype(_working_dtype(weights.dtype)))
+    moved = project(weights.astype(_working_dtype(weights.dtype)))
     finite = np.isfinite(weights.astype(np.float64)).all()
     if finite and not np.isfinite(moved).all():
-        raise UnreadableError(
-            f"{constraint.name} returned weights that are not finite", tensor=tensor.name
-        )
+        raise UnreadableError("its projection is not finite", tensor=tensor.name)
     return weights, moved
 
 

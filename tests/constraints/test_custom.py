@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ckptclamp.constraints.base import Constraint
-from ckptclamp.constraints.custom import WholeTensorConstraint, import_custom
+from ckptclamp.constraints.custom import CallableConstraint, import_custom
 from ckptclamp.errors import UnreadableError, UsageError
 
 SOURCE = '''
@@ -219,7 +219,7 @@ def test_a_file_can_have_a_constraint_made(bring):
 def test_a_callable_that_projects_nothing_is_an_error(function, message):
     """A penalty, a broken function or text is not a projected tensor, and can pass no gate."""
     with pytest.raises(UnreadableError, match=message):
-        WholeTensorConstraint(function, "own").apply(np.ones(3))
+        CallableConstraint(function, "own").apply(np.ones(3))
 
 
 def _identity(w):
@@ -228,7 +228,7 @@ def _identity(w):
 
 def test_it_travels_to_another_process():
     """A constraint over a function that can be pickled can be pickled."""
-    constraint = pickle.loads(pickle.dumps(WholeTensorConstraint(_identity, "own", {"a": 1})))
+    constraint = pickle.loads(pickle.dumps(CallableConstraint(_identity, "own", {"a": 1})))
     assert constraint.get_config() == {"a": 1}
     assert constraint.apply(np.ones(1)).tolist() == [1.0]
 
@@ -329,7 +329,7 @@ def test_a_callable_that_leaves_the_program_passes_no_gate():
         raise SystemExit(0)
 
     with pytest.raises(UnreadableError, match="SystemExit"):
-        WholeTensorConstraint(leaves, "own").apply(np.ones(3))
+        CallableConstraint(leaves, "own").apply(np.ones(3))
 
 
 KERAS = """
@@ -359,7 +359,7 @@ def test_a_keras_constraint_is_given_a_tensor_of_its_backend(tmp_path, monkeypat
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     try:
         constraint = import_custom("keras:Halve", {}, {"keras"})
-        assert isinstance(constraint, WholeTensorConstraint)
+        assert isinstance(constraint, CallableConstraint)
         assert constraint.apply(np.array([2.0, 4.0])).tolist() == [1.0, 2.0]
     finally:
         sys.modules.pop("keras", None)

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptclamp.constraints.center import CenterAround
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.custom import CallableConstraint
 from ckptclamp.constraints.elementwise import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import UsageError
 from ckptclamp.planning.axes import reduced_axes
 from ckptclamp.spec.model import Units
 
-OWN = WholeTensorConstraint(abs, "own")
+OWN = CallableConstraint(abs, "own")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_resolved(constraint, units, shape, axes):
         (MaxNorm(), Units(), (3, 4, 5), "need an axis to be stated"),
         (NonNeg(), Units(axis=(0,)), (4, 5), "has no axis"),
         (Clip(0, 1), Units(whole=True), (4, 5), "has no axis"),
-        (OWN, Units(unit_axis=(0,)), (4, 5), "belongs into its config"),
+        (OWN, Units(unit_axis=(0,)), (4, 5), "states no axis"),
     ],
 )
 def test_refused(constraint, units, shape, message):

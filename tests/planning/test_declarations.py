@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from ckptclamp.checkpoints.description import Role
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.constraints.elementwise import Clip
-from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
+from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.plan import build_plan
 from ckptclamp.results import Origin
 from ckptclamp.spec.loader import spec_from_mapping
@@ -70,7 +72,7 @@ def test_spec_tolerance_reaches_declared_constraints():
         (max_norm(None), "not a number"),
         ("<lambda>", "lambda"),
         ("plainfn", "'plainfn' is not known here"),
-        ({"class_name": "RadialConstraint", "config": {}}, "no projection"),
+        ({"class_name": "RadialConstraint", "config": {}}, "no square kernel"),
         (CENTER, "'pkg>CenterAround' is not known here"),
     ],
 )
@@ -138,6 +140,55 @@ def test_base_class_constrains_nothing():
     assert not plan.assignments
     assert not plan.not_evaluated
     assert "constrains-nothing" in [n.code for n in plan.notices]
+
+
+RADIAL = {"module": "keras.constraints", "class_name": "RadialConstraint", "config": {}}
+
+
+def conv(constraint):
+    """A model of one Conv2D layer with a constraint on its kernel of shape (3, 3, 2, 4)."""
+    settings = {"filters": 4, "kernel_size": [3, 3], "use_bias": False}
+    return keras_model(
+        ("Conv2D", "conv", {**settings, "kernel_constraint": constraint}, [(3, 3, 2, 4)])
+    )
+
+
+def test_a_declared_radial_constraint_is_only_audited():
+    """Keras' formula goes on moving kernels that conform, so no copy is changed unasked."""
+    (declared,) = build_plan(conv(RADIAL), None).assignments
+    assert declared.constraint == RadialConstraint()
+    assert declared.unprojected is not None
+    assert "a rule of the spec" in declared.unprojected
+    rule = {"tensors": "conv/kernel", "constraint": "RadialConstraint"}
+    asked, _ = build_plan(conv(RADIAL), spec_of(rule)).assignments
+    assert (asked.origin, asked.unprojected) == (Origin.SPEC, None)
+
+
+def test_a_users_class_of_a_builtin_name_is_not_the_builtin():
+    """Keras writes no module for it, and it may do anything."""
+    own = {"module": None, "class_name": "MaxNorm", "config": {"max_value": 2}}
+    (entry,) = build_plan(dense({**own, "registered_name": "MaxNorm"}), None).not_evaluated
+    assert "custom constraint 'MaxNorm'" in entry.reason
+
+
+@pytest.mark.parametrize(
+    ("constraint", "expected"),
+    [
+        (max_norm(math.inf), MaxNorm(math.inf)),
+        (
+            {
+                **max_norm(0),
+                "class_name": "MinMaxNorm",
+                "config": {"min_value": 0, "max_value": 0, "rate": 1.0, "axis": 0},
+            },
+            MinMaxNorm(0, 0),
+        ),
+    ],
+)
+def test_bounds_at_the_edge_are_judged(constraint, expected):
+    """No bound at all, and nothing but zeros: both are legal, and Keras writes both."""
+    (assignment,) = build_plan(dense(constraint), None).assignments
+    assert assignment.constraint == expected
 
 
 def test_one_bad_declaration_does_not_hide_the_others():

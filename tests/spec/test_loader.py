@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from ckptclamp.constraints.center import CenterAround
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.custom import CallableConstraint
 from ckptclamp.constraints.elementwise import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import SpecError
@@ -178,7 +178,7 @@ def test_own_class_is_imported_only_if_allowed(load, our_package):
         load(text)
     assert our_package not in sys.modules
     constraint = load(text, allow_import={our_package}).rules[0].constraint
-    assert isinstance(constraint, WholeTensorConstraint)
+    assert isinstance(constraint, CallableConstraint)
     assert constraint.get_config() == {"factor": 0.25}
 
 

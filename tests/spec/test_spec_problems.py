@@ -119,9 +119,9 @@ RULE_PROBLEMS = [
         None,
     ),
     (
-        "tensors: x\n    constraint: {class_name: RadialConstraint, config: {}}",
+        "tensors: x\n    constraint: {class_name: Constraint, config: {}}",
         (4, 17),
-        "RadialConstraint is not known",
+        "Constraint is not known",
         "package.module:Class",
     ),
     (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.custom import CallableConstraint
 from ckptclamp.errors import UnreadableError
 from ckptclamp.streaming.requests import Batch, Failed
 from ckptclamp.streaming.whole import measure_whole, project_whole
@@ -19,7 +19,7 @@ def halved_beyond_one(w):
     return np.where(np.abs(w) > 1, w / 2, w)
 
 
-HALVED = WholeTensorConstraint(halved_beyond_one, "tests:halved")
+HALVED = CallableConstraint(halved_beyond_one, "tests:halved")
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn"])
@@ -59,7 +59,7 @@ def test_a_weight_that_is_not_finite_is_counted():
 def test_what_cannot_be_judged_is_answered_by_a_reason(function, memory, words):
     """A callable is a stranger: whatever it does, the audit goes on and says what happened."""
     reader = InMemory(w=np.ones(50, np.float32))
-    constraint = WholeTensorConstraint(function, "tests:function")
+    constraint = CallableConstraint(function, "tests:function")
     answer = measure_whole(reader, reader.tensors["w"], constraint, memory)
     assert isinstance(answer, Failed)
     assert words in answer.reason

@@ -1,0 +1,68 @@
+"""Kernels that are the same in every direction: each ring around the centre holds one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RadialConstraint(WholeTensorConstraint):
+    r"""Square kernels of shape (n, n, in, out) whose weights depend on the ring alone.
+
+    Ring d holds the positions at Chebyshev distance d from the centre, which is one position where n
+    is odd and four where it is even. Projection: argmin over y of ‖x - y‖₂² subject to y being
+    constant on each ring, which gives each ring its mean.
+
+    The formula of tf.keras (`apply_keras`) is no projection: it gives each ring one of the values on
+    the diagonal, for odd n that of the ring inside it. So it makes any kernel a radial one, but moves
+    one of odd size again each time.
+    """
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse what is no square kernel of four axes."""
+        if len(shape) != 4 or shape[0] != shape[1]:
+            raise UsageError(
+                f"shape {'x'.join(map(str, shape))} is no square kernel of four axes",
+                hint="RadialConstraint is about Conv2D kernels of shape (n, n, in, out)",
+            )
+
+    def apply(self, w: NDArray[Any]) -> NDArray[np.float64]:
+        """Give each ring of each kernel its mean; `w` has shape (n, n, in, out)."""
+        wide = w.astype(np.float64)
+        rings = _rings(len(w))
+        for ring in range(rings.max(initial=-1) + 1):
+            weights = wide[rings == ring]
+            # About the first weight, so that a constant ring stays what it is to the last bit.
+            wide[rings == ring] = weights[0] + (weights - weights[0]).mean(axis=0)
+        return wide
+
+    def apply_keras(self, w: NDArray[Any]) -> NDArray[np.float64]:
+        """Give each ring the diagonal's weight that tf.keras takes for it."""
+        wide = w.astype(np.float64)
+        size, start = len(w), len(w) // 2
+        if size < 2:
+            return wide
+        of_ring = [start - 1, *range(start + 1 - size % 2, size - size % 2)]
+        places = np.asarray(of_ring)[_rings(size)]
+        chosen: NDArray[np.float64] = wide[places, places]
+        return chosen
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing: it has no arguments."""
+        return {}
+
+
+def _rings(size: int) -> NDArray[np.int64]:
+    """The ring of each position of a square kernel."""
+    depth = np.abs(2 * np.arange(size) - (size - 1)) // 2
+    rings: NDArray[np.int64] = np.maximum(depth[:, None], depth[None, :])
+    return rings
