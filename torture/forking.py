@@ -114,7 +114,10 @@ class WarmWorker:
         pipes = [os.pipe() for _ in range(3)]
         theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
         ours = (pipes[0][1], pipes[1][0], pipes[2][0])
+        # A signal whose handler is still to run would else be handled in both processes.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self.pid = os.fork()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if self.pid == 0:
             _work(command, theirs, pass_fds)
         for fd in theirs:

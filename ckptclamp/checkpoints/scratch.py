@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 from ckptclamp.checkpoints.copying import write_at
@@ -31,7 +32,7 @@ class ScratchFile:
                 self.fd = os.dup(file.fileno())
         except OSError as error:
             raise self._no_room(error) from error
-        self.close = weakref.finalize(self, os.close, self.fd)
+        self.close = weakref.finalize(self, _close, self.fd)
 
     def create(self, name: str, size: int) -> int:
         """See `Target.create`."""
@@ -47,3 +48,8 @@ class ScratchFile:
     def _no_room(self, error: OSError) -> NotWrittenError:
         reason = error.strerror or error
         return NotWrittenError(f"no scratch file: {reason}", path=self.path, hint=ROOM_HINT)
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):  # whatever could not be written, nobody will read
+        os.close(fd)

@@ -6,9 +6,10 @@ import errno
 import hashlib
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
@@ -84,6 +85,14 @@ class Source:
         fd = os.dup(self.fd)
         return type(self)(self.path, fd, os.fstat(fd), named=self.named)
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: in another process the number of `fd` may be any file's.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{self.path} is open in this process alone; open it again in the other")
+
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` on.
 
@@ -131,5 +140,6 @@ class Source:
     def close(self) -> None:
         """Close the descriptor; closing twice does nothing."""
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            with suppress(OSError):  # nothing was written through it
+                os.close(fd)

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from ckptclamp.checkpoints.scratch import ScratchFile
+from ckptclamp.checkpoints.source import Source
+from tests.torture.programs import program
 from torture.applies import WRITERS, Apply, Expectation
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are injected on Linux")
-
-
-def program(module: str, *arguments: object) -> list[dict[str, Any]]:
-    """Run a program of the collection, which must find nothing, and return what it tells."""
-    command = [sys.executable, "-m", f"torture.{module}", *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_faults_lose_nothing():
     """Killed, signalled or refused at some of the calls: the old output or the new one, whole."""
-    told = program("faults", "--every", 150)
+    told = program("faults", "--every", 250)
     assert [line["writer"] for line in told] == list(WRITERS)
-    assert all(line["points"] >= 2 for line in told)
+    assert all(line["points"] >= 1 for line in told)
     outcomes = {outcome.split(":")[1] for line in told for outcome in line["outcomes"]}
     assert {" old", " new"} <= outcomes
 
 
 def test_scarcity_loses_nothing():
     """Too small a disk, a limit on file size, short writes: the old output or the new one, whole."""
-    told = program("scarcity", "--sizes", 4)
+    told = program("scarcity", "--sizes", 3)
     assert {line["scarce"] for line in told} == {
         "file size",
         "room on the disk",
@@ -50,6 +37,14 @@ def test_scarcity_loses_nothing():
     }
     for line in told:
         assert line["skipped"] or line["outcomes"].get("new"), line
+
+
+def test_closing_never_fails(tmp_path: Path):
+    """A disk that complains when a file is closed, of which all was read, changes no answer."""
+    (tmp_path / "file").write_bytes(b"data")
+    for opened in (Source.open(tmp_path / "file"), ScratchFile(tmp_path / "scratch")):
+        os.close(opened.fd)
+        opened.close()
 
 
 def test_the_judge_notices(tmp_path: Path):
