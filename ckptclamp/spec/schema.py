@@ -114,6 +114,8 @@ def _tolerance(value: object) -> float | None:
 
 
 def _date(value: object) -> datetime.date:
+    if type(value) is datetime.date:
+        return value
     try:
         return datetime.date.fromisoformat(value if isinstance(value, str) else "")
     except ValueError as error:

@@ -1,0 +1,223 @@
+"""The README and the documents keep their word: what they show can be typed, and answers as shown."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import click
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from ckptclamp.cli.main import cli
+from ckptclamp.configuration import ALLOWED
+from ckptclamp.constraints.registry import BUILTIN
+from ckptclamp.reports.registry import REPORTERS
+from ckptclamp.results import ExitCode
+from ckptclamp.spec.loader import load_spec, spec_from_mapping
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+CI = ROOT / "docs" / "ci.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+pytestmark = pytest.mark.skipif(
+    not README.exists(), reason="the documents are not beside the tests"
+)
+
+_BLOCK = re.compile(r"(?:^ {4}.*\n|^\n)+|^```\w*\n(?:.*\n)*?^```$", re.MULTILINE)
+_INLINE = re.compile(r"`(?P<code>[^`\n]+)`")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+OTHER_PROGRAMS = {"--rm", "--network", "--read-only", "--statement"}
+"""Options of docker and cosign, which the documents show too."""
+
+
+def section(page: Path, title: str) -> str:
+    """What stands under one heading."""
+    text = page.read_text()
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def blocks(text: str) -> Iterator[str]:
+    """The code of a page: indented by four, or fenced."""
+    for match in _BLOCK.finditer(text):
+        if match[0].strip():
+            yield dedent(match[0].replace("```", "").strip("\n"))
+
+
+def command_lines(page: Path) -> Iterator[str]:
+    """Every command line of ckptclamp that a page shows, in blocks and in sentences."""
+    text = page.read_text()
+    for block in blocks(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.removeprefix("$ ").startswith("ckptclamp "):
+                yield line.removeprefix("$ ")
+    for match in _INLINE.finditer(text):
+        if match["code"].startswith("ckptclamp "):
+            yield match["code"]
+
+
+COMMANDS = sorted({line for page in PAGES if page.exists() for line in command_lines(page)})
+
+
+def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that `words` name, and the words after its name."""
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words[0])
+        assert found is not None, f"there is no command {words[0]!r}"
+        command, words = found, words[1:]
+    return command, words
+
+
+def all_commands(group: click.Group = cli) -> Iterator[click.Command]:
+    """Every command that can be called."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from all_commands(command)
+        else:
+            yield command
+
+
+def all_options() -> set[str]:
+    """The long options of all commands."""
+    names = {
+        name for c in all_commands() for p in c.params for name in (*p.opts, *p.secondary_opts)
+    }
+    return {name for name in names if name.startswith("--")} | {"--version", "--help"}
+
+
+def test_there_are_command_lines_to_check():
+    """The search must not find nothing."""
+    assert len(COMMANDS) > 15
+    assert any("--write-baseline" in line for line in COMMANDS)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_line_parses(line):
+    """What a reader copies is understood: the command and each of its options exist."""
+    words = [word for word in shlex.split(re.split(r"[|>]", line)[0]) if word != "…"]
+    command, arguments = resolved(words[1:])
+    parser = command.make_parser(click.Context(command))
+    values, rest, _ = parser.parse_args(arguments)
+    assert len(rest) == len([r for r in rest if not r.startswith("-")])
+    if values.get("format") and "reports" in {parameter.name for parameter in command.params}:
+        assert values["format"] in REPORTERS
+    for report in values.get("reports") or []:
+        assert report.partition("=")[0] in {*REPORTERS, "units"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_is_spoken_of_exists(page):
+    """A sentence about an option that is gone would send a reader astray."""
+    spoken = {o for match in _INLINE.finditer(page.read_text()) for o in _OPTION.findall(match[0])}
+    assert spoken - OTHER_PROGRAMS <= all_options()
+
+
+def test_exit_codes_are_the_same_everywhere():
+    """The README's table, the help and the code give each number the same meaning."""
+    table = dict(re.findall(r"^\| (\d) \| (.+) \|$", section(README, "Exit codes"), re.MULTILINE))
+    help_text = CliRunner().invoke(cli, ["--help"]).output
+    told = dict(re.findall(r"^ +(\d)  (.+)$", help_text, re.MULTILINE))
+    assert {int(code) for code in table} == set(map(int, ExitCode))
+    assert {code: words.replace("`", "") for code, words in table.items()} == told
+
+
+def test_formats_are_the_same_everywhere():
+    """The README and the help list the formats that there are."""
+    text = section(README, "In CI").replace("\n", " ")
+    listed = text.partition("Formats: ")[2].partition(". ")[0]
+    assert [name for name in _INLINE.findall(listed) if name in REPORTERS] == list(REPORTERS)
+    audit, _ = resolved(["audit"])
+    (option,) = [p for p in audit.params if isinstance(p, click.Option) and p.name == "format"]
+    assert option.help is not None
+    assert option.help.removesuffix(".").partition(": ")[2].split(", ") == list(REPORTERS)
+
+
+def test_constraints_are_the_same_everywhere():
+    """The README names the built-in constraints, all of them."""
+    sentence = section(README, "A spec of your own").partition("Constraints: ")[2]
+    named = set(_INLINE.findall(sentence.partition(", and Keras'")[0]))
+    assert named == set(BUILTIN)
+
+
+def test_the_spec_of_the_readme_loads(tmp_path, monkeypatch):
+    """A reader begins with this file; every key of it means what is said beside it."""
+    (tmp_path / "our_pkg").mkdir()
+    (tmp_path / "our_pkg" / "__init__.py").write_text("")
+    (tmp_path / "our_pkg" / "constraints.py").write_text(
+        "class Ring:\n"
+        "    def __init__(self, radius):\n"
+        "        self.radius = radius\n"
+        "    def __call__(self, w):\n"
+        "        return w\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (text,) = [block for block in blocks(README.read_text()) if "# constraints.yaml" in block]
+    path = tmp_path / "constraints.yaml"
+    path.write_text(text)
+    spec = load_spec(path, allow_import=frozenset({"our_pkg"}))
+    assert [rule.id for rule in spec.rules] == [
+        "bounded-kernels",
+        "torch-linear",
+        "monotone-head",
+        "our-own",
+    ]
+    assert spec.rules[1].tolerance == 1e-3
+    assert str(spec.rules[3].constraint).startswith("our_pkg.constraints:Ring")
+    assert list(spec.custom_objects) == ["my_pkg>WeightClip"]
+
+
+def test_the_session_of_the_readme_is_real(tmp_path, monkeypatch):
+    """The first thing that a reader sees is what the program prints."""
+    shutil.copy(ROOT / "fixtures" / "eegnet_drifted.keras", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    session = next(block for block in blocks(README.read_text()) if block.startswith("$ "))
+    for step in session.split("$ ")[1:]:
+        line, *promised = step.strip("\n").splitlines()
+        printed = CliRunner().invoke(cli, shlex.split(line)[1:]).stdout.splitlines()
+        rest = iter(printed)
+        for promise in promised:
+            assert promise == "…" or promise in rest, f"{promise!r} is not printed by {line}"
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    """The names exist, the fields exist, and the example ends."""
+    monkeypatch.chdir(tmp_path)
+    save_file({"a/kernel": np.ones((3, 4), np.float32)}, "model.safetensors")
+    shutil.copy(ROOT / "fixtures" / "eegnet_drifted.keras", "model.keras")
+    Path("constraints.yaml").write_text(
+        "version: 1\nrules:\n  - {tensors: a/kernel, constraint: MaxNorm, max_value: 1}\n"
+    )
+    (code,) = [b for b in blocks(section(README, "From Python")) if b.startswith("import")]
+    exec(compile(code, str(README), "exec"), {})
+    assert "a/kernel violation 4 of 4" in capsys.readouterr().out
+    assert Path("fixed.safetensors").exists()
+
+
+def test_the_settings_of_the_documents_exist():
+    """A key that the documents show is one that a settings file may have."""
+    (block,) = [b for b in blocks(CI.read_text()) if b.startswith("[tool.ckptclamp]")]
+    keys = re.findall(r"^(\w+) =", block, re.MULTILINE)
+    assert set(keys) <= set(ALLOWED)
+    assert keys
+
+
+def test_the_ignore_rule_of_the_documents_loads():
+    """The shape of an ignore rule is the one that is shown."""
+    (block,) = [b for b in blocks(CI.read_text()) if b.startswith("ignore:")]
+    rule = {"id": "bounded-kernels", "tensors": "**", "constraint": "NonNeg"}
+    spec = spec_from_mapping({"version": 1, "rules": [rule], **yaml.safe_load(block)})
+    assert spec.ignore[0].tensors == ("teacher/**",)
+    assert spec.ignore[0].expires is not None
