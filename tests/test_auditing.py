@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,3 +68,16 @@ def test_a_config_that_is_refused_leaves_nothing_open(vacuous):
     with pytest.raises(UsageError, match="only a Keras file"):
         audit(vacuous, MAX_NORM, AuditOptions(config={"class_name": "Sequential"}))
     assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_a_descriptor_never_travels_to_another_process(vacuous):
+    """There its number may stand for another file, whose numbers would be judged instead."""
+    with ProcessPoolExecutor(1) as pool, pytest.raises(TypeError, match="open in this process"):
+        audit(vacuous, MAX_NORM, AuditOptions(executor=pool))
+
+
+def test_work_runs_on_any_pool_of_threads(vacuous):
+    """Whoever has threads of their own lends them, and gets the same answer."""
+    with ThreadPoolExecutor(3) as pool:
+        lent = audit(vacuous, MAX_NORM, AuditOptions(executor=pool))
+    assert lent.results == audit(vacuous, MAX_NORM).results
