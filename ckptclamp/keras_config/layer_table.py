@@ -341,10 +341,6 @@ def _additive_attention(c: LayerConfig) -> Variables:
         yield Variable("scale", None, (None,))
 
 
-def _nothing(c: LayerConfig) -> Variables:
-    yield from ()
-
-
 FAMILIES: Final[dict[str, Family]] = {
     "Dense": _dense,
     "TernaryDense": _dense,
