@@ -24,6 +24,7 @@ from ckptclamp.streaming.requests import Measurement, Request
 from ckptclamp.streaming.whole import measure_whole
 from ckptclamp.suppression import suppress
 from ckptclamp.tally import OnUnit, Tally
+from ckptclamp.twins import twin_notices
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
@@ -139,6 +140,8 @@ def audit_plan(
         *_judge_with_meant(checkpoint, plan.assignments, options),
         *(_not_evaluated(entry) for entry in plan.not_evaluated),
     ]
+    torn = twin_notices(checkpoint, plan.twins, options.memory)
+    notices = (*_format_notices(checkpoint), *plan.notices, *torn)
     checkpoint.verify_integrity()
     summary = summarise(checkpoint, options)
     checkpoint.verify_unchanged()
@@ -146,7 +149,7 @@ def audit_plan(
         checkpoint=summary,
         results=tuple(results),
         unmatched=plan.unmatched,
-        notices=(*_format_notices(checkpoint), *plan.notices),
+        notices=notices,
         spec_path=spec.path if spec else None,
         spec_sha256=spec.sha256 if spec else None,
         parameters=_parameters(options),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import UsageError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.description import KerasModel, Tensor
 
 __all__ = ["Assignment", "NotEvaluated", "Plan", "build_plan"]
 
@@ -45,8 +47,25 @@ def build_plan(
         raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
     spec = spec or Spec()
     plan = plan_rules(checkpoint, spec, tolerance)
-    if spec.declared is Declared.IGNORE or checkpoint.keras is None:
+    if checkpoint.keras is None:
         return plan
-    from ckptclamp.planning.declarations import plan_declarations
+    if spec.declared is Declared.AUDIT:
+        from ckptclamp.planning.declarations import plan_declarations
 
-    return combined([plan, plan_declarations(checkpoint, spec, allow_import, tolerance)])
+        declared = plan_declarations(checkpoint, spec, allow_import, tolerance)
+        plan = combined([plan, declared])
+    return replace(plan, twins=_governed_twins(checkpoint, checkpoint.keras, plan))
+
+
+def _governed_twins(
+    checkpoint: Checkpoint, model: KerasModel, plan: Plan
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Copies of one variable of which some constraint governs at least one."""
+    from ckptclamp.keras_config import twin_tensors
+
+    governed = {assignment.tensor.name for assignment in plan.assignments}
+    return tuple(
+        (checkpoint.tensors[one], checkpoint.tensors[other])
+        for one, other in twin_tensors(model, checkpoint.tensors)
+        if not governed.isdisjoint((one, other))
+    )

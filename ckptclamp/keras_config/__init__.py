@@ -5,6 +5,7 @@ from ckptclamp.keras_config.declaration import Declaration
 from ckptclamp.keras_config.declarations import declared_constraints, undeclared_notices
 from ckptclamp.keras_config.dequantisation import dequantised_weights
 from ckptclamp.keras_config.labels import variable_labels
+from ckptclamp.keras_config.twins import twin_tensors
 
 __all__ = [
     "Declaration",
@@ -12,6 +13,7 @@ __all__ = [
     "declared_constraints",
     "dequantised_weights",
     "parse_constraint",
+    "twin_tensors",
     "undeclared_notices",
     "variable_labels",
 ]

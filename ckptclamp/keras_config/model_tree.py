@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ckptclamp.errors import RefusedError
 from ckptclamp.keras_config.keras_1_table import KERAS_1_FAMILIES
-from ckptclamp.keras_config.layer_config import LayerConfig, as_mapping
+from ckptclamp.keras_config.layer_config import LayerConfig, as_integer, as_mapping
 from ckptclamp.keras_config.layer_table import FAMILIES, Variable
 from ckptclamp.keras_config.quantisation import quantised_variables
 from ckptclamp.keras_config.weightless import DATA_DEPENDENT, WEIGHTLESS
@@ -29,7 +29,7 @@ class Layer:
     argument to what the config holds; a `twin` has the declarations of another layer, whose config
     it was made from. `frozen` says that it, or a layer around it, was not trainable. A class that
     is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
-    of the layers inside.
+    of the layers inside. `identity` is the number that tf_keras gives an object that it met before.
     """
 
     key: int
@@ -49,6 +49,7 @@ class Layer:
     twin: int | None = None
     known: bool = False
     unread: tuple[tuple[str, Any], ...] = ()
+    identity: int | None = None
 
     @property
     def segment(self) -> str:
@@ -168,6 +169,7 @@ class _Reader:
             config=LayerConfig(values, _built_shapes(serialised)),
             builtin=is_layer(serialised) and _is_builtin(serialised),
             trainable=values.get("trainable") is not False,
+            identity=as_integer(serialised.get("shared_object_id")),
         )
         self.count += 1
         layer.frozen = frozen or not layer.trainable

@@ -69,12 +69,16 @@ class NotEvaluated:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be judged, what cannot be, and which rules matched nothing."""
+    """What will be judged, what cannot be, and which rules matched nothing.
+
+    `twins` are governed tensors that must be copies of each other; the second one counts.
+    """
 
     assignments: tuple[Assignment, ...] = ()
     not_evaluated: tuple[NotEvaluated, ...] = ()
     unmatched: tuple[UnmatchedRule, ...] = ()
     notices: tuple[Notice, ...] = ()
+    twins: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 def combined(plans: Iterable[Plan]) -> Plan:
@@ -85,4 +89,5 @@ def combined(plans: Iterable[Plan]) -> Plan:
         tuple(entry for plan in parts for entry in plan.not_evaluated),
         tuple(rule for plan in parts for rule in plan.unmatched),
         tuple(notice for plan in parts for notice in plan.notices),
+        tuple(pair for plan in parts for pair in plan.twins),
     )
