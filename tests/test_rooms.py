@@ -30,7 +30,7 @@ FLOORS = [
         "starting_spec",
         "verification",
     },
-    {"plan", "planning", "publish", "staging", "streaming", "suppression", "tally"},
+    {"plan", "planning", "publish", "staging", "streaming", "suppression", "tally", "twins"},
     {"checkpoints", "constraints", "keras_config", "spec"},
     {
         "_version",
