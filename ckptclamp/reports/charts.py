@@ -103,7 +103,8 @@ def histogram_chart(
     histogram = result.histogram
     assert histogram is not None
     axis = axis or axis_of([histogram], result.bound)
-    inside, outside = _bars(histogram, axis, _inner(result))
+    finite = result.violating - result.nonfinite
+    inside, outside = _bars(histogram, axis, _inner(result), finite)
     title = f"{words or 'Units'} of {tensor_name(result)}"
     spread = f"{number(histogram.edges[0])} to {number(histogram.edges[-1])}"
     description = (
@@ -139,20 +140,46 @@ def _inner(result: Result) -> tuple[float, float]:
     )
 
 
-def _bars(histogram: Histogram, axis: Axis, inner: tuple[float, float]) -> tuple[str, str]:
-    """Two paths, conforming and outside; a bin that a bound crosses is cut there."""
+def _bars(
+    histogram: Histogram, axis: Axis, inner: tuple[float, float], violating: int
+) -> tuple[str, str]:
+    """Two paths, conforming and outside.
+
+    Of a bin that a bound crosses no more is drawn outside than is left of `violating` units when the
+    bins that lie outside as a whole have had theirs.
+    """
     most = max(histogram.counts) or 1
+    bins = list(zip(pairwise(histogram.edges), histogram.counts, strict=True))
+    left_over = violating - sum(units for edges, units in bins if _is_outside(edges, inner))
     inside: list[str] = []
     outside: list[str] = []
-    for (left, right), units in zip(pairwise(histogram.edges), histogram.counts, strict=True):
-        if not units:
-            continue
-        height = max(2.0, (_BASE - _TOP) * units / most)
-        cuts = [left, *(cut for cut in inner if left < cut < right), right]
-        for start, stop in pairwise(cuts):
-            conforms = inner[0] <= start and stop <= inner[1]
-            (inside if conforms else outside).append(_bar(axis, start, stop, height))
+    for edges, units in bins:
+        beyond = units if _is_outside(edges, inner) else 0
+        if not beyond and _is_crossed(edges, inner):
+            beyond = min(units, max(left_over, 0))
+            left_over -= beyond
+        within, without = _parts(edges, inner) if 0 < beyond < units else ([edges], [edges])
+        for part, count_, path in ((within, units - beyond, inside), (without, beyond, outside)):
+            height = max(2.0, (_BASE - _TOP) * count_ / most)
+            path.extend(_bar(axis, *ends, height) for ends in part if count_)
     return "".join(inside), "".join(outside)
+
+
+def _is_outside(edges: tuple[float, float], inner: tuple[float, float]) -> bool:
+    return edges[1] <= inner[0] or edges[0] > inner[1]
+
+
+def _is_crossed(edges: tuple[float, float], inner: tuple[float, float]) -> bool:
+    return edges[0] < inner[0] or edges[1] > inner[1]
+
+
+def _parts(
+    edges: tuple[float, float], inner: tuple[float, float]
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """What of a bin lies within `inner`, and what beside it."""
+    low, high = max(edges[0], inner[0]), min(edges[1], inner[1])
+    beside_ = [(edges[0], low), (high, edges[1])]
+    return [(low, high)], [(start, stop) for start, stop in beside_ if start < stop]
 
 
 def _bar(axis: Axis, start: float, stop: float, height: float) -> str:

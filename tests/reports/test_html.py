@@ -9,12 +9,13 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.reports.charts import Axis, axis_of
+from ckptclamp.reports.charts import Axis, axis_of, histogram_chart
 from ckptclamp.reports.html import render
 from ckptclamp.reports.options import RenderOptions
 from ckptclamp.results import Histogram, Verdict, WorstUnit
@@ -252,3 +253,34 @@ def test_no_sideways_scrolling(tmp_path, width):
     found = re.search(r"wide (\d+)", done.stdout)
     assert found, done.stderr[-2000:]
     assert int(found[1]) <= width
+
+
+def bars_of(histogram, bound, violating):
+    """The bars that a chart of these units draws: each path's class, and its heights."""
+    result = replace(
+        samples.VIOLATING, histogram=histogram, bound=bound, violating=violating, nonfinite=0
+    )
+    paths = [p.attrib for p in histogram_chart(result, count(1)).iter("path")]
+    bars = {p["class"]: p["d"] for p in paths if p["class"].startswith("bars")}
+    return {
+        name: [round(86 - float(top), 1) for top in re.findall(r"V([\d.]+)H", path)]
+        for name, path in bars.items()
+    }
+
+
+def test_a_crossed_bin_is_red_only_for_units_that_violate():
+    """Ten units of norm 1 share a bin with the bound of 1; only the two far from it are outside."""
+    edges = (0.59, 0.6, 0.97, 1.01, 1.39, 1.4)
+    assert bars_of(Histogram(edges, (1, 0, 10, 0, 1)), (1.0, 1.0), 2) == {
+        "bars": [68.0],
+        "bars out": [6.8, 6.8],
+    }
+    assert bars_of(Histogram((0.97, 1.01), (10,)), (1.0, 1.0), 10) == {"bars out": [68.0]}
+
+
+def test_a_crossed_bin_shows_both_kinds_in_their_numbers():
+    """One of four units in the bin of the bound is outside: its red part is a third as high."""
+    assert bars_of(Histogram((0.0, 2.0), (4,)), (None, 1.0), 1) == {
+        "bars": [51.0],
+        "bars out": [17.0],
+    }
