@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FRAMEWORKS ?= .venv-frameworks
+TORTURE ?= .venv-torture
 OLDEST ?= .venv-oldest
 WHEEL_SOURCES := pyproject.toml README.md $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
 
@@ -75,5 +76,16 @@ zoo: $(FRAMEWORKS)/installed ## Every constrained layer in every layout, checked
 parity: $(FRAMEWORKS)/installed ## Compare live with an installed Keras on random cases
 	$(FRAMEWORKS)/bin/python fixtures/parity_live.py
 
+# Coverage-guided fuzzing has no wheel for every Python; without it the rest still runs.
+$(TORTURE)/installed: $(VENV)/installed
+	$(PYTHON) -m venv $(TORTURE)
+	$(TORTURE)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(TORTURE)/bin/pip install --quiet --group test dist/*.whl
+	-$(TORTURE)/bin/pip install --quiet 'atheris>=3'
+	@touch $@
+
+torture: $(TORTURE)/installed ## Mutants, faults, kills, load and fuzzing (takes hours; see torture/)
+	PYTHON=$(TORTURE)/bin/python sh torture/all.sh
+
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) $(TORTURE) dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

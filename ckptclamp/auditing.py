@@ -98,7 +98,7 @@ def as_spec(
 def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
     """Open the checkpoint at `path` as `options` ask for it; close it when done."""
     if options.require_isolation:
-        _check_isolation(path)
+        check_isolation(path)
     checkpoint = open_checkpoint(
         path, follow_symlinks=options.follow_symlinks, header_limit=options.header_limit
     )
@@ -111,8 +111,12 @@ def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
     return checkpoint
 
 
-def _check_isolation(path: str | Path) -> None:
-    """Refuse to open `path`, of whatever format, where HDF5 would be parsed without every wall."""
+def check_isolation(path: str | Path) -> None:
+    """Refuse to open `path`, of whatever format, where HDF5 would be parsed without every wall.
+
+    Raises:
+        UnreadableError: this system cannot raise one of them.
+    """
     from ckptclamp.checkpoints.worker_process import missing_walls
 
     missing = missing_walls()

@@ -165,6 +165,18 @@ engine_options = together(
     ),
     jobs_option,
     symlinks_option,
+    option(
+        "--require-isolation",
+        is_flag=True,
+        help="Open nothing unless every wall around the HDF5 parser stands.",
+    ),
+    option(
+        "--header-limit",
+        type=Size(),
+        default="16MiB",
+        show_default=True,
+        help="Longest header of a safetensors file.",
+    ),
 )
 
 

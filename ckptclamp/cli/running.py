@@ -41,7 +41,9 @@ def engine(options: dict[str, Any]) -> AuditOptions:
         hash=_hash(options),
         allow_import=frozenset(options.get("allow_import", ())),
         follow_symlinks=options["follow_symlinks"],
-        config=_model_config(options["config"]),
+        require_isolation=options["require_isolation"],
+        header_limit=options["header_limit"],
+        config=_model_config(options["config"], isolated=options["require_isolation"]),
     )
 
 
@@ -57,9 +59,13 @@ def _wants_histograms(options: dict[str, Any]) -> bool:
     return bool({"html", "json"} & set(wanted))
 
 
-def _model_config(path: Path | None) -> Mapping[str, Any] | None:
+def _model_config(path: Path | None, *, isolated: bool) -> Mapping[str, Any] | None:
     if path is None:
         return None
+    if isolated:
+        from ckptclamp.auditing import check_isolation
+
+        check_isolation(path)
     from ckptclamp.keras_config.config_file import read_model_config
 
     return read_model_config(path)

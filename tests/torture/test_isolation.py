@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,3 +54,16 @@ def test_the_header_limit_reaches_the_reader(tmp_path: Path):
     path = FIXTURES / "conforming" / "transformer_bf16.safetensors"
     with pytest.raises(RefusedError, match="at most 64 are read"):
         audit(path, options=replace(AuditOptions(), header_limit=64))
+
+
+def test_the_command_line_has_both(tmp_path: Path):
+    """Both reach the reader from the command line."""
+    path = FIXTURES / "conforming" / "transformer_bf16.safetensors"
+    command = [sys.executable, "-m", "ckptclamp", "audit"]
+    limited = [*command, str(path), "--header-limit", "64"]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "at most 64 are read" in done.stderr
+    required = [*command, str(MODEL), "--require-isolation"]
+    done = subprocess.run(required, capture_output=True, text=True, check=False)
+    assert done.returncode == (3 if worker_process.missing_walls() else 0), done.stderr

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.torture.programs import program
 from torture import reference
 from torture.forking import forked
 from torture.mutating import mutant, seeds
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the harness forks, and its walls are of Linux")
 def test_mutants_are_refused_or_judged_right(tmp_path: Path):
     """No traceback, crash, hang or swelling, and no pass that plain readers would not give."""
-    command = [
-        sys.executable,
-        "-m",
-        "torture.mutations",
-        "--count",
-        "2000",
-        "--keep",
-        str(tmp_path),
-    ]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
+    told = program("mutations", "--count", 2000, "--keep", tmp_path)
     assert told["cases"] == 2000
     assert {f"{kind}: exit {code}" for kind in (".h5", ".safetensors") for code in (0, 1, 3)} <= (
         told["answers"].keys()

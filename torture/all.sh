@@ -1,0 +1,20 @@
+#!/bin/sh
+# Everything of docs/reliability.md at its full size; each number can be set from the environment.
+# Runs all of it whatever is found, and ends with 1 if anything was.
+export OPENBLAS_NUM_THREADS=1
+failed=0
+run() { echo "== torture.$*" >&2; "$PYTHON" -m "torture.$@" || failed=1; }
+
+run mutations --count "${MUTANTS:-100000}"
+run faults --every "${FAULTS_EVERY:-1}"
+run scarcity --sizes "${SIZES:-15}"
+run kills --kills "${KILLS:-200}" --size "${KILLS_MEBIBYTES:-1024}"
+run load --tensors "${TENSORS:-100000}" --hdf5-tensors "${HDF5_TENSORS:-100000}"
+if "$PYTHON" -c 'import atheris' 2>/dev/null; then
+    for target in header zip index spec config json; do
+        run fuzz "$target" --seconds "${FUZZ_SECONDS:-600}"
+    done
+else
+    echo "skipped: torture.fuzz, since atheris is not installed" >&2
+fi
+exit $failed

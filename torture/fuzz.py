@@ -1,0 +1,141 @@
+"""Coverage-guided fuzzing of every parser of ours: it answers, or refuses in one of its own words.
+
+    python -m torture.fuzz TARGET [--seconds N]
+
+Needs `atheris`. Ends with a traceback, and the input, at the first exception of another kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["ckptclamp"]):
+    from ckptclamp.checkpoints import keras_documents, safetensors_header, strict_json
+    from ckptclamp.checkpoints.description import KerasModel, Tensor
+    from ckptclamp.checkpoints.registry import open_checkpoint, open_source
+    from ckptclamp.checkpoints.source import Source
+    from ckptclamp.checkpoints.zip_directory import read_directory
+    from ckptclamp.errors import CkptclampError
+    from ckptclamp.keras_config.declarations import declared_constraints
+    from ckptclamp.spec.loader import load_spec
+
+from torture.mutating import FIXTURES  # after what it loads of ckptclamp was instrumented
+
+PLACE = Path("fuzzed")
+
+
+def source(data: bytes) -> Source:
+    """A file in memory with these bytes."""
+    fd = os.memfd_create("fuzzed")
+    os.write(fd, data)
+    return Source.from_fd(fd, PLACE)
+
+
+def header(data: bytes) -> None:
+    """The header of a safetensors file, and how many bytes follow it."""
+    safetensors_header.parse_header(data[2:], int.from_bytes(data[:2]), limit=1 << 20, path=PLACE)
+
+
+def zip_directory(data: bytes) -> None:
+    """The directory of an archive."""
+    opened = source(data)
+    try:
+        read_directory(opened)
+    finally:
+        opened.close()
+
+
+def index(data: bytes) -> None:
+    """The index of a sharded set, whose shards are not there."""
+    open_source(source(b"{" + data)).close()
+
+
+def spec(data: bytes) -> None:
+    """A spec."""
+    SPEC.write_bytes(data)
+    load_spec(SPEC)
+
+
+def config(data: bytes) -> None:
+    """A model config, beside the weights of a sound archive."""
+    document = keras_documents.parse_document(data, "config.json", PLACE)
+    keras, tensors = weights()
+    declared_constraints(replace(keras, config=document), tensors)
+
+
+@cache
+def weights() -> tuple[KerasModel, Mapping[str, Tensor]]:
+    """What the configs are read beside."""
+    with open_checkpoint(FIXTURES / "conforming" / "unzipped_directory") as checkpoint:
+        assert checkpoint.keras is not None
+        return checkpoint.keras, checkpoint.tensors
+
+
+def json_text(data: bytes) -> None:
+    """Any JSON."""
+    strict_json.parse_strict(data, max_depth=9, max_bytes=1 << 20, what="text", path=PLACE)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "header": header,
+    "zip": zip_directory,
+    "index": index,
+    "spec": spec,
+    "config": config,
+    "json": json_text,
+}
+SPEC = Path(tempfile.gettempdir()) / f"ckptclamp-fuzzed-{os.getpid()}.yaml"
+
+
+def seeds(target: str) -> list[bytes]:
+    """Sound inputs to begin with."""
+    conforming = FIXTURES / "conforming"
+    if target == "header":
+        data = (conforming / "dtypes.safetensors").read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        return [(len(data) - 8 - length).to_bytes(2) + data[8 : 8 + length]]
+    paths = {
+        "zip": [conforming / "custom_clip.keras", conforming / "deflated_zip.keras"],
+        "spec": sorted((FIXTURES / "specs").glob("*.yaml")),
+        "config": [conforming / "unzipped_directory" / "config.json"],
+        "index": [conforming / "sharded_transformer" / "model.safetensors.index.json"],
+        "json": [conforming / "sharded_keras" / "model.weights.json"],
+    }
+    cut = 1 if target == "index" else 0
+    return [path.read_bytes()[cut:] for path in paths[target]]
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--seconds", type=int, default=600)
+    options = parser.parse_args()
+    parse = TARGETS[options.target]
+
+    def one(data: bytes) -> None:
+        try:
+            parse(data)
+        except CkptclampError as error:
+            if "\n" in str(error) and options.target != "spec":
+                raise RuntimeError("an error of more than one line") from error
+
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, data in enumerate(seeds(options.target)):
+            (Path(corpus) / str(number)).write_bytes(data)
+        limits = [f"-max_total_time={options.seconds}", "-timeout=10", "-rss_limit_mb=2048"]
+        atheris.Setup([sys.argv[0], *limits, "-max_len=65536", corpus], one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
