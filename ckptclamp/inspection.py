@@ -22,6 +22,7 @@ from ckptclamp.constraints.base import Statistic
 from ckptclamp.default_units import default_axes
 from ckptclamp.keras_config import declared_constraints, variable_labels
 from ckptclamp.notices import Notice
+from ckptclamp.planning.tensors import judged_tensors
 from ckptclamp.results import CheckpointSummary, Histogram
 from ckptclamp.streaming.histogram import UnitHistogram
 from ckptclamp.streaming.measure import measure
@@ -86,6 +87,8 @@ def inspect(
 ) -> Inspection:
     """Describe the checkpoint at `path`; with `norms`, measure the units of every numeric tensor.
 
+    The norms of a quantised Keras layer are those of the weight that its integers stand for.
+
     `units` says which axes a unit spans. Unstated, a unit is what makes one output: an index of the
     last axis in Keras' files, of the first in others (as PyTorch lays weights out).
 
@@ -96,7 +99,8 @@ def inspect(
     with opened(path, options) as checkpoint:
         labels = variable_labels(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else {}
         tensors = list(checkpoint.tensors.values())
-        measured = _norms(checkpoint, tensors, units, options) if norms else {}
+        judged = judged_tensors(checkpoint) if norms else {}
+        measured = _norms(checkpoint, list(judged.values()), units, options)
         declared = (
             declared_constraints(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else ()
         )

@@ -20,7 +20,7 @@ from ckptclamp.checkpoints.description import Role
 from ckptclamp.default_units import default_axes
 from ckptclamp.errors import NothingEvaluatedError
 from ckptclamp.inspection import inspect
-from ckptclamp.planning.tensors import why_not_judged
+from ckptclamp.planning.tensors import judged_tensors, why_not_judged, why_not_projected
 from ckptclamp.spec.patterns import TensorPatterns
 from ckptclamp.unit_words import unit_words
 
@@ -82,8 +82,8 @@ def starting_spec(
         plan = make_plan(checkpoint, None, options)
         keras = checkpoint.keras is not None
         reasons = {
-            tensor.name: why_not_judged(tensor)
-            for tensor in checkpoint.tensors.values()
+            tensor.name: why_not_judged(tensor) or why_not_projected(tensor)
+            for tensor in judged_tensors(checkpoint).values()
             if tensor.role is Role.WEIGHT
         }
     unknown = tuple((entry.rule, entry.reason) for entry in plan.not_evaluated)

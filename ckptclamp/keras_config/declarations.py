@@ -124,7 +124,7 @@ class _Declarations:
         notices = tuple(self._notices(layer, names))
         mode = layer.variables[governed[0]].quantised or self._integers(names)
         if mode is not None:
-            notices += (_dropped(place["argument"], mode),)
+            notices += (_dropped(layer, place["argument"], mode),)
         unique = dict(zip(names, labels, strict=True))
         return Declaration(
             **place, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
@@ -189,9 +189,10 @@ def _governs_nothing(layer: Layer, argument: str) -> Notice:
     )
 
 
-def _dropped(argument: str, mode: str) -> Notice:
+def _dropped(layer: Layer, argument: str, mode: str) -> Notice:
     return Notice(
         "never-ran",
-        f"quantising to {mode} removed {printable(argument)} from the weight, not from the config",
+        f"{printable('/'.join(layer.path))} was quantised to {printable(mode)}, and Keras dropped its "
+        f"{printable(argument)}; what is judged is the weight that the integers stand for",
         informational=True,
     )

@@ -207,6 +207,8 @@ def _grouped(storage: Dequantised, beside: Sequence[Tensor]) -> Dequantised:
     kept, length = storage.matrix[storage.kept], storage.matrix[1 - storage.kept]
     if scale.shape[storage.kept] != kept or zero.shape != scale.shape or groups.shape != (length,):
         raise _NotUnderstoodError("its scales, zero points and groups do not fit its shape")
-    if zero.dtype is None or zero.dtype.name != "int8" or groups.dtype is None:
+    if zero.dtype is None or zero.dtype.name != "int8":
         raise _NotUnderstoodError(f"its zero points are {zero.dtype}")
+    if groups.dtype is None or groups.dtype.kind not in (Kind.FLOAT, Kind.INTEGER):
+        raise _NotUnderstoodError(f"its groups are {groups.dtype}")
     return replace(storage, zero=zero, groups=groups)

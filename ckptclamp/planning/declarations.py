@@ -23,7 +23,6 @@ from ckptclamp.planning.lints import degenerate, meant_axes, suspicious
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan, combined
 from ckptclamp.planning.tensors import (
     judged_tensors,
-    quantised_notice,
     stored,
     tolerance_for,
     why_not_judged,
@@ -149,15 +148,11 @@ class _Planner:
             automatic=self.spec.tolerance is None and self.tolerance is None,
             label=label,
             location=self.rule,
-            notices=self._notices(tensor, lint),
+            notices=declaration.notices if lint is None else (*declaration.notices, lint),
             unprojected=why_not_projected(tensor) or _only_audited(constraint),
             meant=self._meant(tensor) if is_degenerate else None,
         )
         return Plan((assignment,))
-
-    def _notices(self, tensor: Tensor, lint: Notice | None) -> tuple[Notice, ...]:
-        found = () if lint is None else (lint,)
-        return (*self.declaration.notices, *quantised_notice(tensor), *found)
 
     def _lint(self, tensor: Tensor, axes: tuple[int, ...], constraint: Constraint) -> Notice | None:
         if constraint.elementwise or not constraint.streaming:

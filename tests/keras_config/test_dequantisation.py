@@ -120,6 +120,11 @@ BLOCKS = ((2, 6), "float32")
             dense_file((4, 3), BLOCKS, ((2, 6), "uint8"), ((4,), "float32")),
             "zero points",
         ),
+        (
+            built(mode="int4"),
+            dense_file((4, 3), BLOCKS, ((2, 6), "int8"), ((4,), "complex64")),
+            "groups are complex64",
+        ),
         (built(mode="ternary"), dense_file((4, 2), SCALES), "ternary"),
     ],
 )
