@@ -36,7 +36,7 @@ def staged(
     lets it be `like` itself, whose file is never written to: its name moves to the new one.
 
     Raises:
-        UsageError: the target exists, is an input, a symbolic link, or no place for a copy.
+        UsageError: the target exists, is an input, a symbolic link, or no name for such a copy.
         NotWrittenError: the target's directory cannot be written to.
     """
     path = _target_path(Path(target), like, in_place)
@@ -68,6 +68,12 @@ def _target_path(target: Path, like: Checkpoint, in_place: bool) -> Path:
         target = target.resolve()
     if not target.name:
         raise UsageError("is no name for a copy", path=target)
+    if like.several_files and target.suffix == ".json" and not target.is_dir():
+        raise UsageError(
+            "names a file, and a copy of several files is a directory",
+            path=target,
+            hint="name the directory",
+        )
     try:
         return target.parent.resolve(strict=True) / target.name
     except OSError as error:

@@ -47,6 +47,16 @@ def test_a_set_appears_as_a_directory(sharded: Checkpoint, tmp_path: Path):
     assert names(tmp_path) == ["copy", "set"]
 
 
+def test_a_set_is_not_published_under_the_name_of_an_index(sharded: Checkpoint, tmp_path: Path):
+    """Who names an index gets no directory that is called like one."""
+    with (
+        pytest.raises(UsageError, match="is a directory"),
+        staged(tmp_path / "copy.index.json", like=sharded),
+    ):
+        pass
+    assert names(tmp_path) == ["set"]
+
+
 def test_an_unpublished_set_leaves_nothing(sharded: Checkpoint, tmp_path: Path):
     """An error removes the staged directory with all that is in it."""
     with pytest.raises(RuntimeError), staged(tmp_path / "copy", like=sharded) as stage:  # noqa: PT012

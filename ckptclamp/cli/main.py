@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import signal
@@ -53,7 +54,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module in ``ckptclamp.cli`` and return its `command`."""
         if cmd_name not in _COMMANDS:
-            return None
+            close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            ctx.fail(f"there is no command {cmd_name!r}{meant}")
         module = cmd_name.replace("-", "_")
         command = importlib.import_module(f"ckptclamp.cli.{module}").command
         assert isinstance(command, click.Command)
@@ -125,6 +128,10 @@ def _explain(error: Exception) -> int:
     match error:
         case click.exceptions.Abort():
             return 130
+        case click.UsageError() if error.ctx is not None and not _is_help(error):
+            message = error.format_message().rstrip(".")
+            _complain(printable(f"{message} (see {error.ctx.command_path} --help)", limit=None))
+            return error.exit_code
         case click.ClickException():
             error.show()
             return error.exit_code
@@ -144,6 +151,11 @@ def _explain(error: Exception) -> int:
                 "(CKPTCLAMP_TRACEBACK=1 shows where)"
             )
     return CkptclampError.exit_code
+
+
+def _is_help(error: click.UsageError) -> bool:
+    """Whether a command without arguments answered with its help, as a group does."""
+    return error.ctx is not None and error.message == error.ctx.get_help()
 
 
 def _complain(lines: str) -> None:

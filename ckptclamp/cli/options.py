@@ -209,9 +209,18 @@ def report_option(*short: str) -> Callable[[F], F]:
     )
 
 
+def _complete_format(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> Sequence[str]:
+    from ckptclamp.reports.registry import REPORTERS
+
+    return [name for name in REPORTERS if name.startswith(incomplete)]
+
+
 format_option = option(
     "-f",
     "--format",
+    shell_complete=_complete_format,
     default="text",
     show_default=True,
     callback=_report_format,

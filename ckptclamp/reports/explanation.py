@@ -29,6 +29,18 @@ def render_explanation(explanation: Explanation, format_: str, options: RenderOp
 
 def _lines(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
     plan = explanation.plan
+    if options.verbose >= 0:
+        yield from _pairs(explanation, options)
+    yield (
+        f"{plural(len(plan.assignments), 'pair')} to judge, "
+        f"{len(plan.not_evaluated)} that cannot be, "
+        f"{plural(len(plan.unmatched), 'rule')} without a match; "
+        f"exit {int(explanation.exit_code)}"
+    )
+
+
+def _pairs(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
+    plan = explanation.plan
     yield printable(explanation.checkpoint.path, limit=None)
     yield ""
     for assignment in plan.assignments:
@@ -40,12 +52,6 @@ def _lines(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
         yield ""
     yield from _notices(plan.notices)
     yield from _ungoverned(explanation.ungoverned, options)
-    yield (
-        f"{plural(len(plan.assignments), 'pair')} to judge, "
-        f"{len(plan.not_evaluated)} that cannot be, "
-        f"{plural(len(plan.unmatched), 'rule')} without a match; "
-        f"exit {int(explanation.exit_code)}"
-    )
 
 
 def _assignment(assignment: Assignment) -> Iterator[str]:

@@ -210,6 +210,7 @@ def _spec_place(location: str | None) -> Place | None:
 
 def _from_unmatched(audit: AuditReport, numbered: _Fingerprints) -> Iterator[Finding]:
     for unmatched in audit.unmatched:
+        in_a_file = unmatched.location is not None
         yield Finding(
             kind=Kind.UNMATCHED,
             level=Level.ERROR,
@@ -218,7 +219,7 @@ def _from_unmatched(audit: AuditReport, numbered: _Fingerprints) -> Iterator[Fin
             place=_spec_place(unmatched.location)
             or Place(audit.spec_path or audit.checkpoint.path),
             fingerprint=numbered(Kind.UNMATCHED, None, unmatched.rule),
-            help="mend its pattern, or let it say `required: false`",
+            help="mend its pattern" + (", or let it say `required: false`" * in_a_file),
         )
     if audit.exit_code is ExitCode.NOTHING_EVALUATED and not audit.unmatched:
         yield Finding(

@@ -29,6 +29,9 @@ def render_inspection(inspection: Inspection, format_: str, options: RenderOptio
 
 
 def _lines(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
+    if options.verbose < 0:
+        yield _totals(inspection)
+        return
     summary = inspection.checkpoint
     size = sum(file.size for file in summary.files)
     yield printable(summary.path, limit=None)
@@ -50,6 +53,12 @@ def _lines(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
     yield from _tensor_table(inspection, options)
     yield ""
     yield from _declarations(inspection.declarations, options)
+
+
+def _totals(inspection: Inspection) -> str:
+    size = file_size(sum(tensor.nbytes for tensor in inspection.tensors))
+    declared = plural(len(inspection.declarations), "declared constraint")
+    return f"{plural(len(inspection.tensors), 'tensor')}, {size}; {declared}"
 
 
 def _tensor_table(inspection: Inspection, options: RenderOptions) -> Iterator[str]:

@@ -236,3 +236,17 @@ def test_options_say_which_of_them_is_wrong(run, model):
     refused = run("apply", model, *rule, "--axis", 0, "-o", "-", cwd=model.parent)
     assert refused.returncode == 2
     assert not (model.parent / "-").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["adit", "x"], "did you mean audit?"),
+        (["audit"], "Missing argument"),
+        (["audit", "x", "--no-such-option"], "--no-such-option"),
+        (["audit", "x", "--memory", "3x"], "--memory"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_too(run, arguments, word):
+    """What is wrong, and where help is, in the form of every other failure."""
+    one_line(run(*arguments), 2, "ckptclamp: error: ", word, "--help")

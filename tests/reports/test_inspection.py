@@ -77,3 +77,9 @@ def test_what_a_declaration_fails_to_govern_is_never_left_out():
     )
     shown = lines(inspection(declarations=(DECLARED, lost)), 80)
     assert any("no bias" in line for line in shown)
+
+
+def test_quiet_keeps_the_totals():
+    """-q prints one line."""
+    text = render_inspection(inspection(), "text", RenderOptions(verbose=-1))
+    assert text == "1 tensor, 1.0 kB; 1 declared constraint"
