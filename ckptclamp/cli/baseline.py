@@ -18,7 +18,7 @@ from ckptclamp.cli.parameters import PATH
 from ckptclamp.errors import UsageError
 
 
-@click.group("baseline")
+@click.group("baseline", no_args_is_help=False)
 def command() -> None:
     """Look after a baseline, the violations that a gate takes for known.
 

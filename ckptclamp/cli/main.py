@@ -47,6 +47,13 @@ _SIGNALLED = 128
 class LazyGroup(click.Group):
     """A group that imports a command's module when it is called, so that help costs nothing."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Answer an empty command line with the help, and as a failure: it asked for nothing."""
+        if not args:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of use."""
         return list(_COMMANDS)
@@ -71,6 +78,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     epilog=_EXIT_CODES,
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CKPTCLAMP"},
 )
 @click.version_option(__version__, prog_name="ckptclamp")
@@ -128,7 +136,7 @@ def _explain(error: Exception) -> int:
     match error:
         case click.exceptions.Abort():
             return 130
-        case click.UsageError() if error.ctx is not None and not _is_help(error):
+        case click.UsageError() if error.ctx is not None:
             message = error.format_message().rstrip(".")
             _complain(printable(f"{message} (see {error.ctx.command_path} --help)", limit=None))
             return error.exit_code
@@ -151,11 +159,6 @@ def _explain(error: Exception) -> int:
                 "(CKPTCLAMP_TRACEBACK=1 shows where)"
             )
     return CkptclampError.exit_code
-
-
-def _is_help(error: click.UsageError) -> bool:
-    """Whether a command without arguments answered with its help, as a group does."""
-    return error.ctx is not None and error.message == error.ctx.get_help()
 
 
 def _complain(lines: str) -> None:

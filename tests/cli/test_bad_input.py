@@ -242,6 +242,7 @@ def test_options_say_which_of_them_is_wrong(run, model):
     ("arguments", "word"),
     [
         (["adit", "x"], "did you mean audit?"),
+        (["baseline"], "Missing command"),
         (["audit"], "Missing argument"),
         (["audit", "x", "--no-such-option"], "--no-such-option"),
         (["audit", "x", "--memory", "3x"], "--memory"),
@@ -250,3 +251,10 @@ def test_options_say_which_of_them_is_wrong(run, model):
 def test_a_wrong_command_line_is_one_line_too(run, arguments, word):
     """What is wrong, and where help is, in the form of every other failure."""
     one_line(run(*arguments), 2, "ckptclamp: error: ", word, "--help")
+
+
+def test_an_empty_command_line_is_no_pass(run):
+    """A gate whose arguments got lost shows the help, on stderr, and fails."""
+    answer = run()
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("Usage: ckptclamp")
