@@ -40,6 +40,13 @@ _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
 
 
+_REMAINING = {
+    Projection.EXACT: "the rules of this tensor may exclude each other",
+    Projection.KERAS: "--projection exact goes all the way, whatever the rate",
+}
+"""What to think of where a projection left units outside."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApplyOptions:
     """How to make the copy.
@@ -331,8 +338,7 @@ def _refuse_remaining(after: AuditReport, projection: Projection) -> None:
             f"{first.constraint} (rule {first.rule}) after the {projection.value} projection",
             path=after.checkpoint.path,
             tensor=first.tensor,
-            hint="do the rules of this tensor exclude each other? "
-            "--allow-remaining writes the copy all the same",
+            hint=f"{_REMAINING[projection]}; --allow-remaining writes the copy all the same",
         )
 
 

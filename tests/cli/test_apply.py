@@ -183,3 +183,16 @@ def test_a_report_is_not_mistaken_for_the_copy(run, model, tmp_path):
     answer = run("apply", model, *RULE, "-o", f"html={tmp_path / 'r.html'}")
     assert answer.returncode == 2
     assert "--report" in answer.stderr
+
+
+def test_a_rate_that_falls_short_is_told(run, model, tmp_path):
+    """Keras' formula moves by the rate of a schedule only; the answer names the projection that does not."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "version: 1\nprojection: keras\nrules:\n"
+        "  - {tensors: '**', constraint: MinMaxNorm, min_value: 0, max_value: 0.1, rate: 0.5, axis: 0}\n"
+    )
+    answer = run("apply", model, "--spec", spec, "-o", tmp_path / "copy.safetensors")
+    assert answer.returncode == 5
+    assert "--projection exact" in answer.stderr
+    assert not (tmp_path / "copy.safetensors").exists()
