@@ -65,14 +65,15 @@ def outside(values: NDArray[np.float64], axes: tuple[int, ...], bound: Any, slac
 def _hdf5_arrays(data: bytes, wanted: Wanted) -> Arrays:
     found: Arrays = {}
 
-    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset) and wanted(name):
-            values = np.asarray(item[()])
-            values = values.view(ml_dtypes.bfloat16) if values.dtype == "V2" else values
-            found[name] = values.astype(np.float64)
-
+    names: list[str] = []
     with h5py.File(io.BytesIO(data), "r") as file:
-        file.visititems(visit)
+        file.visit(names.append)
+        for name in filter(wanted, names):  # the others may be broken
+            item = file[name]
+            if isinstance(item, h5py.Dataset):
+                values = np.asarray(item[()])
+                values = values.view(ml_dtypes.bfloat16) if values.dtype == "V2" else values
+                found[name] = values.astype(np.float64)
     return found
 
 

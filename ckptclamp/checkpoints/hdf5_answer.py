@@ -168,7 +168,7 @@ class _Row:
             self.refuse("its chunk shape does not fit its shape")
         if math.prod(chunk_shape) * dtype.itemsize > _MAX_CHUNK_BYTES:
             self.refuse(f"its chunks are larger than {_MAX_CHUNK_BYTES >> 20} MiB")
-        filters, level = self.filters()
+        filters, level = self.filters(dtype)
         chunks = self.chunks(tensor, chunk_shape, bool(filters))
         self.refuse_bomb(tensor.nbytes, sum(chunk.stored for chunk in chunks))
         fill = self.fill(dtype)
@@ -208,15 +208,20 @@ class _Row:
             self.refuse("a chunk lies outside its shape, or is empty")
         return Chunk(start, self.offset(row[1]), stored, mask)
 
-    def filters(self) -> tuple[tuple[str, ...], int | None]:
+    def filters(self, dtype: StorageDType) -> tuple[tuple[str, ...], int | None]:
+        """The names of the filters in order, and the level of deflate; each came with its setting."""
         rows = self.row.get("filters")
         if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
             self.refuse("the HDF5 worker's filters make no sense")
         names = tuple(str(name) for name, _ in rows)
         if not _FILTERS.issuperset(names) or len(set(names)) != len(names):
             self.refuse("the HDF5 worker's filters make no sense")
-        levels = [level for name, level in rows if name == "deflate" and level is not None]
-        return names, min(self.integer("deflate level", levels[0]), 9) if levels else None
+        settings = dict(rows)
+        if settings.get("shuffle", dtype.itemsize) != dtype.itemsize:
+            # HDF5 unshuffles by this size, whatever the datatype says.
+            self.refuse("its shuffle filter is set for elements of another size")
+        level = settings.get("deflate")
+        return names, None if level is None else min(self.integer("deflate level", level), 9)
 
     def refuse_bomb(self, declared: int, stored: int) -> None:
         if declared > _BOMB_FLOOR and declared > _BOMB_RATIO * stored:

@@ -113,7 +113,7 @@ def _filters(created: PropDCID, path: str) -> list[list[Any]]:
             )
         if any(name == other for other, _ in filters):
             raise RefusedError(f"is put through the filter {name!r} twice", tensor=path)
-        filters.append([name, values[0] if name == "deflate" and values else None])
+        filters.append([name, values[0] if values else None])
     return filters
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from ckptclamp.errors import CkptclampError
 
-_MEMORY = 1 << 30
-"""Bytes that a worker may take beyond what it has when the libraries are loaded."""
+_MEMORY = {"describe": 448 << 20, "write-chunks": 1 << 30, "nothing": 448 << 20}
+"""Bytes that a task may take beyond what the worker has when the libraries are loaded."""
 
 
 def main() -> None:
@@ -41,14 +41,16 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
         "nothing": lambda _: {},
     }
     offset, length, longest = numbers
-    walls = isolation.lock_down(memory=_MEMORY, file_size=longest)
+    walls = isolation.lock_down(memory=_MEMORY[task], file_size=longest)
     try:
         return {**tasks[task](Window(fd, offset, length)), "isolation": walls}
     except CkptclampError as error:
         told = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
         return {"error": {"class": type(error).__name__, **told}}
     except MemoryError:
-        return _unreadable(f"the HDF5 library needed more than {_MEMORY >> 20} MiB to read it")
+        return _unreadable(
+            f"the HDF5 library needed more than {_MEMORY[task] >> 20} MiB to read it"
+        )
     except Exception as error:  # noqa: BLE001 - h5py raises any of them on a damaged file
         return _unreadable(f"is no readable HDF5 file: {hdf5_walk.reason(error)}")
 

@@ -286,3 +286,20 @@ def zeroed_tail(data: bytearray) -> None:
 def with_family_name(data: bytearray) -> None:
     """Nothing but the signature."""
     del data[8:]
+
+
+def shuffled_otherwise(path: Path) -> Path:
+    """A shuffle filter that is set for pairs of bytes, where the elements have four."""
+    values = np.ones(64, "f4")
+    written(
+        path,
+        lambda file: file.create_dataset(
+            "w", data=values, shuffle=True, chunks=(64,), compression="gzip"
+        ),
+    )
+    data = path.read_bytes()
+    # The filter's number, the length of its name, flags, how many settings; then name and setting.
+    at = data.index(b"shuffle\0") + 8
+    assert data[at : at + 4] == b"\4\0\0\0"
+    path.write_bytes(data[:at] + b"\2" + data[at + 1 :])
+    return path
