@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import select
@@ -23,6 +24,7 @@ from typing import Any
 
 from ckptclamp.checkpoints import worker_process
 
+_PR_SET_PDEATHSIG = 1
 _MOST_FDS = 256
 """More than a process here ever has open."""
 
@@ -41,32 +43,44 @@ class Outcome:
     memory: int
 
 
+class Fork:
+    """A function at work in a fork of this process, which must have one thread only."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._started = time.monotonic()
+        self._heard, said = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._heard)
+            os.setsid()
+            _answer(function, said)
+        os.close(said)
+
+    def outcome(self, seconds: float) -> Outcome:
+        """What becomes of it; it is killed `seconds` after its start."""
+        answer = _hear(self._heard, self._started + seconds)
+        if answer is None:
+            os.killpg(self._pid, signal.SIGKILL)
+        _, status, usage = os.wait4(self._pid, 0)
+        took, memory = time.monotonic() - self._started, usage.ru_maxrss * 1024
+        if answer is None:
+            return Outcome(None, f"still at work after {seconds:.0f} s", took, memory)
+        if os.WIFSIGNALED(status) or not answer:
+            signalled = os.WIFSIGNALED(status)
+            name = signal.Signals(os.WTERMSIG(status)).name if signalled else str(status)
+            return Outcome(None, f"ended by {name}", took, memory)
+        value, failure = pickle.loads(answer)
+        return Outcome(value, failure, took, memory)
+
+
 def forked(function: Callable[[], Any], seconds: float) -> Outcome:
     """Call `function` in a fork of this process, and kill it after `seconds`."""
-    started = time.monotonic()
-    heard, said = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(heard)
-        os.setsid()
-        _answer(function, said)
-    os.close(said)
-    answer = _hear(heard, started + seconds)
-    if answer is None:
-        os.killpg(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)
-    took, memory = time.monotonic() - started, usage.ru_maxrss * 1024
-    if answer is None:
-        return Outcome(None, f"still at work after {seconds:.0f} s", took, memory)
-    if os.WIFSIGNALED(status) or not answer:
-        name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else str(status)
-        return Outcome(None, f"ended by {name}", took, memory)
-    value, failure = pickle.loads(answer)
-    return Outcome(value, failure, took, memory)
+    return Fork(function).outcome(seconds)
 
 
 def _answer(function: Callable[[], Any], said: int) -> None:
-    """Never return to what was forked."""
+    """Never return to what was forked, and never outlive it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         answer = (function(), "")
     except BaseException:  # noqa: BLE001 - what came through is what is looked for

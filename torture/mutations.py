@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,12 @@ from ckptclamp.auditing import AuditOptions
 from ckptclamp.errors import CkptclampError
 from ckptclamp.results import AuditReport
 from torture import reference
-from torture.forking import Outcome, forked, warm_workers
+from torture.forking import Fork, Outcome, forked, warm_workers
 from torture.mutating import Seed, mutant, seeds
 
 SECONDS = 10.0
 MEMORY = 512 << 20
+_LONGEST = 86_400.0
 
 Row = tuple[str, tuple[int, ...], tuple[float | None, float | None], float]
 """Of one judged tensor: name, axes, bound, tolerance."""
@@ -191,11 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if tally.failures else 0
 
 
-def _in_parallel(functions: list[Any]) -> list[Tally]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(len(functions)) as pool:
-        outcomes = list(pool.map(lambda function: forked(function, 86_400), functions))
+def _in_parallel(functions: list[Callable[[], Tally]]) -> list[Tally]:
+    forks = [Fork(function) for function in functions]
+    outcomes = [fork.outcome(_LONGEST) for fork in forks]
     for outcome in outcomes:
         if outcome.failure:
             raise SystemExit(outcome.failure)
