@@ -221,3 +221,10 @@ def test_the_ignore_rule_of_the_documents_loads():
     spec = spec_from_mapping({"version": 1, "rules": [rule], **yaml.safe_load(block)})
     assert spec.ignore[0].tensors == ("teacher/**",)
     assert spec.ignore[0].expires is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_there(page):
+    """A page that is linked to exists."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
