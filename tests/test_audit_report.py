@@ -273,3 +273,21 @@ def test_required_isolation_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
         "model.h5: was not opened: isolation is required, and this system lacks landlock, seccomp "
         "(leave out --require-isolation to open it all the same)"
     )
+
+
+def test_a_rule_without_a_match_is_named(model: Path):
+    """The others are judged all the same, and the answer is not theirs."""
+    spec = rule(tensors="a")
+    spec["rules"] = [*spec["rules"], {"id": "lost", "tensors": "z", "constraint": "NonNeg"}]  # type: ignore[misc]
+    report = audit(model, spec)
+    assert [unmatched.rule for unmatched in report.unmatched] == ["lost"]
+    assert [r.tensor for r in report.results] == ["a"]
+    assert report.exit_code == 4
+
+
+def test_ignored_violations_are_suppressed(model: Path):
+    """A spec's own list of what is known, with its reason."""
+    known = {"tensors": "b", "reason": "known"}
+    report = audit(model, rule() | {"ignore": [known]})
+    assert [r.suppressed is not None for r in report.results] == [False, True]
+    assert report.exit_code == 0

@@ -209,3 +209,36 @@ def test_a_histogram_is_made_only_when_asked_for():
     histogram = tallied(FIRST, SECOND, histogram=True).histogram
     assert histogram is not None
     assert sum(histogram.counts) == 7
+
+
+def test_counts_add_up_over_batches():
+    """What one batch found is not forgotten at the next; one bad weight is enough."""
+    given = assignment(MinMaxNorm(0.5, 2.0), shape=(3, 4))
+    left = batch([NAN, 0.0], ((0, 2),), nonfinite=[1, 0])
+    right = batch([0.0, NAN], ((2, 4),), nonfinite=[0, 1])
+    result = tallied(left, right, of=given)
+    assert (result.violating, result.nonfinite, result.unmendable) == (4, 2, 4)
+
+
+def test_excess_counts_for_more_than_distance():
+    """Half of the smaller bound is worse than a little over the larger one."""
+    given = assignment(MinMaxNorm(0.5, 10.0), shape=(3, 3))
+    result = tallied(batch([12.0, 0.125, 11.0], ((0, 3),)), of=given)
+    assert [unit.index for unit in result.worst] == [(1,), (0,), (2,)]
+    assert [unit.excess for unit in result.worst] == pytest.approx([0.75, 0.2, 0.1])
+
+
+def test_a_unit_with_one_bad_weight_is_the_worst():
+    """Whatever was measured of it, which means nothing."""
+    given = assignment(shape=(3, 3))
+    result = tallied(batch([9.0, 2.5, 8.0], ((0, 3),), nonfinite=[0, 1, 0]), of=given)
+    assert [unit.index for unit in result.worst] == [(1,), (0,), (2,)]
+
+
+def test_coordinates_inside_of_a_box():
+    """A batch may be any box of units; its positions count inside of that box."""
+    given = assignment(shape=(3, 4, 5))
+    heard = []
+    piece = batch([3.0] * 6, ((1, 3), (2, 5)))
+    tallied(piece, of=given, on_unit=lambda _, unit: heard.append(unit.index))
+    assert heard == [(1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4)]
