@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 _START = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); "  # after what is installed
-    "runpy.run_module(sys.argv[1], run_name='__main__', alter_sys=True)"
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
 
