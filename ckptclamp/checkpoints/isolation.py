@@ -17,6 +17,10 @@ import os
 import struct
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 try:
     import resource
@@ -93,7 +97,7 @@ def lock_down(*, memory: int, file_size: int) -> list[str]:
     `file_size` how many bytes long a file that it writes may get.
     """
     address_space = _address_space() + memory
-    walls = (
+    walls: tuple[Callable[[], bool], ...] = (
         _forbid_new_privileges,
         _restrict_with_landlock,
         lambda: _set_limits(address_space, file_size),
