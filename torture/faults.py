@@ -1,6 +1,6 @@
 """A fault at every system call of `apply`, from its first temporary file to its exit.
 
-    python -m torture.faults [--writer NAME] [--every N] [--jobs N]
+    python -m torture.faults [--writer NAME] [--every N] [--offset N] [--jobs N]
 
 Each run is a fork of a process that has loaded everything, with `strace` attached when it begins to
 write: at the k-th call of a kind the process is killed, gets SIGTERM, or the call fails. Prints
@@ -11,6 +11,7 @@ changed, or the exit code was 0 with nothing written.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -24,11 +25,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ckptclamp.staging import FileStage
 from torture.applies import WRITERS, Apply, Expectation, load_everything, start, stop_self
-from torture.forking import WarmWorker, warm_workers
+from torture.forking import WarmWorker, in_parallel, warm_workers
 
 _CALL = re.compile(r"^(\w+)\(", re.MULTILINE)
 _FALLIBLE = frozenset(
@@ -210,21 +212,38 @@ def disturb(point: Point, expected: Expectation, directory: Path) -> tuple[str, 
     return f"{point.fault}: {state}{left}", problem
 
 
-def run(writer: str, every: int, offset: int = 0) -> tuple[Counter[str], list[str]]:
-    """Meet every point of `writer`, or each one in `every`; return counts and failures."""
-    counts: Counter[str] = Counter()
-    failures: list[str] = []
+Tally = tuple[Counter[str], list[str]]
+"""Counts of outcomes, and failures."""
+
+
+def run(writer: str, every: int, offset: int = 0, jobs: int = 1) -> Tally:
+    """Meet every point of `writer`, or each one in `every`, `jobs` at a time."""
+    met: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "run"
         expected = Expectation.of(writer, directory)
         for place, named in variants(writer):
-            met = list(points(writer, place, named, directory))
-            random.Random(0).shuffle(met)
-            for point in met[offset::every]:
-                label, problem = disturb(point, expected, directory)
-                counts[label] += 1
-                if problem:
-                    failures.append(f"{point}: {problem}")
+            found = list(points(writer, place, named, directory))
+            random.Random(0).shuffle(found)
+            met += found[offset::every]
+    parts = [met[job::jobs] for job in range(jobs)]
+    told = in_parallel([partial(meet, part, expected) for part in parts])
+    return (
+        sum((counts for counts, _ in told), Counter()),
+        [problem for _, failures in told for problem in failures],
+    )
+
+
+def meet(met: list[Point], expected: Expectation) -> Tally:
+    """Meet these points one after the other."""
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for point in met:
+            label, problem = disturb(point, expected, Path(folder) / "run")
+            counts[label] += 1
+            if problem:
+                failures.append(f"{point}: {problem}")
     return counts, failures
 
 
@@ -244,16 +263,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--writer", choices=WRITERS, action="append")
     parser.add_argument("--every", type=int, default=1, help="meet one in N points")
     parser.add_argument("--offset", type=int, default=0, help="begin with this point")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     if shutil.which("strace") is None:
         print("skipped: strace is not installed", file=sys.stderr)
         return 0
     warm_workers()
     load_everything()
+    gc.freeze()  # a collection in a fork would copy every page of what was loaded
     failed = False
     for writer in options.writer or WRITERS:
         started = time.monotonic()
-        counts, failures = run(writer, options.every, options.offset)
+        counts, failures = run(writer, options.every, options.offset, options.jobs)
         failed |= bool(failures)
         told = {
             "writer": writer,

@@ -16,15 +16,19 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from ckptclamp.checkpoints import worker_process
 
+T = TypeVar("T")
+
 _PR_SET_PDEATHSIG = 1
+_LONGEST = 86_400.0
+"""Seconds of a part of a run."""
 _MOST_FDS = 256
 """More than a process here ever has open."""
 
@@ -76,6 +80,16 @@ class Fork:
 def forked(function: Callable[[], Any], seconds: float) -> Outcome:
     """Call `function` in a fork of this process, and kill it after `seconds`."""
     return Fork(function).outcome(seconds)
+
+
+def in_parallel(functions: Iterable[Callable[[], T]]) -> list[T]:
+    """Call each function in a fork of its own, all at once; return what they return."""
+    forks = [Fork(function) for function in functions]
+    outcomes = [fork.outcome(_LONGEST) for fork in forks]
+    for outcome in outcomes:
+        if outcome.failure:
+            raise SystemExit(outcome.failure)
+    return [outcome.value for outcome in outcomes]
 
 
 def _answer(function: Callable[[], Any], said: int) -> None:

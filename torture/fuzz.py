@@ -1,19 +1,24 @@
 """Coverage-guided fuzzing of every parser of ours: it answers, or refuses in one of its own words.
 
-    python -m torture.fuzz TARGET [--seconds N]
+    python -m torture.fuzz TARGET … [--seconds N] [--jobs N]
 
-Needs `atheris`. Ends with a traceback, and the input, at the first exception of another kind.
+Needs `atheris`. Each target runs in a process of its own, `--jobs` at a time; one line of JSON tells
+of each. One that met an exception of another kind is told of with the traceback and the input.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import atheris
@@ -31,6 +36,8 @@ with atheris.instrument_imports(include=["ckptclamp"]):
 from torture.mutating import FIXTURES  # after what it loads of ckptclamp was instrumented
 
 PLACE = Path("fuzzed")
+_RUNS = re.compile(r"^Done (\d+) runs", re.MULTILINE)
+_TAIL = 20_000
 
 
 def source(data: bytes) -> Source:
@@ -114,28 +121,51 @@ def seeds(target: str) -> list[bytes]:
     return [path.read_bytes()[cut:] for path in paths[target]]
 
 
-def main() -> None:
-    """See the module's text."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--seconds", type=int, default=600)
-    options = parser.parse_args()
-    parse = TARGETS[options.target]
+def fuzz(target: str, seconds: int) -> None:
+    """Never returns: libFuzzer ends the process when the time is over, or at the first failure."""
+    parse = TARGETS[target]
 
     def one(data: bytes) -> None:
         try:
             parse(data)
         except CkptclampError as error:
-            if "\n" in str(error) and options.target != "spec":
+            if "\n" in str(error) and target != "spec":
                 raise RuntimeError("an error of more than one line") from error
 
     with tempfile.TemporaryDirectory() as corpus:
-        for number, data in enumerate(seeds(options.target)):
+        for number, data in enumerate(seeds(target)):
             (Path(corpus) / str(number)).write_bytes(data)
-        limits = [f"-max_total_time={options.seconds}", "-timeout=10", "-rss_limit_mb=2048"]
+        limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048"]
         atheris.Setup([sys.argv[0], *limits, "-max_len=65536", corpus], one)
         atheris.Fuzz()
 
 
+def in_a_process(target: str, seconds: int) -> bool:
+    """Fuzz one target, tell of it, and return whether all was well."""
+    command = [sys.executable, "-m", "torture.fuzz", target, "--seconds", str(seconds), "--here"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    said = (done.stderr + done.stdout).decode(errors="replace")
+    runs = _RUNS.findall(said)
+    well = done.returncode == 0 and bool(runs)
+    told = {"target": target, "seconds": seconds, "runs": int(runs[-1]) if runs else 0}
+    print(json.dumps(told if well else {**told, "failed": said[-_TAIL:]}), flush=True)
+    return well
+
+
+def main() -> int:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("targets", choices=TARGETS, nargs="+", metavar="target")
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--here", action="store_true", help="in this process, the first one only")
+    options = parser.parse_args()
+    if options.here:
+        fuzz(options.targets[0], options.seconds)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        well = list(pool.map(partial(in_a_process, seconds=options.seconds), options.targets))
+    return 0 if all(well) else 1
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

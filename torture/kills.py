@@ -1,9 +1,10 @@
-"""Kill `apply` at random moments, again and again, while it copies a large checkpoint.
+"""Kill `apply` at random moments, spread over all of its time, while it copies a large checkpoint.
 
     python -m torture.kills [--size MEBIBYTES] [--kills N] [--directory FOLDER]
 
-The program is the real one, in a process of its own. Prints counts as JSON; ends with 1 if the
-output was ever neither the old one nor the new one, or the input changed.
+The program is the real one, in a process of its own. Runs that were over before they could be
+killed are counted apart. Prints counts as JSON; ends with 1 if the output was ever neither the old
+one nor the new one, the input changed, or too few runs could be killed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 from tests.checkpoints.safetensors_files import encoded, entry
 
+OLD = b"what was there before"
+
 _ROWS, _COLUMNS = 1024, 1024
+_UNDISTURBED = 3
 
 
 def write_checkpoint(path: Path, mebibytes: int) -> None:
@@ -63,50 +68,68 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         told = run(Path(folder), options.size, options.kills)
     print(json.dumps(told))
-    return 1 if told["broken"] else 0
+    return 1 if told["broken"] or told["kills"] != options.kills else 0
 
 
 def run(folder: Path, mebibytes: int, kills: int) -> dict[str, object]:
-    """Make the checkpoint, measure an undisturbed run, then disturb it; return what happened."""
+    """Make the checkpoint, measure undisturbed runs, then disturb others; return what happened."""
     source, output = folder / "model.safetensors", folder / "output.safetensors"
     write_checkpoint(source, mebibytes)
     rule = ["--tensors", "**", "--max-norm", "1", "--axis", "1"]
     program = [sys.executable, "-m", "ckptclamp", "apply", str(source), "-o", str(output)]
     command = [*program, "--force", "-q", *rule]
     before = digest(source)
-    output.write_bytes(b"what was there before")
-    old = digest(output)
-    started = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    took = time.monotonic() - started
+    output.write_bytes(OLD)
+    took = [_seconds(command) for _ in range(_UNDISTURBED)]
     new = digest(output)
     states: Counter[str] = Counter()
     rng = random.Random(0)
-    for _ in range(kills):
-        output.write_bytes(b"what was there before")
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            process.wait(rng.uniform(0, took * 1.1))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        code = process.wait()
-        found = digest(output)
-        state = {old: "old", new: "new"}.get(found, "broken")
-        if code == 0 and state != "new":
-            state = "broken"
+    killed = finished = 0
+    while killed < kills and finished <= kills:
+        # One in each equal part of the time that a run takes, so that no phase of it is left out.
+        moment = (killed + rng.random()) / kills * median(took)
+        output.write_bytes(OLD)
+        seconds, code = _run_for(command, moment)
+        found = "old" if _is(output, OLD) else "new" if digest(output) == new else "broken"
+        if code == 0:
+            finished += 1
+            took.append(seconds)  # the machine is faster than it was
+        else:
+            killed += 1
+        state = "broken" if code == 0 and found != "new" else found
         states[f"{'finished' if code == 0 else 'killed'}: {state}"] += 1
     leftovers = [path.name for path in folder.iterdir() if path not in (source, output)]
     broken = sum(count for state, count in states.items() if "broken" in state)
     return {
         "mebibytes": mebibytes,
-        "kills": kills,
-        "seconds_undisturbed": round(took, 2),
+        "kills": killed,
+        "seconds_undisturbed": round(median(took), 2),
         "states": dict(states),
         "leftovers": len(leftovers),
         "broken": broken + (digest(source) != before),
     }
+
+
+def _seconds(command: list[str]) -> float:
+    started = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def _run_for(command: list[str], seconds: float) -> tuple[float, int]:
+    """Kill the program after so many seconds; how long it ran, and its exit code."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    code = process.wait()
+    return time.monotonic() - started, code
+
+
+def _is(path: Path, data: bytes) -> bool:
+    return path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
 if __name__ == "__main__":

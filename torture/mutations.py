@@ -1,19 +1,24 @@
 """Byte mutations of real files: nothing may crash, hang, swell, or pass that does not conform.
 
-    python -m torture.mutations --count 100000 --jobs 2 [--corpus FOLDER] [--keep FOLDER]
+    python -m torture.mutations --count 100000 --jobs 2 [--seconds N] [--corpus FOLDER]
+        [--keep FOLDER]
 
-Prints what happened as JSON; ends with 1 if anything did that must not.
+Prints what happened as JSON; ends with 1 if anything did that must not. A mutant is made of its
+number alone, so a run that `--seconds` ended goes on with `--first` and the number that it printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,12 +29,11 @@ from ckptclamp.auditing import AuditOptions
 from ckptclamp.errors import CkptclampError
 from ckptclamp.results import AuditReport
 from torture import reference
-from torture.forking import Fork, Outcome, forked, warm_workers
+from torture.forking import Outcome, forked, in_parallel, warm_workers
 from torture.mutating import Seed, mutant, seeds
 
 SECONDS = 10.0
 MEMORY = 512 << 20
-_LONGEST = 86_400.0
 
 Row = tuple[str, tuple[int, ...], tuple[float | None, float | None], float]
 """Of one judged tensor: name, axes, bound, tolerance."""
@@ -43,12 +47,15 @@ class Tally:
     slowest: float = 0.0
     largest: int = 0
     failures: list[str] = field(default_factory=list)
+    following: float = math.inf
+    """The number of the first case that was not run, if time was over."""
 
     def __iadd__(self, other: Tally) -> Tally:
         self.codes += other.codes
         self.slowest = max(self.slowest, other.slowest)
         self.largest = max(self.largest, other.largest)
         self.failures += other.failures
+        self.following = min(self.following, other.following)
         return self
 
 
@@ -149,11 +156,14 @@ def run(subject: Subject, number: int, path: Path) -> tuple[str, str, Outcome]:
     return f"{kind}: exit {code}{crashed}", problem, outcome
 
 
-def shard(todo: list[Subject], numbers: range, keep: Path | None) -> Tally:
-    """Run the cases of these numbers, each with a subject in turn."""
+def shard(todo: list[Subject], numbers: range, keep: Path | None, deadline: float) -> Tally:
+    """Run the cases of these numbers, each with a subject in turn, until the time is over."""
     tally = Tally()
     with tempfile.TemporaryDirectory() as directory:
         for number in numbers:
+            if time.monotonic() > deadline:
+                tally.following = number
+                break
             subject = todo[number % len(todo)]
             path = Path(directory) / f"mutant{subject.seed.suffix}"
             label, problem, outcome = run(subject, number, path)
@@ -172,6 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="after which no case begins"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--corpus", default=os.environ.get("CKPTCLAMP_CORPUS"))
     parser.add_argument("--keep", type=Path, help="where mutants go that did what they must not")
@@ -179,31 +192,27 @@ def main(arguments: list[str] | None = None) -> int:
     warm_workers()
     with tempfile.TemporaryDirectory() as directory:
         todo = list(subjects(Path(directory), options.corpus))
-    stop = options.first + options.count
+    started = time.monotonic()
+    stop, deadline = options.first + options.count, started + options.seconds
+    gc.freeze()  # a collection in a fork would copy every page of what was loaded
     tally = Tally()
-    for part in _in_parallel(
+    for part in in_parallel(
         [
-            partial(shard, todo, range(start, stop, options.jobs), options.keep)
+            partial(shard, todo, range(start, stop, options.jobs), options.keep, deadline)
             for start in range(options.first, options.first + options.jobs)
         ]
     ):
         tally += part
-    print(json.dumps(summary(tally, todo), indent=2))
+    print(json.dumps(summary(tally, todo, time.monotonic() - started), indent=2))
     return 1 if tally.failures else 0
 
 
-def _in_parallel(functions: list[Callable[[], Tally]]) -> list[Tally]:
-    forks = [Fork(function) for function in functions]
-    outcomes = [fork.outcome(_LONGEST) for fork in forks]
-    for outcome in outcomes:
-        if outcome.failure:
-            raise SystemExit(outcome.failure)
-    return [outcome.value for outcome in outcomes]
-
-
-def summary(tally: Tally, todo: list[Subject]) -> dict[str, Any]:
+def summary(tally: Tally, todo: list[Subject], seconds: float) -> dict[str, Any]:
     """What is printed."""
+    unfinished = {} if tally.following == math.inf else {"go_on_with_first": tally.following}
     return {
+        **unfinished,
+        "seconds": round(seconds),
         "cases": tally.codes.total(),
         "subjects": len(todo),
         "seeds": len({subject.seed.name for subject in todo}),
