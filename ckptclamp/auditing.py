@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp._version import __version__
+from ckptclamp.checkpoints.limits import (
+    DEFAULT_EXPANSION_LIMIT,
+    DEFAULT_UNPACKED_LIMIT,
+    Limits,
+)
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.checkpoints.safetensors_header import DEFAULT_HEADER_LIMIT
 from ckptclamp.constraints.whole import WholeTensorConstraint
@@ -42,7 +47,9 @@ class AuditOptions:
     is how many violating units are kept for each result. `hash` adds sha256 digests; ``None`` means
     only where the checkpoint is small enough not to notice. `config` stands in for the model config
     of a weights-only Keras file. `require_isolation` refuses to open anything where a wall around
-    the HDF5 parser is missing. `header_limit` bounds the header of a safetensors file, in bytes.
+    the HDF5 parser is missing. `header_limit` bounds the header of a safetensors file, in bytes;
+    `expansion_limit` and `unpacked_limit` how many times its stored bytes, and how many bytes,
+    what is compressed may unpack to (see `checkpoints.limits`).
     """
 
     memory: int = 256 * MEBIBYTE
@@ -57,6 +64,8 @@ class AuditOptions:
     follow_symlinks: bool = False
     require_isolation: bool = False
     header_limit: int = DEFAULT_HEADER_LIMIT
+    expansion_limit: int = DEFAULT_EXPANSION_LIMIT
+    unpacked_limit: int = DEFAULT_UNPACKED_LIMIT
     config: Mapping[str, Any] | None = None
     progress: Progress | None = None
     on_unit: OnUnit | None = None
@@ -99,9 +108,8 @@ def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
     """Open the checkpoint at `path` as `options` ask for it; close it when done."""
     if options.require_isolation:
         check_isolation(path)
-    checkpoint = open_checkpoint(
-        path, follow_symlinks=options.follow_symlinks, header_limit=options.header_limit
-    )
+    limits = Limits(options.header_limit, options.expansion_limit, options.unpacked_limit)
+    checkpoint = open_checkpoint(path, follow_symlinks=options.follow_symlinks, limits=limits)
     if options.config is not None:
         try:
             checkpoint.assume_config(options.config)

@@ -24,6 +24,7 @@ PROJECT_FILE = "pyproject.toml"
 ALLOWED: Mapping[str, tuple[type, ...]] = {
     "baseline": (str,),
     "color": (str,),
+    "expansion-limit": (int,),
     "hash": (bool,),
     "header-limit": (str, int),
     "headroom": (str,),
@@ -38,6 +39,7 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
     "spec": (str,),
     "strict": (bool,),
     "tolerance": (float, int),
+    "unpacked-limit": (str, int),
     "verbose": (int,),
     "worst": (int,),
 }

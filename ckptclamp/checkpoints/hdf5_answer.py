@@ -29,8 +29,6 @@ from ckptclamp.errors import RefusedError
 _MAX_RANK = 32
 _MAX_SIZE = 1 << 63
 _MAX_CHUNK_BYTES = 256 << 20
-_BOMB_FLOOR = 64 << 20
-_BOMB_RATIO = 1000
 _FILTERS = frozenset({"shuffle", "deflate", "fletcher32", "lzf"})
 _SMALLEST_SUPERBLOCK = 48
 
@@ -51,8 +49,8 @@ _Span = tuple[int, int, str]
 class Answer:
     """A worker's answer, field by field.
 
-    `path` is the file in messages, `extent` where the HDF5 file lies. What makes no sense, reaches
-    outside the file or declares far more than is stored raises `RefusedError`.
+    `path` is the file in messages, `extent` where the HDF5 file lies. What makes no sense, or
+    reaches outside the file, raises `RefusedError`.
     """
 
     def __init__(self, told: dict[str, Any], path: Path, extent: Extent) -> None:
@@ -153,7 +151,6 @@ class _Row:
         if layout == "chunked":
             return self.chunked(tensor, dtype)
         if layout == "constant":
-            self.refuse_bomb(tensor.nbytes, 0)
             return Constant(self.answer.extent.source, self.fill(dtype))
         if layout != "contiguous":
             self.refuse("the HDF5 worker's storage layout makes no sense")
@@ -170,7 +167,6 @@ class _Row:
             self.refuse(f"its chunks are larger than {_MAX_CHUNK_BYTES >> 20} MiB")
         filters, level = self.filters(dtype)
         chunks = self.chunks(tensor, chunk_shape, bool(filters))
-        self.refuse_bomb(tensor.nbytes, sum(chunk.stored for chunk in chunks))
         fill = self.fill(dtype)
         at_edge = any(n % step for n, step in zip(tensor.shape, chunk_shape, strict=True))
         if filters == ("shuffle",) and at_edge:
@@ -222,10 +218,6 @@ class _Row:
             self.refuse("its shuffle filter is set for elements of another size")
         level = settings.get("deflate")
         return names, None if level is None else min(self.integer("deflate level", level), 9)
-
-    def refuse_bomb(self, declared: int, stored: int) -> None:
-        if declared > _BOMB_FLOOR and declared > _BOMB_RATIO * stored:
-            self.refuse(f"declares {declared} bytes of weights but stores only {stored}")
 
     def fill(self, dtype: StorageDType) -> bytes:
         told = self.row.get("fill")

@@ -7,6 +7,7 @@ is first inflated into a file without a name. Nothing is ever unpacked by name.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from ckptclamp.checkpoints.keras_documents import (
     join_documents,
     parse_document,
 )
+from ckptclamp.checkpoints.limits import Limits
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.zip_directory import STORED, Directory, Member, read_directory
 from ckptclamp.checkpoints.zip_members import inflate_to_file, member_blocks
@@ -40,8 +42,10 @@ _CONFIG_FLOOR = 1 << 20
 _CONFIG_RATIO = 200
 
 
-def open_keras_archive(source: Source) -> Checkpoint:
+def open_keras_archive(source: Source, limits: Limits | None = None) -> Checkpoint:
     """Open a ``.keras`` archive of Keras 3, TF 2.12 to 2.15, or tf_keras.
+
+    No member, nor all of them together, may unpack to more than `limits` allow.
 
     Raises:
         NotACheckpointError: the archive is none of Keras.
@@ -50,7 +54,8 @@ def open_keras_archive(source: Source) -> Checkpoint:
     """
     directory = read_directory(source)
     members = {member.name: member for member in directory.members}
-    _check_members(source, members)
+    limits = limits or Limits()
+    _check_members(source, members, limits)
     config = _document(source, members[CONFIG])
     metadata = _document(source, members[METADATA]) if METADATA in members else None
     weights = members[WEIGHTS]
@@ -67,7 +72,7 @@ def open_keras_archive(source: Source) -> Checkpoint:
             inflated.close()
         raise
     model = join_documents(source.path, description.keras, config, metadata)
-    return KerasArchive(sources, directory, weights, replace(description, keras=model))
+    return KerasArchive(sources, directory, weights, replace(description, keras=model), limits)
 
 
 class KerasArchive(Checkpoint):
@@ -84,6 +89,7 @@ class KerasArchive(Checkpoint):
         directory: Directory,
         weights: Member,
         description: Hdf5Description,
+        limits: Limits,
     ) -> None:
         self.path = sources[0].path
         self.sources = sources
@@ -94,6 +100,7 @@ class KerasArchive(Checkpoint):
         self.isolation = description.isolation
         self._directory = directory
         self._weights = weights
+        self._limits = limits
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -106,7 +113,8 @@ class KerasArchive(Checkpoint):
 
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
-        return copy_archive(self, self._directory, self._weights, target, open_keras_archive)
+        reopen = partial(open_keras_archive, limits=self._limits)
+        return copy_archive(self, self._directory, self._weights, target, reopen)
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
@@ -115,7 +123,7 @@ class KerasArchive(Checkpoint):
                 pass
 
 
-def _check_members(source: Source, members: Mapping[str, Member]) -> None:
+def _check_members(source: Source, members: Mapping[str, Member], limits: Limits) -> None:
     if _NPZ in members:
         raise RefusedError(
             f"keeps its weights in {_NPZ}, which Keras itself cannot reload", path=source.path
@@ -136,6 +144,10 @@ def _check_members(source: Source, members: Mapping[str, Member]) -> None:
                 path=source.path,
                 tensor=name,
             )
+    packed = [member for member in members.values() if member.method != STORED]
+    for member in packed:  # assets, too: their checksums are looked at
+        limits.check_packed(source.path, member.stored, member.size, member.name)
+    limits.check_packed(source.path, source.size, sum(member.size for member in packed))
 
 
 def _document(source: Source, member: Member) -> dict[str, Any]:

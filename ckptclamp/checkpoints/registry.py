@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.safetensors_header import DEFAULT_HEADER_LIMIT
+from ckptclamp.checkpoints.limits import Limits
 from ckptclamp.checkpoints.sniffing import Kind, name_note, sniff
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.strict_json import parse_strict
@@ -19,12 +19,12 @@ _INDEX_DEPTH = 8
 
 
 def open_checkpoint(
-    path: str | Path, *, follow_symlinks: bool = False, header_limit: int = DEFAULT_HEADER_LIMIT
+    path: str | Path, *, follow_symlinks: bool = False, limits: Limits | None = None
 ) -> Checkpoint:
     """Open the checkpoint at `path`: a file, the index of a sharded set, or a directory.
 
     `path` itself may be a symbolic link; files that it leads to may be only with `follow_symlinks`.
-    `header_limit` bounds the header of a safetensors file, in bytes.
+    `limits` say what is too much to be read.
 
     Raises:
         UnreadableError: it cannot be read; `NotACheckpointError` where it is something else, and
@@ -32,35 +32,45 @@ def open_checkpoint(
     """
     path = Path(path)
     if path.is_dir():
-        return _open_directory(path, follow_symlinks, header_limit)
+        return _open_directory(path, follow_symlinks, limits or Limits())
     source = Source.open(path)
-    return open_source(source, follow_symlinks=follow_symlinks, header_limit=header_limit)
+    return open_source(source, follow_symlinks=follow_symlinks, limits=limits)
 
 
 def open_source(
-    source: Source, *, follow_symlinks: bool = False, header_limit: int = DEFAULT_HEADER_LIMIT
+    source: Source, *, follow_symlinks: bool = False, limits: Limits | None = None
 ) -> Checkpoint:
     """Open an opened file, which need not have a name; the checkpoint then owns `source`.
 
     Raises as `open_checkpoint` does, and then closes `source`.
     """
+    limits = limits or Limits()
     try:
         kind = sniff(source)
-        checkpoint = _open_kind(kind, source, follow_symlinks, header_limit)
+        checkpoint = _open_kind(kind, source, follow_symlinks, limits)
     except BaseException:
         source.close()
         raise
+    _check_limits(checkpoint, limits)
     if note := name_note(source, kind):
         checkpoint.notes = (*checkpoint.notes, note)
     return checkpoint
 
 
-def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, header_limit: int) -> Checkpoint:
+def _check_limits(checkpoint: Checkpoint, limits: Limits) -> None:
+    try:
+        limits.check(checkpoint)
+    except RefusedError:
+        checkpoint.close()
+        raise
+
+
+def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits) -> Checkpoint:
     match kind:
         case Kind.SAFETENSORS:
             from ckptclamp.checkpoints.safetensors import open_safetensors
 
-            return open_safetensors(source, header_limit=header_limit)
+            return open_safetensors(source, header_limit=limits.header)
         case Kind.HDF5:
             from ckptclamp.checkpoints.hdf5 import open_hdf5
 
@@ -68,9 +78,9 @@ def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, header_limit: 
         case Kind.ZIP:
             from ckptclamp.checkpoints.keras_archive import open_keras_archive
 
-            return open_keras_archive(source)
+            return open_keras_archive(source, limits)
         case Kind.JSON:
-            return _open_index(source, follow_symlinks, header_limit)
+            return _open_index(source, follow_symlinks, limits.header)
 
 
 def _open_index(source: Source, follow_symlinks: bool, header_limit: int) -> Checkpoint:
@@ -113,7 +123,7 @@ def _shard_names(index: object) -> set[str]:
     return {value for value in values if isinstance(value, str)}
 
 
-def _open_directory(path: Path, follow_symlinks: bool, header_limit: int) -> Checkpoint:
+def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkpoint:
     """Open a Keras directory, or the one checkpoint that a directory holds."""
     try:
         names = {entry.name for entry in path.iterdir()}
@@ -122,7 +132,9 @@ def _open_directory(path: Path, follow_symlinks: bool, header_limit: int) -> Che
     if {"config.json", "model.weights.h5"} <= names:
         from ckptclamp.checkpoints.keras_directory import open_keras_directory
 
-        return open_keras_directory(path, follow_symlinks=follow_symlinks)
+        directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
+        _check_limits(directory, limits)
+        return directory
     indexes = {
         name for name in names if name.endswith((".safetensors.index.json", ".weights.json"))
     }
@@ -137,7 +149,7 @@ def _open_directory(path: Path, follow_symlinks: bool, header_limit: int) -> Che
             hint=f"name one of them: {', '.join(found[:3])}" if found else "name a checkpoint",
         )
     source = Source.open(path / found[0], follow_symlinks=follow_symlinks)
-    checkpoint = open_source(source, follow_symlinks=follow_symlinks, header_limit=header_limit)
+    checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
     others = sorted(singles - {file.path.name for file in checkpoint.files})
     if others:
         checkpoint.close()

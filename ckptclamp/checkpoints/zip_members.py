@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import STORED
-from ckptclamp.errors import NotWrittenError, RefusedError, UnreadableError
+from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.zip_directory import Member
 
 _BLOCK = 1 << 20
-_BOMB_FLOOR = 64 << 20
-_BOMB_RATIO = 1000
 
 
 def member_blocks(source: Source, member: Member) -> Iterator[bytes]:
@@ -75,15 +73,8 @@ def inflate_to_file(source: Source, member: Member) -> Source:
     """Unpack a member into a file without a name, and return that as a source.
 
     Raises:
-        RefusedError: it unpacks to far more than it takes packed.
         UnreadableError: it is damaged, or there is no room for it.
     """
-    if member.size > _BOMB_FLOOR and member.size > _BOMB_RATIO * member.stored:
-        raise RefusedError(
-            f"unpacks from {member.stored} to {member.size} bytes",
-            path=source.path,
-            tensor=member.name,
-        )
     try:
         scratch = ScratchFile(source.path)
         done = 0

@@ -177,6 +177,21 @@ engine_options = together(
         show_default=True,
         help="Longest header of a safetensors file.",
     ),
+    option(
+        "--expansion-limit",
+        type=click.IntRange(min=1),
+        metavar="TIMES",
+        default=1000,
+        show_default=True,
+        help="How many times its stored bytes may something unpack to, from 64 MiB on.",
+    ),
+    option(
+        "--unpacked-limit",
+        type=Size(),
+        default="1TiB",
+        show_default=True,
+        help="How many bytes may all that is compressed unpack to.",
+    ),
 )
 
 

@@ -20,9 +20,11 @@ class Size(click.ParamType):  # type: ignore[type-arg] # generic only since clic
         "k": 10**3,
         "m": 10**6,
         "g": 10**9,
+        "t": 10**12,
         "ki": 2**10,
         "mi": 2**20,
         "gi": 2**30,
+        "ti": 2**40,
     }
 
     def convert(
@@ -32,7 +34,7 @@ class Size(click.ParamType):  # type: ignore[type-arg] # generic only since clic
         if isinstance(value, int):
             return value
         text = str(value).strip().lower().removesuffix("b")
-        digits = text.rstrip("kmgi")
+        digits = text.rstrip("kmgti")
         try:
             return int(float(digits) * self._units[text[len(digits) :]])
         except (ValueError, KeyError):

@@ -43,6 +43,8 @@ def engine(options: dict[str, Any]) -> AuditOptions:
         follow_symlinks=options["follow_symlinks"],
         require_isolation=options["require_isolation"],
         header_limit=options["header_limit"],
+        expansion_limit=options["expansion_limit"],
+        unpacked_limit=options["unpacked_limit"],
         config=_model_config(options["config"], isolated=options["require_isolation"]),
     )
 

@@ -104,7 +104,7 @@ def test_refuses_by_name(what: str, path: Path) -> None:
     make, name, reason = REFUSED[what]
     written(path, make)
     with pytest.raises(RefusedError, match=reason) as caught:
-        opened(path)
+        open_checkpoint(path)
     assert caught.value.path == str(path)
     if name:
         assert caught.value.tensor == name

@@ -229,6 +229,12 @@ CASES = cases(
             REFUSED,
             "unpacks",
         ),
+        (
+            "asset bomb",
+            packed(zipfile.ZIP_DEFLATED, assets__zeros=bytes(70 << 20)),
+            REFUSED,
+            "unpacks from",
+        ),
         ("no config", file(NAME, lambda: raw({"model.weights.h5": GOOD})), REFUSED, "config.json"),
         ("no weights", file(NAME, lambda: raw({"config.json": CONFIG})), REFUSED, "weights.h5"),
         ("empty archive", file(NAME, lambda: raw({})), REFUSED, "config.json"),
