@@ -50,7 +50,8 @@ def staged(
             try:
                 yield stage
             finally:
-                stage.discard()
+                with _signals_later():
+                    stage.discard()
     finally:
         os.close(parent)
 
@@ -130,6 +131,17 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Let a signal wait that would leave behind what is being removed."""
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _exit_by_signal(number: int, _: FrameType | None) -> None:

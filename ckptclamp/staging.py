@@ -23,7 +23,7 @@ from ckptclamp.notices import Notice
 from ckptclamp.renaming import exchange, rename_new
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
 
@@ -103,8 +103,39 @@ class Stage(ABC):
         """Return the mode of a new file: the input's, as far as the user's umask lets it be."""
         return self._mode & ~_umask()
 
+    def _keep(self, fd: int, replaced: Path, status: os.stat_result) -> None:
+        """Give `fd` the permissions, owner and attributes of what it replaces, as far as one may."""
+        os.fchmod(fd, self._keep_owner(fd, status))
+        self._keep_attributes(fd, replaced)
+
+    def _keep_owner(self, fd: int, replaced: os.stat_result) -> int:
+        """Give `fd` the owner of the replaced file, and return the mode that is then safe."""
+        mine = os.fstat(fd)
+        mode = replaced.st_mode & 0o777 | _inherited(mine)
+        if (mine.st_uid, mine.st_gid) == (replaced.st_uid, replaced.st_gid):
+            return mode
+        try:
+            os.fchown(fd, replaced.st_uid, replaced.st_gid)
+        except OSError as error:
+            self._tell("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
+            # Another group must not get what was meant for the former one.
+            return mode & (0o707 | (mode & 0o007) << 3)
+        return mode
+
+    def _keep_attributes(self, fd: int, replaced: Path) -> None:
+        """Copy extended attributes and access control lists."""
+        try:
+            for name in os.listxattr(replaced, follow_symlinks=False):
+                if name.startswith("user.") or name == "system.posix_acl_access":
+                    os.setxattr(fd, name, os.getxattr(replaced, name, follow_symlinks=False))
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                self._tell("attributes-not-kept", f"attributes were lost: {error.strerror}")
+
     def _tell(self, code: str, message: str) -> None:
-        self._notices.append(Notice(code, message))
+        """Say what could not be kept; of several files once."""
+        if all(notice.code != code for notice in self._notices):
+            self._notices.append(Notice(code, message))
 
 
 class FileStage(Stage):
@@ -145,8 +176,7 @@ class FileStage(Stage):
         if self._replaced is None:
             os.fchmod(self._fd, self._new_mode())
         else:
-            os.fchmod(self._fd, self._keep_owner(self._fd, self._replaced))
-            self._keep_attributes(self._fd)
+            self._keep(self._fd, self.path, self._replaced)
         # Never tried again: a second fsync may report success for data that the first one lost.
         os.fsync(self._fd)
         if self._replaced is None:
@@ -181,30 +211,6 @@ class FileStage(Stage):
         parent = self._parent
         os.link(source, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=True)
 
-    def _keep_owner(self, fd: int, replaced: os.stat_result) -> int:
-        """Give `fd` the owner of the replaced file, and return the mode that is then safe."""
-        mode = stat.S_IMODE(replaced.st_mode) & 0o777
-        mine = os.fstat(fd)
-        if (mine.st_uid, mine.st_gid) == (replaced.st_uid, replaced.st_gid):
-            return mode
-        try:
-            os.fchown(fd, replaced.st_uid, replaced.st_gid)
-        except OSError as error:
-            self._tell("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
-            # Another group must not get what was meant for the former one.
-            return mode & (0o707 | (mode & 0o007) << 3)
-        return mode
-
-    def _keep_attributes(self, fd: int) -> None:
-        """Copy extended attributes and access control lists of the replaced file."""
-        try:
-            for name in os.listxattr(self.path, follow_symlinks=False):
-                if name.startswith("user.") or name == "system.posix_acl_access":
-                    os.setxattr(fd, name, os.getxattr(self.path, name, follow_symlinks=False))
-        except OSError as error:
-            if error.errno != errno.ENOTSUP:
-                self._tell("attributes-not-kept", f"attributes were lost: {error.strerror}")
-
     def discard(self) -> None:
         """See `Stage.discard`."""
         if self._fd >= 0:
@@ -228,6 +234,7 @@ class DirectoryStage(Stage):
         self._temporary = _temporary_name(path)
         self.directory = path.parent / self._temporary
         with or_not_written(path):
+            self._folder_mode = like.files[0].path.parent.stat().st_mode & 0o777 | 0o700
             self.directory.mkdir(0o700)
 
     def create(self, name: str, size: int) -> int:
@@ -243,11 +250,12 @@ class DirectoryStage(Stage):
         return fd
 
     def _name(self) -> None:
-        for fd in self._fds.values():
-            os.fchmod(fd, self._new_mode())
-            os.fsync(fd)
+        for place, fd in self._fds.items():
+            self._finish(fd, place, stat.S_ISREG, self._new_mode())
         for folder, _, _ in os.walk(self.directory, topdown=False):
-            _finish_folder(folder)
+            with _opened_folder(folder) as fd:
+                place = Path(folder).relative_to(self.directory).as_posix()
+                self._finish(fd, place, stat.S_ISDIR, self._folder_mode & ~_umask())
         assert self._temporary is not None
         if self._replaced is None:
             # This fails unless the name is free, or an empty directory has it.
@@ -257,6 +265,16 @@ class DirectoryStage(Stage):
             self._flush_parent()
         else:
             self._exchange(self._temporary)
+
+    def _finish(self, fd: int, place: str, same_kind: Callable[[int], bool], mode: int) -> None:
+        """Give a file or a folder its permissions, those of what it replaces if it does; flush it."""
+        former = self.path / place
+        status = os.lstat(former) if self._replaced and os.path.lexists(former) else None
+        if status is not None and same_kind(status.st_mode):
+            self._keep(fd, former, status)
+        else:
+            os.fchmod(fd, mode | _inherited(os.fstat(fd)))
+        os.fsync(fd)
 
     def _exchange(self, temporary: str) -> None:
         """Change places with the directory at the target, and remove that one."""
@@ -317,11 +335,16 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _finish_folder(folder: str) -> None:
-    Path(folder).chmod(0o777 & ~_umask())
+def _inherited(status: os.stat_result) -> int:
+    """The bit that lets what is made in a folder belong to the folder's group."""
+    return status.st_mode & stat.S_ISGID if stat.S_ISDIR(status.st_mode) else 0
+
+
+@contextmanager
+def _opened_folder(folder: str) -> Iterator[int]:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        yield fd
     finally:
         os.close(fd)
 

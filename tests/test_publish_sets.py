@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +70,22 @@ def test_an_unpublished_set_leaves_nothing(sharded: Checkpoint, tmp_path: Path):
     assert names(tmp_path) == ["set"]
 
 
+def test_a_signal_does_not_stop_the_removal(
+    sharded: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that is told to stop while it tidies up does that to its end first."""
+    remove = shutil.rmtree
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        remove(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(SystemExit), staged(tmp_path / "copy", like=sharded) as stage:
+        sharded.copy_to(stage)
+    assert names(tmp_path) == ["set"]
+
+
 def test_a_set_replaces_a_directory_only_whole(sharded: Checkpoint, tmp_path: Path):
     """A directory is replaced with `force` only if nothing in it would be lost."""
     target = tmp_path / "copy"
@@ -108,6 +128,54 @@ def test_what_comes_at_the_last_moment_is_kept(
     (kept,) = find_leftovers(tmp_path)
     assert (kept / "late.txt").read_text() == "precious"
     assert contents(target) == contents(tmp_path / "set")
+
+
+def modes(directory: Path) -> dict[str, int]:
+    """The permissions of a directory and of everything in it."""
+    places = (directory, *directory.rglob("*"))
+    return {p.relative_to(directory).as_posix(): stat.S_IMODE(p.stat().st_mode) for p in places}
+
+
+def test_a_private_set_stays_private(sharded: Checkpoint, tmp_path: Path):
+    """A new directory is no more open than the input's; a replaced one is as open as it was."""
+    source, target = tmp_path / "set", tmp_path / "copy"
+    source.chmod(0o700)
+    publish(sharded, target)
+    assert modes(target)["."] == 0o700
+    target.chmod(0o750)
+    (target / "model-1.safetensors").chmod(0o640)
+    before = modes(target)
+    publish(sharded, target, force=True)
+    assert modes(target) == before
+    source.chmod(0o711)
+    publish(sharded, source, in_place=True)
+    assert modes(source)["."] == 0o711
+
+
+def test_attributes_of_a_replaced_set_are_kept(sharded: Checkpoint, tmp_path: Path):
+    """What a user attached to the files of the output, or to its directory, is there afterwards."""
+    target = tmp_path / "copy"
+    publish(sharded, target)
+    for path in (target, target / "model-1.safetensors"):
+        try:
+            os.setxattr(path, "user.origin", b"here")
+        except OSError as error:
+            pytest.skip(f"no extended attributes here: {error.strerror}")
+    publish(sharded, target, force=True)
+    for path in (target, target / "model-1.safetensors"):
+        assert os.getxattr(path, "user.origin") == b"here"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to someone else")
+def test_the_owner_of_a_replaced_set_is_kept(sharded: Checkpoint, tmp_path: Path):
+    """A directory that root replaces still belongs to its owner, with all that is in it."""
+    target = tmp_path / "copy"
+    publish(sharded, target)
+    for path in (target, *target.iterdir()):
+        os.chown(path, 1234, 4321)
+    assert publish(sharded, target, force=True) == set()
+    for path in (target, *target.iterdir()):
+        assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
 
 
 @pytest.mark.parametrize("index", [True, False])
