@@ -10,6 +10,7 @@ from ckptclamp.notices import Notice
 from ckptclamp.results import (
     ApplyReport,
     AuditReport,
+    Census,
     CheckpointSummary,
     ExitCode,
     Origin,
@@ -18,6 +19,7 @@ from ckptclamp.results import (
     Suppressed,
     UnmatchedRule,
     Verdict,
+    WorstUnit,
 )
 
 SUMMARY = CheckpointSummary("m.h5", "hdf5", (), 1)
@@ -60,11 +62,60 @@ def test_strict_counts_warnings():
     assert replace(strict, notices=(), results=(WARNING,)).exit_code is ExitCode.VIOLATIONS
 
 
+def test_the_numbers_are_those_of_the_readme():
+    """Scripts compare with numbers."""
+    assert {code.name: code.value for code in ExitCode} == {
+        "OK": 0,
+        "VIOLATIONS": 1,
+        "USAGE": 2,
+        "INCOMPLETE": 3,
+        "NOTHING_EVALUATED": 4,
+        "NOT_WRITTEN": 5,
+    }
+
+
+def test_a_result_claims_nothing_by_default():
+    """What nobody counted is 0, and what nobody called a warning is an error."""
+    result = Result("w", "r", "NonNeg()", Origin.SPEC, Verdict.PASS)
+    assert result.severity is Severity.ERROR
+    counts = ("units", "violating", "within_tolerance", "nonfinite", "unmendable", "unit_size")
+    assert [getattr(result, name) for name in counts] == [0] * len(counts)
+    assert result.tolerance == 0
+    assert WorstUnit((0,), 1.0, 1.0, 0.0, None).nonfinite == 0
+    assert not AuditReport(SUMMARY, ()).strict
+    assert AuditReport(SUMMARY, ()).seconds == 0
+
+
 def test_census_counts_suppressed_apart():
     """A baseline hides nothing: what it suppresses is counted, and not as a pass."""
-    census = AuditReport(SUMMARY, (PASS, VIOLATION, MISSING, SUPPRESSED)).census
-    assert (census.passed, census.violations) == (1, 1)
-    assert (census.not_evaluated, census.suppressed) == (1, 1)
+    notices = (Notice("a", "told"), Notice("b", "told"), Notice("c", "told", informational=True))
+    results = (PASS, *[VIOLATION] * 2, *[MISSING] * 3, *[SUPPRESSED] * 4)
+    assert AuditReport(SUMMARY, results, notices=notices).census == Census(
+        results=10,
+        passed=1,
+        violations=2,
+        not_evaluated=3,
+        suppressed=4,
+        warnings=2,
+        units=7,
+        violating_units=2,
+    )
+
+
+def test_notices_of_results_are_those_of_the_report():
+    """A warning that belongs to one tensor fails a strict gate, too."""
+    notice, other = Notice("a", "told"), Notice("b", "told")
+    report = AuditReport(SUMMARY, (replace(PASS, notices=(other,)),), notices=(notice,))
+    assert report.all_notices == (notice, other)
+    assert replace(report, notices=(), strict=True).exit_code is ExitCode.VIOLATIONS
+
+
+def test_a_copy_is_judged_as_it_was_written():
+    """Whatever the input was: the answer of an apply is that of its copy."""
+    before = AuditReport(SUMMARY, (replace(VIOLATION, unmendable=1), MISSING))
+    for after, code in ((PASS, ExitCode.OK), (VIOLATION, ExitCode.VIOLATIONS)):
+        written = AuditReport(SUMMARY, (after,))
+        assert ApplyReport(before, (), written, "out", "exact").exit_code is code
 
 
 @pytest.mark.parametrize(
@@ -75,6 +126,7 @@ def test_census_counts_suppressed_apart():
         ([VIOLATION, MISSING], ExitCode.INCOMPLETE),
         ([], ExitCode.NOTHING_EVALUATED),
         ([replace(VIOLATION, unmendable=1)], ExitCode.VIOLATIONS),
+        ([PASS, replace(VIOLATION, unmendable=1)], ExitCode.VIOLATIONS),
         ([replace(SUPPRESSED, unmendable=1)], ExitCode.OK),
     ],
 )

@@ -12,6 +12,7 @@ run faults --every "${FAULTS_EVERY:-1}" --jobs "$jobs"
 run scarcity --sizes "${SIZES:-15}"
 run kills --kills "${KILLS:-200}" --size "${KILLS_MEBIBYTES:-1024}" \
     ${KILLS_DIRECTORY:+--directory "$KILLS_DIRECTORY"}
+run survivors --every "${SURVIVORS_EVERY:-1}" --jobs "$jobs"
 run load --tensors "${TENSORS:-100000}" --hdf5-tensors "${HDF5_TENSORS:-100000}"
 if "$PYTHON" -c 'import atheris' 2>/dev/null; then
     run fuzz header zip index spec config json --seconds "${FUZZ_SECONDS:-600}" --jobs "$jobs"
