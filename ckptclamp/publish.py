@@ -95,7 +95,11 @@ def _existing(
     except OSError as error:
         raise UsageError(error.strerror or str(error), path=target) from error
     if stat.S_ISLNK(status.st_mode):
-        raise UsageError("is a symbolic link", path=target, hint="name the file that it points to")
+        raise UsageError(
+            "is a symbolic link",
+            path=target,
+            hint="name what it points to, or pass --follow-symlinks",
+        )
     expected, what = (
         (stat.S_ISDIR, "a directory") if like.several_files else (stat.S_ISREG, "a file")
     )

@@ -66,7 +66,7 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     with progress_bar(options) as progress:
         report = apply(
             checkpoint,
-            options["output"],
+            _target(checkpoint, options),
             spec,
             ApplyOptions(
                 audit=audit_options(options, progress),
@@ -81,6 +81,14 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     attest(report, options["attest"])
     emit(report, options)
     ctx.exit(report.exit_code)
+
+
+def _target(checkpoint: Path, options: dict[str, Any]) -> Path | None:
+    """Where the copy goes: what a link points to, if links are to be followed."""
+    target: Path | None = checkpoint if options["in_place"] else options["output"]
+    if target is not None and options["follow_symlinks"] and target.is_symlink():
+        return target.resolve()
+    return options["output"]
 
 
 def _check_output(options: dict[str, Any]) -> None:

@@ -152,7 +152,7 @@ jobs_option = option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Threads; the default is one a core."
 )
 symlinks_option = option(
-    "--follow-symlinks", is_flag=True, help="Allow shards that are symbolic links."
+    "--follow-symlinks", is_flag=True, help="Allow symbolic links: shards, and the output of apply."
 )
 
 engine_options = together(

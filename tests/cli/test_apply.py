@@ -196,3 +196,26 @@ def test_a_rate_that_falls_short_is_told(run, model, tmp_path):
     assert answer.returncode == 5
     assert "--projection exact" in answer.stderr
     assert not (tmp_path / "copy.safetensors").exists()
+
+
+def test_a_link_is_written_through_only_when_asked(run, fixtures, tmp_path):
+    """A link at the output, or an input in place that is one, is refused; with leave its file is replaced."""
+    source, link = tmp_path / "model.keras", tmp_path / "link.keras"
+    shutil.copy(fixtures / "eegnet_drifted.keras", source)
+    link.symlink_to(source)
+    before = source.read_bytes()
+    for target in (["-o", link, "--force"], ["--in-place"]):
+        done = run("apply", link if target == ["--in-place"] else source, *target)
+        assert done.returncode == 2
+        assert source.read_bytes() == before
+    assert run("apply", link, "--in-place", "--follow-symlinks").returncode == 0
+    assert link.is_symlink()
+    assert not source.is_symlink()
+    assert run("audit", source).returncode == 0
+    other = tmp_path / "other.keras"
+    link.unlink()
+    link.symlink_to(other)
+    done = run("apply", fixtures / "eegnet_drifted.keras", "-o", link, "--follow-symlinks")
+    assert done.returncode == 0
+    assert link.is_symlink()
+    assert run("audit", other).returncode == 0
