@@ -75,6 +75,19 @@ def linked_file(directory: Path) -> Path:
     return written(directory / NAME, lambda file: file.__setitem__("w", link))
 
 
+def user_defined_link(directory: Path) -> Path:
+    """A link of a class that only some program knows."""
+
+    def make(file: h5py.File) -> None:
+        file["w"] = np.ones(2, "f4")
+        file["g/e"] = h5py.ExternalLink("/nowhere", "/w")
+
+    def change(data: bytearray) -> None:
+        data[data.index(b"/nowhere") - 6] = 65  # the class; 64 is an external link's
+
+    return patched(change, make)(directory)
+
+
 def virtual(source: str, fill: float = 0.5) -> Fill:
     """A dataset that is made of one in another file; where that is missing, of `fill`."""
 
