@@ -11,12 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from ckptclamp.auditing import AuditOptions
     from ckptclamp.progress import Progress
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, AuditReport
     from ckptclamp.tally import OnUnit
+
+
+_MOST_WARNINGS = 20
+"""On stderr; reports hold all."""
 
 
 def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOptions:
@@ -99,6 +105,27 @@ def emit(report: AuditReport | ApplyReport, options: dict[str, Any]) -> None:
 
     outputs = [*options["reports"], Output(options["format"], STDOUT)]
     write_reports(report, outputs, render_options(options))
+    if options["format"] != "text" and not options["quiet"]:
+        _warn(report)
+
+
+def _warn(report: AuditReport | ApplyReport) -> None:
+    """Say on stderr what a pass would hide; a report for machines may be read by nobody."""
+    from ckptclamp.printable import printable
+    from ckptclamp.results import ApplyReport
+
+    if isinstance(report, ApplyReport):
+        notices = (*(report.after or report.before).all_notices, *report.notices)
+    else:
+        notices = report.all_notices
+    warnings = [notice for notice in notices if not notice.informational]
+    for notice in warnings[:_MOST_WARNINGS]:
+        place = f"{printable(notice.tensor)}: " if notice.tensor else ""
+        hint = f" ({printable(notice.hint, limit=None)})" if notice.hint else ""
+        message = printable(notice.message, limit=None)
+        click.echo(f"ckptclamp: warning: {place}{message}{hint}", err=True)
+    if len(warnings) > _MOST_WARNINGS:
+        click.echo(f"ckptclamp: and {len(warnings) - _MOST_WARNINGS:,} warnings more", err=True)
 
 
 @contextmanager

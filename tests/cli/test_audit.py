@@ -161,3 +161,17 @@ def test_every_violating_unit_on_request(run, model, tmp_path):
     lines = [json.loads(line) for line in units.read_text().splitlines()]
     assert [line["index"] for line in lines] == [[0], [1], [2]]
     assert [line["measured"] for line in lines] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["-f", "json"], True), (["-f", "junit"], True), ([], False), (["-f", "json", "-q"], False)],
+)
+def test_warnings_are_seen_beside_a_report_for_machines(run, tmp_path, options, told):
+    """What a pass hides is said on stderr, unless the report itself is there to be read."""
+    path = tmp_path / "model.safetensors"
+    save_file({"kernel": np.full((1, 1, 4, 2), 0.9, np.float32)}, path)
+    answer = run("audit", path, "--max-norm", 1, "--axis", 0, "--tensors", "kernel", *options)
+    assert answer.returncode == 0
+    assert ("ckptclamp: warning: kernel: over axis 0 of shape" in answer.stderr) is told
+    assert told or answer.stderr == ""
