@@ -12,13 +12,14 @@ from safetensors.numpy import save_file
 
 from ckptclamp.auditing import AuditOptions, audit
 from ckptclamp.checkpoints.registry import open_checkpoint
-from ckptclamp.errors import UsageError
+from ckptclamp.errors import UnreadableError, UsageError
 from ckptclamp.plan import build_plan
 from ckptclamp.results import Verdict
 from ckptclamp.spec.loader import spec_from_mapping
 from ckptclamp.streaming.measure import measure
 from ckptclamp.streaming.requests import Request
 from ckptclamp.tally import Tally
+from tests.checkpoints.keras_files import members, pack, weights
 
 MAX_NORM = {
     "version": 1,
@@ -81,3 +82,15 @@ def test_work_runs_on_any_pool_of_threads(vacuous):
     with ThreadPoolExecutor(3) as pool:
         lent = audit(vacuous, MAX_NORM, AuditOptions(executor=pool))
     assert lent.results == audit(vacuous, MAX_NORM).results
+
+
+def test_damage_outside_of_the_weights_is_noticed(tmp_path):
+    """A member of an archive that is no weights is compared with its checksum, too."""
+    kernel = weights({"dense": np.ones(4, np.float32)})
+    path = pack(tmp_path / "model.keras", members(kernel) | {"assets/words": b"sound"})
+    rule = {"id": "r", "tensors": "**", "constraint": "NonNeg"}
+    spec = {"version": 1, "rules": [rule]}
+    assert audit(path, spec).exit_code == 0
+    path.write_bytes(path.read_bytes().replace(b"sound", b"sOund"))
+    with pytest.raises(UnreadableError, match="checksum"):
+        audit(path, spec)

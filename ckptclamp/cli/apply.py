@@ -85,10 +85,11 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
 
 def _target(checkpoint: Path, options: dict[str, Any]) -> Path | None:
     """Where the copy goes: what a link points to, if links are to be followed."""
-    target: Path | None = checkpoint if options["in_place"] else options["output"]
+    output: Path | None = options["output"]
+    target = checkpoint if options["in_place"] else output
     if target is not None and options["follow_symlinks"] and target.is_symlink():
         return target.resolve()
-    return options["output"]
+    return output
 
 
 def _check_output(options: dict[str, Any]) -> None:

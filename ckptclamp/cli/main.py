@@ -7,9 +7,11 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -44,8 +46,30 @@ _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a program."""
 
 
+class _ClosedPipe(Exception):  # noqa: N818 - nothing is wrong
+    """Whoever read stdout has gone. Not an `OSError`: for those click ends the program itself."""
+
+
+@contextmanager
+def _pipe_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ClosedPipe from error
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when it is called, so that help costs nothing."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's
+        """Parse the command line, which may print the help."""
+        with _pipe_apart():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        """Run the command."""
+        with _pipe_apart():
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Answer an empty command line with the help, and as a failure: it asked for nothing."""
@@ -98,9 +122,8 @@ def main() -> NoReturn:
     try:
         code = cli.main(prog_name="ckptclamp", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
-        code = 141
+    except (BrokenPipeError, _ClosedPipe):
+        code = _unheard()
     except SystemExit as error:
         code = _left_by(error)
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes an answer
@@ -171,6 +194,7 @@ def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(_SIGNALLED + signal.SIGTERM)
 
 
-def _silence_stdout() -> None:
-    """Keep the interpreter from flushing into the closed pipe once more at exit."""
+def _unheard() -> int:
+    """Keep the interpreter from flushing into the closed pipe at exit; return a shell's code for that."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _SIGNALLED + signal.SIGPIPE
