@@ -153,7 +153,7 @@ def audit_plan(
         *(_not_evaluated(entry) for entry in plan.not_evaluated),
     ]
     torn = twin_notices(checkpoint, plan.twins, options.memory)
-    notices = (*_format_notices(checkpoint), *plan.notices, *torn)
+    notices = (*_format_notices(checkpoint, plan), *plan.notices, *torn)
     checkpoint.verify_integrity()
     summary = summarise(checkpoint, options)
     checkpoint.verify_unchanged()
@@ -172,9 +172,19 @@ def audit_plan(
     return suppress(report, spec.ignore if spec else ())
 
 
-def _format_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
+def _format_notices(checkpoint: Checkpoint, plan: Plan) -> tuple[Notice, ...]:
     """What opening the checkpoint had to tell, such as a name that disagrees with the content."""
-    return tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
+    notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
+    weights_only = checkpoint.keras is not None and checkpoint.keras.config is None
+    if weights_only and not (plan.assignments or plan.not_evaluated):
+        without = Notice(
+            "no-config",
+            "it holds the weights of a Keras model, but not the config that declares constraints",
+            hint="--config names the JSON, or the .keras, that has it",
+            informational=True,
+        )
+        return (*notices, without)
+    return notices
 
 
 def _judge_with_meant(

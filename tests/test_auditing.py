@@ -94,3 +94,14 @@ def test_damage_outside_of_the_weights_is_noticed(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"sound", b"sOund"))
     with pytest.raises(UnreadableError, match="checksum"):
         audit(path, spec)
+
+
+def test_weights_without_their_config_are_told(tmp_path):
+    """Whoever audits a weights-only file hears that a config is missing, not only a spec."""
+    path = tmp_path / "model.weights.h5"
+    path.write_bytes(weights({"dense": np.ones(4, np.float32)}))
+    report = audit(path)
+    assert report.exit_code == 4
+    assert [notice.code for notice in report.notices] == ["no-config"]
+    rule = {"id": "r", "tensors": "**", "constraint": "NonNeg"}
+    assert audit(path, {"version": 1, "rules": [rule]}).notices == ()
