@@ -197,7 +197,7 @@ def _refuse_slow(task: Task) -> NoReturn:
     raise UnreadableError(
         f"the HDF5 library did not finish within {task.seconds:.0f} s",
         path=task.path,
-        hint="the file is damaged, or made to stall its reader",
+        hint="the file is damaged or made to stall its reader, or the machine is too busy",
     )
 
 
