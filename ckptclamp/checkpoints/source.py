@@ -108,7 +108,7 @@ class Source:
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self.fd, [buffer[done:]], offset + done)
+                count = os.preadv(self.fd, [buffer[done:] if done else buffer], offset + done)
             except OSError as error:
                 raise UnreadableError(error.strerror or str(error), path=self.path) from error
             if count == 0:
