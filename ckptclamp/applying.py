@@ -12,6 +12,7 @@ from ckptclamp.auditing import (
     AuditOptions,
     as_spec,
     audit_plan,
+    is_hashed,
     judge,
     make_plan,
     opened,
@@ -121,8 +122,8 @@ class _Job:
             copy = self.checkpoint.copy_to(stage)
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
             changes = self._project(copy, before, rounds=rounds)
-            copy.finish()
-            after = self._verify(copy, before, changes, output)
+            digests = copy.finish(hashed=is_hashed(self.checkpoint, options.audit))
+            after = self._verify(copy, digests, before, changes, output)
             self.checkpoint.verify_unchanged()
             notices = stage.publish()
         return self._report(before, changes, after, str(output), (*leftovers, *notices))
@@ -212,7 +213,12 @@ class _Job:
         )
 
     def _verify(
-        self, copy: Copy, before: AuditReport, changes: Sequence[TensorChange], output: Path
+        self,
+        copy: Copy,
+        digests: Mapping[Path, str],
+        before: AuditReport,
+        changes: Sequence[TensorChange],
+        output: Path,
     ) -> AuditReport:
         """Audit what was written, as it is stored.
 
@@ -228,7 +234,8 @@ class _Job:
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
             fresh = judge(stored, [plan.assignments[i] for i in again], self.options.audit)
             stored.verify_integrity()
-            summary = replace(summarise(stored, self.options.audit), path=str(output))
+            stored.verify_unchanged()
+            summary = replace(summarise(stored, digests), path=str(output))
         newest = list(before.results)  # first those of the assignments, in the order of the plan
         for index, result in zip(again, fresh, strict=True):
             newest[index] = result

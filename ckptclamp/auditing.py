@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp._version import __version__
+from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.checkpoints.safetensors_header import DEFAULT_HEADER_LIMIT
 from ckptclamp.constraints.whole import WholeTensorConstraint
@@ -37,8 +38,8 @@ HASHED_UNASKED = 64 * MEBIBYTE
 class AuditOptions:
     """How to audit. None of these but `tolerance`, `strict` and `allow_import` changes the answer.
 
-    `memory` is the budget in bytes; `jobs` the number of threads (``None``: one a core); `executor`
-    runs the work instead, in threads of this process. `tolerance` overrides every rule's. `worst`
+    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of
+    those that hash (``None``: one a core); `executor` measures instead, in threads of this process. `tolerance` overrides every rule's. `worst`
     is how many violating units are kept for each result. `hash` adds sha256 digests; ``None`` means
     only where the checkpoint is small enough not to notice. `config` stands in for the model config
     of a weights-only Keras file. `require_isolation` refuses to open anything where a wall around
@@ -140,14 +141,15 @@ def audit_plan(
 ) -> AuditReport:
     """Judge every assignment of `plan` and gather the report."""
     started = time.monotonic()
-    results = [
-        *_judge_with_meant(checkpoint, plan.assignments, options),
-        *(_not_evaluated(entry) for entry in plan.not_evaluated),
-    ]
-    torn = twin_notices(checkpoint, plan.twins, options.memory)
-    notices = (*_format_notices(checkpoint), *plan.notices, *torn)
-    checkpoint.verify_integrity()
-    summary = summarise(checkpoint, options)
+    with digests_of(checkpoint, options) as digests:
+        results = [
+            *_judge_with_meant(checkpoint, plan.assignments, options),
+            *(_not_evaluated(entry) for entry in plan.not_evaluated),
+        ]
+        torn = twin_notices(checkpoint, plan.twins, options.memory)
+        notices = (*_format_notices(checkpoint), *plan.notices, *torn)
+        checkpoint.verify_integrity()
+        summary = summarise(checkpoint, digests.result())
     checkpoint.verify_unchanged()
     report = AuditReport(
         checkpoint=summary,
@@ -270,16 +272,26 @@ def _not_evaluated(entry: NotEvaluated) -> Result:
     )
 
 
-def summarise(checkpoint: Checkpoint, options: AuditOptions) -> CheckpointSummary:
-    """Describe what was audited; hash its files if that was asked for or costs nothing."""
-    size = sum(source.size for source in checkpoint.sources)
-    hashed = size <= HASHED_UNASKED if options.hash is None else options.hash
+def is_hashed(checkpoint: Checkpoint, options: AuditOptions) -> bool:
+    """Whether the report has digests: where they were asked for, or cost nothing."""
+    if options.hash is not None:
+        return options.hash
+    return sum(source.size for source in checkpoint.sources) <= HASHED_UNASKED
+
+
+def digests_of(checkpoint: Checkpoint, options: AuditOptions) -> Digests:
+    """Hash the files of `checkpoint`, if the report is to tell, while the block inside reads them."""
+    return Digests(checkpoint.files if is_hashed(checkpoint, options) else (), options.jobs)
+
+
+def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> CheckpointSummary:
+    """Describe what was audited; `digests` are those of its files, or of none of them."""
     producer = checkpoint.producer
     return CheckpointSummary(
         path=str(checkpoint.path),
         format=checkpoint.format,
         files=tuple(
-            FileDigest(str(source.path), source.size, source.sha256() if hashed else None)
+            FileDigest(str(source.path), source.size, digests[source.path] if digests else None)
             for source in checkpoint.files
         ),
         tensors=len(checkpoint.tensors),

@@ -62,10 +62,11 @@ class Copy(TensorReader, Protocol):
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Put `values` (storage dtype, the shape of the box) where `box` of `tensor` lies."""
 
-    def finish(self) -> None:
+    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
         """Bring the container up to date (checksums, chunks that moved) and flush it to disk.
 
-        What was not to change is compared with the original before that.
+        What was not to change is compared with the original before that. With `hashed`, returns the
+        sha256 of each file by its path, taken meanwhile.
 
         Raises:
             NotWrittenError: the copy differs where it must not, or cannot be written.

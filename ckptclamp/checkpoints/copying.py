@@ -10,12 +10,13 @@ import numpy as np
 
 from ckptclamp.checkpoints.boxes import box_shape, plan_chunks, plan_runs
 from ckptclamp.checkpoints.description import Chunked, Contiguous
+from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.reading import as_bytes, read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import ChangedError, NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -140,18 +141,28 @@ class FileCopy:
         """Where the copy of one source may differ from it: where the written tensors lie."""
         return [extent for t in self.changed.values() for extent in _extents(t, number)]
 
-    def finish(self) -> None:
+    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
         """Compare what was not to change with the originals, and flush every file to disk.
+
+        With `hashed`, returns the sha256 of each file by its path, taken meanwhile.
 
         Raises:
             ChangedError: an original is no longer what was copied.
             NotWrittenError: the copy differs elsewhere, or the system cannot flush it; that is not
                 tried twice, because a second flush may report success for what the first one lost.
         """
+        with Digests(self.sources if hashed else ()) as digests:
+            self._compare()
+            self._flush()
+            return digests.result()
+
+    def _compare(self) -> None:
         for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
             # Files without weights may be closed by now; nothing was able to write to their copies.
             if original.fd >= 0:
                 compare_bytes(original, copy, self.may_differ(number))
+
+    def _flush(self) -> None:
         for source in self.sources:
             try:
                 os.fsync(source.fd)

@@ -28,6 +28,7 @@ from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -123,7 +124,7 @@ class Hdf5Copy(FileCopy):
         elements.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
         return elements
 
-    def finish(self) -> None:
+    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
         """See `Copy.finish`.
 
         Raises:
@@ -143,7 +144,7 @@ class Hdf5Copy(FileCopy):
                 ) from error
             self._pending = {}
         self._spool.close()
-        super().finish()
+        return super().finish(hashed=hashed)
 
     def may_differ(self, number: int) -> list[Extent]:
         """See `FileCopy.may_differ`; where the library was at work, `finish` compares tensors."""

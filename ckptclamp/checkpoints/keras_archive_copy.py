@@ -19,6 +19,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.copying import Extent, FileCopy, copy_bytes
 from ckptclamp.checkpoints.description import Chunked
+from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.hdf5 import Hdf5Checkpoint, describe_hdf5
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
@@ -28,7 +29,8 @@ from ckptclamp.checkpoints.zip_rewrite import replace_member
 from ckptclamp.errors import NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -67,7 +69,7 @@ class _PatchedArchive(FileCopy):
         super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
         self._weights = weights
 
-    def finish(self) -> None:
+    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
         if self.changed:
             member, source = self._weights, self.sources[0]
@@ -77,7 +79,7 @@ class _PatchedArchive(FileCopy):
                 crc = zlib.crc32(source.read_at(at, size), crc)
             for place in member.crc_places:
                 self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
-        super().finish()
+        return super().finish(hashed=hashed)
 
     def may_differ(self, number: int) -> list[Extent]:
         """See `FileCopy.may_differ`; checksums may, too."""
@@ -123,16 +125,19 @@ class _RebuiltArchive:
         self._changed = True
         self._weights.write(self._tensors[tensor.name], box, values)
 
-    def finish(self) -> None:
+    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
         """See `Copy.finish`; members other than the weights are copied as they are packed.
 
         Raises:
             NotWrittenError: the archive cannot be written, or would need zip64 fields.
         """
         self._weights.finish()
+        written = Source.from_fd(self._fd, self._target.path)  # the target closes it
         try:
             self._write_archive()
-            os.fsync(self._fd)
+            with Digests([written] if hashed else ()) as digests:
+                os.fsync(self._fd)
+                return digests.result()
         except OSError as error:
             raise NotWrittenError(
                 f"cannot be written: {error.strerror or error}", path=self._target.path

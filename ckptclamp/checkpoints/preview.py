@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -24,8 +27,10 @@ class Preview:
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Forget `values`."""
 
-    def finish(self) -> None:
+    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
         """Do nothing."""
+        del hashed
+        return {}
 
     def reopen(self) -> Checkpoint:
         """There is nothing to open."""

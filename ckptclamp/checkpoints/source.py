@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from contextlib import suppress
@@ -15,8 +14,6 @@ from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, Un
 
 if TYPE_CHECKING:
     from os import stat_result
-
-_HASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +126,6 @@ class Source:
             ) from error
         if any(Identity.of(status) != self.identity for status in current):
             raise ChangedError("changed while it was being read", path=self.path, hint="run again")
-
-    def sha256(self) -> str:
-        """Return the hexadecimal digest of the whole file."""
-        digest = hashlib.sha256()
-        for offset in range(0, self.size, _HASH_BLOCK):
-            digest.update(self.read_at(offset, min(_HASH_BLOCK, self.size - offset)))
-        return digest.hexdigest()
 
     def close(self) -> None:
         """Close the descriptor; closing twice does nothing."""
