@@ -19,6 +19,7 @@ from ckptclamp.auditing import (
     summarise,
 )
 from ckptclamp.checkpoints.description import Dequantised, Role
+from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
@@ -27,6 +28,8 @@ from ckptclamp.progress import Meter
 from ckptclamp.publish import find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
+from ckptclamp.streaming.executors import beside, default_jobs
+from ckptclamp.streaming.kept import Kept
 from ckptclamp.streaming.mending import NOTHING
 from ckptclamp.streaming.project import Projected, project
 from ckptclamp.streaming.whole import project_whole
@@ -36,10 +39,14 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
     from ckptclamp.plan import Assignment, Plan
     from ckptclamp.spec.model import Spec
+    from ckptclamp.streaming.requests import Batch
 
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
 
+
+_KEPT = 16
+"""The part of the memory, one in so many, that may go to what is kept of the audit."""
 
 _REMAINING = {
     Projection.EXACT: "the rules of this tensor may exclude each other",
@@ -100,6 +107,11 @@ class _Job:
         self.spec = spec
         self.options = options
         self.projection = options.projection or (spec.projection if spec else Projection.EXACT)
+        # What is kept of the audit, and what is at work beside it, share the budget.
+        self.kept = Kept(options.audit.memory // _KEPT)
+        self.streaming = replace(
+            options.audit, memory=options.audit.memory - options.audit.memory // _KEPT
+        )
 
     def preview(self) -> ApplyReport:
         """Tell what would change, and refuse what could not be mended."""
@@ -122,14 +134,17 @@ class _Job:
             copy = self.checkpoint.copy_to(stage)
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
             changes = self._project(copy, before, rounds=rounds)
-            digests = copy.finish(hashed=is_hashed(self.checkpoint, options.audit))
-            after = self._verify(copy, digests, before, changes, output)
+            copy.finish()
+            hashed = copy.files if is_hashed(self.checkpoint, options.audit) else ()
+            with beside(copy.flush), Digests(hashed, options.audit.jobs) as digests:
+                copy.compare(options.audit.jobs or default_jobs())
+                after = self._verify(copy, digests, before, changes, output)
             self.checkpoint.verify_unchanged()
             notices = stage.publish()
         return self._report(before, changes, after, str(output), (*leftovers, *notices))
 
     def _audit_input(self) -> AuditReport:
-        before = audit_plan(self.checkpoint, self.plan, self.spec, self.options.audit)
+        before = audit_plan(self.checkpoint, self.plan, self.spec, self.streaming, self.kept)
         if not self.options.allow_remaining:
             _refuse_incomplete(before)
         if not self.plan.assignments:
@@ -173,7 +188,12 @@ class _Job:
         first: list[Projected] = []
         largest = 0.0
         for _ in range(rounds):
-            done = [self._project_one(copy, assignment, meter) for assignment in assignments]
+            done: list[Projected] = []
+            for assignment in assignments:
+                known = self.kept.take(assignment.tensor, assignment.rule)
+                if any(projected.changed for projected in done):
+                    known = ()  # it was true of the weights as they were
+                done.append(self._project_one(copy, assignment, known, meter))
             first = first or done
             largest = max([largest, *(projected.largest_change for projected in done)])
             if len(done) < 2 or not any(projected.changed for projected in done):
@@ -188,8 +208,10 @@ class _Job:
             label=assignments[0].label,
         )
 
-    def _project_one(self, copy: Copy, assignment: Assignment, meter: Meter) -> Projected:
-        options = self.options.audit
+    def _project_one(
+        self, copy: Copy, assignment: Assignment, known: Sequence[Batch], meter: Meter
+    ) -> Projected:
+        options = self.streaming
         constraint, tolerance = assignment.constraint, assignment.mending_tolerance
         if isinstance(constraint, WholeTensorConstraint):
             return project_whole(
@@ -210,20 +232,21 @@ class _Job:
             memory=options.memory,
             jobs=options.jobs,
             progress=meter.add,
+            known=known,
         )
 
     def _verify(
         self,
         copy: Copy,
-        digests: Mapping[Path, str],
+        digests: Digests,
         before: AuditReport,
         changes: Sequence[TensorChange],
         output: Path,
     ) -> AuditReport:
         """Audit what was written, as it is stored.
 
-        What was not written is, byte for byte, what the first audit judged: `Copy.finish` has
-        compared it.
+        What was not written is, byte for byte, what the first audit judged: `Copy.compare` has seen
+        to it.
         """
         written = self._affected({change.tensor for change in changes})
         with copy.reopen() as stored:
@@ -232,10 +255,10 @@ class _Job:
             plan = make_plan(stored, self.spec, self.options.audit)
             _refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
-            fresh = judge(stored, [plan.assignments[i] for i in again], self.options.audit)
+            fresh = judge(stored, [plan.assignments[i] for i in again], self.streaming)
             stored.verify_integrity()
             stored.verify_unchanged()
-            summary = replace(summarise(stored, digests), path=str(output))
+            summary = replace(summarise(stored, digests.result()), path=str(output))
         newest = list(before.results)  # first those of the assignments, in the order of the plan
         for index, result in zip(again, fresh, strict=True):
             newest[index] = result

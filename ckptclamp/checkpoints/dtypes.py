@@ -53,7 +53,7 @@ class StorageDType:
 
 
 @lru_cache(maxsize=64)
-def _numpy(name: str, byte_order: str) -> np.dtype[Any]:
+def _numpy(name: str, byte_order: Literal["<", ">"]) -> np.dtype[Any]:
     import numpy as np
 
     if name.startswith(("bfloat", "float8_", "float6_", "float4_")):

@@ -56,9 +56,7 @@ def _look_up(
     table: NDArray[np.complex128], codes: NDArray[np.uint8], wide: NDArray[np.float64]
 ) -> None:
     even = codes.size - codes.size % 2
-    np.take(
-        table, codes[:even].view(np.uint16), out=wide[:even].view(np.complex128), mode="clip"
-    )
+    np.take(table, codes[:even].view(np.uint16), out=wide[:even].view(np.complex128), mode="clip")
     if even < codes.size:
         last = np.array([codes[-1], 0], np.uint8).view(np.uint16)
         wide[-1] = table[last[0]].real

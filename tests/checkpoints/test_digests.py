@@ -97,7 +97,7 @@ def test_an_audit_hashes_while_it_measures(monkeypatch, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"w": np.ones((1024, 1024), np.float32)}, path)
     alive = []
-    measure = auditing.measure
+    measure = auditing.measure  # type: ignore[attr-defined]
 
     def watched(*arguments, **options):
         alive.append(len(hashing()))
