@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +20,20 @@ from ckptclamp.auditing import (
 from ckptclamp.checkpoints.description import Dequantised, Role
 from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.preview import Preview
-from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
-from ckptclamp.progress import Meter
+from ckptclamp.projecting import project_tensors
 from ckptclamp.publish import find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.executors import beside, default_jobs
 from ckptclamp.streaming.kept import Kept
-from ckptclamp.streaming.mending import NOTHING
-from ckptclamp.streaming.project import Projected, project
-from ckptclamp.streaming.whole import project_whole
 from ckptclamp.suppression import suppress_results
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.plan import Assignment, Plan
+    from ckptclamp.plan import Plan
     from ckptclamp.spec.model import Spec
-    from ckptclamp.streaming.requests import Batch
 
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
@@ -164,76 +158,14 @@ class _Job:
         }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
-        governed = sorted(
-            (
-                a
-                for a in self.plan.assignments
-                if a.unprojected is None and (a.tensor.name, a.rule) not in accepted
-            ),
-            key=lambda a: a.tensor.name,
-        )
-        todo = [a for a in governed if everything or a.tensor.name in outside]
-        meter = Meter(self.options.audit.progress, sum(a.tensor.nbytes for a in todo))
-        return [
-            change
-            for _, group in groupby(todo, key=lambda a: a.tensor.name)
-            for change in [self._project_tensor(copy, list(group), rounds, meter)]
-            if change.changed
+        todo = [
+            a
+            for a in self.plan.assignments
+            if (everything or a.tensor.name in outside)
+            and a.unprojected is None
+            and (a.tensor.name, a.rule) not in accepted
         ]
-
-    def _project_tensor(
-        self, copy: Copy, assignments: Sequence[Assignment], rounds: int, meter: Meter
-    ) -> TensorChange:
-        """Let the rules of one tensor take turns until none of them moves a unit."""
-        first: list[Projected] = []
-        largest = 0.0
-        for _ in range(rounds):
-            done: list[Projected] = []
-            for assignment in assignments:
-                known = self.kept.take(assignment.tensor, assignment.rule)
-                if any(projected.changed for projected in done):
-                    known = ()  # it was true of the weights as they were
-                done.append(self._project_one(copy, assignment, known, meter))
-            first = first or done
-            largest = max([largest, *(projected.largest_change for projected in done)])
-            if len(done) < 2 or not any(projected.changed for projected in done):
-                break
-        most = max(first, key=lambda projected: projected.changed, default=NOTHING)
-        return TensorChange(
-            tensor=assignments[0].tensor.name,
-            units=most.units,
-            changed=most.changed,
-            largest_change=largest,
-            rules=tuple(assignment.rule for assignment in assignments),
-            label=assignments[0].label,
-        )
-
-    def _project_one(
-        self, copy: Copy, assignment: Assignment, known: Sequence[Batch], meter: Meter
-    ) -> Projected:
-        options = self.streaming
-        constraint, tolerance = assignment.constraint, assignment.mending_tolerance
-        if isinstance(constraint, WholeTensorConstraint):
-            return project_whole(
-                copy,
-                assignment.tensor,
-                constraint,
-                options.memory,
-                tolerance,
-                projection=self.projection,
-            )
-        return project(
-            copy,
-            assignment.tensor,
-            assignment.axes,
-            constraint,
-            tolerance,
-            projection=self.projection,
-            memory=options.memory,
-            jobs=options.jobs,
-            progress=meter.add,
-            known=known,
-        )
+        return project_tensors(copy, todo, self.kept, self.streaming, self.projection, rounds)
 
     def _verify(
         self,

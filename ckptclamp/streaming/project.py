@@ -45,6 +45,7 @@ def project(
     projection: Projection = Projection.EXACT,
     memory: int = DEFAULT_MEMORY,
     jobs: int | None = None,
+    pool: Executor | None = None,
     progress: Callable[[int], None] | None = None,
     known: Sequence[Batch] = (),
     block: int = BLOCK,
@@ -57,7 +58,8 @@ def project(
     ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
     finite weights. Units with non-finite weights, those that the constraint calls unmendable, and
     those that Keras' formula would make non-finite in the storage dtype keep their bytes.
-    `memory`, `jobs` and `block` are those of `measure`. `known` is all that `measure` answers for
+    `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
+    that these keep their buffers from one tensor to the next. `known` is all that `measure` answers for
     this tensor and what the constraint needs, if that is known already; it is believed, and saves a
     pass over units that no block holds whole.
 
@@ -72,12 +74,13 @@ def project(
         return NOTHING
     job = Job(copy, tensor, axes, constraint, tolerance, projection, grid_of(tensor, axes, block))
     jobs = affordable(jobs or default_jobs(), [tensor], memory)
-    with threads(1 if tensor.size <= SEGMENT else jobs) as pool:
-        total = NOTHING
+    small = tensor.size <= SEGMENT
+    with threads(1 if small or pool is not None else jobs) as own:
+        total, at_work = NOTHING, None if small else pool or own
         for weights, done in (
-            _whole_units(job, pool, 2 * jobs)
+            _whole_units(job, at_work, 2 * jobs)
             if job.grid.completes(axes)
-            else spanning_units(job, pool, 2 * jobs, known)
+            else spanning_units(job, at_work, 2 * jobs, known)
         ):
             total += done
             if progress is not None:
