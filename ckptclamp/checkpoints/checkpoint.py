@@ -165,6 +165,11 @@ class Checkpoint(ABC):
         for source in dict.fromkeys((*self.files, *self.sources)):
             source.verify_unchanged()
 
+    def leave_cache(self) -> None:
+        """Read without filling the page cache, or note that this system cannot."""
+        if not all([source.leave_cache() for source in self.sources]):
+            self.notes += ("this system cannot read without filling the page cache",)
+
     def close(self) -> None:
         """Close every file."""
         for source in dict.fromkeys((*self.files, *self.sources)):
