@@ -167,7 +167,8 @@ class Checkpoint(ABC):
 
     def leave_cache(self) -> None:
         """Read without filling the page cache, or note that this system cannot."""
-        if not all([source.leave_cache() for source in self.sources]):
+        able = [source.leave_cache() for source in self.sources]
+        if not all(able):
             self.notes += ("this system cannot read without filling the page cache",)
 
     def close(self) -> None:
