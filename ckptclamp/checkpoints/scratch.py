@@ -24,7 +24,6 @@ class ScratchFile:
     """
 
     directory: Path | None = None
-    abandoned = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
