@@ -135,6 +135,7 @@ def test_a_poor_encoding_never_stops_a_report():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     write_stream("1.977 ≤ 2\n", stream)
+    stream.flush()
     assert raw.getvalue() == b"1.977 \\u2264 2\n"
 
 
