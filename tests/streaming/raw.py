@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,9 @@ class InMemory:
         assert values.shape == target.shape
         target[...] = values
 
-    def finish(self) -> None:
-        pass
+    def finish(self, *, hashed: bool = False) -> dict[Path, str]:
+        del hashed
+        return {}
 
     def reopen(self) -> Any:
         raise NotImplementedError
