@@ -52,6 +52,7 @@ _REMAINING = {
 class ApplyOptions:
     """How to make the copy.
 
+    `audit` is how the input is audited, and the copy; its `on_unit` hears of the input's units.
     `projection` overrides the spec's. `force` replaces an existing output; `in_place` allows the
     input to be that output. `allow_remaining` publishes a copy in which violations remain that no
     projection can mend; the report lists them. `dry_run` only tells what would change.
@@ -232,7 +233,8 @@ class _Job:
             plan = make_plan(stored, self.spec, self.options.audit)
             _refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
-            fresh = judge(stored, [plan.assignments[i] for i in again], self.options.audit)
+            options = replace(self.options.audit, on_unit=None)  # which is told of the input's
+            fresh = judge(stored, [plan.assignments[i] for i in again], options)
             stored.verify_integrity()
             stored.verify_unchanged()
             summary = replace(summarise(stored, digests), path=str(output))
