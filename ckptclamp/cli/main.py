@@ -25,7 +25,7 @@ _COMMANDS = {
     "baseline": "Look after the violations that a gate takes for known.",
     "report": "Make other formats of a saved JSON report.",
     "verify-attestation": "Compare a statement with the files on disk.",
-    "schema": "Print the JSON Schema of a spec, for editors.",
+    "schema": "Print the JSON Schema of a spec or of the JSON report.",
     "completion": "Print the shell completion script.",
 }
 
