@@ -20,6 +20,7 @@ from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.progress import Meter, Progress
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.spec.model import Spec
+from ckptclamp.streaming.kept import Kept
 from ckptclamp.streaming.measure import measure
 from ckptclamp.streaming.requests import Measurement, Request
 from ckptclamp.streaming.whole import measure_whole
@@ -44,6 +45,7 @@ class AuditOptions:
     only where the checkpoint is small enough not to notice. `config` stands in for the model config
     of a weights-only Keras file. `require_isolation` refuses to open anything where a wall around
     the HDF5 parser is missing. `header_limit` bounds the header of a safetensors file, in bytes.
+    `leave_cache` reads without filling the system's page cache, where the system can.
     """
 
     memory: int = 256 * MEBIBYTE
@@ -58,6 +60,7 @@ class AuditOptions:
     follow_symlinks: bool = False
     require_isolation: bool = False
     header_limit: int = DEFAULT_HEADER_LIMIT
+    leave_cache: bool = False
     config: Mapping[str, Any] | None = None
     progress: Progress | None = None
     on_unit: OnUnit | None = None
@@ -109,6 +112,8 @@ def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
         except UsageError:
             checkpoint.close()
             raise
+    if options.leave_cache:
+        checkpoint.leave_cache()
     return checkpoint
 
 
@@ -137,13 +142,20 @@ def make_plan(checkpoint: Checkpoint, spec: Spec | None, options: AuditOptions) 
 
 
 def audit_plan(
-    checkpoint: Checkpoint, plan: Plan, spec: Spec | None, options: AuditOptions
+    checkpoint: Checkpoint,
+    plan: Plan,
+    spec: Spec | None,
+    options: AuditOptions,
+    kept: Kept | None = None,
 ) -> AuditReport:
-    """Judge every assignment of `plan` and gather the report."""
+    """Judge every assignment of `plan` and gather the report.
+
+    Measurements that will be needed again go to `kept`.
+    """
     started = time.monotonic()
     with digests_of(checkpoint, options) as digests:
         results = [
-            *_judge_with_meant(checkpoint, plan.assignments, options),
+            *_judge_with_meant(checkpoint, plan.assignments, options, kept),
             *(_not_evaluated(entry) for entry in plan.not_evaluated),
         ]
         torn = twin_notices(checkpoint, plan.twins, options.memory)
@@ -172,14 +184,17 @@ def _format_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
 
 
 def _judge_with_meant(
-    checkpoint: Checkpoint, assignments: Sequence[Assignment], options: AuditOptions
+    checkpoint: Checkpoint,
+    assignments: Sequence[Assignment],
+    options: AuditOptions,
+    kept: Kept | None,
 ) -> list[Result]:
     """Judge `assignments`, and tell of vacuous ones what the probably meant axes would show."""
     vacuous = [i for i, a in enumerate(assignments) if a.meant is not None]
     as_meant = [
         replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in vacuous
     ]
-    results = judge(checkpoint, assignments, options, supposed=as_meant)
+    results = judge(checkpoint, assignments, options, supposed=as_meant, kept=kept)
     for index, meant in zip(vacuous, results[len(assignments) :], strict=True):
         results[index] = _with_figure(results[index], meant)
     return results[: len(assignments)]
@@ -206,11 +221,12 @@ def judge(
     options: AuditOptions,
     *,
     supposed: Sequence[Assignment] = (),
+    kept: Kept | None = None,
 ) -> list[Result]:
     """Measure the tensors of `assignments` and return a result for each, in order.
 
     Results of `supposed` follow: nobody asked for these, so `AuditOptions.on_unit` hears of no unit
-    of theirs.
+    of theirs. What is measured of the others goes to `kept` as well.
     """
     tallies = [
         Tally(a, keep=options.worst, histogram=options.histogram, on_unit=options.on_unit)
@@ -219,6 +235,9 @@ def judge(
     tallies += [Tally(a, keep=0) for a in supposed]
     for index, item in _measured(reader, [*assignments, *supposed], options):
         tallies[index].add(item)
+        if kept is not None and index < len(assignments):
+            assignment = assignments[index]
+            kept.add(assignment.rule, assignment.tensor, assignment.axes, item)
     return [tally.result() for tally in tallies]
 
 

@@ -28,7 +28,6 @@ from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -124,7 +123,7 @@ class Hdf5Copy(FileCopy):
         elements.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
         return elements
 
-    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
+    def finish(self) -> None:
         """See `Copy.finish`.
 
         Raises:
@@ -144,10 +143,9 @@ class Hdf5Copy(FileCopy):
                 ) from error
             self._pending = {}
         self._spool.close()
-        return super().finish(hashed=hashed)
 
     def may_differ(self, number: int) -> list[Extent]:
-        """See `FileCopy.may_differ`; where the library was at work, `finish` compares tensors."""
+        """See `FileCopy.may_differ`; where the library was at work, `finish` compared tensors."""
         if number in self._rewritten:
             return [(0, max(self.originals[number].size, self.sources[number].size))]
         return super().may_differ(number)

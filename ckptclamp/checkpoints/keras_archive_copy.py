@@ -17,20 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.copying import Extent, FileCopy, copy_bytes
+from ckptclamp.checkpoints.copying import Extent, FileCopy, copy_bytes, refuse
 from ckptclamp.checkpoints.description import Chunked
-from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.hdf5 import Hdf5Checkpoint, describe_hdf5
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import STORED
 from ckptclamp.checkpoints.zip_members import inflate_to_file
 from ckptclamp.checkpoints.zip_rewrite import replace_member
-from ckptclamp.errors import NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -69,7 +66,7 @@ class _PatchedArchive(FileCopy):
         super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
         self._weights = weights
 
-    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
+    def finish(self) -> None:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
         if self.changed:
             member, source = self._weights, self.sources[0]
@@ -79,7 +76,6 @@ class _PatchedArchive(FileCopy):
                 crc = zlib.crc32(source.read_at(at, size), crc)
             for place in member.crc_places:
                 self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
-        return super().finish(hashed=hashed)
 
     def may_differ(self, number: int) -> list[Extent]:
         """See `FileCopy.may_differ`; checksums may, too."""
@@ -125,23 +121,33 @@ class _RebuiltArchive:
         self._changed = True
         self._weights.write(self._tensors[tensor.name], box, values)
 
-    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
+    @property
+    def files(self) -> Sequence[Source]:
+        """See `Copy.files`; the target closes it."""
+        return (Source.from_fd(self._fd, self._target.path),)
+
+    def finish(self) -> None:
         """See `Copy.finish`; members other than the weights are copied as they are packed.
 
         Raises:
             NotWrittenError: the archive cannot be written, or would need zip64 fields.
         """
         self._weights.finish()
-        written = Source.from_fd(self._fd, self._target.path)  # the target closes it
+        self._weights.compare(jobs=1)
         try:
             self._write_archive()
-            with Digests([written] if hashed else ()) as digests:
-                os.fsync(self._fd)
-                return digests.result()
         except OSError as error:
-            raise NotWrittenError(
-                f"cannot be written: {error.strerror or error}", path=self._target.path
-            ) from error
+            refuse(error, self._target.path)
+
+    def flush(self) -> None:
+        """See `Copy.flush`."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            refuse(error, self._target.path)
+
+    def compare(self, jobs: int) -> None:
+        """Nothing is left to compare: the weights were, before they were packed again."""
 
     def _write_archive(self) -> None:
         if self._changed:

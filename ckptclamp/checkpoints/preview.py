@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -27,10 +24,16 @@ class Preview:
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Forget `values`."""
 
-    def finish(self, *, hashed: bool = False) -> Mapping[Path, str]:
+    files = ()
+
+    def finish(self) -> None:
         """Do nothing."""
-        del hashed
-        return {}
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def compare(self, jobs: int) -> None:
+        """Do nothing."""
 
     def reopen(self) -> Checkpoint:
         """There is nothing to open."""
