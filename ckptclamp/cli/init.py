@@ -51,6 +51,7 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
 
     Its first line tells editors which schema to check it by; that is written beside it.
     """
+    from ckptclamp.cli.gating import check_places
     from ckptclamp.cli.running import engine
     from ckptclamp.reports.wording import plural
     from ckptclamp.reports.writing import write_whole
@@ -60,6 +61,7 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     output, schema = options["output"], options["schema"]
     if schema is not None and options["no_schema"]:
         raise click.UsageError("--schema and --no-schema exclude each other")
+    check_places((checkpoint, options["config"]), (output, schema))
     for path in (output, schema):
         if path is not None and path.exists() and not options["force"]:
             raise UsageError("exists already", path=path, hint="--force replaces it")

@@ -203,6 +203,18 @@ def test_editors_find_the_schema_unasked(run, save, folder):
     assert schema.read_text() != "{}"
 
 
+@pytest.mark.parametrize("option", ["-o", "--schema"])
+def test_a_spec_never_replaces_a_checkpoint(run, save, folder, option):
+    """Not even by force: a file name that is typed twice must not cost the model."""
+    model = save(a=[0.5])
+    before = model.read_bytes()
+    done = run("init", "model.safetensors", option, "./model.safetensors", "--force")
+    assert done.returncode == 2
+    assert model.read_bytes() == before
+    twice = run("init", "model.safetensors", "-o", "x.yaml", "--schema", "x.yaml", "--force")
+    assert twice.returncode == 2
+
+
 def test_a_spec_without_a_schema(run, save, folder):
     """Who wants one file gets one file; on stdout nothing is written beside."""
     save(a=[0.5])
