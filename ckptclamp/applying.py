@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +124,11 @@ class _Job:
         with staged(
             output, like=self.checkpoint, force=options.force, in_place=options.in_place
         ) as stage:
-            before = self._audit_input()
-            if not options.allow_remaining:
-                _refuse_unmendable(before, self.plan)
-            copy = self.checkpoint.copy_to(stage)
+            with beside(partial(self.checkpoint.copy_to, stage), stage.abandon) as copying:
+                before = self._audit_input()
+                if not options.allow_remaining:
+                    _refuse_unmendable(before, self.plan)
+                copy = copying.result()
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
             changes = self._project(copy, before, rounds=rounds)
             copy.finish()

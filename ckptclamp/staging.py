@@ -47,11 +47,16 @@ class Stage(ABC):
     ) -> None:
         self.path = path
         self.directory: Path | None = None
+        self.abandoned = False
         self._parent = parent
         self._replaced = replaced
         self._mode = os.fstat(like.files[0].fd).st_mode & 0o777
         self._temporary: str | None = None
         self._notices: list[Notice] = []
+
+    def abandon(self) -> None:
+        """Let whoever is copying to the stage, in another thread, know that it is in vain."""
+        self.abandoned = True
 
     @abstractmethod
     def create(self, name: str, size: int) -> int:

@@ -39,10 +39,12 @@ class Target(Protocol):
         path: the name that the copy will have, for messages.
         directory: the directory in which `create` makes files, or ``None`` where the target is one
             file (which may have no name at all, only a descriptor).
+        abandoned: whether nobody wants the copy any more; who copies looks at it now and then.
     """
 
     path: Path
     directory: Path | None
+    abandoned: bool
 
     def create(self, name: str, size: int) -> int:
         """Return a read-write descriptor of a new file with room for `size` bytes.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.description import Box, Tensor
 
 _BLOCK = 1 << 20
-_AT_ONCE = 1 << 30
+_AT_ONCE = 64 << 20
 _COMPARED = 256 << 10
 """Bytes that are compared at once: the cache holds both sides."""
 _COMPARED_BY_ONE = 16 << 20
@@ -74,7 +74,7 @@ class FileCopy:
         path = self.target.directory / name if self.target.directory else self.target.path
         fd = self.target.create(name, source.size)
         try:
-            copy_bytes(source, fd)
+            copy_bytes(source, fd, self.target)
         except OSError as error:
             refuse(error, path)
         return Source.from_fd(fd, path)
@@ -172,16 +172,18 @@ class FileCopy:
         return self._reopen([source.duplicate() for source in self.sources])
 
 
-def copy_bytes(source: Source, fd: int) -> None:
+def copy_bytes(source: Source, fd: int, target: Target) -> None:
     """Copy all of `source` to the start of `fd`, inside the kernel where it can.
 
     Raises:
         OSError: the copy cannot be written.
         ChangedError: the source became shorter.
+        NotWrittenError: `target` was abandoned meanwhile.
     """
     done = 0
     try:
         while done < source.size:
+            _check_wanted(target)
             at_once = min(source.size - done, _AT_ONCE)
             count = os.copy_file_range(source.fd, fd, at_once, done, done)
             if count == 0:
@@ -192,12 +194,18 @@ def copy_bytes(source: Source, fd: int) -> None:
             raise
     buffer = memoryview(bytearray(min(_BLOCK, source.size - done)))
     while done < source.size:
+        _check_wanted(target)
         block = buffer[: source.size - done]
         if os.fstat(source.fd).st_size < done + len(block):
             raise ChangedError("became shorter while it was copied", path=source.path)
         source.read_into(block, done)
         write_at(fd, block, done)
         done += len(block)
+
+
+def _check_wanted(target: Target) -> None:
+    if target.abandoned:
+        raise NotWrittenError("nobody wants the copy any more", path=target.path)
 
 
 def _extents(tensor: Tensor, number: int) -> list[Extent]:

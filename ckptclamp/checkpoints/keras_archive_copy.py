@@ -154,7 +154,7 @@ class _RebuiltArchive:
             directory, member = self._directory, self._member
             replace_member(self._archive, directory, member, self._blocks(), self._fd)
         else:
-            copy_bytes(self._archive, self._fd)
+            copy_bytes(self._archive, self._fd, self._target)
 
     def _blocks(self) -> Iterator[bytes]:
         weights = Source.from_fd(self._scratch.fd, self._target.path)

@@ -24,6 +24,7 @@ class ScratchFile:
     """
 
     directory: Path | None = None
+    abandoned = False
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -36,16 +36,23 @@ def threads(jobs: int) -> Iterator[Executor | None]:
 
 
 @contextmanager
-def beside(work: Callable[[], None]) -> Iterator[None]:
+def beside(
+    work: Callable[[], Result], cancel: Callable[[], None] = lambda: None
+) -> Iterator[Future[Result]]:
     """Do `work` in a thread of its own while the block runs, and wait for it when the block ends.
 
-    What `work` raises is raised then, unless the block raises something itself.
+    What `work` raises is raised then, unless the block raises something itself; `cancel` is called
+    before it is waited for in that case.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1, thread_name_prefix="beside") as pool:
         future = pool.submit(work)
-        yield
+        try:
+            yield future
+        except BaseException:
+            cancel()
+            raise
         future.result()
 
 

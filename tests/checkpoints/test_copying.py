@@ -34,6 +34,7 @@ class OneFile:
     """A target that is one file, for tests that need no publication."""
 
     directory: Path | None = None
+    abandoned = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -164,7 +165,7 @@ def test_copies_where_the_kernel_cannot(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "from").write_bytes(content)
     source = Source.open(tmp_path / "from")
     with (tmp_path / "to").open("w+b") as file:
-        copy_bytes(source, file.fileno())
+        copy_bytes(source, file.fileno(), OneFile(tmp_path))
     assert (tmp_path / "to").read_bytes() == content
     source.close()
 
@@ -176,8 +177,18 @@ def test_a_source_that_shrinks_is_an_error(tmp_path: Path):
     source = Source.open(path)
     os.truncate(path, 1000)
     with (tmp_path / "to").open("w+b") as file, pytest.raises(ChangedError, match="became shorter"):
-        copy_bytes(source, file.fileno())
+        copy_bytes(source, file.fileno(), OneFile(tmp_path))
     source.close()
+
+
+def test_a_copy_that_nobody_wants_stops(checkpoint: Checkpoint, tmp_path: Path):
+    """An audit that fails need not wait until its file is copied."""
+    target = OneFile(tmp_path / "copy")
+    target.abandoned = True
+    with pytest.raises(NotWrittenError, match="nobody wants the copy"):
+        checkpoint.copy_to(target)
+    assert os.fstat(target.fd).st_size == 0
+    os.close(target.fd)
 
 
 def test_a_failing_flush_is_not_tried_again(
