@@ -7,11 +7,9 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -27,7 +25,7 @@ _COMMANDS = {
     "baseline": "Look after the violations that a gate takes for known.",
     "report": "Make other formats of a saved JSON report.",
     "verify-attestation": "Compare a statement with the files on disk.",
-    "schema": "Print the JSON Schema of a spec, for editors.",
+    "schema": "Print the JSON Schema of a spec or of the JSON report.",
     "completion": "Print the shell completion script.",
 }
 
@@ -46,30 +44,8 @@ _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a program."""
 
 
-class _ClosedPipe(Exception):  # noqa: N818 - nothing is wrong
-    """Whoever read stdout has gone. Not an `OSError`: for those click ends the program itself."""
-
-
-@contextmanager
-def _pipe_apart() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise _ClosedPipe from error
-
-
 class LazyGroup(click.Group):
     """A group that imports a command's module when it is called, so that help costs nothing."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's
-        """Parse the command line, which may print the help."""
-        with _pipe_apart():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
-        """Run the command."""
-        with _pipe_apart():
-            return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Answer an empty command line with the help, and as a failure: it asked for nothing."""
@@ -116,16 +92,18 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the program; every failure ends in one line on stderr and an exit code."""
     _open_closed_streams()
+    stdout = sys.stdout
     signal.signal(signal.SIGTERM, _terminate)
     # The kernels run in threads of their own; BLAS threads would only cost their start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = cli.main(prog_name="ckptclamp", standalone_mode=False)
         sys.stdout.flush()
-    except (BrokenPipeError, _ClosedPipe):
-        code = _unheard()
+    except BrokenPipeError:
+        code = _closed_pipe()
     except SystemExit as error:
-        code = _left_by(error)
+        # Where the reader of stdout is gone, click puts another stream in its place and exits.
+        code = _left_by(error) if sys.stdout is stdout else _closed_pipe()
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes an answer
         code = _explain(error)
     sys.exit(code)
@@ -194,7 +172,7 @@ def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(_SIGNALLED + signal.SIGTERM)
 
 
-def _unheard() -> int:
-    """Keep the interpreter from flushing into the closed pipe at exit; return a shell's code for that."""
+def _closed_pipe() -> int:
+    """The code of a program that writes to nobody; nothing is flushed into the pipe once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _SIGNALLED + signal.SIGPIPE
+    return int(_SIGNALLED + signal.SIGPIPE)

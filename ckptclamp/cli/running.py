@@ -51,6 +51,7 @@ def engine(options: dict[str, Any]) -> AuditOptions:
         header_limit=options["header_limit"],
         expansion_limit=options["expansion_limit"],
         unpacked_limit=options["unpacked_limit"],
+        leave_cache=options["leave_cache"],
         config=_model_config(options["config"], isolated=options["require_isolation"]),
     )
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 _NARROW_ROW = 32
@@ -25,8 +27,9 @@ _NARROW_SQUARES = 8
 _WIDE = 256
 """Rows of kept weights are folded up to this length, so that inner loops stay long."""
 
-_RUN = 4096
-"""Longest run for one dot product: short enough for one thread, and sums of runs lose less."""
+_RUN = 256
+"""Weights in one dot product, about. NumPy lets other threads work only during calls with more than
+500 of them, and a block has more than that in runs of this length; sums of runs also lose less."""
 
 
 @lru_cache(maxsize=4096)
@@ -63,14 +66,56 @@ def sum_of_squares(
         return _over_the_rest(np.add, _square_rows(np.atleast_2d(x), scratch), innermost=-2)
     if x.ndim == 1:
         return np.multiply(x, x)
+    return _over_the_rest(np.add, _square_columns(x), innermost=-3)
+
+
+def _square_columns(x: NDArray[np.float64]) -> NDArray[np.float64]:
     folded = _fold(x)
     if folded is None:
-        sums = np.einsum("...rk,...rk->...k", x, x)
-    else:
-        head, tail = folded
-        sums = np.einsum("rk,rk->k", head, head).reshape(-1, x.shape[1]).sum(axis=0)
-        sums += np.einsum("rk,rk->k", tail, tail)
-    return _over_the_rest(np.add, sums, innermost=-3)
+        return np.asarray(np.einsum("...rk,...rk->...k", x, x))
+    head, tail = folded
+    sums = np.einsum("rk,rk->k", head, head).reshape(-1, x.shape[1]).sum(axis=0)
+    sums += np.einsum("rk,rk->k", tail, tail)
+    return np.asarray(sums)
+
+
+def sum_of_squares_in_pieces(
+    block: NDArray[Any],
+    axes: tuple[int, ...],
+    widen: Callable[[NDArray[Any]], NDArray[np.float64]],
+    piece: int,
+) -> NDArray[np.float64] | None:
+    """Do as `sum_of_squares` for a C-contiguous block that is larger than the cache.
+
+    About `piece` elements at a time are made float64 by `widen` and summed. Rows come out, bit for
+    bit, as in `sum_of_squares`. ``None`` where units are neither the rows nor the columns of one
+    matrix, or have no runs of equal length.
+    """
+    extents, rows = merged(block.shape, axes)
+    if len(extents) > 2:
+        return None
+    if rows:
+        run = _run(extents[-1])
+        if extents[-1] % run or run < _NARROW_SQUARES:
+            return None
+        runs = block.reshape(-1, run)
+        sums = np.empty(len(runs))
+        for part in _parts(len(runs), piece // run):
+            wide = widen(runs[part])
+            np.vecdot(wide, wide, out=sums[part])
+        return np.asarray(sums.reshape(*extents[:-1], -1).sum(axis=-1)).reshape(-1)
+    if len(extents) < 2:
+        return None
+    columns = block.reshape(extents)
+    total = np.zeros(extents[1])
+    for part in _parts(extents[0], piece // extents[1]):
+        total += _square_columns(widen(columns[part]))
+    return total
+
+
+def _parts(count: int, step: int) -> Iterator[slice]:
+    step = max(1, step)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def reduce(ufunc: np.ufunc, block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
@@ -97,14 +142,24 @@ def _square_rows(x: NDArray[np.float64], scratch: NDArray[np.float64]) -> NDArra
     if length < _NARROW_SQUARES:
         squares = np.multiply(x, x, out=scratch[: x.size].reshape(x.shape))
         return _reduce_rows(np.add, squares)
-    if length <= _RUN:
+    run = _run(length)
+    if run == length:
         return np.asarray(np.vecdot(x, x))
-    whole = length - length % _RUN
-    runs = x[..., :whole].reshape(*x.shape[:-1], -1, _RUN)
+    whole = length - length % run
+    runs = x[..., :whole].reshape(*x.shape[:-1], -1, run)
     sums = np.vecdot(runs, runs).sum(axis=-1)
     if whole < length:
-        sums = sums + np.vecdot(x[..., whole:], x[..., whole:])
+        sums += np.vecdot(x[..., whole:], x[..., whole:])
     return np.asarray(sums)
+
+
+@lru_cache(maxsize=4096)
+def _run(length: int) -> int:
+    """How long the runs are that rows of `length` are cut into: of one length, where that can be."""
+    if length < 2 * _RUN:
+        return length
+    even = (run for run in range(2 * _RUN - 1, _RUN // 2, -1) if length % run == 0)
+    return min(even, key=lambda run: abs(run - _RUN), default=_RUN)
 
 
 def _reduce_rows(ufunc: np.ufunc, x: NDArray[Any]) -> NDArray[Any]:

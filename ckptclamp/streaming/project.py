@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial as bound
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,10 @@ import numpy as np
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.executors import default_jobs, in_order, threads
-from ckptclamp.streaming.grid import BLOCK, SEGMENT, adjacent, grid_of
-from ckptclamp.streaming.measure import DEFAULT_MEMORY, affordable, unreadable
-from ckptclamp.streaming.mending import NOTHING, Job, has_rows, mend_box
-from ckptclamp.streaming.requests import Projected
+from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
+from ckptclamp.streaming.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
+from ckptclamp.streaming.mending import NOTHING, Job, Known, mend_box
+from ckptclamp.streaming.requests import Batch, Projected
 from ckptclamp.streaming.segments import count_of
 from ckptclamp.streaming.spanning import spanning_units
 
@@ -23,16 +22,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptclamp.checkpoints.checkpoint import Copy
-    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.description import Tensor
     from ckptclamp.constraints.base import Constraint
 
 __all__ = ["Projected", "project"]
-
-_LONG_ROW = 256
-"""Weights in a unit from which on the arrays of a search are small beside the weights."""
-
-_JOINED = 6 * BLOCK
-"""Weights from which on no further box is joined."""
 
 
 def project(
@@ -45,7 +38,9 @@ def project(
     projection: Projection = Projection.EXACT,
     memory: int = DEFAULT_MEMORY,
     jobs: int | None = None,
+    pool: Executor | None = None,
     progress: Callable[[int], None] | None = None,
+    known: Sequence[Batch] = (),
     block: int = BLOCK,
 ) -> Projected:
     """Project the units of `tensor` in `copy` onto `constraint`; `axes` are the reduced axes.
@@ -56,7 +51,10 @@ def project(
     ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
     finite weights. Units with non-finite weights, those that the constraint calls unmendable, and
     those that Keras' formula would make non-finite in the storage dtype keep their bytes.
-    `memory`, `jobs` and `block` are those of `measure`.
+    `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
+    that these keep their buffers from one tensor to the next. `known` is all that `measure` answers for
+    this tensor and what the constraint needs, if that is known already; it is believed, and saves
+    measuring once more.
 
     Raises:
         UnreadableError: the tensor cannot be read.
@@ -68,45 +66,36 @@ def project(
     if tensor.size == 0:
         return NOTHING
     job = Job(copy, tensor, axes, constraint, tolerance, projection, grid_of(tensor, axes, block))
-    jobs = affordable(jobs or default_jobs(), [tensor], memory)
-    work = _whole_units if job.grid.completes(axes) else spanning_units
-    with threads(1 if tensor.size <= SEGMENT else jobs) as pool:
-        total = NOTHING
-        for weights, done in work(job, pool, 2 * jobs):
+    jobs = affordable(jobs or default_jobs(), [tensor], memory, copies=COPIES)
+    small = tensor.size <= SEGMENT
+    with threads(1 if small or pool is not None else jobs) as own:
+        total, at_work = NOTHING, None if small else pool or own
+        for weights, done in (
+            _whole_units(job, at_work, 2 * jobs, known)
+            if job.grid.completes(axes)
+            else spanning_units(job, at_work, 2 * jobs, known)
+        ):
             total += done
             if progress is not None:
                 progress(weights * (tensor.nbytes // tensor.size))
     return total
 
 
-def _whole_units(job: Job, pool: Executor | None, window: int) -> Iterator[tuple[int, Projected]]:
+def _whole_units(
+    job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
+) -> Iterator[tuple[int, Projected]]:
     """Mend every box by itself."""
+    beforehand = Known(job, known)
     boxes, step = len(job.grid), job.grid.segment
     items = (range(first, min(first + step, boxes)) for first in range(0, boxes, step))
-    for item, done in in_order(bound(_mend_boxes, job), items, pool, window):
+    for item, done in in_order(bound(_mend_boxes, job, beforehand), items, pool, window):
         yield sum(count_of(job.grid.box(index)) for index in item), done
 
 
-def _mend_boxes(job: Job, indices: range) -> Projected:
+def _mend_boxes(job: Job, known: Known, indices: range) -> Projected:
     total = NOTHING
     with np.errstate(all="ignore"):
-        for box in _joined_rows(job, [job.grid.box(index) for index in indices]):
-            total += mend_box(job, box)
+        for index in indices:
+            box = job.grid.box(index)
+            total += mend_box(job, box, known.of(box))
     return total
-
-
-def _joined_rows(job: Job, boxes: list[Box]) -> list[Box]:
-    """Join neighbouring boxes where units are rows, which come out the same in any company.
-
-    A search over many units at once costs little more than one over a few.
-    """
-    size = math.prod(job.tensor.shape[axis] for axis in job.axes)
-    if size < _LONG_ROW or not has_rows(job.tensor.shape, job.axes):
-        return boxes
-    joined: list[Box] = []
-    for box in boxes:
-        if joined and adjacent(joined[-1], box) and count_of(joined[-1]) < _JOINED:
-            joined[-1] = tuple((a[0], b[1]) for a, b in zip(joined[-1], box, strict=True))
-        else:
-            joined.append(box)
-    return joined
