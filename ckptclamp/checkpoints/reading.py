@@ -139,7 +139,8 @@ def read_chunk(source: Source, tensor: Tensor, chunk: Chunk) -> NDArray[Any]:
     assert isinstance(chunked, Chunked)
     assert dtype is not None
     expected = math.prod(chunked.chunk_shape) * dtype.itemsize
-    raw = source.read_at(chunk.offset, chunk.stored)
+    raw = bytearray(chunk.stored)
+    source.read_into(memoryview(raw), chunk.offset)
     try:
         data = decode_chunk(raw, chunked, chunk.filter_mask, dtype.itemsize, expected)
     except UnreadableError as error:
