@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from contextlib import suppress
@@ -132,6 +131,8 @@ class Source:
 
     def sha256(self) -> str:
         """Return the hexadecimal digest of the whole file."""
+        import hashlib  # takes OpenSSL's start, and large files are not hashed unasked
+
         digest = hashlib.sha256()
         for offset in range(0, self.size, _HASH_BLOCK):
             digest.update(self.read_at(offset, min(_HASH_BLOCK, self.size - offset)))
