@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,33 +11,36 @@ from ckptclamp.auditing import (
     AuditOptions,
     as_spec,
     audit_plan,
+    is_hashed,
     judge,
     make_plan,
     opened,
     summarise,
 )
 from ckptclamp.checkpoints.description import Dequantised, Role
+from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.preview import Preview
-from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
-from ckptclamp.progress import Meter
+from ckptclamp.projecting import project_tensors
 from ckptclamp.publish import find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
-from ckptclamp.streaming.mending import NOTHING
-from ckptclamp.streaming.project import Projected, project
-from ckptclamp.streaming.whole import project_whole
+from ckptclamp.streaming.executors import beside, default_jobs
+from ckptclamp.streaming.kept import Kept
 from ckptclamp.suppression import suppress_results
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.plan import Assignment, Plan
+    from ckptclamp.plan import Plan
     from ckptclamp.spec.model import Spec
 
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
 
+
+_KEPT = 16
+"""The part of the memory, one in so many, that may go to what is kept of the audit."""
 
 _REMAINING = {
     Projection.EXACT: "the rules of this tensor may exclude each other",
@@ -99,6 +101,11 @@ class _Job:
         self.spec = spec
         self.options = options
         self.projection = options.projection or (spec.projection if spec else Projection.EXACT)
+        # What is kept of the audit, and what is at work beside it, share the budget.
+        self.kept = Kept(options.audit.memory // _KEPT)
+        self.streaming = replace(
+            options.audit, memory=options.audit.memory - options.audit.memory // _KEPT
+        )
 
     def preview(self) -> ApplyReport:
         """Tell what would change, and refuse what could not be mended."""
@@ -122,13 +129,16 @@ class _Job:
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
             changes = self._project(copy, before, rounds=rounds)
             copy.finish()
-            after = self._verify(copy, before, changes, output)
+            hashed = copy.files if is_hashed(self.checkpoint, options.audit) else ()
+            with beside(copy.flush), Digests(hashed, options.audit.jobs) as digests:
+                copy.compare(options.audit.jobs or default_jobs())
+                after = self._verify(copy, digests, before, changes, output)
             self.checkpoint.verify_unchanged()
             notices = stage.publish()
         return self._report(before, changes, after, str(output), (*leftovers, *notices))
 
     def _audit_input(self) -> AuditReport:
-        before = audit_plan(self.checkpoint, self.plan, self.spec, self.options.audit)
+        before = audit_plan(self.checkpoint, self.plan, self.spec, self.streaming, self.kept)
         if not self.options.allow_remaining:
             _refuse_incomplete(before)
         if not self.plan.assignments:
@@ -148,76 +158,27 @@ class _Job:
         }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
-        governed = sorted(
-            (
-                a
-                for a in self.plan.assignments
-                if a.unprojected is None and (a.tensor.name, a.rule) not in accepted
-            ),
-            key=lambda a: a.tensor.name,
-        )
-        todo = [a for a in governed if everything or a.tensor.name in outside]
-        meter = Meter(self.options.audit.progress, sum(a.tensor.nbytes for a in todo))
-        return [
-            change
-            for _, group in groupby(todo, key=lambda a: a.tensor.name)
-            for change in [self._project_tensor(copy, list(group), rounds, meter)]
-            if change.changed
+        todo = [
+            a
+            for a in self.plan.assignments
+            if (everything or a.tensor.name in outside)
+            and a.unprojected is None
+            and (a.tensor.name, a.rule) not in accepted
         ]
-
-    def _project_tensor(
-        self, copy: Copy, assignments: Sequence[Assignment], rounds: int, meter: Meter
-    ) -> TensorChange:
-        """Let the rules of one tensor take turns until none of them moves a unit."""
-        first: list[Projected] = []
-        largest = 0.0
-        for _ in range(rounds):
-            done = [self._project_one(copy, assignment, meter) for assignment in assignments]
-            first = first or done
-            largest = max([largest, *(projected.largest_change for projected in done)])
-            if len(done) < 2 or not any(projected.changed for projected in done):
-                break
-        most = max(first, key=lambda projected: projected.changed, default=NOTHING)
-        return TensorChange(
-            tensor=assignments[0].tensor.name,
-            units=most.units,
-            changed=most.changed,
-            largest_change=largest,
-            rules=tuple(assignment.rule for assignment in assignments),
-            label=assignments[0].label,
-        )
-
-    def _project_one(self, copy: Copy, assignment: Assignment, meter: Meter) -> Projected:
-        options = self.options.audit
-        constraint, tolerance = assignment.constraint, assignment.mending_tolerance
-        if isinstance(constraint, WholeTensorConstraint):
-            return project_whole(
-                copy,
-                assignment.tensor,
-                constraint,
-                options.memory,
-                tolerance,
-                projection=self.projection,
-            )
-        return project(
-            copy,
-            assignment.tensor,
-            assignment.axes,
-            constraint,
-            tolerance,
-            projection=self.projection,
-            memory=options.memory,
-            jobs=options.jobs,
-            progress=meter.add,
-        )
+        return project_tensors(copy, todo, self.kept, self.streaming, self.projection, rounds)
 
     def _verify(
-        self, copy: Copy, before: AuditReport, changes: Sequence[TensorChange], output: Path
+        self,
+        copy: Copy,
+        digests: Digests,
+        before: AuditReport,
+        changes: Sequence[TensorChange],
+        output: Path,
     ) -> AuditReport:
         """Audit what was written, as it is stored.
 
-        What was not written is, byte for byte, what the first audit judged: `Copy.finish` has
-        compared it.
+        What was not written is, byte for byte, what the first audit judged: `Copy.compare` has seen
+        to it.
         """
         written = self._affected({change.tensor for change in changes})
         with copy.reopen() as stored:
@@ -226,9 +187,10 @@ class _Job:
             plan = make_plan(stored, self.spec, self.options.audit)
             _refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
-            fresh = judge(stored, [plan.assignments[i] for i in again], self.options.audit)
+            fresh = judge(stored, [plan.assignments[i] for i in again], self.streaming)
             stored.verify_integrity()
-            summary = replace(summarise(stored, self.options.audit), path=str(output))
+            stored.verify_unchanged()
+            summary = replace(summarise(stored, digests.result()), path=str(output))
         newest = list(before.results)  # first those of the assignments, in the order of the plan
         for index, result in zip(again, fresh, strict=True):
             newest[index] = result

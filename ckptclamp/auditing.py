@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp._version import __version__
+from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.checkpoints.safetensors_header import DEFAULT_HEADER_LIMIT
 from ckptclamp.constraints.whole import WholeTensorConstraint
@@ -18,6 +19,7 @@ from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.progress import Meter, Progress
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.spec.model import Spec
+from ckptclamp.streaming.kept import Kept
 from ckptclamp.streaming.measure import measure
 from ckptclamp.streaming.requests import Measurement, Request
 from ckptclamp.streaming.whole import measure_whole
@@ -38,8 +40,8 @@ HASHED_UNASKED = 64 * MEBIBYTE
 class AuditOptions:
     """How to audit. None of these but `tolerance`, `strict` and `allow_import` changes the answer.
 
-    `memory` is the budget in bytes; `jobs` the number of threads (``None``: one a core); `executor`
-    runs the work instead, in threads of this process. `tolerance` overrides every rule's. `worst`
+    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of
+    those that hash (``None``: one a core); `executor` measures instead, in threads of this process. `tolerance` overrides every rule's. `worst`
     is how many violating units are kept for each result. `hash` adds sha256 digests; ``None`` means
     only where the checkpoint is small enough not to notice. `config` stands in for the model config
     of a weights-only Keras file. `require_isolation` refuses to open anything where a wall around
@@ -137,18 +139,26 @@ def make_plan(checkpoint: Checkpoint, spec: Spec | None, options: AuditOptions) 
 
 
 def audit_plan(
-    checkpoint: Checkpoint, plan: Plan, spec: Spec | None, options: AuditOptions
+    checkpoint: Checkpoint,
+    plan: Plan,
+    spec: Spec | None,
+    options: AuditOptions,
+    kept: Kept | None = None,
 ) -> AuditReport:
-    """Judge every assignment of `plan` and gather the report."""
+    """Judge every assignment of `plan` and gather the report.
+
+    Measurements that will be needed again go to `kept`.
+    """
     started = time.monotonic()
-    results = [
-        *_judge_with_meant(checkpoint, plan.assignments, options),
-        *(_not_evaluated(entry) for entry in plan.not_evaluated),
-    ]
-    torn = twin_notices(checkpoint, plan.twins, options.memory)
-    notices = (*_format_notices(checkpoint), *plan.notices, *torn)
-    checkpoint.verify_integrity()
-    summary = summarise(checkpoint, options)
+    with digests_of(checkpoint, options) as digests:
+        results = [
+            *_judge_with_meant(checkpoint, plan.assignments, options, kept),
+            *(_not_evaluated(entry) for entry in plan.not_evaluated),
+        ]
+        torn = twin_notices(checkpoint, plan.twins, options.memory)
+        notices = (*_format_notices(checkpoint), *plan.notices, *torn)
+        checkpoint.verify_integrity()
+        summary = summarise(checkpoint, digests.result())
     checkpoint.verify_unchanged()
     report = AuditReport(
         checkpoint=summary,
@@ -171,14 +181,17 @@ def _format_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
 
 
 def _judge_with_meant(
-    checkpoint: Checkpoint, assignments: Sequence[Assignment], options: AuditOptions
+    checkpoint: Checkpoint,
+    assignments: Sequence[Assignment],
+    options: AuditOptions,
+    kept: Kept | None,
 ) -> list[Result]:
     """Judge `assignments`, and tell of vacuous ones what the probably meant axes would show."""
     vacuous = [i for i, a in enumerate(assignments) if a.meant is not None]
     as_meant = [
         replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in vacuous
     ]
-    results = judge(checkpoint, assignments, options, supposed=as_meant)
+    results = judge(checkpoint, assignments, options, supposed=as_meant, kept=kept)
     for index, meant in zip(vacuous, results[len(assignments) :], strict=True):
         results[index] = _with_figure(results[index], meant)
     return results[: len(assignments)]
@@ -205,11 +218,12 @@ def judge(
     options: AuditOptions,
     *,
     supposed: Sequence[Assignment] = (),
+    kept: Kept | None = None,
 ) -> list[Result]:
     """Measure the tensors of `assignments` and return a result for each, in order.
 
     Results of `supposed` follow: nobody asked for these, so `AuditOptions.on_unit` hears of no unit
-    of theirs.
+    of theirs. What is measured of the others goes to `kept` as well.
     """
     tallies = [
         Tally(a, keep=options.worst, histogram=options.histogram, on_unit=options.on_unit)
@@ -218,6 +232,9 @@ def judge(
     tallies += [Tally(a, keep=0) for a in supposed]
     for index, item in _measured(reader, [*assignments, *supposed], options):
         tallies[index].add(item)
+        if kept is not None and index < len(assignments):
+            assignment = assignments[index]
+            kept.add(assignment.rule, assignment.tensor, assignment.axes, item)
     return [tally.result() for tally in tallies]
 
 
@@ -271,16 +288,26 @@ def _not_evaluated(entry: NotEvaluated) -> Result:
     )
 
 
-def summarise(checkpoint: Checkpoint, options: AuditOptions) -> CheckpointSummary:
-    """Describe what was audited; hash its files if that was asked for or costs nothing."""
-    size = sum(source.size for source in checkpoint.sources)
-    hashed = size <= HASHED_UNASKED if options.hash is None else options.hash
+def is_hashed(checkpoint: Checkpoint, options: AuditOptions) -> bool:
+    """Whether the report has digests: where they were asked for, or cost nothing."""
+    if options.hash is not None:
+        return options.hash
+    return sum(source.size for source in checkpoint.sources) <= HASHED_UNASKED
+
+
+def digests_of(checkpoint: Checkpoint, options: AuditOptions) -> Digests:
+    """Hash the files of `checkpoint`, if the report is to tell, while the block inside reads them."""
+    return Digests(checkpoint.files if is_hashed(checkpoint, options) else (), options.jobs)
+
+
+def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> CheckpointSummary:
+    """Describe what was audited; `digests` are those of its files, or of none of them."""
     producer = checkpoint.producer
     return CheckpointSummary(
         path=str(checkpoint.path),
         format=checkpoint.format,
         files=tuple(
-            FileDigest(str(source.path), source.size, source.sha256() if hashed else None)
+            FileDigest(str(source.path), source.size, digests[source.path] if digests else None)
             for source in checkpoint.files
         ),
         tensors=len(checkpoint.tensors),

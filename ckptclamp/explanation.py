@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,13 @@ def explain(
         UnreadableError: the checkpoint cannot be opened.
         UsageError: the spec asks for what makes no sense for this checkpoint.
     """
-    options = replace(options or AuditOptions(), hash=False)
+    options = options or AuditOptions()
     with opened(path, options) as checkpoint:
         plan = make_plan(checkpoint, as_spec(spec, options), options)
         governed = {assignment.tensor.name for assignment in plan.assignments}
         governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}
         return Explanation(
-            checkpoint=summarise(checkpoint, options),
+            checkpoint=summarise(checkpoint, digests={}),
             plan=plan,
             ungoverned=tuple(name for name in checkpoint.tensors if name not in governed),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptclamp.auditing import AuditOptions, opened, summarise
+from ckptclamp.auditing import AuditOptions, digests_of, opened, summarise
 from ckptclamp.checkpoints.description import (
     Chunked,
     Constant,
@@ -96,7 +96,7 @@ def inspect(
         UnreadableError: the checkpoint cannot be opened, or changed while it was read.
     """
     options = options or AuditOptions()
-    with opened(path, options) as checkpoint:
+    with opened(path, options) as checkpoint, digests_of(checkpoint, options) as digests:
         labels = variable_labels(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else {}
         tensors = list(checkpoint.tensors.values())
         judged = judged_tensors(checkpoint) if norms else {}
@@ -105,7 +105,7 @@ def inspect(
             declared_constraints(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else ()
         )
         inspection = Inspection(
-            checkpoint=summarise(checkpoint, options),
+            checkpoint=summarise(checkpoint, digests.result()),
             tensors=tuple(
                 _summary(checkpoint, tensor, labels.get(tensor.name), measured.get(tensor.name))
                 for tensor in tensors

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptclamp.attestation import APPLY_TYPE, AUDIT_TYPE, STATEMENT_TYPE
+from ckptclamp.checkpoints.digests import sha256
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.strict_json import parse_strict
 from ckptclamp.errors import UnreadableError
@@ -148,7 +149,7 @@ def _compare(path: Path, name: str, digest: str) -> Checked:
     except UnreadableError as error:
         return Checked(name, Match.UNREADABLE, error.message)
     try:
-        found = source.sha256()
+        found = sha256(source)
         source.verify_unchanged()
     except UnreadableError as error:
         return Checked(name, Match.UNREADABLE, error.message)

@@ -26,6 +26,7 @@ FLOORS = [
         "drift",
         "explanation",
         "inspection",
+        "projecting",
         "reports",
         "starting_spec",
         "verification",

@@ -40,6 +40,24 @@ def check_box(shape: tuple[int, ...], box: Box) -> None:
         raise ValueError(f"{box} is no box of an array of shape {shape}")
 
 
+def one_run(shape: tuple[int, ...], box: Box, itemsize: int) -> tuple[int, int] | None:
+    """Return the offset and the length of `box` in bytes if it is one run of a C-ordered array.
+
+    ``None`` where it is several runs, or lies outside an array of `shape`. It is what `plan_runs`
+    says, at a small part of the cost: most blocks of most tensors are one run.
+    """
+    if len(box) != len(shape):
+        return None
+    offset, count = 0, 1
+    for (start, stop), extent in zip(box, shape, strict=True):
+        length = stop - start
+        if not 0 <= start < stop <= extent or (count > 1 and length != extent):
+            return None
+        offset = offset * extent + start
+        count *= length
+    return offset * itemsize, count * itemsize
+
+
 def plan_runs(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[Runs]:
     """Yield where the bytes of `box` lie in a C-ordered array of `shape`, in the box's own order.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,14 +63,31 @@ class Copy(TensorReader, Protocol):
         """Put `values` (storage dtype, the shape of the box) where `box` of `tensor` lies."""
 
     def finish(self) -> None:
-        """Bring the container up to date (checksums, chunks that moved) and flush it to disk.
-
-        What was not to change is compared with the original before that.
+        """Bring the container up to date (checksums, chunks that moved); nothing is written after.
 
         Raises:
-            NotWrittenError: the copy differs where it must not, or cannot be written.
+            NotWrittenError: it cannot be written.
+        """
+
+    def flush(self) -> None:
+        """Wait until everything that was written is on disk.
+
+        Raises:
+            NotWrittenError: the system cannot confirm it; that is not tried twice, because a second
+                flush may report success for what the first one lost.
+        """
+
+    def compare(self, jobs: int) -> None:
+        """Compare what was not to change with the original, byte for byte, in `jobs` threads.
+
+        Raises:
+            NotWrittenError: the copy differs where it must not.
             ChangedError: the original is no longer what was copied.
         """
+
+    @property
+    def files(self) -> Sequence[Source]:
+        """Everything that was made, in the order of the checkpoint's own files."""
 
     def reopen(self) -> Checkpoint:
         """Open what was written as a checkpoint of its own, to be audited before it has a name."""

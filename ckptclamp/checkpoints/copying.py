@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -28,6 +30,8 @@ _BLOCK = 1 << 20
 _AT_ONCE = 1 << 30
 _COMPARED = 256 << 10
 """Bytes that are compared at once: the cache holds both sides."""
+_COMPARED_BY_ONE = 16 << 20
+"""Bytes that one thread compares before it asks for more."""
 _NOT_HERE = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 )
@@ -72,7 +76,7 @@ class FileCopy:
         try:
             copy_bytes(source, fd)
         except OSError as error:
-            _refuse(error, path)
+            refuse(error, path)
         return Source.from_fd(fd, path)
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
@@ -130,7 +134,7 @@ class FileCopy:
         try:
             write_at(self.sources[source].fd, data.data, offset)
         except OSError as error:
-            _refuse(error, self.sources[source].path)
+            refuse(error, self.sources[source].path)
 
     def refuse(self, reason: str, tensor: Tensor) -> NoReturn:
         """Raise `NotWrittenError` for one tensor."""
@@ -140,23 +144,28 @@ class FileCopy:
         """Where the copy of one source may differ from it: where the written tensors lie."""
         return [extent for t in self.changed.values() for extent in _extents(t, number)]
 
-    def finish(self) -> None:
-        """Compare what was not to change with the originals, and flush every file to disk.
+    @property
+    def files(self) -> Sequence[Source]:
+        """See `Copy.files`."""
+        return self.sources
 
-        Raises:
-            ChangedError: an original is no longer what was copied.
-            NotWrittenError: the copy differs elsewhere, or the system cannot flush it; that is not
-                tried twice, because a second flush may report success for what the first one lost.
-        """
-        for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
-            # Files without weights may be closed by now; nothing was able to write to their copies.
-            if original.fd >= 0:
-                compare_bytes(original, copy, self.may_differ(number))
+    def finish(self) -> None:
+        """See `Copy.finish`; a container that keeps nothing beside the weights has nothing to do."""
+
+    def flush(self) -> None:
+        """See `Copy.flush`."""
         for source in self.sources:
             try:
                 os.fsync(source.fd)
             except OSError as error:
-                _refuse(error, source.path)
+                refuse(error, source.path)
+
+    def compare(self, jobs: int) -> None:
+        """See `Copy.compare`."""
+        for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
+            # Files without weights may be closed by now; nothing was able to write to their copies.
+            if original.fd >= 0:
+                compare_bytes(original, copy, self.may_differ(number), jobs)
 
     def reopen(self) -> Checkpoint:
         """See `Copy.reopen`."""
@@ -202,26 +211,43 @@ def _extents(tensor: Tensor, number: int) -> list[Extent]:
             return []
 
 
-def compare_bytes(original: Source, copy: Source, may_differ: Sequence[Extent]) -> None:
-    """Compare a copy with its original, but for the extents that may differ.
+def compare_bytes(
+    original: Source, copy: Source, may_differ: Sequence[Extent], jobs: int = 1
+) -> None:
+    """Compare a copy with its original, but for the extents that may differ, in `jobs` threads.
 
     Raises:
         ChangedError: the original is no longer what was copied.
         NotWrittenError: they differ elsewhere.
     """
     sizes = (original.size, os.fstat(copy.fd).st_size)
-    one, other = bytearray(), bytearray()
-    for start, stop in _between(may_differ, max(sizes)):
-        if stop > min(sizes):
-            _differ(original, min(sizes), copy.path)
-        for at in range(start, stop, _COMPARED):
-            length = min(_COMPARED, stop - at)
-            if len(one) != length:
-                one, other = bytearray(length), bytearray(length)
-            original.read_into(memoryview(one), at)
-            copy.read_into(memoryview(other), at)
-            if one != other:
-                _differ(original, at, copy.path)
+    extents = list(_between(may_differ, max(sizes)))
+    if extents and extents[-1][1] > min(sizes):
+        _differ(original, min(sizes), copy.path)
+    parts = [
+        (at, min(at + _COMPARED_BY_ONE, stop))
+        for start, stop in extents
+        for at in range(start, stop, _COMPARED_BY_ONE)
+    ]
+    with ThreadPoolExecutor(jobs, thread_name_prefix="compare") as pool:
+        for difference in pool.map(partial(_first_difference, original, copy), parts):
+            if difference is not None:
+                _differ(original, difference, copy.path)
+
+
+def _first_difference(original: Source, copy: Source, extent: Extent) -> int | None:
+    """Where, or a little before where, two files begin to differ in an extent."""
+    start, stop = extent
+    one, other = bytearray(_COMPARED), bytearray(_COMPARED)
+    for at in range(start, stop, _COMPARED):
+        length = min(_COMPARED, stop - at)
+        if length < _COMPARED:
+            one, other = bytearray(length), bytearray(length)
+        original.read_into(memoryview(one), at)
+        copy.read_into(memoryview(other), at)
+        if one != other:
+            return at
+    return None
 
 
 def _between(extents: Sequence[Extent], size: int) -> Iterator[Extent]:
@@ -250,5 +276,6 @@ def write_at(fd: int, data: memoryview, offset: int) -> None:
         done += os.pwrite(fd, data[done:], offset + done)
 
 
-def _refuse(error: OSError, path: Path) -> NoReturn:
+def refuse(error: OSError, path: Path) -> NoReturn:
+    """Raise `NotWrittenError` for a failure to write to `path`; it never returns."""
     raise NotWrittenError(f"cannot be written: {error.strerror or error}", path=path) from error

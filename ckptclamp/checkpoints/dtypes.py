@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -45,17 +46,22 @@ class StorageDType:
     @property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype, in the file's byte order (imports ml_dtypes where it is needed)."""
-        import numpy as np
-
-        if self.name.startswith(("bfloat", "float8_", "float6_", "float4_")):
-            import ml_dtypes
-
-            low_precision: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.name))
-            return low_precision
-        return np.dtype(self.name).newbyteorder(self.byte_order)
+        return _numpy(self.name, self.byte_order)
 
     def __str__(self) -> str:
         return self.name if self.byte_order == "<" else f"{self.name} (big-endian)"
+
+
+@lru_cache(maxsize=64)
+def _numpy(name: str, byte_order: Literal["<", ">"]) -> np.dtype[Any]:
+    import numpy as np
+
+    if name.startswith(("bfloat", "float8_", "float6_", "float4_")):
+        import ml_dtypes
+
+        low_precision: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return low_precision
+    return np.dtype(name).newbyteorder(byte_order)
 
 
 def _float(name: str, bits: int, mantissa_bits: int) -> StorageDType:

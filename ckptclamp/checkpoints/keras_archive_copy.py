@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.copying import Extent, FileCopy, copy_bytes
+from ckptclamp.checkpoints.copying import Extent, FileCopy, copy_bytes, refuse
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.checkpoints.hdf5 import Hdf5Checkpoint, describe_hdf5
 from ckptclamp.checkpoints.scratch import ScratchFile
@@ -25,10 +25,9 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import STORED
 from ckptclamp.checkpoints.zip_members import inflate_to_file
 from ckptclamp.checkpoints.zip_rewrite import replace_member
-from ckptclamp.errors import NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,7 +76,6 @@ class _PatchedArchive(FileCopy):
                 crc = zlib.crc32(source.read_at(at, size), crc)
             for place in member.crc_places:
                 self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
-        super().finish()
 
     def may_differ(self, number: int) -> list[Extent]:
         """See `FileCopy.may_differ`; checksums may, too."""
@@ -123,6 +121,11 @@ class _RebuiltArchive:
         self._changed = True
         self._weights.write(self._tensors[tensor.name], box, values)
 
+    @property
+    def files(self) -> Sequence[Source]:
+        """See `Copy.files`; the target closes it."""
+        return (Source.from_fd(self._fd, self._target.path),)
+
     def finish(self) -> None:
         """See `Copy.finish`; members other than the weights are copied as they are packed.
 
@@ -130,13 +133,21 @@ class _RebuiltArchive:
             NotWrittenError: the archive cannot be written, or would need zip64 fields.
         """
         self._weights.finish()
+        self._weights.compare(jobs=1)
         try:
             self._write_archive()
+        except OSError as error:
+            refuse(error, self._target.path)
+
+    def flush(self) -> None:
+        """See `Copy.flush`."""
+        try:
             os.fsync(self._fd)
         except OSError as error:
-            raise NotWrittenError(
-                f"cannot be written: {error.strerror or error}", path=self._target.path
-            ) from error
+            refuse(error, self._target.path)
+
+    def compare(self, jobs: int) -> None:
+        """Nothing is left to compare: the weights were, before they were packed again."""
 
     def _write_archive(self) -> None:
         if self._changed:

@@ -24,7 +24,15 @@ class Preview:
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Forget `values`."""
 
+    files = ()
+
     def finish(self) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def compare(self, jobs: int) -> None:
         """Do nothing."""
 
     def reopen(self) -> Checkpoint:

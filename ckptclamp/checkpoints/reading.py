@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.boxes import box_shape, check_box, plan_chunks, plan_runs
+from ckptclamp.checkpoints.boxes import box_shape, check_box, one_run, plan_chunks, plan_runs
 from ckptclamp.checkpoints.description import (
     Chunked,
     Constant,
@@ -52,13 +52,17 @@ def read_box(
     if isinstance(tensor.storage, Unreadable) or tensor.dtype is None:
         reason = tensor.storage.reason if isinstance(tensor.storage, Unreadable) else "no dtype"
         raise UnreadableError(reason, path=_path(sources), tensor=tensor.name)
-    check_box(tensor.shape, box)
+    run = one_run(tensor.shape, box, tensor.dtype.itemsize)
+    if run is None:
+        check_box(tensor.shape, box)
     # An `ndarray` on a buffer has its type's alignment only if the buffer has; bytes do not care.
     out: NDArray[Any] = np.ndarray(box_shape(box), tensor.dtype.numpy, buffer=buffer)
     try:
         match tensor.storage:
-            case Contiguous():
-                _read_contiguous(sources[tensor.storage.source], tensor, box, out)
+            case Contiguous(source, offset) if run is not None:
+                sources[source].read_into(as_bytes(out).data, offset + run[0])
+            case Contiguous(source, offset):
+                _read_contiguous(sources[source], offset, tensor, box, out)
             case Chunked():
                 _read_chunks(sources[tensor.storage.source], tensor, tensor.storage, box, out)
             case Constant():
@@ -83,13 +87,14 @@ def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array.reshape(-1).view(np.uint8)
 
 
-def _read_contiguous(source: Source, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
-    assert isinstance(tensor.storage, Contiguous)
+def _read_contiguous(
+    source: Source, origin: int, tensor: Tensor, box: Box, out: NDArray[Any]
+) -> None:
     flat = as_bytes(out)
     done = 0
     for runs in plan_runs(tensor.shape, box, out.itemsize):
         size = runs.length * runs.count
-        _read_runs(source, tensor.storage.offset, runs, flat[done : done + size])
+        _read_runs(source, origin, runs, flat[done : done + size])
         done += size
 
 

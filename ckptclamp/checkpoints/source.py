@@ -15,8 +15,6 @@ from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, Un
 if TYPE_CHECKING:
     from os import stat_result
 
-_HASH_BLOCK = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -107,7 +105,7 @@ class Source:
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self.fd, [buffer[done:]], offset + done)
+                count = os.preadv(self.fd, [buffer[done:] if done else buffer], offset + done)
             except OSError as error:
                 raise UnreadableError(error.strerror or str(error), path=self.path) from error
             if count == 0:
@@ -128,15 +126,6 @@ class Source:
             ) from error
         if any(Identity.of(status) != self.identity for status in current):
             raise ChangedError("changed while it was being read", path=self.path, hint="run again")
-
-    def sha256(self) -> str:
-        """Return the hexadecimal digest of the whole file."""
-        import hashlib  # takes OpenSSL's start, and large files are not hashed unasked
-
-        digest = hashlib.sha256()
-        for offset in range(0, self.size, _HASH_BLOCK):
-            digest.update(self.read_at(offset, min(_HASH_BLOCK, self.size - offset)))
-        return digest.hexdigest()
 
     def close(self) -> None:
         """Close the descriptor; closing twice does nothing."""

@@ -10,7 +10,7 @@ import numpy as np
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.streaming.extremes import extremes
 from ckptclamp.streaming.grid import BLOCK, contiguous
-from ckptclamp.streaming.kernels import reduce
+from ckptclamp.streaming.kernels import merged, reduce
 from ckptclamp.streaming.rounding import Rounding, round_into
 from ckptclamp.streaming.spread import Spread
 from ckptclamp.streaming.widening import widen
@@ -107,6 +107,40 @@ def moved(
             out[place] = part
             np.copyto(out[place], new, where=over(units))
     return out
+
+
+def as_matrix(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[tuple[int, int], int] | None:
+    """The two extents of a block whose units are all its rows or all its columns, and the units' axis.
+
+    ``None`` for any other block.
+    """
+    extents, rows = merged(shape, axes)
+    if len(extents) != 2:
+        return None
+    return (extents[0], extents[1]), 0 if rows else 1
+
+
+def moved_few(
+    block: NDArray[Any],
+    matrix: tuple[tuple[int, int], int],
+    places: NDArray[np.intp],
+    arithmetic: Arithmetic,
+    workspace: Workspace,
+) -> NDArray[Any]:
+    """Do as `moved` for the units at `places`, without touching the others.
+
+    `matrix` is what `as_matrix` makes of the block; `arithmetic` is that of the units at `places`.
+    """
+    extents, axis = matrix
+    chosen = (slice(None),) * axis + (places,)
+    out = workspace.array("moved", block.dtype, extents)
+    np.copyto(out, block.reshape(extents))
+    part = out[chosen]
+    new = np.empty_like(part)
+    everything = tuple(slice(None) for _ in part.shape)
+    arithmetic(part, Spread(part.shape, (1 - axis,), everything), new, workspace)
+    out[chosen] = new
+    return out.reshape(block.shape)
 
 
 def _pieces(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

@@ -35,6 +35,20 @@ def threads(jobs: int) -> Iterator[Executor | None]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in a thread of its own while the block runs, and wait for it when the block ends.
+
+    What `work` raises is raised then, unless the block raises something itself.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, thread_name_prefix="beside") as pool:
+        future = pool.submit(work)
+        yield
+        future.result()
+
+
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], executor: Executor | None, window: int
 ) -> Iterator[tuple[Item, Result]]:

@@ -25,8 +25,9 @@ _NARROW_SQUARES = 8
 _WIDE = 256
 """Rows of kept weights are folded up to this length, so that inner loops stay long."""
 
-_RUN = 4096
-"""Longest run for one dot product: short enough for one thread, and sums of runs lose less."""
+_RUN = 256
+"""Weights in one dot product, about. NumPy lets other threads work only during calls with more than
+500 of them, and a block has more than that in runs of this length; sums of runs also lose less."""
 
 
 @lru_cache(maxsize=4096)
@@ -97,14 +98,24 @@ def _square_rows(x: NDArray[np.float64], scratch: NDArray[np.float64]) -> NDArra
     if length < _NARROW_SQUARES:
         squares = np.multiply(x, x, out=scratch[: x.size].reshape(x.shape))
         return _reduce_rows(np.add, squares)
-    if length <= _RUN:
+    run = _run(length)
+    if run == length:
         return np.asarray(np.vecdot(x, x))
-    whole = length - length % _RUN
-    runs = x[..., :whole].reshape(*x.shape[:-1], -1, _RUN)
+    whole = length - length % run
+    runs = x[..., :whole].reshape(*x.shape[:-1], -1, run)
     sums = np.vecdot(runs, runs).sum(axis=-1)
     if whole < length:
-        sums = sums + np.vecdot(x[..., whole:], x[..., whole:])
+        sums += np.vecdot(x[..., whole:], x[..., whole:])
     return np.asarray(sums)
+
+
+@lru_cache(maxsize=4096)
+def _run(length: int) -> int:
+    """How long the runs are that rows of `length` are cut into: of one length, where that can be."""
+    if length < 2 * _RUN:
+        return length
+    even = (run for run in range(2 * _RUN - 1, _RUN // 2, -1) if length % run == 0)
+    return min(even, key=lambda run: abs(run - _RUN), default=_RUN)
 
 
 def _reduce_rows(ufunc: np.ufunc, x: NDArray[Any]) -> NDArray[Any]:

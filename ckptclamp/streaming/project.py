@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial as bound
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from ckptclamp.streaming.executors import default_jobs, in_order, threads
 from ckptclamp.streaming.grid import BLOCK, SEGMENT, adjacent, grid_of
 from ckptclamp.streaming.measure import DEFAULT_MEMORY, affordable, unreadable
 from ckptclamp.streaming.mending import NOTHING, Job, has_rows, mend_box
-from ckptclamp.streaming.requests import Projected
+from ckptclamp.streaming.requests import Batch, Projected
 from ckptclamp.streaming.segments import count_of
 from ckptclamp.streaming.spanning import spanning_units
 
@@ -45,7 +45,9 @@ def project(
     projection: Projection = Projection.EXACT,
     memory: int = DEFAULT_MEMORY,
     jobs: int | None = None,
+    pool: Executor | None = None,
     progress: Callable[[int], None] | None = None,
+    known: Sequence[Batch] = (),
     block: int = BLOCK,
 ) -> Projected:
     """Project the units of `tensor` in `copy` onto `constraint`; `axes` are the reduced axes.
@@ -56,7 +58,10 @@ def project(
     ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
     finite weights. Units with non-finite weights, those that the constraint calls unmendable, and
     those that Keras' formula would make non-finite in the storage dtype keep their bytes.
-    `memory`, `jobs` and `block` are those of `measure`.
+    `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
+    that these keep their buffers from one tensor to the next. `known` is all that `measure` answers for
+    this tensor and what the constraint needs, if that is known already; it is believed, and saves a
+    pass over units that no block holds whole.
 
     Raises:
         UnreadableError: the tensor cannot be read.
@@ -69,10 +74,14 @@ def project(
         return NOTHING
     job = Job(copy, tensor, axes, constraint, tolerance, projection, grid_of(tensor, axes, block))
     jobs = affordable(jobs or default_jobs(), [tensor], memory)
-    work = _whole_units if job.grid.completes(axes) else spanning_units
-    with threads(1 if tensor.size <= SEGMENT else jobs) as pool:
-        total = NOTHING
-        for weights, done in work(job, pool, 2 * jobs):
+    small = tensor.size <= SEGMENT
+    with threads(1 if small or pool is not None else jobs) as own:
+        total, at_work = NOTHING, None if small else pool or own
+        for weights, done in (
+            _whole_units(job, at_work, 2 * jobs)
+            if job.grid.completes(axes)
+            else spanning_units(job, at_work, 2 * jobs, known)
+        ):
             total += done
             if progress is not None:
                 progress(weights * (tensor.nbytes // tensor.size))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.boxes import box_shape
 from ckptclamp.checkpoints.description import Box, Tensor
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.errors import UnreadableError
@@ -105,7 +106,7 @@ def read(reader: TensorReader, tensor: Tensor, box: Box) -> NDArray[Any]:
         UnreadableError: as `TensorReader.read`; or the reader gave something else than was asked.
     """
     assert tensor.dtype is not None
-    shape = tuple(stop - start for start, stop in box)
+    shape = box_shape(box)
     buffer = WORKSPACE.bytes("read", math.prod(shape) * tensor.dtype.itemsize)
     block = reader.read(tensor, box, buffer.data)
     if block.shape != shape or block.dtype != tensor.dtype.numpy:
@@ -124,6 +125,7 @@ class _Gatherer:
     grid: Grid
     complete: bool = field(init=False)
     needs: frozenset[Statistic] = field(init=False)
+    kept: tuple[int, ...] = field(init=False)
     done: list[Answer] = field(default_factory=list)
     open: dict[Box, list[Any]] = field(default_factory=dict)
     run: list[tuple[Box, Partial]] = field(default_factory=list)
@@ -131,13 +133,14 @@ class _Gatherer:
     def __post_init__(self) -> None:
         self.complete = self.grid.completes(self.request.axes)
         self.needs = measured(self.request.needs)
+        self.kept = self.request.kept
 
     def take(self, box: Box, block: NDArray[Any]) -> None:
         """Measure one block."""
         if self.request.bounds is not None and self._screen(block):
             return
         partial = measure_box(block, self.request.axes, self.needs, WORKSPACE)
-        units = tuple(box[axis] for axis in self.request.kept)
+        units = tuple([box[axis] for axis in self.kept])
         if self.complete:
             if self.run and not adjacent(self.run[-1][0], units):
                 self._flush()

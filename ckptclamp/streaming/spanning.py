@@ -7,7 +7,7 @@ what would be stored; nothing is written before the last trial is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial as bound
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,12 @@ from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.change import (
     Arithmetic,
     as_keras,
+    as_matrix,
     changed_units,
     distances,
     exactly,
     moved,
+    moved_few,
     relative,
 )
 from ckptclamp.streaming.executors import in_order
@@ -43,18 +45,24 @@ if TYPE_CHECKING:
     from ckptclamp.streaming.search import Step
 
 
+_FEW = 4
+"""Where fewer than one unit in so many moves, the others are left out of the arithmetic."""
+
 _MARGIN = 4
 """In u/√n: a second trial is a pass over the whole tensor, so next to none may be needed."""
 
 
-def spanning_units(job: Job, pool: Executor | None, window: int) -> Iterator[tuple[int, Projected]]:
+def spanning_units(
+    job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
+) -> Iterator[tuple[int, Projected]]:
     """Project all units, as many at a time as the accumulators have room for.
 
-    Yields how many weights were looked at, and what was done to their units.
+    `known` is what is known of the units beforehand: everything, or nothing. Yields how many weights
+    were looked at, and what was done to their units.
     """
     for first, last in _unit_groups(job):
         with np.errstate(all="ignore"):
-            done = _Units(job, range(first, last), pool, window).mend()
+            done = _Units(job, range(first, last), pool, window, known).mend()
         yield sum(count_of(job.grid.box(index)) for index in range(first, last)), done
 
 
@@ -80,7 +88,7 @@ class _Move:
     """
 
     chosen: NDArray[np.bool_]
-    arithmetic: Callable[[slice], Arithmetic]
+    arithmetic: Callable[[slice | NDArray[np.intp]], Arithmetic]
     change: NDArray[np.float64] | None = None
 
 
@@ -90,13 +98,15 @@ class _Units:
     `places` tells where the units of each box stand in arrays of all units.
     """
 
-    def __init__(self, job: Job, boxes: range, pool: Executor | None, window: int) -> None:
+    def __init__(
+        self, job: Job, boxes: range, pool: Executor | None, window: int, known: Sequence[Batch]
+    ) -> None:
         self.job = job
         self.boxes = boxes
         self.pool = pool
         self.window = window
         self.places: dict[Box, slice] = {}
-        self.statistics = self._measure(job.copy)
+        self.statistics = self._taken(known) if known else self._measure(job.copy)
 
     def mend(self) -> Projected:
         """Move the units that are to move, and write them."""
@@ -134,22 +144,39 @@ class _Units:
                 raise UnreadableError(answer.reason, tensor=job.tensor.name, hint=answer.hint)
             assert isinstance(answer, Batch)
             batches.append(answer)
+        return self._joined(batches)
+
+    def _taken(self, known: Sequence[Batch]) -> UnitStatistics:
+        """Take what an audit measured of these units, in the order in which it came."""
+        mine = {self._units(self.job.grid.box(index)) for index in self.boxes}
+        return self._joined([batch for batch in known if batch.units in mine])
+
+    def _joined(self, batches: list[Batch]) -> UnitStatistics:
         count = 0
         for batch in batches:
             self.places[batch.units] = slice(count, count + len(batch.statistics))
             count += len(batch.statistics)
         return _joined([batch.statistics for batch in batches])
 
+    def _units(self, box: Box) -> Box:
+        return tuple(box[axis] for axis in self.job.request.kept)
+
     def place(self, box: Box) -> slice:
         """Where the units of `box` stand."""
-        return self.places[tuple(box[axis] for axis in self.job.request.kept)]
+        return self.places[self._units(box)]
 
     def moved(self, box: Box, block: NDArray[Any], move: _Move) -> NDArray[Any]:
         """Return `block`, which is `box`, with its chosen units moved."""
-        place = self.place(box)
-        if not move.chosen[place].any():
+        place, axes = self.place(box), self.job.axes
+        chosen = move.chosen[place]
+        some = np.flatnonzero(chosen)
+        if not len(some):
             return block
-        return moved(block, self.job.axes, move.chosen[place], move.arithmetic(place), WORKSPACE)
+        matrix = as_matrix(block.shape, axes) if _FEW * len(some) < len(chosen) else None
+        if matrix is not None:
+            arithmetic = move.arithmetic(place.start + some)
+            return moved_few(block, matrix, some, arithmetic, WORKSPACE)
+        return moved(block, axes, chosen, move.arithmetic(place), WORKSPACE)
 
     def _write(self, move: _Move) -> Projected:
         """Write all boxes in which a unit moves, and count what that changes."""
@@ -210,7 +237,7 @@ class _Trial:
         return self.units.moved(box, block, self.move)
 
 
-def _part(transform: Transform, place: slice) -> Transform:
+def _part(transform: Transform, place: slice | NDArray[np.intp]) -> Transform:
     scale, shift, low, high = (
         value[place] if np.ndim(value) else value
         for value in (

@@ -194,7 +194,7 @@ def test_a_failing_flush_is_not_tried_again(
         copy = checkpoint.copy_to(stage)
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(NotWrittenError, match="out: cannot be written: Input/output error"):
-            copy.finish()
+            copy.flush()
     assert len(calls) == 1
     assert not (tmp_path / "out").exists()
 
@@ -232,10 +232,10 @@ def test_a_byte_that_goes_astray_is_found(
     copy.write(Tensor("w", (10,), DTYPES["float32"], Contiguous(0, begin)), ((0, 10),), TEN)
     os.pwrite(target.fd, bytes([content[at] ^ 1]), at)
     if begin <= at < begin + 40:
-        copy.finish()
+        copy.compare(jobs=2)
     else:
         with pytest.raises(NotWrittenError, match="differs from its original at byte"):
-            copy.finish()
+            copy.compare(jobs=2)
     source.close()
     os.close(target.fd)
 
@@ -247,7 +247,7 @@ def test_a_copy_of_another_length_is_refused(checkpoint: Checkpoint, tmp_path: P
     copy = checkpoint.copy_to(target)
     os.truncate(target.fd, checkpoint.sources[0].size + longer)
     with pytest.raises(NotWrittenError, match="differs from its original at byte"):
-        copy.finish()
+        copy.compare(jobs=2)
     os.close(target.fd)
 
 
@@ -261,5 +261,5 @@ def test_an_original_that_changes_is_named_as_the_cause(checkpoint: Checkpoint, 
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last[0] ^ 1]))
     with pytest.raises(ChangedError):
-        copy.finish()
+        copy.compare(jobs=2)
     os.close(target.fd)
