@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.description import Chunked
-from ckptclamp.checkpoints.filters import decode_chunk, encode_chunk, fletcher32
+from ckptclamp.checkpoints.filters import decode_chunk, decode_into, encode_chunk, fletcher32
 from ckptclamp.errors import UnreadableError
 
 KEYWORDS: dict[str, dict[str, object]] = {
@@ -102,6 +103,35 @@ def test_any_order_of_filters_round_trips(filters: list[str], chunk: tuple[bytes
     description = chunked(*filters)
     raw = encode_chunk(data, description, itemsize)
     assert decode_chunk(raw, description, 0, itemsize, len(data)) == data
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from(["shuffle", "deflate", "lzf", "fletcher32"]), unique=True),
+    st.sampled_from([1, 2, 4, 8]),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.data(),
+)
+def test_a_part_of_a_chunk_goes_to_its_place(
+    filters: list[str], itemsize: int, shape: tuple[int, int], data: st.DataObject
+):
+    """What is decoded into a part of an array is that part of the chunk, and nothing beside it."""
+    chunk = np.arange(np.prod(shape) * itemsize, dtype=np.uint8).reshape(*shape, itemsize)
+    part = tuple(
+        slice(low, data.draw(st.integers(low + 1, extent)))
+        for extent in shape
+        for low in [data.draw(st.integers(0, extent - 1))]
+    )
+    mask = data.draw(st.integers(0, 1)) if filters else 0
+    applied = chunked(*filters[mask:])
+    raw = encode_chunk(chunk.tobytes(), applied, itemsize)
+    out = np.full((20, 20, itemsize), 255, np.uint8)
+    here = tuple(slice(5, 5 + piece.stop - piece.start) for piece in part)
+    described = replace(chunked(*filters), chunk_shape=shape)
+    decode_into(raw, described, mask, part, np.moveaxis(out[here], -1, 0))
+    wanted = np.full_like(out, 255)
+    wanted[here] = chunk[part]
+    assert (out == wanted).all()
 
 
 @pytest.mark.parametrize(
