@@ -89,9 +89,21 @@ def save_keras(path: Path, shape: tuple[int, int], size: int) -> Path:
 def _save_hdf5(path: Path, name: str, shape: tuple[int, ...], size: int, **storage: Any) -> Path:
     data = weights("float32", shape)
     with h5py.File(path, "w") as file:
-        for i in range(_count(shape, size)):
-            file.create_dataset(name.format(i), data=data, **storage)
+        first = file.create_dataset(name.format(0), data=data, **storage)
+        for i in range(1, _count(shape, size)):
+            if first.chunks is None:
+                file.create_dataset(name.format(i), data=data)
+            else:
+                _repeat(first, file.create_dataset(name.format(i), shape, "f4", **storage))
     return path
+
+
+def _repeat(first: h5py.Dataset, other: h5py.Dataset) -> None:
+    """Give `other` the chunks of `first` as they are stored: compressing takes minutes."""
+    for index in range(first.id.get_num_chunks()):
+        start = first.id.get_chunk_info(index).chunk_offset
+        mask, raw = first.id.read_direct_chunk(start)
+        other.id.write_direct_chunk(start, raw, mask)
 
 
 def _count(shape: tuple[int, ...], size: int) -> int:
