@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.description import Chunked
@@ -120,16 +123,31 @@ def encode_chunk(data: bytes, chunked: Chunked, itemsize: int) -> bytes:
 
 
 def _inflate(data: Bytes, limit: int) -> Bytes:
-    stream = zlib.decompressobj()
+    library = _inflating()
+    stream = library.decompressobj()
     try:
-        decoded = stream.decompress(data, limit + 1)
-    except zlib.error as error:
+        decoded: bytes = stream.decompress(data, limit + 1)
+    except library.error as error:
         raise UnreadableError(f"it cannot be inflated: {error}") from error
     if len(decoded) > limit:
         raise UnreadableError(f"it inflates beyond {limit} bytes")
     if not stream.eof:
         raise UnreadableError("its deflate stream breaks off")
     return decoded
+
+
+@cache
+def _inflating() -> ModuleType:
+    """Return zlib-ng where it is installed, or else zlib, of which it is a faster copy.
+
+    Faster libraries were written anew, and differ in which broken streams they refuse. Nothing is
+    deflated with it: its bytes would not be those of zlib.
+    """
+    try:
+        from zlib_ng import zlib_ng
+    except ImportError:
+        return zlib
+    return zlib_ng
 
 
 def _shuffle(data: bytes, itemsize: int) -> bytes:

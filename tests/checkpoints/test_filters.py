@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptclamp.checkpoints import filters
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.checkpoints.filters import decode_chunk, decode_into, encode_chunk, fletcher32
 from ckptclamp.errors import UnreadableError
@@ -31,6 +34,15 @@ PIPELINES = [
     ("shuffle", "lzf", "fletcher32"),
     ("shuffle", "deflate", "fletcher32"),
 ]
+
+
+@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], scope="module", autouse=True)
+def _library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs with zlib, and with what takes its place where it is installed."""
+    library = pytest.importorskip(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "_inflating", lambda: library)
+        yield
 
 
 def chunked(*filters: str, level: int | None = None) -> Chunked:
@@ -194,3 +206,30 @@ def test_random_bytes_never_do_harm(raw: bytes, filters: tuple[str, ...], itemsi
     except UnreadableError:
         return
     assert len(decoded) == 64
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.binary(min_size=1, max_size=300),
+    st.integers(0, 9),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(1, 255)), max_size=3),
+    st.integers(0, 400),
+)
+def test_both_libraries_take_and_refuse_the_same_streams(
+    data: bytes, level: int, flips: list[tuple[int, int]], length: int
+):
+    """What is installed beside ckptclamp does not decide what it reads."""
+    other = pytest.importorskip("zlib_ng.zlib_ng")
+    stream = bytearray(zlib.compress(data, level))
+    for place, bits in flips:
+        stream[place % len(stream)] ^= bits
+    del stream[max(length, 1) :]
+
+    def outcome(library: Any) -> tuple[bytes, bool] | None:
+        inflating = library.decompressobj()
+        try:
+            return inflating.decompress(stream, 600), inflating.eof
+        except library.error:
+            return None
+
+    assert outcome(other) == outcome(zlib)
