@@ -46,6 +46,7 @@ class AuditOptions:
     only where the checkpoint is small enough not to notice. `config` stands in for the model config
     of a weights-only Keras file. `require_isolation` refuses to open anything where a wall around
     the HDF5 parser is missing. `header_limit` bounds the header of a safetensors file, in bytes.
+    `leave_cache` reads without filling the system's page cache, where the system can.
     """
 
     memory: int = 256 * MEBIBYTE
@@ -60,6 +61,7 @@ class AuditOptions:
     follow_symlinks: bool = False
     require_isolation: bool = False
     header_limit: int = DEFAULT_HEADER_LIMIT
+    leave_cache: bool = False
     config: Mapping[str, Any] | None = None
     progress: Progress | None = None
     on_unit: OnUnit | None = None
@@ -111,6 +113,8 @@ def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
         except UsageError:
             checkpoint.close()
             raise
+    if options.leave_cache:
+        checkpoint.leave_cache()
     return checkpoint
 
 

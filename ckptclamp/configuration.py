@@ -31,6 +31,7 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
     "max-distance": (str,),
     "max-drift": (str,),
     "memory": (str, int),
+    "no-cache-pollution": (bool,),
     "projection": (str,),
     "quiet": (bool,),
     "require-isolation": (bool,),

@@ -11,7 +11,7 @@ from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.progress import Meter
 from ckptclamp.results import TensorChange
 from ckptclamp.streaming.executors import default_jobs, threads
-from ckptclamp.streaming.measure import affordable
+from ckptclamp.streaming.measure import COPIES, affordable
 from ckptclamp.streaming.mending import NOTHING
 from ckptclamp.streaming.project import Projected, project
 from ckptclamp.streaming.whole import project_whole
@@ -47,7 +47,7 @@ def project_tensors(  # noqa: PLR0917 - each is of another type
     todo = sorted(assignments, key=lambda a: a.tensor.name)
     tensors = [a.tensor for a in todo]
     meter = Meter(options.progress, sum(tensor.nbytes for tensor in tensors))
-    jobs = affordable(options.jobs or default_jobs(), tensors, options.memory)
+    jobs = affordable(options.jobs or default_jobs(), tensors, options.memory, copies=COPIES)
     with threads(jobs) as pool:
         work = _Work(copy, kept, options, projection, pool, jobs, meter)
         return [

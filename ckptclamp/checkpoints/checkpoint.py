@@ -165,6 +165,12 @@ class Checkpoint(ABC):
         for source in dict.fromkeys((*self.files, *self.sources)):
             source.verify_unchanged()
 
+    def leave_cache(self) -> None:
+        """Read without filling the page cache, or note that this system cannot."""
+        able = [source.leave_cache() for source in self.sources]
+        if not all(able):
+            self.notes += ("this system cannot read without filling the page cache",)
+
     def close(self) -> None:
         """Close every file."""
         for source in dict.fromkeys((*self.files, *self.sources)):

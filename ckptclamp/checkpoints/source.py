@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from os import stat_result
 
 
+_RWF_DONTCACHE = 0x80
+"""Linux 6.14 and later: pages that a read has to bring into the page cache leave it afterwards."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What must stay the same of a file while it is audited."""
@@ -47,6 +51,7 @@ class Source:
         self.named = named
         self.identity = Identity.of(status)
         self.size = status.st_size
+        self._flags = 0
 
     @classmethod
     def open(cls, path: Path, *, follow_symlinks: bool = True) -> Self:
@@ -90,6 +95,15 @@ class Source:
         """
         raise TypeError(f"{self.path} is open in this process alone; open it again in the other")
 
+    def leave_cache(self) -> bool:
+        """Leave the page cache as it is in all reads from now on; false where the system cannot."""
+        try:
+            os.preadv(self.fd, [bytearray(1)], 0, _RWF_DONTCACHE)
+        except (OSError, NotImplementedError):
+            return False
+        self._flags = _RWF_DONTCACHE
+        return True
+
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` on.
 
@@ -105,7 +119,8 @@ class Source:
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self.fd, [buffer[done:] if done else buffer], offset + done)
+                rest = buffer[done:] if done else buffer
+                count = os.preadv(self.fd, [rest], offset + done, self._flags)
             except OSError as error:
                 raise UnreadableError(error.strerror or str(error), path=self.path) from error
             if count == 0:

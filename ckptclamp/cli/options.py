@@ -177,6 +177,12 @@ engine_options = together(
         show_default=True,
         help="Longest header of a safetensors file.",
     ),
+    option(
+        "--no-cache-pollution",
+        "leave_cache",
+        is_flag=True,
+        help="Read without filling the page cache (Linux 6.14 or later).",
+    ),
 )
 
 

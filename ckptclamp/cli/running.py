@@ -42,6 +42,7 @@ def engine(options: dict[str, Any]) -> AuditOptions:
         follow_symlinks=options["follow_symlinks"],
         require_isolation=options["require_isolation"],
         header_limit=options["header_limit"],
+        leave_cache=options["leave_cache"],
         config=_model_config(options["config"], isolated=options["require_isolation"]),
     )
 

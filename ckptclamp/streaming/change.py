@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.streaming.extremes import extremes
-from ckptclamp.streaming.grid import BLOCK, contiguous
+from ckptclamp.streaming.grid import PIECE, contiguous
 from ckptclamp.streaming.kernels import merged, reduce
 from ckptclamp.streaming.rounding import Rounding, round_into
 from ckptclamp.streaming.spread import Spread
@@ -145,10 +146,10 @@ def moved_few(
 
 def _pieces(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     """Cut a block that is too large for the cache."""
-    if int(np.prod(shape, dtype=np.int64)) <= 2 * BLOCK:
+    if math.prod(shape) <= 2 * PIECE:
         yield tuple(slice(0, extent) for extent in shape)
         return
-    grid = contiguous(shape, axes)
+    grid = contiguous(shape, axes, PIECE)
     for index in range(len(grid)):
         yield tuple(slice(*span) for span in grid.box(index))
 

@@ -12,11 +12,14 @@ from functools import cached_property, lru_cache
 
 from ckptclamp.checkpoints.description import Box, Chunked, Tensor
 
-BLOCK = 1 << 18
-"""Elements of a block: 2 MiB as float64. Smaller ones would stay in a second-level cache but cost
-more in calls than they save; larger ones gain nothing."""
+BLOCK = 1 << 20
+"""Elements that are read at once: what is done once for each is then small beside the arithmetic."""
 
-SEGMENT = 8 * BLOCK
+PIECE = 1 << 18
+"""Elements that are computed with at once: 2 MiB as float64. Smaller pieces would stay in a
+second-level cache but cost more in calls than they save; larger ones fall out of the third level."""
+
+SEGMENT = 4 * BLOCK
 """Elements that one worker reduces before partial results leave it."""
 
 PENDING = 1 << 18

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 _NARROW_ROW = 32
@@ -64,14 +66,56 @@ def sum_of_squares(
         return _over_the_rest(np.add, _square_rows(np.atleast_2d(x), scratch), innermost=-2)
     if x.ndim == 1:
         return np.multiply(x, x)
+    return _over_the_rest(np.add, _square_columns(x), innermost=-3)
+
+
+def _square_columns(x: NDArray[np.float64]) -> NDArray[np.float64]:
     folded = _fold(x)
     if folded is None:
-        sums = np.einsum("...rk,...rk->...k", x, x)
-    else:
-        head, tail = folded
-        sums = np.einsum("rk,rk->k", head, head).reshape(-1, x.shape[1]).sum(axis=0)
-        sums += np.einsum("rk,rk->k", tail, tail)
-    return _over_the_rest(np.add, sums, innermost=-3)
+        return np.asarray(np.einsum("...rk,...rk->...k", x, x))
+    head, tail = folded
+    sums = np.einsum("rk,rk->k", head, head).reshape(-1, x.shape[1]).sum(axis=0)
+    sums += np.einsum("rk,rk->k", tail, tail)
+    return np.asarray(sums)
+
+
+def sum_of_squares_in_pieces(
+    block: NDArray[Any],
+    axes: tuple[int, ...],
+    widen: Callable[[NDArray[Any]], NDArray[np.float64]],
+    piece: int,
+) -> NDArray[np.float64] | None:
+    """Do as `sum_of_squares` for a C-contiguous block that is larger than the cache.
+
+    About `piece` elements at a time are made float64 by `widen` and summed. Rows come out, bit for
+    bit, as in `sum_of_squares`. ``None`` where units are neither the rows nor the columns of one
+    matrix, or have no runs of equal length.
+    """
+    extents, rows = merged(block.shape, axes)
+    if len(extents) > 2:
+        return None
+    if rows:
+        run = _run(extents[-1])
+        if extents[-1] % run or run < _NARROW_SQUARES:
+            return None
+        runs = block.reshape(-1, run)
+        sums = np.empty(len(runs))
+        for part in _parts(len(runs), piece // run):
+            wide = widen(runs[part])
+            np.vecdot(wide, wide, out=sums[part])
+        return np.asarray(sums.reshape(*extents[:-1], -1).sum(axis=-1)).reshape(-1)
+    if len(extents) < 2:
+        return None
+    columns = block.reshape(extents)
+    total = np.zeros(extents[1])
+    for part in _parts(extents[0], piece // extents[1]):
+        total += _square_columns(widen(columns[part]))
+    return total
+
+
+def _parts(count: int, step: int) -> Iterator[slice]:
+    step = max(1, step)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def reduce(ufunc: np.ufunc, block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:

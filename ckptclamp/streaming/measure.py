@@ -14,7 +14,7 @@ from ckptclamp.checkpoints.description import Chunked, Dequantised
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.streaming.executors import default_jobs, in_order, threads
-from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
+from ckptclamp.streaming.grid import BLOCK, PIECE, SEGMENT, grid_of
 from ckptclamp.streaming.requests import Batch, Failed, Measurement, Request, Screened
 from ckptclamp.streaming.segments import (
     Answer,
@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 256 << 20
 
-_BLOCKS = 16
-"""Blocks of float64 that a job has in hand, at most, when it projects."""
+COPIES = 4
+"""Blocks that a job has in hand, at most, when it projects: read, chosen, tried, and as they will be."""
+
+_PIECES = 6
+"""Pieces of float64 that a job has in hand, at most."""
 
 
 def measure(
@@ -75,7 +78,7 @@ def measure(
     groups, at_once = _grouped(requests, memory, block)
     yield from at_once
     waiting = max((_result_bytes(group) for group in groups), default=0)
-    jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting)
+    jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting=waiting)
     work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
     if executor is not None and reopen is not None:
         work = bound(reduce_elsewhere, pickle.dumps(reopen))
@@ -139,13 +142,18 @@ def _chunk_bytes(tensor: Tensor) -> int:
     return 4 * math.prod(tensor.storage.chunk_shape) * tensor.dtype.itemsize
 
 
-def affordable(jobs: int, tensors: Sequence[Tensor], memory: int, waiting: int = 0) -> int:
+def affordable(
+    jobs: int, tensors: Sequence[Tensor], memory: int, *, waiting: int = 0, copies: int = 1
+) -> int:
     """As many of `jobs` as the memory has room for.
 
-    Each has blocks and a chunk to decode, and bytes of results `waiting` for their turn.
+    Each has some `copies` of a block, pieces of it as float64, a chunk to decode, and bytes of
+    results `waiting` for their turn.
     """
     chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
-    return max(1, min(jobs, memory // (_BLOCKS * 8 * BLOCK + chunk + 3 * waiting)))
+    itemsize = max((t.dtype.itemsize for t in tensors if t.dtype is not None), default=0)
+    each = copies * itemsize * BLOCK + _PIECES * 8 * PIECE + chunk + 3 * waiting
+    return max(1, min(jobs, memory // each))
 
 
 def _result_bytes(group: Group) -> int:

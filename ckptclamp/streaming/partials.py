@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.streaming import kernels
 from ckptclamp.streaming.extremes import extremes
-from ckptclamp.streaming.grid import BLOCK, contiguous
+from ckptclamp.streaming.grid import PIECE, contiguous
 from ckptclamp.streaming.spread import Spread
 from ckptclamp.streaming.widening import widen
 
@@ -42,6 +43,8 @@ _MERGE: Mapping[str, np.ufunc] = {
 _MERGE_START: Mapping[str, float] = {Statistic.MIN: np.inf, Statistic.MAX: -np.inf}
 
 EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
+
+_NORM_ALONE = frozenset({Statistic.NORM})
 
 Values = dict[str, "NDArray[np.float64]"]
 
@@ -127,11 +130,18 @@ def measure_box(
     axes: tuple[int, ...],
     needs: frozenset[Statistic],
     workspace: Workspace,
-    limit: int = BLOCK,
+    limit: int = PIECE,
 ) -> Partial:
     """Do `measure_block` on an array of any size, in pieces that the cache holds."""
     if block.size <= 2 * limit:
         return measure_block(block, axes, needs, workspace)
+    if needs == _NORM_ALONE and not _may_leave_range(block.dtype) and axes:
+        squares = kernels.sum_of_squares_in_pieces(
+            block, axes, partial(widen, workspace=workspace), limit
+        )
+        if squares is not None:
+            values: Values = {SQUARES: squares}
+            return Partial(values, _count_nonfinite(values, block, axes))
     grid = contiguous(block.shape, axes, limit)
     kept = [axis for axis in range(block.ndim) if axis not in axes]
     units = tuple(block.shape[axis] for axis in kept)
@@ -143,10 +153,10 @@ def measure_box(
         place = tuple(slice(*box[axis]) for axis in kept)
         for key, value in piece.values.items():
             target = whole.setdefault(key, np.full(units, _MERGE_START.get(key, 0.0)))
-            _merge_into(_MERGE[key], target[place], value)
+            _merge_into(_MERGE[key], target[place or ...], value)
         if piece.nonfinite is not None:
             count = np.zeros(units, np.int64) if count is None else count
-            _merge_into(np.add, count[place], piece.nonfinite)
+            _merge_into(np.add, count[place or ...], piece.nonfinite)
     flat = {key: value.reshape(-1) for key, value in whole.items()}
     return Partial(flat, None if count is None else count.reshape(-1))
 
@@ -191,9 +201,14 @@ def measure_block(
         if Statistic.SUM_ABS in needs:
             magnitudes = np.abs(wide, out=scratch.reshape(wide.shape))
             values[Statistic.SUM_ABS] = kernels.reduce(np.add, magnitudes, axes)
-        if SQUARES in values and block.dtype.kind == "f" and block.dtype.itemsize == 8:
+        if SQUARES in values and _may_leave_range(block.dtype):
             _rescue_squares(values, wide, axes, scratch)
     return Partial(values, _count_nonfinite(values, block if wide is None else wide, axes))
+
+
+def _may_leave_range(dtype: np.dtype[Any]) -> bool:
+    """Whether squares of weights may overflow or vanish in float64."""
+    return dtype.kind == "f" and dtype.itemsize == 8
 
 
 def _single_weights(

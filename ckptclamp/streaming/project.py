@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial as bound
 from typing import TYPE_CHECKING
@@ -12,9 +11,9 @@ import numpy as np
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.executors import default_jobs, in_order, threads
-from ckptclamp.streaming.grid import BLOCK, SEGMENT, adjacent, grid_of
-from ckptclamp.streaming.measure import DEFAULT_MEMORY, affordable, unreadable
-from ckptclamp.streaming.mending import NOTHING, Job, has_rows, mend_box
+from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
+from ckptclamp.streaming.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
+from ckptclamp.streaming.mending import NOTHING, Job, mend_box
 from ckptclamp.streaming.requests import Batch, Projected
 from ckptclamp.streaming.segments import count_of
 from ckptclamp.streaming.spanning import spanning_units
@@ -23,16 +22,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptclamp.checkpoints.checkpoint import Copy
-    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.description import Tensor
     from ckptclamp.constraints.base import Constraint
 
 __all__ = ["Projected", "project"]
-
-_LONG_ROW = 256
-"""Weights in a unit from which on the arrays of a search are small beside the weights."""
-
-_JOINED = 6 * BLOCK
-"""Weights from which on no further box is joined."""
 
 
 def project(
@@ -73,7 +66,7 @@ def project(
     if tensor.size == 0:
         return NOTHING
     job = Job(copy, tensor, axes, constraint, tolerance, projection, grid_of(tensor, axes, block))
-    jobs = affordable(jobs or default_jobs(), [tensor], memory)
+    jobs = affordable(jobs or default_jobs(), [tensor], memory, copies=COPIES)
     small = tensor.size <= SEGMENT
     with threads(1 if small or pool is not None else jobs) as own:
         total, at_work = NOTHING, None if small else pool or own
@@ -99,23 +92,6 @@ def _whole_units(job: Job, pool: Executor | None, window: int) -> Iterator[tuple
 def _mend_boxes(job: Job, indices: range) -> Projected:
     total = NOTHING
     with np.errstate(all="ignore"):
-        for box in _joined_rows(job, [job.grid.box(index) for index in indices]):
-            total += mend_box(job, box)
+        for index in indices:
+            total += mend_box(job, job.grid.box(index))
     return total
-
-
-def _joined_rows(job: Job, boxes: list[Box]) -> list[Box]:
-    """Join neighbouring boxes where units are rows, which come out the same in any company.
-
-    A search over many units at once costs little more than one over a few.
-    """
-    size = math.prod(job.tensor.shape[axis] for axis in job.axes)
-    if size < _LONG_ROW or not has_rows(job.tensor.shape, job.axes):
-        return boxes
-    joined: list[Box] = []
-    for box in boxes:
-        if joined and adjacent(joined[-1], box) and count_of(joined[-1]) < _JOINED:
-            joined[-1] = tuple((a[0], b[1]) for a, b in zip(joined[-1], box, strict=True))
-        else:
-            joined.append(box)
-    return joined

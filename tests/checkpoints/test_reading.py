@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.boxes import plan_chunks, plan_runs
+from ckptclamp.checkpoints.boxes import one_run, plan_chunks, plan_runs
 from ckptclamp.checkpoints.description import (
     Box,
     Chunked,
@@ -44,6 +44,27 @@ def test_runs_are_the_bytes_of_the_slice(shaped: tuple[tuple[int, ...], Box], it
         for offset in range(start, start + runs.length)
     ]
     assert planned == array[as_slices(box)].reshape(-1).tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(boxed_shapes(), st.sampled_from([1, 2, 8]))
+def test_one_run_is_told_as_the_plan_tells_it(shaped: tuple[tuple[int, ...], Box], itemsize: int):
+    """The short way finds what the long one finds, and only where there is one run."""
+    shape, box = shaped
+    planned = list(plan_runs(shape, box, itemsize))
+    run = one_run(shape, box, itemsize)
+    if run is not None:
+        assert [(r.offset, r.length * r.count, r.count) for r in planned] == [(*run, 1)]
+    elif planned and planned[0].count == 1 == len(planned):
+        raise AssertionError(f"{box} of {shape} is one run")
+
+
+@pytest.mark.parametrize(
+    "box", [((0, 5),), ((-1, 3),), ((2, 1),), ((2, 2),), (), ((0, 1), (0, 1))], ids=str
+)
+def test_a_box_outside_of_the_tensor_is_no_run(box: Box):
+    """What is not inside is left to the check that names it."""
+    assert one_run((4,), box, 1) is None
 
 
 def test_a_whole_range_of_rows_is_one_run():

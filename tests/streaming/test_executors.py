@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ckptclamp.streaming.executors import in_order, threads
+from ckptclamp.streaming.executors import beside, in_order, threads
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -44,3 +44,37 @@ def test_what_work_raises_is_raised_and_the_rest_is_dropped():
 
     with threads(2) as pool, pytest.raises(ValueError, match="three"):
         list(in_order(work, range(10), pool, 4))
+
+
+def test_work_beside_a_block_is_done_when_the_block_is():
+    """Whoever leaves the block may rely on the work."""
+    done = []
+
+    def work():
+        time.sleep(0.01)
+        done.append(True)
+
+    with beside(work):
+        pass
+    assert done
+
+
+def test_a_failure_beside_a_block_is_raised_behind_it():
+    """A flush that fails in the background must not end as a success."""
+
+    def work():
+        raise OSError("no space")
+
+    seen = []
+    with pytest.raises(OSError, match="no space"), beside(work):  # noqa: PT012
+        time.sleep(0.01)
+        seen.append("the block went on")
+    assert seen
+
+
+def test_what_the_block_raises_comes_first():
+    """Two failures at once are told by the one that the caller knows of; both are waited for."""
+    done = []
+    with pytest.raises(ValueError, match="mine"), beside(lambda: done.append(True)):
+        raise ValueError("mine")
+    assert done

@@ -1,0 +1,81 @@
+"""Measurements kept for the next pass: all of a tensor or nothing, and never more than allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.streaming.kept import Kept
+from ckptclamp.streaming.measure import measure
+from ckptclamp.streaming.project import project
+from ckptclamp.streaming.requests import Failed, Request
+from tests.streaming.raw import InMemory
+
+
+class Counting(InMemory):
+    """Counts the bytes that are read."""
+
+    read_bytes = 0
+
+    def read(self, tensor, box, buffer=None):
+        values = super().read(tensor, box, buffer)
+        self.read_bytes += values.nbytes
+        return values
+
+
+def measured(copy, axes):
+    tensor = copy.tensors["w"]
+    return list(measure(copy, [Request(tensor, axes, MaxNorm(1.0).needs)]))
+
+
+def columns():
+    return np.random.default_rng(3).standard_normal((3000, 500)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bound", [30.0, 56.0], ids=["every column", "few columns"])
+def test_what_is_known_saves_a_pass_and_changes_no_bit(bound):
+    """The copy is that of a projection which measured for itself, with one reading less."""
+    fresh, told = Counting(w=columns()), Counting(w=columns())
+    answers = measured(told, (0,))
+    told.read_bytes = 0
+    one = project(fresh, fresh.tensors["w"], (0,), MaxNorm(bound), 0.0)
+    other = project(told, told.tensors["w"], (0,), MaxNorm(bound), 0.0, known=answers)
+    assert one == other
+    assert one.changed > 0
+    assert (fresh.arrays["w"] == told.arrays["w"]).all()
+    assert told.read_bytes == fresh.read_bytes - columns().nbytes
+
+
+def test_only_what_spans_blocks_is_kept_and_is_given_once():
+    """Rows lie whole in a block and are measured where they are mended."""
+    copy, kept = InMemory(w=columns()), Kept(1 << 20)
+    tensor = copy.tensors["w"]
+    for axes in ((0,), (1,)):
+        for answer in measured(copy, axes):
+            kept.add(f"rule {axes}", tensor, axes, answer)
+    assert [len(batch.statistics) for batch in kept.take(tensor, "rule (0,)")] == [500]
+    assert not kept.take(tensor, "rule (0,)")
+    assert not kept.take(tensor, "rule (1,)")
+
+
+@pytest.mark.parametrize("room", [0, 7999])
+def test_what_does_not_fit_is_forgotten_whole(room):
+    """A part of a tensor's units would be taken for all of them."""
+    copy, kept = InMemory(w=columns()), Kept(room)
+    tensor = copy.tensors["w"]
+    (batch,) = measured(copy, (0,))
+    for _ in range(2):
+        kept.add("rule", tensor, (0,), batch)
+    assert not kept.take(tensor, "rule")
+
+
+def test_a_tensor_that_failed_is_forgotten():
+    """Nothing is known of it, whatever was measured before."""
+    copy, kept = InMemory(w=columns()), Kept(1 << 20)
+    tensor = copy.tensors["w"]
+    (batch,) = measured(copy, (0,))
+    kept.add("rule", tensor, (0,), batch)
+    kept.add("rule", tensor, (0,), Failed(0, "is damaged"))
+    kept.add("rule", tensor, (0,), batch)
+    assert not kept.take(tensor, "rule")
