@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 import zlib
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.checkpoints.fastest_zlib import fastest_zlib
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.description import Chunked
@@ -123,7 +121,7 @@ def encode_chunk(data: bytes, chunked: Chunked, itemsize: int) -> bytes:
 
 
 def _inflate(data: Bytes, limit: int) -> Bytes:
-    library = _inflating()
+    library = fastest_zlib()
     stream = library.decompressobj()
     try:
         decoded: bytes = stream.decompress(data, limit + 1)
@@ -134,20 +132,6 @@ def _inflate(data: Bytes, limit: int) -> Bytes:
     if not stream.eof:
         raise UnreadableError("its deflate stream breaks off")
     return decoded
-
-
-@cache
-def _inflating() -> ModuleType:
-    """Return zlib-ng where it is installed, or else zlib, of which it is a faster copy.
-
-    Faster libraries were written anew, and differ in which broken streams they refuse. Nothing is
-    deflated with it: its bytes would not be those of zlib.
-    """
-    try:
-        from zlib_ng import zlib_ng
-    except ImportError:
-        return zlib
-    return zlib_ng
 
 
 def _shuffle(data: bytes, itemsize: int) -> bytes:

@@ -41,7 +41,7 @@ def _library(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test runs with zlib, and with what takes its place where it is installed."""
     library = pytest.importorskip(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filters, "_inflating", lambda: library)
+        patch.setattr(filters, "fastest_zlib", lambda: library)
         yield
 
 
