@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.fastest_zlib import fastest_zlib
@@ -55,6 +56,7 @@ def crc32_of_both(first: int, second: int, length: int) -> int:
     return _product(_power(8 * length), first) ^ second
 
 
+@lru_cache(maxsize=64)
 def _power(exponent: int) -> int:
     """Return x to the power `exponent`, modulo the polynomial."""
     result, square = _ONE, _ONE >> 1
