@@ -53,6 +53,7 @@ _REMAINING = {
 class ApplyOptions:
     """How to make the copy.
 
+    `audit` is how the input is audited, and the copy; its `on_unit` hears of the input's units.
     `projection` overrides the spec's. `force` replaces an existing output; `in_place` allows the
     input to be that output. `allow_remaining` publishes a copy in which violations remain that no
     projection can mend; the report lists them. `dry_run` only tells what would change.
@@ -187,7 +188,12 @@ class _Job:
             plan = make_plan(stored, self.spec, self.options.audit)
             _refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
-            fresh = judge(stored, [plan.assignments[i] for i in again], self.streaming)
+            # Those of the copy are not listed: the list is of the input.
+            fresh = judge(
+                stored,
+                [plan.assignments[i] for i in again],
+                replace(self.streaming, on_unit=None),
+            )
             stored.verify_integrity()
             stored.verify_unchanged()
             summary = replace(summarise(stored, digests.result()), path=str(output))

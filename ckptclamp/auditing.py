@@ -238,7 +238,7 @@ def judge(
         tallies[index].add(item)
         if kept is not None and index < len(assignments):
             assignment = assignments[index]
-            kept.add(assignment.rule, assignment.tensor, assignment.axes, item)
+            kept.add(assignment.tensor, assignment.rule, item)
     return [tally.result() for tally in tallies]
 
 

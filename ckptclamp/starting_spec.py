@@ -54,8 +54,9 @@ class StartingRule:
 class StartingSpec:
     """A spec to be written. `left_out` tells tensors without a rule, each with the reason.
 
-    `unknown` are declared constraints that could not be understood; while there are some, declared
-    constraints cannot be audited.
+    `declared` says that the rules are what the model declares. `unknown` are declared constraints of
+    which no rule was made, each with the reason. `warnings` are what an audit of the declarations
+    would warn of; rules are not asked.
     """
 
     checkpoint: str
@@ -63,6 +64,7 @@ class StartingSpec:
     rules: tuple[StartingRule, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     unknown: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def starting_spec(
@@ -88,7 +90,13 @@ def starting_spec(
         }
     unknown = tuple((entry.rule, entry.reason) for entry in plan.not_evaluated)
     if plan.assignments:
-        return StartingSpec(str(path), True, tuple(_declared(plan)), unknown=unknown)
+        return StartingSpec(
+            checkpoint=str(path),
+            declared=True,
+            rules=tuple(_declared(plan)),
+            unknown=unknown,
+            warnings=tuple(_warnings(plan)),
+        )
     tensors = [t for t in inspect(path, norms=True, options=options).tensors if t.name in reasons]
     left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
     usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
@@ -125,6 +133,12 @@ def _declared(plan: Plan) -> Iterable[StartingRule]:
             axes=axes,
             remark=f"{first.why}. A unit is {unit_words(first.tensor.shape, first.axes)}.",
         )
+
+
+def _warnings(plan: Plan) -> Iterable[str]:
+    """What is odd about the declarations, each once."""
+    notices = [*plan.notices, *(n for assignment in plan.assignments for n in assignment.notices)]
+    return dict.fromkeys(notice.message for notice in notices if not notice.informational)
 
 
 def _stated(assignment: Assignment) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,19 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     """
     from ckptclamp.applying import ApplyOptions, apply
     from ckptclamp.cli.gating import attest, check_outputs, with_settings
-    from ckptclamp.cli.running import audit_options, emit, progress_bar
+    from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
     from ckptclamp.spec.model import Projection
 
     _check_output(options)
     check_outputs(checkpoint, options)
     spec = load_rules(options)
-    with progress_bar(options) as progress:
+    with units_output(options) as on_unit, progress_bar(options) as progress:
         report = apply(
             checkpoint,
             options["output"],
             spec,
             ApplyOptions(
-                audit=audit_options(options, progress),
+                audit=replace(audit_options(options, progress), on_unit=on_unit),
                 projection=Projection(options["projection"]) if options["projection"] else None,
                 force=options["force"],
                 in_place=options["in_place"],
@@ -95,9 +96,7 @@ def _check_output(options: dict[str, Any]) -> None:
     if options["output"] is not None and options["in_place"]:
         raise click.UsageError("-o and --in-place exclude each other")
     name, separator, _ = str(options["output"] or "").partition("=")
-    if separator and name in REPORTERS:
+    if separator and (name in REPORTERS or name == UNITS):
         raise click.UsageError(f"-o is where the copy goes; for a report: --report {name}=PATH")
-    if any(output.format == UNITS for output in options["reports"]):
-        raise click.UsageError("apply keeps no list of units; audit does: -o units=PATH")
     if options["attest"] is not None and options["dry_run"]:
         raise click.UsageError("--attest tells of a copy, and --dry-run makes none")

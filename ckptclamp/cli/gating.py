@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,16 +24,21 @@ Report = TypeVar("Report", "AuditReport", "ApplyReport")
 
 
 def check_outputs(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """Refuse to write a report, a statement or a baseline over what is read, or over each other.
-
-    A file that is there and has a checkpoint's name is never replaced by one of these.
-    """
+    """Refuse to write a report, a statement or a baseline over what is read, or over each other."""
     inputs = [checkpoint, *(options.get(name) for name in ("spec", "config", "output"))]
     if options.get("write_baseline") is None:
         inputs.append(options.get("baseline"))
-    taken = {os.path.realpath(path) for path in inputs if path is not None}
     reports = [Path(output.path) for output in options["reports"] if output.path != "-"]
-    for path in (*reports, options.get("attest"), options.get("write_baseline")):
+    check_places(inputs, (*reports, options.get("attest"), options.get("write_baseline")))
+
+
+def check_places(inputs: Iterable[Path | None], written: Iterable[Path | None]) -> None:
+    """Refuse to write over one of `inputs`, or twice to one place.
+
+    A file that is there and has a checkpoint's name is never replaced.
+    """
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for path in written:
         if path is None:
             continue
         place = os.path.realpath(path)

@@ -35,8 +35,10 @@ from ckptclamp.printable import printable
 @option(
     "--schema",
     type=PATH,
-    help="Write the JSON Schema there, and let the spec name it for editors.",
+    help="Where the JSON Schema goes that the spec names for editors; by default "
+    "ckptclamp.schema.json beside the spec.",
 )
+@option("--no-schema", is_flag=True, help="Neither write a schema nor name one.")
 @option("--force", is_flag=True, help="Replace existing files.")
 @config_option
 @engine_options
@@ -46,23 +48,33 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
 
     Its rules are the constraints that the model declares; without any, bounds on the norms that its
     weights have now. Read it before you trust it: it says what is, not what should be.
+
+    Its first line tells editors which schema to check it by; that is written beside it.
     """
+    from ckptclamp.cli.gating import check_places
     from ckptclamp.cli.running import engine
     from ckptclamp.reports.wording import plural
     from ckptclamp.reports.writing import write_whole
-    from ckptclamp.spec.writing import render_spec
+    from ckptclamp.spec.writing import SCHEMA, render_spec
     from ckptclamp.starting_spec import starting_spec
 
     output, schema = options["output"], options["schema"]
+    if schema is not None and options["no_schema"]:
+        raise click.UsageError("--schema and --no-schema exclude each other")
+    check_places((checkpoint, options["config"]), (output, schema))
     for path in (output, schema):
         if path is not None and path.exists() and not options["force"]:
             raise UsageError("exists already", path=path, hint="--force replaces it")
+    folder = output.parent if output is not None else Path()
+    named = None if options["no_schema"] else schema or folder / SCHEMA
     spec = starting_spec(checkpoint, headroom=options["headroom"], options=engine(options))
-    text = render_spec(spec, None if schema is None else _beside(schema, output))
-    if schema is not None:
-        from ckptclamp.spec.schema import json_schema
-
-        write_whole(schema, json.dumps(json_schema(), indent=2) + "\n")
+    text = render_spec(spec, None if named is None else os.path.relpath(named, folder))
+    # On stdout a spec has no place yet, so nothing is put beside it that nobody asked for.
+    if named is not None and (schema is not None or output is not None):
+        _write_schema(named, replaced=schema is not None or options["force"])
+    if spec.unknown:
+        what = plural(len(spec.unknown), "declared constraint")
+        click.echo(f"ckptclamp: warning: {what} got no rule; the spec says which", err=True)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -71,6 +83,10 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
         click.echo(f"{printable(str(output))}: {plural(len(spec.rules), 'rule')}", err=True)
 
 
-def _beside(schema: Path, output: Path | None) -> str:
-    """The schema's path as seen from the spec."""
-    return os.path.relpath(schema, output.parent if output is not None else Path.cwd())
+def _write_schema(path: Path, *, replaced: bool) -> None:
+    """Write the schema; one that is there serves several specs, and stays unless it is replaced."""
+    from ckptclamp.reports.writing import write_whole
+    from ckptclamp.spec.schema import json_schema
+
+    if replaced or not path.exists():
+        write_whole(path, json.dumps(json_schema(), indent=2) + "\n")

@@ -23,7 +23,7 @@ _COMMANDS = {
     "baseline": "Look after the violations that a gate takes for known.",
     "report": "Make other formats of a saved JSON report.",
     "verify-attestation": "Compare a statement with the files on disk.",
-    "schema": "Print the JSON Schema of a spec, for editors.",
+    "schema": "Print the JSON Schema of a spec or of the JSON report.",
     "completion": "Print the shell completion script.",
 }
 
@@ -92,6 +92,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the program; every failure ends in one line on stderr and an exit code."""
     _open_closed_streams()
+    stdout = sys.stdout
     signal.signal(signal.SIGTERM, _terminate)
     # The kernels run in threads of their own; BLAS threads would only cost their start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -99,10 +100,10 @@ def main() -> NoReturn:
         code = cli.main(prog_name="ckptclamp", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence_stdout()
-        code = 141
+        code = _closed_pipe()
     except SystemExit as error:
-        code = _left_by(error)
+        # Where the reader of stdout is gone, click puts another stream in its place and exits.
+        code = _left_by(error) if sys.stdout is stdout else _closed_pipe()
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes an answer
         code = _explain(error)
     sys.exit(code)
@@ -173,6 +174,7 @@ def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(_SIGNALLED + signal.SIGTERM)
 
 
-def _silence_stdout() -> None:
-    """Keep the interpreter from flushing into the closed pipe once more at exit."""
+def _closed_pipe() -> int:
+    """The code of a program that writes to nobody; nothing is flushed into the pipe once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(_SIGNALLED + signal.SIGPIPE)

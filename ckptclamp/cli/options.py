@@ -202,8 +202,12 @@ def _outputs(
     return tuple(parse_outputs(texts))
 
 
-def report_option(*short: str) -> Callable[[F], F]:
-    """The repeatable ``FORMAT=PATH``; `short` adds spellings where a command has room for them."""
+def report_option(*short: str, units: bool = True) -> Callable[[F], F]:
+    """The repeatable ``FORMAT=PATH``; `short` adds spellings where a command has room for them.
+
+    `units` says whether the command can list every unit.
+    """
+    listed = "; units=PATH lists every violating unit" if units else ""
     return option(
         *short,
         "--report",
@@ -211,7 +215,7 @@ def report_option(*short: str) -> Callable[[F], F]:
         multiple=True,
         metavar="FORMAT=PATH",
         callback=_outputs,
-        help="Write a report to a file as well. May be repeated.",
+        help=f"Write a report to a file as well{listed}. May be repeated.",
     )
 
 

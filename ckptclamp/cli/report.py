@@ -19,7 +19,7 @@ from ckptclamp.cli.parameters import PATH
 @click.command("report")
 @click.argument("result", type=PATH)
 @format_option
-@report_option("-o")
+@report_option("-o", units=False)
 @suppressed_option
 @verbosity_options
 def command(result: Path, **options: Any) -> None:  # noqa: ANN401
@@ -29,5 +29,8 @@ def command(result: Path, **options: Any) -> None:  # noqa: ANN401
     """
     from ckptclamp.cli.running import emit
     from ckptclamp.reports.saved import read_report
+    from ckptclamp.reports.writing import UNITS
 
+    if any(output.format == UNITS for output in options["reports"]):
+        raise click.UsageError("a saved report has the worst units only; audit lists them all")
     emit(read_report(result), options)

@@ -39,8 +39,11 @@ _FAR = 3.0
 _NARROW = 0.25
 """Data are taken to be at least this wide, relative to the largest, when a bound is called far."""
 
-_MOST_CELLS = 400
+_MOST_CELLS = 180
+"""A cell stays two pixels wide on a phone, so that a single bad layer is seen."""
+
 _CELL = 28
+_LEAST_FILL = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +244,7 @@ def _cell(group: Sequence[tuple[Result, str]], x: int) -> ET.Element:
     words = f"{tensor_name(result)}: {verdict_word(result)}, {worst_value(result)}"
     more = f"; worst of {len(group)} results" if len(group) > 1 else ""
     kind = "suppressed" if result.suppressed else result.verdict.value
-    filled = max(6.0, 44 * _share(result)) if kind == Verdict.VIOLATION else 0.0
+    filled = max(_LEAST_FILL, 44 * _share(result)) if kind == Verdict.VIOLATION else 0.0
     box = {"x": x + 1, "width": _CELL - 2}
     return element(
         "a",

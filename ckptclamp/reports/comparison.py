@@ -46,20 +46,23 @@ def render_comparison(comparison: Comparison, format_: str, options: RenderOptio
 
 
 def _lines(comparison: Comparison, options: RenderOptions) -> Iterator[str]:
-    everything = options.verbose > 0
     if options.verbose >= 0:
         yield f"{printable(comparison.old)} => {printable(comparison.new)}"
-        yield ""
-        yield from _drifts(comparison, options)
-        yield from _listed("added", comparison.added, everything)
-        yield from _listed("removed", comparison.removed, everything)
-        for tensor in comparison.reshaped:
-            old, new = shape_words(tensor.old), shape_words(tensor.new)
-            yield f"reshaped: {printable(tensor.tensor)}: {old} => {new}"
-        for entry in comparison.not_compared:
-            yield f"not compared: {printable(entry.tensor)}: {sentence(entry.reason)}"
-        yield ""
+        different = list(_differences(comparison, options))
+        yield from ["", *different, ""] if different else [""]
     yield _census(comparison)
+
+
+def _differences(comparison: Comparison, options: RenderOptions) -> Iterator[str]:
+    everything = options.verbose > 0
+    yield from _drifts(comparison, options)
+    yield from _listed("added", comparison.added, everything)
+    yield from _listed("removed", comparison.removed, everything)
+    for tensor in comparison.reshaped:
+        old, new = shape_words(tensor.old), shape_words(tensor.new)
+        yield f"reshaped: {printable(tensor.tensor)}: {old} => {new}"
+    for entry in comparison.not_compared:
+        yield f"not compared: {printable(entry.tensor)}: {sentence(entry.reason)}"
 
 
 def _drifts(comparison: Comparison, options: RenderOptions) -> Iterator[str]:

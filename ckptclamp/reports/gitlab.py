@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings, subject
-from ckptclamp.reports.wording import plural
+from ckptclamp.reports.wording import census_line, plural
 
 if TYPE_CHECKING:
     from ckptclamp.reports.options import RenderOptions
@@ -17,11 +18,17 @@ _SEVERITIES = {Level.ERROR: "major", Level.WARNING: "minor", Level.NOTE: "info"}
 
 
 def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
-    """Return the JSON array; the worst 5,000 findings, and an entry that counts the others."""
+    """Return the JSON array: the worst 5,000 findings, and entries that count what is not among them."""
     found = findings(report, show_suppressed=options.show_suppressed)
+    audit = subject(report)
     entries = [_entry(finding, options) for finding in found[:MOST]]
     if len(found) > MOST:
-        entries.append(_left_out(subject(report), len(found) - MOST, options))
+        more = plural(len(found) - MOST, "more finding")
+        message = f"{more}, less bad, left out of this report"
+        entries.append(_count(audit, Level.ERROR, "left-out", message, options))
+    if audit.census.suppressed:
+        message = census_line(audit, report.exit_code)
+        entries.append(_count(audit, Level.NOTE, "suppressed", message, options))
     return json.dumps(entries, indent=1).replace("##", r"#\u0023") + "\n"
 
 
@@ -40,13 +47,16 @@ def _entry(finding: Finding, options: RenderOptions) -> dict[str, Any]:
     }
 
 
-def _left_out(audit: AuditReport, count: int, options: RenderOptions) -> dict[str, Any]:
+def _count(
+    audit: AuditReport, level: Level, code: str, message: str, options: RenderOptions
+) -> dict[str, Any]:
+    """An entry about the report itself, the same one whatever the number in it."""
     finding = Finding(
         kind=Kind.NOTICE,
-        level=Level.ERROR,
-        code="left-out",
-        message=f"{plural(count, 'more finding')}, less bad, left out of this report",
+        level=level,
+        code=code,
+        message=message,
         place=Place(audit.checkpoint.path),
-        fingerprint="0" * 64,
+        fingerprint=hashlib.sha256(f"ckptclamp {code}".encode()).hexdigest(),
     )
     return _entry(finding, options)

@@ -164,9 +164,14 @@ class _Writer:
 
     def _evidence(self, result: Result) -> Element:
         """Why it is a violation: the histogram, what a unit is, the worst units."""
-        chart = histogram_chart(result, self.ids) if drawable(result) else None
+        drawn = drawable(result)
+        chart = histogram_chart(result, self.ids) if drawn else None
         unit = f"A unit is {unit_sentence(result)}." if result.unit_words else ""
         facts = f"{shape_words(result.shape)}, {printable(result.dtype)}. {unit}"
+        broken = plural(result.nonfinite, "unit")
+        facts += (
+            f" {broken} with non-finite weights, not drawn." if drawn and result.nonfinite else ""
+        )
         mend = f" No projection can mend {plural(result.unmendable, 'unit')}."
         return element(
             "div",

@@ -32,6 +32,11 @@ _KINDS = {"audit": codec(AuditReport), "apply": codec(ApplyReport)}
 
 def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
     """Return the whole report; no option shortens it. ASCII, one line for each result."""
+    return "".join(stream(report, options))
+
+
+def stream(report: AuditReport | ApplyReport, options: RenderOptions) -> Iterator[str]:
+    """Yield what `render` returns piece by piece, so that a large report need not be in memory."""
     del options
     kind = "audit" if isinstance(report, AuditReport) else "apply"
     document = {
@@ -41,7 +46,8 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
         "census": codec(Census).encode(subject(report).census),
         "report": _audit(report) if isinstance(report, AuditReport) else _apply(report),
     }
-    return "".join(_lines(document, "")) + "\n"
+    yield from _lines(document, "")
+    yield "\n"
 
 
 def _audit(report: AuditReport) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
     told = {id(finding.result): finding for finding in found if finding.result is not None}
     suites = ET.Element("testsuites", name="ckptclamp")
     suite = ET.SubElement(suites, "testsuite", name=file_path(audit.checkpoint.path))
-    suite.append(_properties(audit))
+    suite.append(_properties(audit, census_line(audit, report.exit_code)))
     for result in audit.results:
         case = _case(suite, classname=printable(result.rule), name=printable(result.tensor))
         finding = told.get(id(result))
@@ -53,10 +53,11 @@ def _case(suite: ET.Element, classname: str, name: str) -> ET.Element:
     return ET.SubElement(suite, "testcase", classname=classname, name=name, time="0")
 
 
-def _properties(audit: AuditReport) -> ET.Element:
+def _properties(audit: AuditReport, census: str) -> ET.Element:
     properties = ET.Element("properties")
     texts = {
         "ckptclamp": audit.tool_version,
+        "census": census,
         "format": audit.checkpoint.format,
         "spec": audit.spec_path,
         "spec sha256": audit.spec_sha256,

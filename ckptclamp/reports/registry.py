@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, AuditReport
 
@@ -17,6 +19,13 @@ class Render(Protocol):
     """What a format module offers: the whole report as text that ends with a line break."""
 
     def __call__(self, report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+        """Render `report`."""
+
+
+class Stream(Protocol):
+    """What a format module may offer as well: the same text, piece by piece."""
+
+    def __call__(self, report: AuditReport | ApplyReport, options: RenderOptions) -> Iterable[str]:
         """Render `report`."""
 
 
@@ -31,6 +40,13 @@ class Reporter:
         """Render `report` in this format."""
         module = import_module(f"ckptclamp.reports.{self.name}")
         return cast("Render", module.render)(report, options)
+
+    def stream(self, report: AuditReport | ApplyReport, options: RenderOptions) -> Iterable[str]:
+        """Return what `render` does in pieces: rendered as they are taken, if the format can do so."""
+        module = import_module(f"ckptclamp.reports.{self.name}")
+        if hasattr(module, "stream"):
+            return cast("Stream", module.stream)(report, options)
+        return (cast("Render", module.render)(report, options),)
 
 
 REPORTERS = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ckptclamp.results import ApplyReport, Result, UnmatchedRule, WorstUnit
 
 NOT_EVALUATED_MARK = "-"
-LEGEND = "'-': not evaluated   '0': no unit outside"
+LEGEND = "'-': not evaluated; '0': no unit outside"
 
 
 def sentence(text: str) -> str:

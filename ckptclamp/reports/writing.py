@@ -77,8 +77,9 @@ def write_reports(
 ) -> None:
     """Render `report` for every one of `outputs`, then write them.
 
-    All are rendered before the first is written. A file gets its name when it is whole; what was
-    there before stays until then. `options` hold for standard output; what goes to a file has
+    All are rendered before the first is written, but for JSON, which grows with the checkpoint and
+    is written as it is rendered. A file gets its name when it is whole; what was there before stays
+    until then. `options` hold for standard output; what goes to a file has
     neither colours nor a width.
 
     Raises:
@@ -89,21 +90,23 @@ def write_reports(
     rendered_later = [output for output in outputs if output.format != UNITS]
     plain = replace(options, width=None, color=False)
     rendered = [
-        reporter_named(o.format).render(report, options if o.path == STDOUT else plain)
+        reporter_named(o.format).stream(report, options if o.path == STDOUT else plain)
         for o in rendered_later
     ]
-    for output, text in zip(rendered_later, rendered, strict=True):
+    for output, pieces in zip(rendered_later, rendered, strict=True):
         if output.path == STDOUT:
-            write_stream(text, stdout or sys.stdout)
+            for text in pieces:
+                write_stream(text, stdout or sys.stdout)
+            (stdout or sys.stdout).flush()
         else:
-            write_whole(Path(output.path), text)
+            with whole_file(Path(output.path)) as file:
+                file.writelines(text.encode() for text in pieces)
 
 
 def write_stream(text: str, stream: TextIO) -> None:
-    """Write `text`, with escapes for characters that the stream's encoding lacks, and flush."""
+    """Write `text`, with escapes for characters that the stream's encoding lacks."""
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
 
 
 def write_whole(path: Path, text: str) -> None:

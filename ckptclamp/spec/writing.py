@@ -16,7 +16,11 @@ _SHOWN = 20
 _ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
 
 
-def render_spec(spec: StartingSpec, schema: str | None = None) -> str:
+SCHEMA = "ckptclamp.schema.json"
+"""The file beside a spec where editors find the JSON Schema, unless another one is chosen."""
+
+
+def render_spec(spec: StartingSpec, schema: str | None = SCHEMA) -> str:
     """Return `spec` as YAML; `schema` is where editors find the JSON Schema, relative to it."""
     return "\n".join(_lines(spec, schema)) + "\n"
 
@@ -27,9 +31,8 @@ def _lines(spec: StartingSpec, schema: str | None) -> Iterator[str]:
     origin = "what its model declares" if spec.declared else "the norms that its weights have now"
     yield f"# A first spec for {printable(Path(spec.checkpoint).name)}, made from {origin}."
     yield "# A norm is taken over `axis`; a unit is what one norm belongs to."
-    if schema is None:
-        yield "# `ckptclamp schema > ckptclamp.schema.json` makes the schema; with the line"
-        yield "# `# yaml-language-server: $schema=ckptclamp.schema.json` on top an editor checks it."
+    if schema is not None:
+        yield "# Editors check this file by the schema in the first line; `ckptclamp schema` prints it."
     yield "version: 1"
     yield from _declared(spec)
     yield "rules:"
@@ -39,15 +42,21 @@ def _lines(spec: StartingSpec, schema: str | None) -> Iterator[str]:
 
 
 def _declared(spec: StartingSpec) -> Iterator[str]:
-    if not spec.unknown:
+    if not spec.declared and not spec.unknown:
         yield "# `audit` judges what a model itself declares, too; `ignore` leaves it to the rules."
         yield "declared: audit"
         return
-    yield "# These declared constraints could not be understood. Say under `custom_objects` what they"
-    yield "# are, for example `my_package>WeightClip: {constraint: Clip, low: -0.3, high: 0.3}`, and"
-    yield "# set `declared: audit`, so that they are judged."
-    for rule, reason in spec.unknown[:_SHOWN]:
-        yield f"#   {printable(rule)}: {printable(reason, limit=None)}"
+    if spec.declared:
+        yield "# The rules below are what the model declares; `audit` would judge it a second time. Under"
+        yield "# `ignore`, what a later model declares besides is not judged."
+    if spec.warnings:
+        yield "# `audit` would also warn:"
+        yield from _listed([printable(warning, limit=None) for warning in spec.warnings])
+    if spec.unknown:
+        yield "# No rule was made of these declared constraints; nothing judges them under `ignore`:"
+        yield from _listed([_with_reason(*entry) for entry in spec.unknown])
+        yield "# Say under `custom_objects` what an unknown class is, for example"
+        yield "# `my_package>WeightClip: {constraint: Clip, low: -0.3, high: 0.3}`, and set `audit`."
     yield "declared: ignore"
 
 
@@ -81,10 +90,18 @@ def _number(value: float) -> str:
 def _left_out(left_out: Sequence[tuple[str, str]]) -> Iterator[str]:
     if left_out:
         yield "# No rule governs these:"
-        for name, reason in left_out[:_SHOWN]:
-            yield f"#   {printable(name)}: {printable(reason, limit=None)}"
-        if len(left_out) > _SHOWN:
-            yield f"#   and {len(left_out) - _SHOWN} more"
+        yield from _listed([_with_reason(*entry) for entry in left_out])
+
+
+def _listed(lines: Sequence[str]) -> Iterator[str]:
+    """Comments, a line each, as many as anybody reads."""
+    yield from (f"#   {line}" for line in lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        yield f"#   and {len(lines) - _SHOWN} more"
+
+
+def _with_reason(name: str, reason: str) -> str:
+    return f"{printable(name)}: {printable(reason, limit=None)}"
 
 
 def quoted(text: str) -> str:

@@ -1,10 +1,12 @@
-"""Measurements that are kept from one pass for the next, as far as memory allows."""
+"""Measurements that are kept from one pass for the next, as far as memory allows.
+
+What an audit has measured need not be measured again before weights are moved.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.streaming.grid import grid_of
 from ckptclamp.streaming.requests import Batch, Measurement
 
 if TYPE_CHECKING:
@@ -17,10 +19,10 @@ Key = tuple[str, str]
 
 
 class Kept:
-    """What `measure` answered for tensors whose units no block holds whole, up to `memory` bytes.
+    """What `measure` answered, up to `memory` bytes.
 
-    These would have to be measured again before any of their weights can be moved. A tensor of which
-    one piece does not fit is forgotten.
+    A tensor of which one piece does not fit is forgotten, and so is one that was not answered unit
+    by unit.
     """
 
     def __init__(self, memory: int) -> None:
@@ -28,12 +30,12 @@ class Kept:
         self._batches: dict[Key, list[Batch]] = {}
         self._forgotten: set[Key] = set()
 
-    def add(self, rule: str, tensor: Tensor, axes: tuple[int, ...], answer: Measurement) -> None:
+    def add(self, tensor: Tensor, rule: str, answer: Measurement) -> None:
         """Keep `answer` about `tensor` under `rule`, if it may be of use."""
         key = (tensor.name, rule)
         if key in self._forgotten:
             return
-        if not isinstance(answer, Batch) or grid_of(tensor, axes).completes(axes):
+        if not isinstance(answer, Batch):
             self._forget(key)
             return
         self._room -= _bytes(answer)

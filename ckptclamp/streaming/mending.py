@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.boxes import one_run
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.change import (
@@ -27,12 +28,15 @@ from ckptclamp.streaming.search import Search, mendable
 from ckptclamp.streaming.segments import WORKSPACE, read
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Copy
     from ckptclamp.checkpoints.description import Box, Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.streaming.grid import Grid
+    from ckptclamp.streaming.requests import Batch
 
 
 _LARGE = 64
@@ -95,13 +99,60 @@ class Job:
             self.copy.write(self.tensor, part, after[within(box, part)])
 
 
-def mend_box(job: Job, box: Box) -> Projected:
-    """Project the units of `box`, all of them whole, and write them."""
+class Known:
+    """What is known beforehand of units, each of which lies whole in a box: all of them, or none.
+
+    `answers` are all that `measure` answers for the job's tensor, or nothing.
+    """
+
+    def __init__(self, job: Job, answers: Sequence[Batch]) -> None:
+        self._kept = tuple(job.tensor.shape[axis] for axis in job.request.kept)
+        self._axes = job.request.kept
+        self._statistics = self._in_order(answers) if answers else None
+
+    def of(self, box: Box) -> UnitStatistics | None:
+        """The statistics of the units of `box`, if they are known and stand next to each other."""
+        run = one_run(self._kept, tuple(box[axis] for axis in self._axes), 1)
+        if self._statistics is None or run is None:
+            return None
+        return _selected(self._statistics, slice(run[0], run[0] + run[1]))
+
+    def _in_order(self, answers: Sequence[Batch]) -> UnitStatistics | None:
+        """Join the answers in C order of the units, which is that of most files."""
+        count = 0
+        for answer in answers:
+            if one_run(self._kept, answer.units, 1) != (count, len(answer.statistics)):
+                return None
+            count += len(answer.statistics)
+        return joined([answer.statistics for answer in answers])
+
+
+def joined(parts: Sequence[UnitStatistics]) -> UnitStatistics:
+    """Statistics of units that follow each other."""
+    if len(parts) == 1:
+        return parts[0]
+    return UnitStatistics(
+        parts[0].size,
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0].values},
+        np.concatenate([part.nonfinite for part in parts]),
+    )
+
+
+def mend_box(job: Job, box: Box, known: UnitStatistics | None) -> Projected:
+    """Project the units of `box`, all of them whole, and write them.
+
+    `known` are their statistics, if somebody measured them; where none is to be mended, nothing is
+    read.
+    """
+    if known is not None and job.projection is Projection.EXACT:
+        outside, chosen = job.mendable(known)
+        if not chosen.any():
+            return Projected(len(outside), 0, 0.0, int(np.count_nonzero(outside)))
     block = read(job.copy, job.tensor, box)
     screened = job.projection is Projection.EXACT and job.constraint.elementwise and not job.axes
     if screened and extremes_inside(block, job.constraint.bounds(), WORKSPACE) is not None:
         return Projected(block.size, 0, 0.0, 0)
-    statistics = _statistics(job, block, job.axes)
+    statistics = _statistics(job, block, job.axes) if known is None else known
     if job.projection is Projection.KERAS:
         return _follow_keras(job, box, block, statistics)
     outside, chosen = job.mendable(statistics)
@@ -221,7 +272,7 @@ def _taken(rows: NDArray[Any], places: NDArray[np.intp], name: str) -> NDArray[A
     return np.take(rows, places, axis=0, out=out, mode="clip")
 
 
-def _selected(statistics: UnitStatistics, places: NDArray[np.intp]) -> UnitStatistics:
+def _selected(statistics: UnitStatistics, places: slice | NDArray[np.intp]) -> UnitStatistics:
     values = {key: value[places] for key, value in statistics.values.items()}
     return UnitStatistics(statistics.size, values, statistics.nonfinite[places])
 

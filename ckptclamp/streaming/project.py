@@ -13,7 +13,7 @@ from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.executors import default_jobs, in_order, threads
 from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
 from ckptclamp.streaming.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
-from ckptclamp.streaming.mending import NOTHING, Job, mend_box
+from ckptclamp.streaming.mending import NOTHING, Job, Known, mend_box
 from ckptclamp.streaming.requests import Batch, Projected
 from ckptclamp.streaming.segments import count_of
 from ckptclamp.streaming.spanning import spanning_units
@@ -53,8 +53,8 @@ def project(
     those that Keras' formula would make non-finite in the storage dtype keep their bytes.
     `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
     that these keep their buffers from one tensor to the next. `known` is all that `measure` answers for
-    this tensor and what the constraint needs, if that is known already; it is believed, and saves a
-    pass over units that no block holds whole.
+    this tensor and what the constraint needs, if that is known already; it is believed, and saves
+    measuring once more.
 
     Raises:
         UnreadableError: the tensor cannot be read.
@@ -71,7 +71,7 @@ def project(
     with threads(1 if small or pool is not None else jobs) as own:
         total, at_work = NOTHING, None if small else pool or own
         for weights, done in (
-            _whole_units(job, at_work, 2 * jobs)
+            _whole_units(job, at_work, 2 * jobs, known)
             if job.grid.completes(axes)
             else spanning_units(job, at_work, 2 * jobs, known)
         ):
@@ -81,17 +81,21 @@ def project(
     return total
 
 
-def _whole_units(job: Job, pool: Executor | None, window: int) -> Iterator[tuple[int, Projected]]:
+def _whole_units(
+    job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
+) -> Iterator[tuple[int, Projected]]:
     """Mend every box by itself."""
+    beforehand = Known(job, known)
     boxes, step = len(job.grid), job.grid.segment
     items = (range(first, min(first + step, boxes)) for first in range(0, boxes, step))
-    for item, done in in_order(bound(_mend_boxes, job), items, pool, window):
+    for item, done in in_order(bound(_mend_boxes, job, beforehand), items, pool, window):
         yield sum(count_of(job.grid.box(index)) for index in item), done
 
 
-def _mend_boxes(job: Job, indices: range) -> Projected:
+def _mend_boxes(job: Job, known: Known, indices: range) -> Projected:
     total = NOTHING
     with np.errstate(all="ignore"):
         for index in indices:
-            total += mend_box(job, job.grid.box(index))
+            box = job.grid.box(index)
+            total += mend_box(job, box, known.of(box))
     return total

@@ -31,7 +31,7 @@ from ckptclamp.streaming.change import (
 from ckptclamp.streaming.executors import in_order
 from ckptclamp.streaming.grid import PENDING
 from ckptclamp.streaming.measure import measure_boxes
-from ckptclamp.streaming.mending import Job
+from ckptclamp.streaming.mending import Job, joined
 from ckptclamp.streaming.requests import Batch, Failed, Projected
 from ckptclamp.streaming.segments import WORKSPACE, Group, count_of, read
 
@@ -156,7 +156,7 @@ class _Units:
         for batch in batches:
             self.places[batch.units] = slice(count, count + len(batch.statistics))
             count += len(batch.statistics)
-        return _joined([batch.statistics for batch in batches])
+        return joined([batch.statistics for batch in batches])
 
     def _units(self, box: Box) -> Box:
         return tuple(box[axis] for axis in self.job.request.kept)
@@ -248,13 +248,3 @@ def _part(transform: Transform, place: slice | NDArray[np.intp]) -> Transform:
         )
     )
     return Transform(scale, shift, low, high)
-
-
-def _joined(parts: list[UnitStatistics]) -> UnitStatistics:
-    if len(parts) == 1:
-        return parts[0]
-    return UnitStatistics(
-        parts[0].size,
-        {key: np.concatenate([part[key] for part in parts]) for key in parts[0].values},
-        np.concatenate([part.nonfinite for part in parts]),
-    )

@@ -49,6 +49,30 @@ def test_applying_twice_changes_nothing(run, model, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("how", [["-o", "fixed.safetensors"], ["--dry-run"]])
+def test_units_of_the_input_are_listed_on_request(run, model, tmp_path, how):
+    """What was mended, or would be: each violating unit of the input once, and none of the copy."""
+    listed = ["--report", "units=units.jsonl", "-q"]
+    done = run("apply", model, *RULE, *how, *listed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "units.jsonl").read_text().splitlines()]
+    assert [(line["tensor"], line["index"]) for line in lines] == [("kernel", [1]), ("kernel", [2])]
+
+
+def test_units_that_remain_are_listed_once(run, tmp_path):
+    """A unit that stays outside is one of the input; it is not listed again for the copy."""
+    path = tmp_path / "model.safetensors"
+    save_file({"kernel": np.array([[np.nan, 3.0], [1.0, 4.0]], np.float32)}, path)
+    done = run(
+        "apply",
+        *(path, *RULE, "-o", tmp_path / "fixed.safetensors", "--allow-remaining"),
+        *("--report", f"units={tmp_path}/units.jsonl", "-q"),
+    )
+    assert done.returncode == 1, done.stderr
+    lines = (tmp_path / "units.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [[0], [1]]
+
+
 def test_dry_run_writes_nothing(run, model, tmp_path):
     """--dry-run tells what would change and leaves the folder as it is."""
     answer = run(

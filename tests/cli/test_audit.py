@@ -147,6 +147,9 @@ def test_tiny_audit_imports_numpy_and_no_more(model):
 def test_commands_of_the_readme_exist(run):
     """Schema and completion print what they say."""
     assert json.loads(run("schema").stdout)["type"] == "object"
+    report = json.loads(run("schema", "report").stdout)
+    assert report["properties"]["schema"] == {"const": "ckptclamp-report-1"}
+    assert run("schema", "sarif").returncode == 2
     for shell in ("bash", "zsh", "fish"):
         assert "ckptclamp" in run("completion", shell).stdout
     assert run("--version").stdout.startswith("ckptclamp, version ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -258,3 +259,23 @@ def test_an_empty_command_line_is_no_pass(run):
     answer = run()
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith("Usage: ckptclamp")
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["schema"], *(["audit", "m", "-f", name] for name in ("text", "json"))]
+)
+def test_a_reader_that_is_gone_is_no_error_of_ours(model, command):
+    """`ckptclamp … | head` ends as any program does there, without a word on stderr."""
+    rule = ["--max-norm", "2", "--axis", "0", "--tensors", "**/kernel"]
+    arguments = [str(model) if part == "m" else part for part in command]
+    if "audit" in command:
+        arguments += rule
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        answer = subprocess.run(
+            [PROGRAM, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (answer.returncode, answer.stderr) == (141, "")

@@ -172,3 +172,34 @@ def test_no_statement_without_digests_or_without_a_copy(run, save):
     done = run("apply", *GATE[1:], "--dry-run", "--attest", "x.json")
     assert done.returncode == 2
     assert not Path("x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("builtin_constraints.keras", None),
+        ("deflated_zip.keras", None),
+        ("chunked_gzip.h5", None),
+        ("unzipped_directory", None),
+        ("sharded_keras", "bounded.yaml"),
+        ("sharded_transformer", "transformer.yaml"),
+    ],
+)
+def test_digests_of_a_copy_are_those_on_disk(run, folder, fixtures, name, spec):
+    """Each format finishes its copy in its own way; the digest is of what stands there afterwards."""
+    source = fixtures / "violating" / name
+    rules = [] if spec is None else ["--spec", fixtures / "specs" / spec]
+    done = run("apply", source, *rules, "-o", folder / name, "--attest", "statement.json")
+    assert done.returncode == 0, done.stderr
+    statement = json.loads(Path("statement.json").read_text())
+
+    def on_disk(path):
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        return {sha256(file) for file in files}
+
+    def told(entries):
+        return {entry["digest"]["sha256"] for entry in entries}
+
+    assert told(statement["subject"]) == on_disk(folder / name)
+    assert told(statement["predicate"]["parents"]) == on_disk(source)
+    assert told(statement["subject"]) != told(statement["predicate"]["parents"])

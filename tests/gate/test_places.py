@@ -43,9 +43,10 @@ def test_definitions_fit_the_schemas_of_their_services(schema, file):
 
 def test_the_hook_is_a_valid_manifest_and_runs_the_program(run, save, folder):
     """pre-commit runs `entry args` without file names; that must be a whole command."""
-    done = call("pre-commit", "validate-manifest", ROOT / ".pre-commit-hooks.yaml")
+    manifest = ROOT / ".pre-commit-hooks.yaml"
+    done = call("pre-commit", "validate-manifest", manifest, PRE_COMMIT_HOME=str(folder / "home"))
     assert done.returncode == 0, done.stdout
-    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    (hook,) = yaml.safe_load(manifest.read_text())
     assert hook["pass_filenames"] is False
     save(a=[2.0])
     program, *arguments = hook["entry"].split()

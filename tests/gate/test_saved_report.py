@@ -28,6 +28,15 @@ def test_the_report_of_an_apply_can_be_made_later(run, save):
     assert run("report", "report.json").stdout == done.stdout
 
 
+def test_units_cannot_be_made_of_a_saved_report(run, save, folder):
+    """It has the worst of them only; a list that looks whole and is not would be worse than none."""
+    save(a=[2.0])
+    run(*GATE, "-o", "json=report.json")
+    done = run("report", "report.json", "-o", "units=units.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not (folder / "units.jsonl").exists()
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": "ckptclamp-report-1"}', "\x93HDF"])
 def test_what_is_no_report_is_one_clear_line(run, folder, text):
     """A broken file fails, and never as a traceback."""

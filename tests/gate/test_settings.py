@@ -24,6 +24,7 @@ FORBIDDEN = {
     "output": "writes a file",
     "report": "writes a file",
     "schema": "writes a file",
+    "no-schema": "is about one new file",
     "write-baseline": "writes a file, and accepts what it finds",
     "units": "writes a file",
     "config": "belongs to one checkpoint",

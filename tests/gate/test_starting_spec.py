@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,18 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from ckptclamp.auditing import audit
+from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import NothingEvaluatedError
-from ckptclamp.results import ExitCode, Origin
+from ckptclamp.results import ExitCode, Origin, Verdict
 from ckptclamp.spec.patterns import TensorPatterns
 from ckptclamp.spec.writing import quoted, render_spec
-from ckptclamp.starting_spec import exact_pattern, rounded_up, starting_spec
+from ckptclamp.starting_spec import (
+    StartingRule,
+    StartingSpec,
+    exact_pattern,
+    rounded_up,
+    starting_spec,
+)
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CONFORMING = sorted((FIXTURES / "conforming").iterdir())
@@ -150,6 +158,74 @@ def test_rounding_a_bound_never_lowers_it(value):
     assert value <= rounded_up(value) <= value * 1.0011
 
 
+@pytest.mark.parametrize("path", CONFORMING, ids=lambda path: path.name)
+def test_nothing_is_judged_twice(path, tmp_path):
+    """Rules made of declarations take their place; else every finding would come in two."""
+    judged = Counter(r.tensor for r in audit(path, first_spec(path, tmp_path)).results)
+    assert set(judged.values()) == {1}
+    declared = audit(path).results
+    assert {r.tensor for r in declared if r.verdict is not Verdict.NOT_EVALUATED} <= set(judged)
+
+
+def test_a_declaration_without_a_rule_is_told(run, folder, fixtures):
+    """Under `declared: ignore` no audit tells of it any more; `init` does, and so does the spec."""
+    path = fixtures / "conforming" / "custom_clip.keras"
+    done = run("init", path, "-o", "first.yaml", "--quiet")
+    assert done.returncode == 0
+    assert "2 declared constraints got no rule" in done.stderr
+    text = (folder / "first.yaml").read_text()
+    for result in audit(path).results:
+        assert f"#   {result.rule}: {result.reason}" in text
+
+
+def test_warnings_about_declarations_are_kept(tmp_path):
+    """What an audit of the declarations would warn of is not lost with `declared: ignore`."""
+    rule = StartingRule("r", ("w",), MaxNorm(max_value=1.0), (0,), "A remark.")
+    spec = StartingSpec("m.keras", True, (rule,), warnings=("a bias that is not there\n- id: x",))
+    text = render_spec(spec)
+    assert "#   a bias that is not there" in text
+    assert len(yaml.safe_load(text)["rules"]) == 1
+
+
+def test_editors_find_the_schema_unasked(run, save, folder):
+    """The first line names a file that exists, wherever the spec goes; one that is there stays."""
+    save(a=[0.5])
+    (folder / "specs").mkdir()
+    schema = folder / "specs" / "ckptclamp.schema.json"
+    assert run("init", "model.safetensors", "-o", "specs/first.yaml").returncode == 0
+    text = (folder / "specs" / "first.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=ckptclamp.schema.json\n")
+    assert json.loads(schema.read_text()) == json.loads(run("schema").stdout)
+    schema.write_text("{}")
+    assert run("init", "model.safetensors", "-o", "specs/second.yaml").returncode == 0
+    assert schema.read_text() == "{}"
+    assert run("init", "model.safetensors", "-o", "specs/first.yaml", "--force").returncode == 0
+    assert schema.read_text() != "{}"
+
+
+@pytest.mark.parametrize("option", ["-o", "--schema"])
+def test_a_spec_never_replaces_a_checkpoint(run, save, folder, option):
+    """Not even by force: a file name that is typed twice must not cost the model."""
+    model = save(a=[0.5])
+    before = model.read_bytes()
+    done = run("init", "model.safetensors", option, "./model.safetensors", "--force")
+    assert done.returncode == 2
+    assert model.read_bytes() == before
+    twice = run("init", "model.safetensors", "-o", "x.yaml", "--schema", "x.yaml", "--force")
+    assert twice.returncode == 2
+
+
+def test_a_spec_without_a_schema(run, save, folder):
+    """Who wants one file gets one file; on stdout nothing is written beside."""
+    save(a=[0.5])
+    shown = run("init", "model.safetensors")
+    assert shown.stdout.startswith("# yaml-language-server: ")
+    assert run("init", "model.safetensors", "--no-schema", "-o", "first.yaml").returncode == 0
+    assert (folder / "first.yaml").read_text().startswith("# A first spec for model.safetensors")
+    assert not (folder / "ckptclamp.schema.json").exists()
+    assert run("init", "model.safetensors", "--no-schema", "--schema", "s.json").returncode == 2
+
+
 def test_the_command_writes_the_spec_and_its_schema(run, save, folder):
     """An editor finds the schema by the path in the first line."""
     save(a=[0.5])
@@ -163,3 +239,4 @@ def test_the_command_writes_the_spec_and_its_schema(run, save, folder):
     assert run("init", "model.safetensors", "-o", "specs/first.yaml", "--force").returncode == 0
     assert run("audit", "model.safetensors", "--spec", "specs/first.yaml").returncode == 0
     assert run("init", "model.safetensors").stdout == (folder / "specs" / "first.yaml").read_text()
+    assert not (folder / "ckptclamp.schema.json").exists()

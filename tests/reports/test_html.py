@@ -2,12 +2,14 @@
 
 import base64
 import hashlib
+import json
 import math
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from itertools import count
 
@@ -20,6 +22,7 @@ from ckptclamp.reports.html import render
 from ckptclamp.reports.options import RenderOptions
 from ckptclamp.results import Histogram, Verdict, WorstUnit
 from tests.reports import samples
+from tests.reports import test_hostile_text as hostile
 
 OPTIONS = RenderOptions()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -218,19 +221,54 @@ def test_text_has_contrast_in_light_dark_and_print():
             assert contrast(colour[bars], colour["card"]) >= 3
 
 
+LONG = "layers/" + "averylongnamewithoutanybreak" * 8
+PAGES = {
+    "long names": replace(
+        samples.MIXED,
+        results=tuple(
+            replace(r, tensor=LONG, label=None, rule=LONG) for r in samples.MIXED.results
+        ),
+        spec_path=LONG,
+    ),
+    "apply": samples.APPLIED,
+    "many": samples.many(1000),
+    "hostile": hostile.infected("</style><script>document.title = 'run'</script>" + "x" * 300),
+}
+LOOK = """
+onload = () => {
+  const page = document.querySelector('iframe').contentDocument;
+  const width = page.documentElement.clientWidth;
+  const shown = [...page.body.querySelectorAll('*')].filter(
+    (e) => getComputedStyle(e.closest('thead') ?? e).clipPath === 'none' && !e.closest('svg'));
+  const beyond = shown.filter((e) => e.getBoundingClientRect().right > width + 0.5 ||
+    getComputedStyle(e).display === 'block' && e.scrollWidth > e.clientWidth + 1);
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const drawn = (text, font) => {
+    canvas.clearRect(0, 0, 40, 40);
+    canvas.font = font;
+    canvas.fillText(text, 5, 30);
+    return canvas.getImageData(0, 0, 40, 40).data.join();
+  };
+  const font = '20px ' + getComputedStyle(page.body).fontFamily;
+  const box = drawn('\\u{10fffe}', font);
+  const missing = [...new Set(page.body.textContent)].filter((c) => c > '~' && drawn(c, font) === box);
+  document.querySelector('pre').textContent = JSON.stringify(
+    { wide: page.documentElement.scrollWidth, missing,
+      beyond: beyond.map((e) => e.outerHTML.slice(0, 80)), title: page.title });
+};
+"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_sideways_scrolling(tmp_path, width):
-    """In a real browser a page with long names is no wider than a phone or a window."""
-    long = "layers/" + "averylongnamewithoutanybreak" * 8
-    results = tuple(replace(r, tensor=long, label=None, rule=long) for r in samples.MIXED.results)
-    report = replace(samples.MIXED, results=results, spec_path=long)
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_fit_and_every_sign_is_drawn(tmp_path, name, width):
+    """In a real browser nothing leaves a phone's screen or a window, and no glyph is missing."""
+    report = PAGES[name]
     (tmp_path / "report.html").write_text(render(report, OPTIONS))
     (tmp_path / "frame.html").write_text(
-        f'<iframe src="report.html" style="border:0;width:{width}px;height:900px"></iframe><p></p>'
-        "<script>onload = () => { const root = document.querySelector('iframe')"
-        ".contentDocument.documentElement;"
-        "document.querySelector('p').textContent = 'wide ' + root.scrollWidth; }</script>"
+        f'<meta charset="utf-8"><iframe src="report.html" style="border:0;width:{width}px;'
+        f'height:900px"></iframe><pre></pre><script>{LOOK}</script>'
     )
     command = [
         str(CHROMIUM),
@@ -250,9 +288,12 @@ def test_no_sideways_scrolling(tmp_path, width):
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ)
     )
-    found = re.search(r"wide (\d+)", done.stdout)
-    assert found, done.stderr[-2000:]
-    assert int(found[1]) <= width
+    (seen,) = re.findall(r"<pre>(.+)</pre>", done.stdout) or [done.stderr[-2000:]]
+    found = json.loads(unescape(seen))
+    assert found["beyond"] == []
+    assert found["wide"] <= width
+    assert found["missing"] == []
+    assert found["title"].startswith("ckptclamp")
 
 
 def bars_of(histogram, bound, violating):

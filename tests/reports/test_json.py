@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ckptclamp.errors import RefusedError, UsageError
 from ckptclamp.reports.json import load_report, render
 from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.writing import Output, write_reports
 from ckptclamp.results import ApplyReport, AuditReport, Result, WorstUnit
 from tests.reports import samples
 
@@ -160,3 +162,18 @@ def test_other_json_is_no_report():
     for text in ("[]", "1", "null", "{}"):
         with pytest.raises(UsageError, match="ckptclamp-report-1"):
             load_report(text, path="other.json")
+
+
+def test_a_large_report_is_never_whole_in_memory(tmp_path):
+    """A hundred thousand violating tensors are a hundred megabytes of JSON; they are written as they come."""
+    report = samples.many(5000)
+    path = tmp_path / "report.json"
+    tracemalloc.start()
+    try:
+        write_reports(report, [Output("json", str(path))], OPTIONS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 4_000_000
+    assert peak < 2_000_000
+    assert path.read_text() == render(report, OPTIONS)

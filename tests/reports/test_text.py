@@ -35,7 +35,7 @@ def test_not_evaluated_is_no_zero():
     rows = table_of(render(samples.MIXED, RenderOptions()))
     (row,) = [line for line in rows if line.endswith("NOT EVALUATED")]
     assert re.search(r"\s-\s+-\s+-\s+NOT EVALUATED$", row)
-    assert "'-': not evaluated   '0': no unit outside" in rows
+    assert "'-': not evaluated; '0': no unit outside" in rows
 
 
 @pytest.mark.parametrize("width", [74, 80, 100, 200])

@@ -2,9 +2,11 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,14 @@ def test_every_format_renders_every_report(name, sample):
     text = render(name, samples.REPORTS[sample], RenderOptions())
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
+
+
+@pytest.mark.parametrize("name", REPORTERS)
+def test_nothing_is_suppressed_silently(name):
+    """A baseline or an ignore rule that hides everything is still counted, in every format."""
+    report = replace(samples.CLEAN, results=(samples.SUPPRESSED, samples.SUPPRESSED))
+    text = render(name, report, RenderOptions())
+    assert re.search(r"2 suppressed|\"suppressed\": 2", text)
 
 
 def test_an_existing_report_stays_until_the_new_one_is_whole(tmp_path):
@@ -135,6 +145,7 @@ def test_a_poor_encoding_never_stops_a_report():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     write_stream("1.977 ≤ 2\n", stream)
+    stream.flush()
     assert raw.getvalue() == b"1.977 \\u2264 2\n"
 
 
