@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NoReturn
 
 
 @dataclass(frozen=True)
@@ -67,67 +68,101 @@ def run(command: Sequence[str]) -> Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Medians of paired runs, `ours` against `base`, and the spread of their ratios.
+    """Medians of paired runs, `ours` against `theirs` in seconds, and the spread of their ratios.
 
     `best` is the fastest of ours against the fastest of theirs: what a busy machine hides least.
+    `cpu` and `peak` are seconds of processor time and bytes of ours, `their_peak` bytes of theirs.
     """
 
     ratio: float
     best: float
     low: float
     high: float
-    base: float
+    theirs: float
     ours: float
     cpu: float
     peak: int
+    their_peak: int
+
+
+def turns(
+    commands: Sequence[Sequence[str]], times: int, before: Callable[[], None] = lambda: None
+) -> list[tuple[Run, ...]]:
+    """Run `commands` in turns, A B A B, once unheeded and then `times` times.
+
+    Neighbours can be compared: a machine that slows down halfway slows all. `before` prepares each
+    run.
+
+    Raises:
+        RuntimeError: a process failed; its time would mean nothing.
+    """
+    rounds = []
+    for _ in range(times + 1):
+        done = []
+        for command in commands:
+            before()
+            done.append(run(command))
+            if done[-1].code:
+                _complain(command, done[-1].code)
+        rounds.append(tuple(done))
+    return rounds[1:]
+
+
+def _complain(command: Sequence[str], code: int) -> NoReturn:
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    raise RuntimeError(
+        f"exit {code}: {' '.join(command)}\n"
+        f"run again it ends with {again.returncode}: {again.stdout}{again.stderr}"
+    )
 
 
 def compare(
-    base: Sequence[str],
+    theirs: Sequence[str],
     ours: Sequence[str],
     *,
     times: int,
     before: Callable[[], None] = lambda: None,
-    expected: frozenset[int] = frozenset({0}),
+    of: Literal["wall", "cpu"] = "wall",
 ) -> Comparison:
-    """Run the two in turns, A B A B, after one of each that does not count.
+    """Run the two in turns and compare their wall or processor time; the ratio is the median."""
+    return comparison(turns([theirs, ours], times, before), of=of)
 
-    The ratio is the median of the ratios of neighbours, so that a machine that slows down halfway
-    slows both. `before` prepares each run.
 
-    Raises:
-        RuntimeError: a process ended in another way than expected; its time would mean nothing.
+def comparison(
+    pairs: Sequence[Sequence[Run]], *, of: Literal["wall", "cpu"] = "wall", less: float = 0
+) -> Comparison:
+    """Compare the last process of each round with the first.
+
+    `less` are seconds of ours that are told elsewhere: what it costs to start a worker.
     """
-    pairs = []
-    for number in range(times + 1):
-        pair = []
-        for command, codes in ((base, frozenset({0})), (ours, expected)):
-            before()
-            done = run(command)
-            if done.code not in codes:
-                said = subprocess.run(command, capture_output=True, text=True, check=False)
-                raise RuntimeError(
-                    f"exit {done.code}: {' '.join(command)}\n"
-                    f"run again it ends with {said.returncode}: {said.stdout}{said.stderr}"
-                )
-            pair.append(done)
-        if number:
-            pairs.append(pair)
-    ratios = sorted(mine.wall / theirs.wall for theirs, mine in pairs)
+    theirs = [getattr(pair[0], of) for pair in pairs]
+    ours = [max(getattr(pair[-1], of) - less, 0) for pair in pairs]
+    ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
     return Comparison(
         ratio=statistics.median(ratios),
-        best=min(mine.wall for _, mine in pairs) / min(theirs.wall for theirs, _ in pairs),
+        best=min(ours) / min(theirs),
         low=ratios[0],
         high=ratios[-1],
-        base=statistics.median(theirs.wall for theirs, _ in pairs),
-        ours=statistics.median(mine.wall for _, mine in pairs),
-        cpu=statistics.median(mine.cpu for _, mine in pairs),
-        peak=max(mine.peak for _, mine in pairs),
+        theirs=statistics.median(theirs),
+        ours=statistics.median(ours),
+        cpu=statistics.median(pair[-1].cpu for pair in pairs),
+        peak=max(pair[-1].peak for pair in pairs),
+        their_peak=max(pair[0].peak for pair in pairs),
     )
 
 
 def drop_from_cache(path: Path) -> None:
-    """Ask the system to forget the pages of one file (no privilege is needed for one's own)."""
+    """Have the system forget the pages of one file; no privilege is needed for one's own.
+
+    Raises:
+        RuntimeError: it did not, so that nothing cold can be measured.
+    """
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        middle = path.stat().st_size // 2
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], middle, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return
+    raise RuntimeError(f"{path} stays in the page cache")

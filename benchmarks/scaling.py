@@ -1,22 +1,28 @@
-"""What does not fit into a ratio: peak memory and time by size, and what it costs to start."""
+"""How time and memory grow: with the size of a file, and with the number of threads."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import files
 import numpy as np
 import processes
-from cases import MATRIX, Setting, audit
+from setting import MATRIX, Setting, audit
+from table import MIB, Row, compared
 
-BUDGET_AND_INTERPRETER = (256 + 60) << 20
+SMALLEST = 64 * MIB
+BUDGET = 256 * MIB
+INTERPRETER = 60 * MIB
+JOBS = (1, 8)
+STRAIGHT = 0.99
+THREADS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One size: bytes, threads, seconds of wall time (median), peak memory in bytes."""
+    """One size: bytes, threads, the fastest run in seconds, the highest peak in bytes."""
 
     size: int
     jobs: int
@@ -24,66 +30,107 @@ class Point:
     peak: int
 
 
-def points(setting: Setting, sizes: list[int]) -> list[Point]:
-    """Audit sparse files of each size with one thread and with eight."""
+def sizes(setting: Setting) -> list[Point]:
+    """Audit sparse files of each size with one thread and with eight, in turns."""
     found = []
-    for size in sizes:
-        path = files.save(
-            setting.folder / "sparse.safetensors", "float32", MATRIX, size, sparse=True
-        )
-        for jobs in (1, 8):
-            command = audit(path, "--axis", "0", "--max-norm", "2", "--jobs", str(jobs))
-            runs = [processes.run(command) for _ in range(4)][1:]
-            if any(done.code for done in runs):
-                raise RuntimeError(f"exit {[done.code for done in runs]}: {' '.join(command)}")
-            wall = statistics.median(done.wall for done in runs)
-            found.append(Point(size, jobs, wall, max(done.peak for done in runs)))
+    for doubling in range(64):
+        if (size := SMALLEST << doubling) > setting.largest:
+            break
+        path = setting.folder / "sparse.safetensors"
+        files.save(path, "float32", MATRIX, size, sparse=True)
+        commands = [audit(path, "--axis", "1", "--max-norm", "2", "--jobs", str(j)) for j in JOBS]
+        rounds = processes.turns(commands, setting.times)
         path.unlink()
+        for place, jobs in enumerate(JOBS):
+            runs = [done[place] for done in rounds]
+            wall, peak = min(run.wall for run in runs), max(run.peak for run in runs)
+            found.append(Point(size, jobs, wall, peak))
     return found
 
 
-def r_squared(found: list[Point], jobs: int) -> float:
-    """How well time is a straight line in size."""
-    chosen = [point for point in found if point.jobs == jobs]
-    size, wall = (np.array([getattr(p, key) for p in chosen], float) for key in ("size", "wall"))
-    line = np.polyval(np.polyfit(size, wall, 1), size)
-    return float(1 - ((wall - line) ** 2).sum() / ((wall - wall.mean()) ** 2).sum())
-
-
-def start_up(setting: Setting) -> float:
-    """Processor seconds to audit a file of next to nothing."""
-    path: Path = files.save(setting.folder / "tiny.safetensors", "float32", (4, 4), 64)
-    command = audit(path, "--axis", "0", "--max-norm", "2")
-    return statistics.median(processes.run(command).cpu for _ in range(setting.times))
-
-
-def svg(found: list[Point]) -> str:
-    """Peak memory and time against size, side by side, in plain SVG."""
-    return "\n".join(
-        [
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 260" font-family="sans-serif" font-size="11">',
-            _panel(found, "peak", 1 << 20, "peak memory, MiB", 50),
-            _panel(found, "wall", 1.0, "time, s", 410),
-            "</svg>\n",
-        ]
-    )
-
-
-def _panel(found: list[Point], key: str, unit: float, title: str, left: int) -> str:
-    width, height, top = 280, 190, 30
-    widest = max(point.size for point in found)
-    tallest = max(getattr(point, key) for point in found) or 1
-    parts = [
-        f'<text x="{left}" y="18">{title} (1 thread solid, 8 dashed)</text>',
-        f'<path d="M{left},{top} v{height} h{width}" fill="none" stroke="#888"/>',
-        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end">{tallest / unit:.3g}</text>',
-        f'<text x="{left + width}" y="{top + height + 16}" text-anchor="end">{widest / 2**30:.3g} GiB</text>',
-    ]
-    for jobs, dash in ((1, ""), (8, ' stroke-dasharray="5 4"')):
-        places = " ".join(
-            f"{left + width * p.size / widest:.1f},{top + height * (1 - getattr(p, key) / tallest):.1f}"
-            for p in found
-            if p.jobs == jobs
+def size_rows(points: list[Point]) -> Iterator[Row]:
+    """Judge the points: memory within the budget, time a straight line up to 8 GiB."""
+    for jobs in JOBS:
+        chosen = [point for point in points if point.jobs == jobs]
+        highest = max(point.peak for point in chosen) / MIB
+        what = f"{_gib(chosen[0])} to {_gib(chosen[-1])}, sparse, {jobs} thread(s)"
+        limit, note = (BUDGET + INTERPRETER) // MIB, "the highest of all sizes"
+        yield Row(
+            "memory",
+            what,
+            "the budget and 60 MB",
+            "peak memory",
+            highest,
+            limit,
+            unit=" MiB",
+            note=note,
         )
-        parts.append(f'<polyline points="{places}" fill="none" stroke="#2563eb"{dash}/>')
-    return "\n".join(parts)
+        line = [point for point in chosen if point.size <= 8 << 30]
+        what = f"{_gib(line[0])} to {_gib(line[-1])}, {jobs} thread(s)"
+        note = f"R² of the fastest runs; {_slope(line):.2f} s for each GiB"
+        yield Row(
+            "size",
+            what,
+            "a straight line",
+            "wall time",
+            _r_squared(line),
+            STRAIGHT,
+            at_least=True,
+            note=note,
+        )
+
+
+def _gib(point: Point) -> str:
+    gib = point.size >> 30
+    return f"{gib} GiB" if gib else f"{point.size // MIB} MiB"
+
+
+def _columns(points: list[Point]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([p.size / 2**30 for p in points]), np.array([p.wall for p in points])
+
+
+def _slope(points: list[Point]) -> float:
+    return float(np.polyfit(*_columns(points), 1)[0]) if len(points) > 1 else 0.0
+
+
+def _r_squared(points: list[Point]) -> float | None:
+    """How much of the variance of time a straight line in size explains."""
+    if len(points) < 3:
+        return None
+    size, wall = _columns(points)
+    rest = wall - np.polyval(np.polyfit(size, wall, 1), size)
+    return float(1 - (rest**2).sum() / ((wall - wall.mean()) ** 2).sum())
+
+
+def threads(setting: Setting) -> list[tuple[int, list[processes.Run]]]:
+    """Audit one file with each number of threads, in turns."""
+    path = files.save(setting.folder / "threads.safetensors", "float32", MATRIX, setting.size)
+    commands = [audit(path, "--axis", "0", "--max-norm", "2", "--jobs", str(n)) for n in THREADS]
+    rounds = processes.turns(commands, setting.times)
+    path.unlink()
+    return [(n, [done[place] for done in rounds]) for place, n in enumerate(THREADS)]
+
+
+def thread_rows(found: list[tuple[int, list[processes.Run]]]) -> Iterator[Row]:
+    """Compare each number of threads with one."""
+    (_, one), *others = found
+    for number, runs in others:
+        result = processes.comparison(list(zip(one, runs, strict=True)))
+        yield compared("threads", f"columns, float32, {number} threads", "1 thread", None, result)
+
+
+def curves(
+    points: list[Point], threaded: list[tuple[int, list[processes.Run]]]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return what is drawn: for each diagram its lines, for each line its points."""
+    lines = {f"{jobs} thread(s)": [p for p in points if p.jobs == jobs] for jobs in JOBS}
+    walls = [(float(n), statistics.median(run.wall for run in runs)) for n, runs in threaded]
+    return {
+        "time, s, by size, GiB": {
+            k: [(p.size / 2**30, p.wall) for p in v] for k, v in lines.items()
+        },
+        "peak memory, MiB, by size, GiB": {
+            k: [(p.size / 2**30, p.peak / MIB) for p in v] for k, v in lines.items()
+        },
+        "time, s, by threads": {"columns, float32": walls},
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,8 @@ from ckptclamp.tally import OnUnit, Tally
 from ckptclamp.twins import twin_notices
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
 
 MEBIBYTE = 1 << 20

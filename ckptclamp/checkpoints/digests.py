@@ -8,14 +8,13 @@ hashing holds the interpreter's lock.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from concurrent.futures import Future, ThreadPoolExecutor
     from pathlib import Path
 
     from ckptclamp.checkpoints.source import Source
@@ -42,6 +41,8 @@ class Digests:
     def __enter__(self) -> Self:
         large = [source for source in self._files if os.fstat(source.fd).st_size > _SMALL]
         if large:
+            from concurrent.futures import ThreadPoolExecutor
+
             threads = min(len(large), self._jobs)
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sha256")
             self._begun = {s: self._pool.submit(sha256, s, self._stop) for s in large}
@@ -72,6 +73,8 @@ def sha256(source: Source, stop: Event | None = None) -> str:
     Raises:
         UnreadableError: the file becomes shorter, or the system cannot read it.
     """
+    import hashlib  # starts OpenSSL, and large files are not hashed unasked
+
     digest = hashlib.sha256()
     size = os.fstat(source.fd).st_size
     buffer = memoryview(bytearray(min(_BLOCK, size)))

@@ -6,15 +6,22 @@ described in the HDF5 file format specification, section IV.A.2.l; LZF is Marc L
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.checkpoints.fastest_zlib import fastest_zlib
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ckptclamp.checkpoints.description import Chunked
+
+Bytes = bytes | bytearray
+"""Bytes as a decoder leaves them: what it filled need not be copied once more to be frozen."""
 
 _CHECKSUM_BYTES = 4
 _DEFAULT_DEFLATE_LEVEL = 6
@@ -23,8 +30,8 @@ _LZF_LITERALS = 32
 
 
 def decode_chunk(
-    raw: bytes, chunked: Chunked, filter_mask: int, itemsize: int, expected: int
-) -> bytes:
+    raw: Bytes, chunked: Chunked, filter_mask: int, itemsize: int, expected: int
+) -> Bytes:
     """Undo the filters of one stored chunk and return its `expected` bytes of elements.
 
     Bit k of `filter_mask` says that filter k was not applied; `itemsize` is the size in bytes of
@@ -33,12 +40,51 @@ def decode_chunk(
     Raises:
         UnreadableError: a checksum is wrong, the data are damaged, or their length is.
     """
+    return _undo(raw, chunked, filter_mask, itemsize, expected)
+
+
+def decode_into(
+    raw: Bytes,
+    chunked: Chunked,
+    filter_mask: int,
+    part: tuple[slice, ...],
+    out: NDArray[np.uint8],
+) -> None:
+    """Undo the filters of one stored chunk and put `part` of its elements into `out`.
+
+    The first axis of `out` is the place of a byte in its element; the others have the shape of the
+    part. It is `decode_chunk` for those who have a place for the elements already: bytes that were
+    shuffled go there on their way back.
+
+    Raises:
+        UnreadableError: as `decode_chunk`.
+    """
+    itemsize = len(out)
+    expected = math.prod(chunked.chunk_shape) * itemsize
+    shuffled = chunked.filters[:1] == ("shuffle",) and not filter_mask & 1
+    data = np.frombuffer(
+        _undo(raw, chunked, filter_mask, itemsize, expected, first=int(shuffled)), np.uint8
+    )
+    if shuffled:
+        planes = data.reshape(itemsize, *chunked.chunk_shape)
+        _interleave(planes[(slice(None), *part)], out)
+    else:
+        out.transpose(*range(1, out.ndim), 0)[...] = data.reshape(*chunked.chunk_shape, itemsize)[
+            part
+        ]
+
+
+def _undo(
+    raw: Bytes, chunked: Chunked, filter_mask: int, itemsize: int, expected: int, *, first: int = 0
+) -> Bytes:
+    """Undo the filters from the last one down to `first`, which leave `expected` bytes."""
     # What does not compress grows: by a byte in 32 in LZF, by less in deflate.
     limit = expected + expected // 16 + 64
     data = raw
-    for position, name in reversed(list(enumerate(chunked.filters))):
+    for position in reversed(range(first, len(chunked.filters))):
         if filter_mask >> position & 1:
             continue
+        name = chunked.filters[position]
         if name == "deflate":
             data = _inflate(data, limit)
         elif name == "shuffle":
@@ -74,11 +120,12 @@ def encode_chunk(data: bytes, chunked: Chunked, itemsize: int) -> bytes:
     return data
 
 
-def _inflate(data: bytes, limit: int) -> bytes:
-    stream = zlib.decompressobj()
+def _inflate(data: Bytes, limit: int) -> Bytes:
+    library = fastest_zlib()
+    stream = library.decompressobj()
     try:
-        decoded = stream.decompress(data, limit + 1)
-    except zlib.error as error:
+        decoded: bytes = stream.decompress(data, limit + 1)
+    except library.error as error:
         raise UnreadableError(f"it cannot be inflated: {error}") from error
     if len(decoded) > limit:
         raise UnreadableError(f"it inflates beyond {limit} bytes")
@@ -94,13 +141,26 @@ def _shuffle(data: bytes, itemsize: int) -> bytes:
     return elements.T.tobytes() + data[whole:]
 
 
-def _unshuffle(data: bytes, itemsize: int) -> bytes:
+def _unshuffle(data: Bytes, itemsize: int) -> Bytes:
+    if itemsize == 1:
+        return data
     whole = len(data) - len(data) % itemsize
     planes = np.frombuffer(data, np.uint8, whole).reshape(itemsize, -1)
-    return planes.T.tobytes() + data[whole:]
+    out = bytearray(data) if whole < len(data) else bytearray(whole)
+    _interleave(planes, np.frombuffer(out, np.uint8, whole).reshape(-1, itemsize).T)
+    return out
 
 
-def fletcher32(data: bytes) -> int:
+def _interleave(planes: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Copy `planes` to `out`, in which the bytes of an element are neighbours.
+
+    NumPy would arrange a copy for the sake of `out`, with an inner loop as long as an element, and
+    take three times as long. It arranges a function for both.
+    """
+    np.positive(planes, out=out)
+
+
+def fletcher32(data: Bytes) -> int:
     """Return HDF5's Fletcher checksum: over big-endian 16-bit words, an odd byte padded with zero.
 
     Both sums are folded by end-around carry, so that a sum that is a multiple of 65535 is 65535,
@@ -115,7 +175,7 @@ def fletcher32(data: bytes) -> int:
     return high << 16 | low
 
 
-def _check_fletcher32(data: bytes) -> bytes:
+def _check_fletcher32(data: Bytes) -> Bytes:
     if len(data) < _CHECKSUM_BYTES:
         raise UnreadableError("it is too short for its checksum")
     content, stored = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
@@ -127,7 +187,7 @@ def _check_fletcher32(data: bytes) -> bytes:
     return content
 
 
-def _expand_lzf(data: bytes, limit: int) -> bytes:
+def _expand_lzf(data: Bytes, limit: int) -> Bytes:
     out = bytearray()
     position = 0
     try:
@@ -156,7 +216,7 @@ def _expand_lzf(data: bytes, limit: int) -> bytes:
         raise UnreadableError("its LZF data are damaged") from error
     if len(out) > limit:
         raise UnreadableError(f"it expands beyond {limit} bytes")
-    return bytes(out)
+    return out
 
 
 def _literal_lzf(data: bytes) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Never
 from unicodedata import normalize
@@ -180,29 +181,28 @@ class _Row:
     def chunks(
         self, tensor: Tensor, chunk_shape: tuple[int, ...], filtered: bool
     ) -> tuple[Chunk, ...]:
-        rows = self.row.get("chunks")
-        if not isinstance(rows, list):
+        """The stored chunks. A file may list a million, so they come as one flat list of numbers, for
+        each chunk its start, offset, size and filter mask, and are checked column by column.
+        """
+        rank, told = len(chunk_shape), self.row.get("chunks")
+        if not isinstance(told, list) or len(told) % (rank + 3) or not _naturals(told):
             self.refuse("the HDF5 worker's chunks make no sense")
-        chunks = tuple(self.chunk(row, tensor.shape, chunk_shape) for row in rows)
-        if len({chunk.start for chunk in chunks}) != len(chunks):
+        starts = [tuple(told[at : at + rank]) for at in range(0, len(told), rank + 3)]
+        *axes, offsets, sizes, masks = (told[at :: rank + 3] for at in range(rank + 3))
+        outside = any(
+            any(start % step or start >= stop for start in axis)
+            for axis, step, stop in zip(axes, chunk_shape, tensor.shape, strict=True)
+        )
+        if outside or 0 in sizes:
+            self.refuse("a chunk lies outside its shape, or is empty")
+        if len(set(starts)) != len(starts):
             self.refuse("lists a chunk twice")
         whole = math.prod(chunk_shape) * (0 if tensor.dtype is None else tensor.dtype.itemsize)
-        if not filtered and any(chunk.stored != whole for chunk in chunks):
+        if not filtered and any(size != whole for size in sizes):
             self.refuse("a chunk's stored size is not what its shape takes")
-        return tuple(sorted(chunks, key=lambda chunk: chunk.start))
-
-    def chunk(self, row: Any, shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> Chunk:  # noqa: ANN401 - untrusted JSON
-        if not isinstance(row, list) or len(row) != 4:
-            self.refuse("the HDF5 worker's chunks make no sense")
-        start = self.integers("chunk start", row[0], len(shape))
-        stored, mask = (self.integer("chunk", number) for number in row[2:])
-        inside = len(start) == len(shape) and all(
-            at % step == 0 and at < stop
-            for at, step, stop in zip(start, chunk_shape, shape, strict=True)
-        )
-        if not inside or stored == 0:
-            self.refuse("a chunk lies outside its shape, or is empty")
-        return Chunk(start, self.offset(row[1]), stored, mask)
+        base = self.answer.extent.offset
+        chunks = map(Chunk, starts, (base + offset for offset in offsets), sizes, masks)
+        return tuple(sorted(chunks, key=attrgetter("start")))
 
     def filters(self, dtype: StorageDType) -> tuple[tuple[str, ...], int | None]:
         """The names of the filters in order, and the level of deflate; each came with its setting."""
@@ -233,7 +233,7 @@ class _Row:
         return self.answer.extent.offset + self.integer("offset", told)
 
     def integer(self, what: str, value: Any) -> int:  # noqa: ANN401 - untrusted JSON
-        if type(value) is not int or not 0 <= value < _MAX_SIZE:
+        if not _naturals([value]):
             self.refuse(f"the HDF5 worker's {what} makes no sense")
         return int(value)
 
@@ -241,3 +241,10 @@ class _Row:
         if not isinstance(values, list) or len(values) > most:
             self.refuse(f"the HDF5 worker's {what} makes no sense")
         return tuple(self.integer(what, value) for value in values)
+
+
+def _naturals(values: list[Any]) -> bool:
+    """Whether all are integers from 0 on of a size that HDF5 can mean; booleans are none."""
+    return not values or (
+        set(map(type, values)) == {int} and min(values) >= 0 and max(values) < _MAX_SIZE
+    )

@@ -199,12 +199,14 @@ def _fill(created: PropDCID, datatype: TypeID) -> str | None:
     return value.tobytes().hex()
 
 
-def _chunks(dataset: DatasetID, path: str, budget: ChunkBudget) -> list[list[Any]]:
-    chunks: list[list[Any]] = []
+def _chunks(dataset: DatasetID, path: str, budget: ChunkBudget) -> list[int]:
+    """Return, for each chunk in turn, its start along every axis, offset, size and filter mask."""
+    chunks: list[int] = []
 
     def note(chunk: Any) -> None:  # noqa: ANN401 - h5py's StoreInfo
         budget.take(path)
-        chunks.append([list(chunk.chunk_offset), chunk.byte_offset, chunk.size, chunk.filter_mask])
+        chunks.extend(chunk.chunk_offset)
+        chunks.extend((chunk.byte_offset, chunk.size, chunk.filter_mask))
 
     dataset.chunk_iter(note)
     return chunks

@@ -25,7 +25,7 @@ from ckptclamp.checkpoints.keras_documents import (
 from ckptclamp.checkpoints.limits import Limits
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.zip_directory import STORED, Directory, Member, read_directory
-from ckptclamp.checkpoints.zip_members import inflate_to_file, member_blocks
+from ckptclamp.checkpoints.zip_members import inflate_to_file, member_blocks, verify_member
 from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ class KerasArchive(Checkpoint):
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
         for member in self._directory.members:
-            for _ in member_blocks(self.sources[0], member):
-                pass
+            verify_member(self.sources[0], member)
 
 
 def _check_members(source: Source, members: Mapping[str, Member], limits: Limits) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.checksums import crc32_of
 from ckptclamp.checkpoints.copying import Extent, FileCopy, copy_bytes, refuse
 from ckptclamp.checkpoints.description import Chunked
 from ckptclamp.checkpoints.hdf5 import Hdf5Checkpoint, describe_hdf5
@@ -69,11 +69,8 @@ class _PatchedArchive(FileCopy):
     def finish(self) -> None:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
         if self.changed:
-            member, source = self._weights, self.sources[0]
-            crc = 0
-            for at in range(member.data, member.data + member.stored, _BLOCK):
-                size = min(_BLOCK, member.data + member.stored - at)
-                crc = zlib.crc32(source.read_at(at, size), crc)
+            member = self._weights
+            crc = crc32_of(self.sources[0], member.data, member.stored)
             for place in member.crc_places:
                 self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
 

@@ -20,7 +20,7 @@ from ckptclamp.checkpoints.description import (
     Dequantised,
     Unreadable,
 )
-from ckptclamp.checkpoints.filters import decode_chunk
+from ckptclamp.checkpoints.filters import decode_chunk, decode_into
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
@@ -119,12 +119,27 @@ def _read_runs(source: Source, origin: int, runs: Runs, out: NDArray[np.uint8]) 
 def _read_chunks(
     source: Source, tensor: Tensor, chunked: Chunked, box: Box, out: NDArray[Any]
 ) -> None:
+    places = np.moveaxis(as_bytes(out).reshape(*out.shape, out.itemsize), -1, 0)
     for part in plan_chunks(box, chunked.chunk_shape):
         chunk = chunked.by_start.get(part.start)
         if chunk is None:
             out[part.in_box] = _element(chunked.fill, out)
-        else:
-            out[part.in_box] = read_chunk(source, tensor, chunk)[part.in_chunk]
+            continue
+        raw, target = _raw(source, chunk), places[(slice(None), *part.in_box)]
+        try:
+            decode_into(raw, chunked, chunk.filter_mask, part.in_chunk, target)
+        except UnreadableError as error:
+            raise _damaged(chunk, error) from error
+
+
+def _raw(source: Source, chunk: Chunk) -> bytearray:
+    raw = bytearray(chunk.stored)
+    source.read_into(memoryview(raw), chunk.offset)
+    return raw
+
+
+def _damaged(chunk: Chunk, error: UnreadableError) -> UnreadableError:
+    return UnreadableError(f"the chunk at {list(chunk.start)} is damaged: {error.message}")
 
 
 def _element(fill: bytes, like: NDArray[Any]) -> NDArray[Any]:
@@ -144,10 +159,9 @@ def read_chunk(source: Source, tensor: Tensor, chunk: Chunk) -> NDArray[Any]:
     assert isinstance(chunked, Chunked)
     assert dtype is not None
     expected = math.prod(chunked.chunk_shape) * dtype.itemsize
-    raw = source.read_at(chunk.offset, chunk.stored)
+    raw = _raw(source, chunk)
     try:
         data = decode_chunk(raw, chunked, chunk.filter_mask, dtype.itemsize, expected)
     except UnreadableError as error:
-        place = list(chunk.start)
-        raise UnreadableError(f"the chunk at {place} is damaged: {error.message}") from error
+        raise _damaged(chunk, error) from error
     return np.frombuffer(data, dtype.numpy).reshape(chunked.chunk_shape)

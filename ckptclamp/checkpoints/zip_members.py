@@ -6,6 +6,7 @@ import os
 import zlib
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.checksums import crc32_of
 from ckptclamp.checkpoints.scratch import ScratchFile
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.zip_directory import STORED
@@ -35,6 +36,18 @@ def member_blocks(source: Source, member: Member) -> Iterator[bytes]:
     if done != member.size:
         _damaged(source, member, "its length is not what the archive says")
     if crc != member.crc:
+        _damaged(source, member, "its bytes do not match their checksum")
+
+
+def verify_member(source: Source, member: Member) -> None:
+    """Compare a member's length and checksum with its bytes; raises as `member_blocks` does."""
+    if member.method != STORED:
+        for _ in member_blocks(source, member):
+            pass
+        return
+    if member.stored != member.size:
+        _damaged(source, member, "its length is not what the archive says")
+    if crc32_of(source, member.data, member.stored) != member.crc:
         _damaged(source, member, "its bytes do not match their checksum")
 
 

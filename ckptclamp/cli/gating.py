@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -75,6 +74,8 @@ def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, An
         known = record(report, known)
         write_whole(options["write_baseline"], render_baseline(known))
     assert known is not None
+    import hashlib
+
     digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
     parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
     return replace(compare(report, known), parameters=parameters)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -61,6 +59,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module in ``ckptclamp.cli`` and return its `command`."""
         if cmd_name not in _COMMANDS:
+            import difflib
+
             close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
             meant = f"; did you mean {close[0]}?" if close else ""
             ctx.fail(f"there is no command {cmd_name!r}{meant}")
@@ -113,6 +113,8 @@ def _open_closed_streams() -> None:
     """Give a program that was started with ``>&-`` a stream to write to; its answer is its code."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
+            from pathlib import Path
+
             nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open to the end
             setattr(sys, name, nowhere)
 

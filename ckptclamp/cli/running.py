@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -86,12 +85,18 @@ def render_options(options: dict[str, Any]) -> RenderOptions:
 
     terminal = sys.stdout.isatty()
     return RenderOptions(
-        width=shutil.get_terminal_size().columns if terminal else None,
+        width=_columns() if terminal else None,
         color=_wants_color(options["color"], terminal),
         verbose=-1 if options["quiet"] else options["verbose"],
         show_suppressed=options.get("show_suppressed", False),
         max_worst=options.get("worst", 10),
     )
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def _wants_color(choice: str, terminal: bool) -> bool:

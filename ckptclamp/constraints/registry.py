@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.center import CenterAround
@@ -71,6 +70,8 @@ def make(name: str, arguments: Mapping[str, Any]) -> Constraint:
 def suggestion(word: str, known: Iterable[str], owner: str | None = None) -> str:
     """What was probably meant by `word`, or else everything that there is."""
     choices = list(known)
+    import difflib
+
     close = difflib.get_close_matches(word.lower(), [c.lower() for c in choices], n=1)
     if close:
         return f"did you mean {next(c for c in choices if c.lower() == close[0])}?"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -165,6 +164,8 @@ def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> S
 def _unmatched(rule: Rule, names: Iterable[str]) -> UnmatchedRule:
     """Tell where the rule stands, and which tensor it may have meant."""
     literal = next((p for p in rule.tensors if not p.startswith(("!", "re:"))), None)
+    import difflib
+
     close = () if literal is None else difflib.get_close_matches(literal, _few(names), n=1)
     return UnmatchedRule(
         rule=rule.id,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from ckptclamp.checkpoints.description import Dequantised, Unreadable
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.tolerance import auto_tolerance
-from ckptclamp.keras_config import dequantised_weights
 from ckptclamp.notices import Notice
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ def judged_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     """Every tensor by name, as it is judged: a quantised weight of a Keras model as dequantised."""
     if checkpoint.keras is None:
         return checkpoint.tensors
+    from ckptclamp.keras_config import dequantised_weights
+
     return {
         **checkpoint.tensors,
         **dequantised_weights(checkpoint.keras, checkpoint.tensors),

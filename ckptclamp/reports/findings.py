@@ -7,7 +7,6 @@ Its texts are printable already; a format adds only the escaping of its own sign
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -145,6 +144,8 @@ class _Fingerprints:
         nth = self._seen[key]
         self._seen[key] += 1
         text = "\0".join([*key, str(nth)] if nth else key)
+        import hashlib
+
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
@@ -69,6 +68,8 @@ def reporter_named(name: str) -> Reporter:
     """Return the format called `name`, or raise `UsageError` with a suggestion."""
     if name in REPORTERS:
         return REPORTERS[name]
+    import difflib
+
     close = difflib.get_close_matches(name, REPORTERS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(REPORTERS)}"
     raise UsageError(f"there is no report format {name!r}", hint=hint)

@@ -128,9 +128,17 @@ def _version(value: object) -> int:
     return value
 
 
-def optional() -> Any:  # noqa: ANN401 - a field's default, of any type
+def optional(description: str) -> Any:  # noqa: ANN401 - a field's default, of any type
     """A field that may be left out, but is never null."""
-    return Field(default_factory=lambda: None)
+    return Field(default_factory=lambda: None, description=description)
+
+
+def described(description: str, default: object = ...) -> Any:  # noqa: ANN401 - as above
+    """A field and what it means.
+
+    Pydantic could read that from docstrings, but parses this module anew for it at every start.
+    """
+    return Field(default, description=description)
 
 
 Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns), WithJsonSchema(_PATTERNS)]
@@ -161,7 +169,7 @@ ConstraintName = Annotated[
 class _Strict(BaseModel):
     """No key that is not known, no value that is only nearly of its type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class SerialisedForm(_Strict):
@@ -169,14 +177,16 @@ class SerialisedForm(_Strict):
 
     model_config = ConfigDict(title="Serialised constraint")
 
-    class_name: Name
-    """A built-in constraint, or ``package.module:Class``."""
-    config: dict[str, Any] | None = None
-    """The arguments of the constructor; ``axis`` is the rule's axis."""
-    module: str | None = None
-    """Where Keras found the class; told apart are built-in ones and others."""
-    registered_name: str | None = None
-    """The name under which Keras registered the class."""
+    class_name: Name = described("A built-in constraint, or ``package.module:Class``.")
+    config: dict[str, Any] | None = described(
+        "The arguments of the constructor; ``axis`` is the rule's axis.", None
+    )
+    module: str | None = described(
+        "Where Keras found the class; told apart are built-in ones and others.", None
+    )
+    registered_name: str | None = described(
+        "The name under which Keras registered the class.", None
+    )
 
 
 def _form(value: object) -> str | None:
@@ -196,20 +206,15 @@ class ConstraintForm(_Strict):
 
     model_config = ConfigDict(title="Constraint")
 
-    constraint: SingleForm
-    """MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."""
-    max_value: Number = optional()
-    """MaxNorm, MinMaxNorm: the largest norm."""
-    min_value: Number = optional()
-    """MinMaxNorm: the smallest norm."""
-    rate: Number = optional()
-    """MinMaxNorm: how far a step of Keras' training moves; not judged."""
-    low: Number = optional()
-    """Clip: the smallest weight."""
-    high: Number = optional()
-    """Clip: the largest weight."""
-    ref_value: Number = optional()
-    """CenterAround: the mean of each unit."""
+    constraint: SingleForm = described(
+        "MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
+    )
+    max_value: Number = optional("MaxNorm, MinMaxNorm: the largest norm.")
+    min_value: Number = optional("MinMaxNorm: the smallest norm.")
+    rate: Number = optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
+    low: Number = optional("Clip: the smallest weight.")
+    high: Number = optional("Clip: the largest weight.")
+    ref_value: Number = optional("CenterAround: the mean of each unit.")
 
 
 def _object_form(value: object) -> str | None:
@@ -231,20 +236,21 @@ class RuleForm(ConstraintForm):
 
     model_config = ConfigDict(title="Rule")
 
-    id: Name = optional()
-    """What reports call the rule; ``rule-1`` and so on if left out."""
-    tensors: Patterns
-    """Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."""
-    axis: AxesOrAll = optional()
-    """The axes that a norm is taken over, as in Keras; null is all of them."""
-    unit_axis: Axes = optional()
-    """The axes that are kept: one unit for each index along them."""
-    tolerance: Tolerance = optional()
-    """How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."""
-    severity: Literal["error", "warning"] = "error"
-    """Warnings fail the gate only with --strict."""
-    required: bool = True
-    """Whether it is a failure that the rule matches no tensor."""
+    id: Name = optional("What reports call the rule; ``rule-1`` and so on if left out.")
+    tensors: Patterns = described(
+        "Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."
+    )
+    axis: AxesOrAll = optional(
+        "The axes that a norm is taken over, as in Keras; null is all of them."
+    )
+    unit_axis: Axes = optional("The axes that are kept: one unit for each index along them.")
+    tolerance: Tolerance = optional(
+        "How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."
+    )
+    severity: Literal["error", "warning"] = described(
+        "Warnings fail the gate only with --strict.", "error"
+    )
+    required: bool = described("Whether it is a failure that the rule matches no tensor.", True)
 
 
 class IgnoreForm(_Strict):
@@ -252,14 +258,10 @@ class IgnoreForm(_Strict):
 
     model_config = ConfigDict(title="Accepted findings")
 
-    tensors: Patterns = optional()
-    """Which tensors; all if left out."""
-    rules: Patterns = optional()
-    """Which rules, as globs over their ids; all if left out."""
-    reason: Name
-    """Why."""
-    expires: Date = optional()
-    """The last day on which they are accepted."""
+    tensors: Patterns = optional("Which tensors; all if left out.")
+    rules: Patterns = optional("Which rules, as globs over their ids; all if left out.")
+    reason: Name = described("Why.")
+    expires: Date = optional("The last day on which they are accepted.")
 
 
 class SpecForm(_Strict):
@@ -267,20 +269,24 @@ class SpecForm(_Strict):
 
     model_config = ConfigDict(title="ckptclamp spec")
 
-    version: Version
-    """The version of this form."""
-    declared: Literal["audit", "ignore"] = "audit"
-    """What to do with constraints that the checkpoint's own model declares."""
-    tolerance: Tolerance = optional()
-    """The tolerance of rules that state none, and of declared constraints."""
-    projection: Literal["exact", "keras"] = "exact"
-    """How a violating unit is mended: to the nearest point, or by Keras' formula."""
-    rules: list[RuleForm] = Field(default_factory=list)
-    """The rules."""
-    custom_objects: dict[str, ObjectForm] = Field(default_factory=dict)
-    """What a custom constraint in a model config is, by its registered name."""
-    ignore: list[IgnoreForm] = Field(default_factory=list)
-    """Findings that are known and accepted."""
+    version: Version = described("The version of this form.")
+    declared: Literal["audit", "ignore"] = described(
+        "What to do with constraints that the checkpoint's own model declares.", "audit"
+    )
+    tolerance: Tolerance = optional(
+        "The tolerance of rules that state none, and of declared constraints."
+    )
+    projection: Literal["exact", "keras"] = described(
+        "How a violating unit is mended: to the nearest point, or by Keras' formula.", "exact"
+    )
+    rules: list[RuleForm] = Field(default_factory=list, description="The rules.")
+    custom_objects: dict[str, ObjectForm] = Field(
+        default_factory=dict,
+        description="What a custom constraint in a model config is, by its registered name.",
+    )
+    ignore: list[IgnoreForm] = Field(
+        default_factory=list, description="Findings that are known and accepted."
+    )
 
 
 def json_schema() -> dict[str, Any]:

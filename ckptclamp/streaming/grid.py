@@ -19,7 +19,7 @@ PIECE = 1 << 18
 """Elements that are computed with at once: 2 MiB as float64. Smaller pieces would stay in a
 second-level cache but cost more in calls than they save; larger ones fall out of the third level."""
 
-SEGMENT = 4 * BLOCK
+SEGMENT = 2 * BLOCK
 """Elements that one worker reduces before partial results leave it."""
 
 PENDING = 1 << 18

@@ -86,7 +86,7 @@ def measure(
     failed: set[int] = set()
     with threads(1 if executor is not None or small else jobs) as pool:
         items = _items([(group, 0, len(group.grid)) for group in groups], failed)
-        results = in_order(work, items, executor or pool, 2 * jobs)
+        results = in_order(work, items, executor or pool, jobs + 1)
         yield from _assemble(requests, results, failed, progress)
 
 
@@ -152,7 +152,7 @@ def affordable(
     """
     chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
     itemsize = max((t.dtype.itemsize for t in tensors if t.dtype is not None), default=0)
-    each = copies * itemsize * BLOCK + _PIECES * 8 * PIECE + chunk + 3 * waiting
+    each = copies * itemsize * BLOCK + _PIECES * 8 * PIECE + chunk + 2 * waiting
     return max(1, min(jobs, memory // each))
 
 
@@ -162,7 +162,9 @@ def _result_bytes(group: Group) -> int:
     total = 0
     for _, request in group.requests:
         unit = math.prod(request.tensor.shape[axis] for axis in request.axes)
-        total += 8 * (len(request.needs) + 1) * -(-weights // min(unit, 8))
+        # A weight that is a unit is each of its own statistics.
+        arrays = 1 + (len(request.needs) if request.axes else 1)
+        total += 8 * arrays * -(-weights // min(unit, 8))
     return total
 
 

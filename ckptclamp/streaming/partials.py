@@ -44,8 +44,6 @@ _MERGE_START: Mapping[str, float] = {Statistic.MIN: np.inf, Statistic.MAX: -np.i
 
 EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
 
-_NORM_ALONE = frozenset({Statistic.NORM})
-
 Values = dict[str, "NDArray[np.float64]"]
 
 
@@ -135,13 +133,9 @@ def measure_box(
     """Do `measure_block` on an array of any size, in pieces that the cache holds."""
     if block.size <= 2 * limit:
         return measure_block(block, axes, needs, workspace)
-    if needs == _NORM_ALONE and not _may_leave_range(block.dtype) and axes:
-        squares = kernels.sum_of_squares_in_pieces(
-            block, axes, partial(widen, workspace=workspace), limit
-        )
-        if squares is not None:
-            values: Values = {SQUARES: squares}
-            return Partial(values, _count_nonfinite(values, block, axes))
+    values = _without_pieces(block, axes, needs, workspace, limit) if axes else None
+    if values is not None:
+        return Partial(values, _count_nonfinite(values, block, axes))
     grid = contiguous(block.shape, axes, limit)
     kept = [axis for axis in range(block.ndim) if axis not in axes]
     units = tuple(block.shape[axis] for axis in kept)
@@ -159,6 +153,34 @@ def measure_box(
             _merge_into(np.add, count[place or ...], piece.nonfinite)
     flat = {key: value.reshape(-1) for key, value in whole.items()}
     return Partial(flat, None if count is None else count.reshape(-1))
+
+
+def _without_pieces(
+    block: NDArray[Any],
+    axes: tuple[int, ...],
+    needs: frozenset[Statistic],
+    workspace: Workspace,
+    limit: int,
+) -> Values | None:
+    """Measure norms and extremes in as few calls as there can be, or ``None`` where these do not do."""
+    values: Values = {}
+    if needs & EXTREMES:
+        found = extremes(block, axes)
+        if found is None:
+            return None
+        values[Statistic.MIN], values[Statistic.MAX] = found
+    rest = needs - EXTREMES
+    if not rest:
+        return values
+    if rest != {Statistic.NORM} or _may_leave_range(block.dtype):
+        return None
+    squares = kernels.sum_of_squares_in_pieces(
+        block, axes, partial(widen, workspace=workspace), limit
+    )
+    if squares is None:
+        return None
+    values[SQUARES] = squares
+    return values
 
 
 def extremes_inside(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptclamp.checkpoints import filters
 from ckptclamp.checkpoints.description import Chunked
-from ckptclamp.checkpoints.filters import decode_chunk, encode_chunk, fletcher32
+from ckptclamp.checkpoints.filters import decode_chunk, decode_into, encode_chunk, fletcher32
 from ckptclamp.errors import UnreadableError
 
 KEYWORDS: dict[str, dict[str, object]] = {
@@ -30,6 +34,15 @@ PIPELINES = [
     ("shuffle", "lzf", "fletcher32"),
     ("shuffle", "deflate", "fletcher32"),
 ]
+
+
+@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], scope="module", autouse=True)
+def _library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs with zlib, and with what takes its place where it is installed."""
+    library = pytest.importorskip(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "fastest_zlib", lambda: library)
+        yield
 
 
 def chunked(*filters: str, level: int | None = None) -> Chunked:
@@ -104,6 +117,35 @@ def test_any_order_of_filters_round_trips(filters: list[str], chunk: tuple[bytes
     assert decode_chunk(raw, description, 0, itemsize, len(data)) == data
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from(["shuffle", "deflate", "lzf", "fletcher32"]), unique=True),
+    st.sampled_from([1, 2, 4, 8]),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.data(),
+)
+def test_a_part_of_a_chunk_goes_to_its_place(
+    filters: list[str], itemsize: int, shape: tuple[int, int], data: st.DataObject
+):
+    """What is decoded into a part of an array is that part of the chunk, and nothing beside it."""
+    chunk = np.arange(np.prod(shape) * itemsize, dtype=np.uint8).reshape(*shape, itemsize)
+    part = tuple(
+        slice(low, data.draw(st.integers(low + 1, extent)))
+        for extent in shape
+        for low in [data.draw(st.integers(0, extent - 1))]
+    )
+    mask = data.draw(st.integers(0, 1)) if filters else 0
+    applied = chunked(*filters[mask:])
+    raw = encode_chunk(chunk.tobytes(), applied, itemsize)
+    out = np.full((20, 20, itemsize), 255, np.uint8)
+    here = tuple(slice(5, 5 + piece.stop - piece.start) for piece in part)
+    described = replace(chunked(*filters), chunk_shape=shape)
+    decode_into(raw, described, mask, part, np.moveaxis(out[here], -1, 0))
+    wanted = np.full_like(out, 255)
+    wanted[here] = chunk[part]
+    assert (out == wanted).all()
+
+
 @pytest.mark.parametrize(
     "data", [b"\xff" * 4096, b"\xff\xff", b"\0" * 8, b"\xff", b"\xff\xfe\0\x01"]
 )
@@ -164,3 +206,30 @@ def test_random_bytes_never_do_harm(raw: bytes, filters: tuple[str, ...], itemsi
     except UnreadableError:
         return
     assert len(decoded) == 64
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.binary(min_size=1, max_size=300),
+    st.integers(0, 9),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(1, 255)), max_size=3),
+    st.integers(0, 400),
+)
+def test_both_libraries_take_and_refuse_the_same_streams(
+    data: bytes, level: int, flips: list[tuple[int, int]], length: int
+):
+    """What is installed beside ckptclamp does not decide what it reads."""
+    other = pytest.importorskip("zlib_ng.zlib_ng")
+    stream = bytearray(zlib.compress(data, level))
+    for place, bits in flips:
+        stream[place % len(stream)] ^= bits
+    del stream[max(length, 1) :]
+
+    def outcome(library: Any) -> tuple[bytes, bool] | None:
+        inflating = library.decompressobj()
+        try:
+            return inflating.decompress(stream, 600), inflating.eof
+        except library.error:
+            return None
+
+    assert outcome(other) == outcome(zlib)
