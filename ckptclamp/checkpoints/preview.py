@@ -24,6 +24,9 @@ class Preview:
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Forget `values`."""
 
+    def settle(self, tensor: Tensor) -> None:
+        """Do nothing."""
+
     files = ()
 
     def finish(self) -> None:
