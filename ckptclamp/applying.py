@@ -32,7 +32,7 @@ from ckptclamp.suppression import suppress_results
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.plan import Assignment, Plan
+    from ckptclamp.plan import Plan
     from ckptclamp.spec.model import Spec
 
 _ROUNDS = 16
@@ -113,7 +113,7 @@ class _Job:
         before = self._audit_input()
         if not self.options.allow_remaining:
             _refuse_unmendable(before, self.plan)
-        changes = self._project(Preview(self.checkpoint), self._to_project(before), rounds=1)
+        changes = self._project(Preview(self.checkpoint), before, rounds=1)
         return self._report(before, changes, after=None, output=None)
 
     def write(self, output: Path) -> ApplyReport:
@@ -126,10 +126,9 @@ class _Job:
             before = self._audit_input()
             if not options.allow_remaining:
                 _refuse_unmendable(before, self.plan)
-            todo = self._to_project(before)
-            copy = self.checkpoint.copy_to(stage, later=[a.tensor for a in todo])
+            copy = self.checkpoint.copy_to(stage)
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
-            changes = self._project(copy, todo, rounds)
+            changes = self._project(copy, before, rounds=rounds)
             copy.finish()
             hashed = copy.files if is_hashed(self.checkpoint, options.audit) else ()
             with beside(copy.flush), Digests(hashed, options.audit.jobs) as digests:
@@ -151,8 +150,8 @@ class _Job:
             )
         return before
 
-    def _to_project(self, before: AuditReport) -> list[Assignment]:
-        """What is to be projected: every rule of each tensor that needs it, in the plan's order."""
+    def _project(self, copy: Copy, before: AuditReport, *, rounds: int) -> list[TensorChange]:
+        """Project every tensor that needs it, in the order of the plan."""
         outside = {
             result.tensor
             for result in before.results
@@ -160,15 +159,13 @@ class _Job:
         }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
-        return [
+        todo = [
             a
             for a in self.plan.assignments
             if (everything or a.tensor.name in outside)
             and a.unprojected is None
             and (a.tensor.name, a.rule) not in accepted
         ]
-
-    def _project(self, copy: Copy, todo: Sequence[Assignment], rounds: int) -> list[TensorChange]:
         return project_tensors(copy, todo, self.kept, self.streaming, self.projection, rounds)
 
     def _verify(

@@ -98,7 +98,6 @@ def _one_round(work: _Work, assignments: Sequence[Assignment]) -> Iterator[Proje
         known = work.kept.take(assignment.tensor, assignment.rule)
         # What was measured is true of the weights as they were.
         projected = _project_one(work, assignment, () if changed else known)
-        work.copy.settle(assignment.tensor)
         changed |= projected.changed > 0
         yield projected
 

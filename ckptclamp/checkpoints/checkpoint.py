@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -61,9 +61,6 @@ class Copy(TensorReader, Protocol):
 
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Put `values` (storage dtype, the shape of the box) where `box` of `tensor` lies."""
-
-    def settle(self, tensor: Tensor) -> None:
-        """Copy what was left out of `tensor` and is not written by now; see `Checkpoint.copy_to`."""
 
     def finish(self) -> None:
         """Bring the container up to date (checksums, chunks that moved); nothing is written after.
@@ -128,12 +125,8 @@ class Checkpoint(ABC):
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
 
     @abstractmethod
-    def copy_to(self, target: Target, later: Collection[Tensor] = ()) -> Copy:
+    def copy_to(self, target: Target) -> Copy:
         """Copy every byte of every file to `target` and return the copy for changes.
-
-        Of tensors named `later`, which are about to change, the bytes may be left out until
-        `Copy.settle`, which copies those that were not written: none is written twice. Until then
-        they are read from the original.
 
         Formats hand their files to `copying.FileCopy`, or to a subclass of it where writing takes
         more than bytes at an offset.

@@ -17,7 +17,7 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import ChangedError, NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,8 +47,7 @@ class FileCopy:
 
     `files` are the name inside the target and the source of each file: first those that hold
     weights, in the order that `Contiguous.source` and `Chunked.source` count them, then the others.
-    `reopen` makes a checkpoint of the files' copies, given in the same order, and owns them. `later`
-    is that of `Checkpoint.copy_to`: what lies contiguously is left out at first.
+    `reopen` makes a checkpoint of the files' copies, given in the same order, and owns them.
 
     Weights are overwritten in place, where they lie contiguously or in chunks that went through no
     filter. A format that can do more overrides `write_chunk`, or `finish` where its container keeps
@@ -64,49 +63,25 @@ class FileCopy:
         files: Sequence[tuple[str, Source]],
         target: Target,
         reopen: Callable[[Sequence[Source]], Checkpoint],
-        later: Collection[Tensor] = (),
     ) -> None:
         self.target = target
         self.changed: dict[str, Tensor] = {}
         self._reopen = reopen
-        self._left_out = {t.name: t for t in later if isinstance(t.storage, Contiguous)}
-        self._written: dict[str, list[Extent]] = {name: [] for name in self._left_out}
         self.originals = [source for _, source in files]
-        self.sources = [
-            self._copy_file(number, name, source) for number, (name, source) in enumerate(files)
-        ]
+        self.sources = [self._copy_file(name, source) for name, source in files]
 
-    def _copy_file(self, number: int, name: str, source: Source) -> Source:
-        left_out = [e for tensor in self._left_out.values() for e in _extents(tensor, number)]
+    def _copy_file(self, name: str, source: Source) -> Source:
         path = self.target.directory / name if self.target.directory else self.target.path
         fd = self.target.create(name, source.size)
         try:
-            copy_bytes(source, fd, _between(left_out, 0, source.size))
-            os.ftruncate(fd, source.size)
+            copy_bytes(source, fd)
         except OSError as error:
             refuse(error, path)
         return Source.from_fd(fd, path)
 
-    def settle(self, tensor: Tensor) -> None:
-        """See `Copy.settle`.
-
-        Raises:
-            NotWrittenError: it cannot be written.
-        """
-        if self._left_out.pop(tensor.name, None) is None:
-            return
-        written = self._written.pop(tensor.name)
-        for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
-            for start, stop in _extents(tensor, number):
-                try:
-                    copy_bytes(original, copy.fd, _between(written, start, stop))
-                except OSError as error:
-                    refuse(error, copy.path)
-
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`."""
-        sources = self.originals if tensor.name in self._left_out else self.sources
-        return read_box(sources, tensor, box, buffer)
+        return read_box(self.sources, tensor, box, buffer)
 
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Overwrite `box` of `tensor`, and nothing else, with `values`.
@@ -122,9 +97,7 @@ class FileCopy:
         self.changed[tensor.name] = tensor
         match tensor.storage:
             case Contiguous(source, offset):
-                extents = self.put_box(source, offset, tensor.shape, box, values)
-                if tensor.name in self._left_out:
-                    self._written[tensor.name] += extents
+                self.put_box(source, offset, tensor.shape, box, values)
             case Chunked() as chunked:
                 for part in plan_chunks(box, chunked.chunk_shape):
                     self.write_chunk(tensor, chunked, part, values[part.in_box])
@@ -146,20 +119,15 @@ class FileCopy:
 
     def put_box(
         self, source: int, origin: int, shape: tuple[int, ...], box: Box, values: NDArray[Any]
-    ) -> list[Extent]:
-        """Overwrite `box` of a C-ordered array of `shape` that begins at byte `origin`.
-
-        Returns where that was.
-        """
+    ) -> None:
+        """Overwrite `box` of a C-ordered array of `shape` that begins at byte `origin`."""
         flat = as_bytes(np.ascontiguousarray(values))
-        done, extents = 0, []
+        done = 0
         for runs in plan_runs(shape, box, values.itemsize):
             for number in range(runs.count):
                 offset = origin + runs.offset + number * runs.stride
                 self.put(source, offset, flat[done : done + runs.length])
-                extents.append((offset, offset + runs.length))
                 done += runs.length
-        return extents
 
     def put(self, source: int, offset: int, data: NDArray[np.uint8]) -> None:
         """Write `data` at byte `offset` of the copy of one source."""
@@ -182,9 +150,7 @@ class FileCopy:
         return self.sources
 
     def finish(self) -> None:
-        """See `Copy.finish`; nothing but what was left out is left to do."""
-        for tensor in list(self._left_out.values()):
-            self.settle(tensor)
+        """See `Copy.finish`; a container that keeps nothing beside the weights has nothing to do."""
 
     def flush(self) -> None:
         """See `Copy.flush`."""
@@ -206,38 +172,27 @@ class FileCopy:
         return self._reopen([source.duplicate() for source in self.sources])
 
 
-def copy_bytes(source: Source, fd: int, extents: Iterable[Extent] | None = None) -> None:
-    """Copy `extents` of `source`, by default all, to the same places of `fd`.
-
-    That is done inside the kernel where it can.
+def copy_bytes(source: Source, fd: int) -> None:
+    """Copy all of `source` to the start of `fd`, inside the kernel where it can.
 
     Raises:
         OSError: the copy cannot be written.
         ChangedError: the source became shorter.
     """
-    for start, stop in ((0, source.size),) if extents is None else extents:
-        done = _copy_in_kernel(source, fd, start, stop)
-        _copy_by_hand(source, fd, done, stop)
-
-
-def _copy_in_kernel(source: Source, fd: int, done: int, stop: int) -> int:
-    """Copy up to `stop` and return how far that went: not at all, between some file systems."""
+    done = 0
     try:
-        while done < stop:
-            count = os.copy_file_range(source.fd, fd, min(stop - done, _AT_ONCE), done, done)
+        while done < source.size:
+            at_once = min(source.size - done, _AT_ONCE)
+            count = os.copy_file_range(source.fd, fd, at_once, done, done)
             if count == 0:
                 break
             done += count
     except OSError as error:
         if error.errno not in _NOT_HERE:
             raise
-    return done
-
-
-def _copy_by_hand(source: Source, fd: int, done: int, stop: int) -> None:
-    buffer = memoryview(bytearray(min(_BLOCK, stop - done)))
-    while done < stop:
-        block = buffer[: stop - done]
+    buffer = memoryview(bytearray(min(_BLOCK, source.size - done)))
+    while done < source.size:
+        block = buffer[: source.size - done]
         if os.fstat(source.fd).st_size < done + len(block):
             raise ChangedError("became shorter while it was copied", path=source.path)
         source.read_into(block, done)
@@ -266,7 +221,7 @@ def compare_bytes(
         NotWrittenError: they differ elsewhere.
     """
     sizes = (original.size, os.fstat(copy.fd).st_size)
-    extents = list(_between(may_differ, 0, max(sizes)))
+    extents = list(_between(may_differ, max(sizes)))
     if extents and extents[-1][1] > min(sizes):
         _differ(original, min(sizes), copy.path)
     parts = [
@@ -295,14 +250,13 @@ def _first_difference(original: Source, copy: Source, extent: Extent) -> int | N
     return None
 
 
-def _between(extents: Iterable[Extent], done: int, size: int) -> Iterator[Extent]:
-    """Yield what lies outside of `extents` from byte `done` to byte `size` of a file."""
+def _between(extents: Sequence[Extent], size: int) -> Iterator[Extent]:
+    """Yield what lies outside of `extents` in a file of `size` bytes."""
+    done = 0
     for start, stop in sorted(extents):
         if start > done:
-            yield done, min(start, size)
+            yield done, start
         done = max(done, stop)
-        if done >= size:
-            return
     if done < size:
         yield done, size
 

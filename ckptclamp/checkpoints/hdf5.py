@@ -14,7 +14,7 @@ from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -96,14 +96,13 @@ class Hdf5Checkpoint(Checkpoint):
         """See `Checkpoint.read`."""
         return read_box(self.sources, tensor, box, buffer)
 
-    def copy_to(self, target: Target, later: Collection[Tensor] = ()) -> Copy:
+    def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
         return Hdf5Copy(
             [(self.path.name, self.sources[0])],
             target,
             reopen=lambda copies: open_hdf5(copies[0]),
             describe=lambda sources: describe_hdf5(sources[0]).tensors,
-            later=later,
         )
 
 

@@ -27,7 +27,7 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -65,9 +65,8 @@ class Hdf5Copy(FileCopy):
         *,
         reopen: Callable[[Sequence[Source]], Checkpoint],
         describe: Callable[[Sequence[Source]], Mapping[str, Tensor]],
-        later: Collection[Tensor] = (),
     ) -> None:
-        super().__init__(files, target, reopen, later)
+        super().__init__(files, target, reopen)
         self._describe = describe
         self._pending: dict[tuple[str, tuple[int, ...]], _Pending] = {}
         self._rewritten: set[int] = set()
@@ -130,7 +129,6 @@ class Hdf5Copy(FileCopy):
         Raises:
             NotWrittenError: the chunks could not be put in, or something else moved with them.
         """
-        super().finish()
         if self._pending:
             self._rewritten = {pending.source for pending in self._pending.values()}
             try:

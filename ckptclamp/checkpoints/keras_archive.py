@@ -29,7 +29,7 @@ from ckptclamp.checkpoints.zip_members import inflate_to_file, member_blocks, ve
 from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -111,10 +111,10 @@ class KerasArchive(Checkpoint):
         """See `Checkpoint.read`."""
         return read_box(self.sources, tensor, box, buffer)
 
-    def copy_to(self, target: Target, later: Collection[Tensor] = ()) -> Copy:
+    def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
         reopen = partial(open_keras_archive, limits=self._limits)
-        return copy_archive(self, self._directory, self._weights, target, reopen, later=later)
+        return copy_archive(self, self._directory, self._weights, target, reopen)
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""

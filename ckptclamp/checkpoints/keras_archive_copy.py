@@ -27,7 +27,7 @@ from ckptclamp.checkpoints.zip_members import inflate_to_file
 from ckptclamp.checkpoints.zip_rewrite import replace_member
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,13 +43,7 @@ Reopen = Callable[[Source], "Checkpoint"]
 
 
 def copy_archive(
-    archive: Checkpoint,
-    directory: Directory,
-    weights: Member,
-    target: Target,
-    reopen: Reopen,
-    *,
-    later: Collection[Tensor] = (),
+    archive: Checkpoint, directory: Directory, weights: Member, target: Target, reopen: Reopen
 ) -> Copy:
     """Return a copy of `archive` in `target`, made in one of the two ways.
 
@@ -58,7 +52,7 @@ def copy_archive(
     """
     chunked = any(isinstance(tensor.storage, Chunked) for tensor in archive.tensors.values())
     if weights.method == STORED and not chunked:
-        return _PatchedArchive(archive, weights, target, reopen, later)
+        return _PatchedArchive(archive, weights, target, reopen)
     return _RebuiltArchive(archive, directory, weights, target, reopen)
 
 
@@ -66,21 +60,14 @@ class _PatchedArchive(FileCopy):
     """A copy whose weights are changed where they lie."""
 
     def __init__(
-        self,
-        archive: Checkpoint,
-        weights: Member,
-        target: Target,
-        reopen: Reopen,
-        later: Collection[Tensor],
+        self, archive: Checkpoint, weights: Member, target: Target, reopen: Reopen
     ) -> None:
         source = archive.sources[0]
-        files = [(source.path.name, source)]
-        super().__init__(files, target, lambda copies: reopen(copies[0]), later)
+        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
         self._weights = weights
 
     def finish(self) -> None:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
-        super().finish()
         if self.changed:
             member = self._weights
             crc = crc32_of(self.sources[0], member.data, member.stored)
@@ -130,9 +117,6 @@ class _RebuiltArchive:
         """See `Copy.write`."""
         self._changed = True
         self._weights.write(self._tensors[tensor.name], box, values)
-
-    def settle(self, tensor: Tensor) -> None:
-        """See `Copy.settle`; nothing was left out."""
 
     @property
     def files(self) -> Sequence[Source]:

@@ -24,7 +24,7 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import NotWrittenError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -92,7 +92,7 @@ class KerasDirectory(Checkpoint):
         """See `Checkpoint.read`."""
         return read_box(self.sources, tensor, box, buffer)
 
-    def copy_to(self, target: Target, later: Collection[Tensor] = ()) -> Copy:
+    def copy_to(self, target: Target) -> Copy:
         """Copy every file of the directory; see `Checkpoint.copy_to`."""
         known = list(zip((WEIGHTS, CONFIG, METADATA), self.files, strict=False))
         with ExitStack() as opened:
@@ -105,7 +105,6 @@ class KerasDirectory(Checkpoint):
                 target,
                 reopen=lambda copies: KerasDirectory(target.path, copies[: len(known)]),
                 describe=lambda copies: describe_hdf5(copies[0]).tensors,
-                later=later,
             )
 
     def _other_names(self, known: set[str]) -> list[str]:

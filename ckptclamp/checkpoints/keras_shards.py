@@ -23,7 +23,7 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class KerasShards(Checkpoint):
         """See `Checkpoint.read`."""
         return read_box(self.sources, tensor, box, buffer)
 
-    def copy_to(self, target: Target, later: Collection[Tensor] = ()) -> Copy:
+    def copy_to(self, target: Target) -> Copy:
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
         count = len(self.sources)
         return Hdf5Copy(
@@ -102,7 +102,6 @@ class KerasShards(Checkpoint):
                 for described in _describe(copies[:count])
                 for name, tensor in described.tensors.items()
             },
-            later=later,
         )
 
 

@@ -24,9 +24,6 @@ class Preview:
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
         """Forget `values`."""
 
-    def settle(self, tensor: Tensor) -> None:
-        """Do nothing."""
-
     files = ()
 
     def finish(self) -> None:

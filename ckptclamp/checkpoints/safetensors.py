@@ -27,7 +27,7 @@ from ckptclamp.checkpoints.safetensors_header import (
 from ckptclamp.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -52,7 +52,7 @@ class SafetensorsCheckpoint(Checkpoint):
         """See `TensorReader.read`."""
         return read_box(self.sources, tensor, box, buffer)
 
-    def copy_to(self, target: Target, later: Collection[Tensor] = ()) -> Copy:
+    def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`."""
         (source,) = self.sources
         limit = self._header_limit
@@ -60,7 +60,6 @@ class SafetensorsCheckpoint(Checkpoint):
             [(source.path.name, source)],
             target,
             lambda sources: open_safetensors(sources[0], header_limit=limit),
-            later=later,
         )
 
 

@@ -21,7 +21,7 @@ from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,7 +76,7 @@ class ShardedSafetensors(Checkpoint):
         """See `TensorReader.read`."""
         return read_box(self.sources, tensor, box, buffer)
 
-    def copy_to(self, target: Target, later: Collection[Tensor] = ()) -> Copy:
+    def copy_to(self, target: Target) -> Copy:
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
         shards = list(zip(self._names(), self.sources, strict=True))
         return FileCopy(
@@ -85,7 +85,6 @@ class ShardedSafetensors(Checkpoint):
             lambda sources: ShardedSafetensors(
                 sources[-1], self._weight_map, sources[:-1], self._header_limit
             ),
-            later=later,
         )
 
 

@@ -105,43 +105,6 @@ class CheckpointContract:
         opened.verify_unchanged()
 
     @pytest.mark.parametrize("parity", [0, 1])
-    def test_what_is_left_out_at_first_comes_later(
-        self, opened: Checkpoint, tmp_path: Path, parity: int
-    ) -> None:
-        """A copy that leaves changing tensors out until they are settled ends as any other does."""
-        arrays = {name: array for name, array in self.arrays().items() if array.size}
-        every = [opened.tensors[self.name(name)] for name in arrays]
-        targets = [tmp_path / "at once", tmp_path / "later"]
-        for target, later in zip(targets, ([], every), strict=True):
-            with staged(target, like=opened) as stage:
-                copy = opened.copy_to(stage, later=later)
-                for number, (name, array) in enumerate(arrays.items()):
-                    tensor = opened.tensors[self.name(name)]
-                    assert_same(copy.read(*whole(opened, tensor.name)), array)
-                    changed = array.copy()
-                    if number % 2 == parity:
-                        box = as_slices(inner_box(array.shape))
-                        changed[box] = other_values(array)[box]
-                        copy.write(tensor, inner_box(array.shape), changed[box])
-                    if number % 3:  # the others are settled when the copy is finished
-                        copy.settle(tensor)
-                        assert_same(copy.read(*whole(opened, tensor.name)), changed)
-                copy.finish()
-                copy.compare(jobs=1)
-                stage.publish()
-        if self.in_place:
-            assert contents(targets[0]) == contents(targets[1])
-        for target in targets:
-            with open_checkpoint(target) as again:
-                again.verify_integrity()
-                for number, (name, array) in enumerate(arrays.items()):
-                    changed = array.copy()
-                    if number % 2 == parity:
-                        box = as_slices(inner_box(array.shape))
-                        changed[box] = other_values(array)[box]
-                    assert_same(again.read(*whole(again, self.name(name))), changed)
-
-    @pytest.mark.parametrize("parity", [0, 1])
     def test_write_changes_only_the_boxes(
         self, opened: Checkpoint, tmp_path: Path, parity: int
     ) -> None:

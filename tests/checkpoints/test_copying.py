@@ -240,67 +240,6 @@ def test_a_byte_that_goes_astray_is_found(
     os.close(target.fd)
 
 
-@settings(max_examples=60, deadline=None)
-@given(boxed_shapes(), st.lists(st.integers(0, 3), max_size=4), st.integers(0, 9))
-def test_what_was_not_written_is_copied_when_a_tensor_is_settled(
-    tmp_path_factory: pytest.TempPathFactory,
-    shaped: tuple[tuple[int, ...], Box],
-    rows: list[int],
-    before: int,
-):
-    """Wherever boxes of a tensor were written, once or twice, the gaps between come from the original."""
-    shape, box = shaped
-    array = np.arange(1, int(np.prod(shape)) + 1, dtype=np.float32).reshape(shape)
-    path = tmp_path_factory.getbasetemp() / "left-out"
-    path.write_bytes(bytes(before) + array.tobytes() + b"end")
-    source = Source.open(path)
-    target = OneFile(path.with_name("left-out-copy"))
-    tensor = Tensor("w", shape, DTYPES["float32"], Contiguous(0, before))
-    copy = FileCopy([("", source)], target, no_reopening, [tensor])
-    boxes = [box]
-    boxes += [((min(r, shape[0]), min(r + 1, shape[0])), *full(tensor)[1:]) for r in rows if shape]
-    for each in boxes:
-        values = -np.ones([stop - start for start, stop in each], np.float32)
-        copy.write(tensor, each, values)
-        array[as_slices(each)] = values
-    copy.settle(tensor)
-    copy.finish()
-    assert target.path.read_bytes() == bytes(before) + array.tobytes() + b"end"
-    source.close()
-    os.close(target.fd)
-
-
-def test_a_write_to_one_file_is_none_to_another(tmp_path: Path):
-    """Shards have tensors at the same offsets: what is written in one leaves no hole in the other."""
-    sources = []
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(bytes(range(1, 81)))
-        sources.append(Source.open(tmp_path / name))
-    one, two = (Tensor(n, (10,), DTYPES["float32"], Contiguous(i, 8)) for i, n in enumerate("ab"))
-    fds: list[int] = []
-
-    class Folder:
-        path = tmp_path / "out"
-        directory: Path | None = path
-
-        def create(self, name: str, size: int) -> int:
-            fds.append(os.open(tmp_path / f"{name}-copy", os.O_RDWR | os.O_CREAT))
-            return fds[-1]
-
-    files = [(source.path.name, source) for source in sources]
-    copy = FileCopy(files, Folder(), no_reopening, [one, two])
-    copy.write(one, ((0, 10),), TEN)
-    copy.settle(two)
-    copy.finish()
-    assert (tmp_path / "b-copy").read_bytes() == bytes(range(1, 81))
-    content = (tmp_path / "a-copy").read_bytes()
-    assert content == bytes(range(1, 9)) + TEN.tobytes() + bytes(range(49, 81))
-    for source in sources:
-        source.close()
-    for fd in fds:
-        os.close(fd)
-
-
 @pytest.mark.parametrize("longer", [-1, 1])
 def test_a_copy_of_another_length_is_refused(checkpoint: Checkpoint, tmp_path: Path, longer: int):
     """Bytes that are missing at the end, or came to it, are a difference as any other."""

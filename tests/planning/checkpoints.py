@@ -25,7 +25,7 @@ class Described(Checkpoint):
     def read(self, tensor, box, buffer=None):
         raise AssertionError("planning read a weight")
 
-    def copy_to(self, target, later=()):
+    def copy_to(self, target):
         raise AssertionError("planning wrote a copy")
 
 

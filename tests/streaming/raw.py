@@ -34,9 +34,6 @@ class InMemory:
         assert values.shape == target.shape
         target[...] = values
 
-    def settle(self, tensor: Tensor) -> None:
-        pass
-
     files = ()
 
     def finish(self) -> None:
