@@ -88,7 +88,7 @@ def apply(
     with opened(path, options.audit) as checkpoint:
         plan = make_plan(checkpoint, rules, options.audit)
         job = _Job(checkpoint, plan, rules, options)
-        return job.preview() if options.dry_run else job.write(Path(output or path))
+        return job.preview() if options.dry_run else job.write(_target(output or path, options))
 
 
 class _Job:
@@ -232,6 +232,13 @@ class _Job:
             projection=self.projection.value,
             notices=(*notices, *_optimizer_notice(self.checkpoint, changes)),
         )
+
+
+def _target(output: str | Path, options: ApplyOptions) -> Path:
+    """Where the copy goes: to what a link points to, if links are to be followed."""
+    target = Path(output)
+    follow = options.audit.follow_symlinks and target.is_symlink()
+    return target.resolve() if follow else target
 
 
 def _to_mend(result: Result) -> bool:

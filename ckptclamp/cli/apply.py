@@ -67,7 +67,7 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     with units_output(options) as on_unit, progress_bar(options) as progress:
         report = apply(
             checkpoint,
-            _target(checkpoint, options),
+            options["output"],
             spec,
             ApplyOptions(
                 audit=replace(audit_options(options, progress), on_unit=on_unit),
@@ -82,15 +82,6 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     attest(report, options["attest"])
     emit(report, options)
     ctx.exit(report.exit_code)
-
-
-def _target(checkpoint: Path, options: dict[str, Any]) -> Path | None:
-    """Where the copy goes: what a link points to, if links are to be followed."""
-    output: Path | None = options["output"]
-    target = checkpoint if options["in_place"] else output
-    if target is not None and options["follow_symlinks"] and target.is_symlink():
-        return target.resolve()
-    return output
 
 
 def _check_output(options: dict[str, Any]) -> None:

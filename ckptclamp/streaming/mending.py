@@ -118,12 +118,14 @@ class Known:
         return _selected(self._statistics, slice(run[0], run[0] + run[1]))
 
     def _in_order(self, answers: Sequence[Batch]) -> UnitStatistics | None:
-        """Join the answers in C order of the units, which is that of most files."""
+        """Join the answers if they come in C order of the units, as most do, and leave none out."""
         count = 0
         for answer in answers:
             if one_run(self._kept, answer.units, 1) != (count, len(answer.statistics)):
                 return None
             count += len(answer.statistics)
+        if count != math.prod(self._kept):
+            return None
         return joined([answer.statistics for answer in answers])
 
 

@@ -106,7 +106,7 @@ class _Units:
         self.pool = pool
         self.window = window
         self.places: dict[Box, slice] = {}
-        self.statistics = self._taken(known) if known else self._measure(job.copy)
+        self.statistics = self._taken(known) or self._measure(job.copy)
 
     def mend(self) -> Projected:
         """Move the units that are to move, and write them."""
@@ -146,10 +146,11 @@ class _Units:
             batches.append(answer)
         return self._joined(batches)
 
-    def _taken(self, known: Sequence[Batch]) -> UnitStatistics:
-        """Take what an audit measured of these units, in the order in which it came."""
-        mine = {self._units(self.job.grid.box(index)) for index in self.boxes}
-        return self._joined([batch for batch in known if batch.units in mine])
+    def _taken(self, known: Sequence[Batch]) -> UnitStatistics | None:
+        """Take what an audit measured of these units, if that is each of them, and once."""
+        mine = {self._units(self.job.grid.box(index)) for index in self.boxes} if known else set()
+        batches = [batch for batch in known if batch.units in mine]
+        return self._joined(batches) if 0 < len(batches) == len(mine) else None
 
     def _joined(self, batches: list[Batch]) -> UnitStatistics:
         count = 0

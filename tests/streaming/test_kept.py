@@ -30,9 +30,9 @@ def measured(copy, axes):
     return list(measure(copy, [Request(tensor, axes, MaxNorm(1.0).needs)]))
 
 
-def batches(copy, block):
+def batches(copy, block, axis=1):
     tensor = copy.tensors["w"]
-    answers = measure(copy, [Request(tensor, (1,), MaxNorm(1.0).needs)], block=block)
+    answers = measure(copy, [Request(tensor, (axis,), MaxNorm(1.0).needs)], block=block)
     return [answer for answer in answers if isinstance(answer, Batch)]
 
 
@@ -71,14 +71,21 @@ def test_rows_that_are_known_to_conform_are_not_read(bound, projection):
     assert (told.read_bytes < fresh.read_bytes) == less
 
 
-def test_answers_in_another_order_are_not_believed():
-    """Units whose place is not certain are measured again."""
-    told = Counting(w=columns())
-    answers = batches(told, 5000)
-    told.read_bytes = 0
-    project(told, told.tensors["w"], (1,), MaxNorm(10.0), 0.0, known=answers[::-1], block=5000)
-    norms = np.linalg.norm(told.arrays["w"].astype(np.float64), axis=1)
-    assert (norms <= 10).all()
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    "told",
+    [lambda a: a[::-1], lambda a: a[:-1], lambda a: [*a, *a]],
+    ids=["turned", "less", "twice"],
+)
+def test_answers_that_are_not_each_unit_once_are_not_believed(axis, told):
+    """Units of which something is not certain are measured again."""
+    fresh, copy = (InMemory(w=columns()) for _ in range(2))
+    tensor = copy.tensors["w"]
+    answers = told(batches(copy, 5000, axis))
+    one = project(fresh, fresh.tensors["w"], (axis,), MaxNorm(10.0), 0.0, block=5000)
+    other = project(copy, tensor, (axis,), MaxNorm(10.0), 0.0, block=5000, known=answers)
+    assert one == other
+    assert (fresh.arrays["w"] == copy.arrays["w"]).all()
 
 
 def test_what_is_kept_is_given_once():
