@@ -14,6 +14,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -173,7 +174,7 @@ def shard(todo: list[Subject], numbers: range, keep: Path | None, deadline: floa
             if problem:
                 tally.failures.append(f"{subject.seed.name} #{number}: {problem}")
                 if keep is not None:
-                    path.rename(keep / f"{number}-{subject.seed.name}")
+                    shutil.move(path, keep / f"{number}-{subject.seed.name}")
     return tally
 
 

@@ -28,6 +28,13 @@ MAX_LINKS = 1_000_000
 MAX_ALIASES = 10_000
 """Names that objects have beyond their first: a few hard links can make any number of paths."""
 
+_NO_DATASET = {
+    "shape": [],
+    "label": "datatype",
+    "reason": "is a datatype without values, or a damaged dataset",
+}
+"""What the library takes for a named datatype may be a dataset of which a part of its header is lost."""
+
 _LINK_CLASSES = {h5l.TYPE_SOFT: "a soft", h5l.TYPE_EXTERNAL: "an external"}
 
 
@@ -111,8 +118,8 @@ def _enter(walk: _Walk, opened: GroupID, group: _Group, raw: bytes, kind: int) -
         )
     try:
         info = h5o.get_info(opened, raw)
-        if info.type == h5o.TYPE_DATASET:
-            _note_dataset(walk, opened, raw, path, info.addr)
+        if info.type != h5o.TYPE_GROUP:
+            _note_dataset(walk, opened, raw, path, info)
     except (CkptclampError, MemoryError):
         raise
     except Exception as error:
@@ -142,14 +149,22 @@ def _path(group: _Group, raw: bytes) -> str:
     return path
 
 
-def _note_dataset(walk: _Walk, opened: GroupID, raw: bytes, path: str, address: int) -> None:
-    known = walk.datasets.get(address)
+def _note_dataset(
+    walk: _Walk,
+    opened: GroupID,
+    raw: bytes,
+    path: str,
+    info: Any,  # noqa: ANN401 - h5py's ObjInfo
+) -> None:
+    known = walk.datasets.get(info.addr)
     if known is not None:
         _count_alias(walk, path)
         known["aliases"].append(path)
         return
-    described = describe_dataset(h5o.open(opened, raw), path, walk.budget)
-    walk.datasets[address] = {"name": path, "aliases": [], **described}
+    described = _NO_DATASET
+    if info.type == h5o.TYPE_DATASET:
+        described = describe_dataset(h5o.open(opened, raw), path, walk.budget)
+    walk.datasets[info.addr] = {"name": path, "aliases": [], **described}
 
 
 def _note_group(walk: _Walk, parent: _Group, path: str, address: int) -> _Group:

@@ -199,6 +199,7 @@ UNREADABLE = {
     "unusual float": unusual_float,
     "no extent": null_space,
     "compact": compact,
+    "named datatype": lambda f: f.__setitem__("w", np.dtype("f4")),
 }
 
 
