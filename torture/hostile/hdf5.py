@@ -150,6 +150,7 @@ ROWS: tuple[tuple[str, Make, int, str], ...] = (
     ("opaque", filled(weights(np.zeros(3, "V1"))), REFUSED, "opaque"),
     ("pair that is no bfloat16", filled(lying_bfloat16), REFUSED, "bfloat16"),
     ("pair of a number", filled(numbered_bfloat16), REFUSED, ""),
+    ("named datatype", filled(lambda f: f.__setitem__("w", np.dtype("f4"))), REFUSED, "damaged"),
     ("no extent", filled(lambda f: f.__setitem__("w", h5py.Empty("f4"))), REFUSED, "null"),
     (
         "compact",
