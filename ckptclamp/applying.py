@@ -22,11 +22,12 @@ from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
+from ckptclamp.processors import default_jobs
 from ckptclamp.projecting import project_tensors
 from ckptclamp.publish import find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
-from ckptclamp.streaming.executors import beside, default_jobs
+from ckptclamp.streaming.executors import beside
 from ckptclamp.streaming.kept import Kept
 from ckptclamp.suppression import suppress_results
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
-
 
 _KEPT = 16
 """The part of the memory, one in so many, that may go to what is kept of the audit."""

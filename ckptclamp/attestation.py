@@ -6,7 +6,8 @@ made from. A statement is not signed here: it says what was found, and a signatu
 sigstore, GPG) says who found it.
 
 The digests are taken from the files that were measured, while they were, opened once and watched
-for changes of size, times and identity; who can alter a file without these changing can deceive the statement.
+for changes of size, times and identity; who can alter a file without these changing can deceive the
+statement.
 
 Format of a statement: https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 """

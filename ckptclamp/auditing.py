@@ -45,9 +45,10 @@ HASHED_UNASKED = 64 * MEBIBYTE
 class AuditOptions:
     """How to audit. None of these but `tolerance`, `strict` and `allow_import` changes the answer.
 
-    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of
-    those that hash (``None``: one a core); `executor` measures instead, in threads of this process. `tolerance` overrides every rule's. `worst`
-    is how many violating units are kept for each result. `hash` adds sha256 digests; ``None`` means
+    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of those that
+    hash (``None``: one a core); `executor` measures instead, in threads of this process.
+    `tolerance` overrides every rule's. `worst` is how many violating units are kept for each
+    result. `hash` adds sha256 digests; ``None`` means
     only where the checkpoint is small enough not to notice. `config` stands in for the model config
     of a weights-only Keras file. `require_isolation` refuses to open anything where a wall around
     the HDF5 parser is missing. `header_limit` bounds the header of a safetensors file, in bytes;

@@ -13,8 +13,9 @@ import numpy as np
 from ckptclamp.checkpoints.description import Box, Chunked, Tensor
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.errors import UnreadableError
+from ckptclamp.processors import default_jobs
 from ckptclamp.results import Histogram
-from ckptclamp.streaming.executors import default_jobs, in_order, threads
+from ckptclamp.streaming.executors import in_order, threads
 from ckptclamp.streaming.grid import Grid, grid_of
 from ckptclamp.streaming.histogram import UnitHistogram
 from ckptclamp.streaming.partials import Partial, measure_box

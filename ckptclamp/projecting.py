@@ -8,9 +8,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.processors import default_jobs
 from ckptclamp.progress import Meter
 from ckptclamp.results import TensorChange
-from ckptclamp.streaming.executors import default_jobs, threads
+from ckptclamp.streaming.executors import threads
 from ckptclamp.streaming.measure import COPIES, affordable
 from ckptclamp.streaming.mending import NOTHING
 from ckptclamp.streaming.project import Projected, project

@@ -39,6 +39,7 @@ FLOORS = [
         "errors",
         "notices",
         "printable",
+        "processors",
         "progress",
         "renaming",
         "results",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.fastest_zlib import fastest_zlib
+from ckptclamp.processors import default_jobs
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.source import Source
@@ -30,7 +30,7 @@ def crc32_of(source: Source, offset: int, length: int) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
     crc = 0
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="crc32") as pool:
+    with ThreadPoolExecutor(default_jobs(), thread_name_prefix="crc32") as pool:
         parts = pool.map(lambda piece: _crc32(source, *piece), pieces)
         for part, (_, size) in zip(parts, pieces, strict=True):
             crc = crc32_of_both(crc, part, size)

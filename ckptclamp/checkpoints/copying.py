@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -229,6 +228,8 @@ def compare_bytes(
         for start, stop in extents
         for at in range(start, stop, _COMPARED_BY_ONE)
     ]
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(jobs, thread_name_prefix="compare") as pool:
         for difference in pool.map(partial(_first_difference, original, copy), parts):
             if difference is not None:

@@ -12,6 +12,8 @@ import os
 from threading import Event
 from typing import TYPE_CHECKING, Self
 
+from ckptclamp.processors import default_jobs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +35,7 @@ class Digests:
 
     def __init__(self, files: Iterable[Source], jobs: int | None = None) -> None:
         self._files = tuple(files)
-        self._jobs = jobs or len(os.sched_getaffinity(0))
+        self._jobs = jobs or default_jobs()
         self._stop = Event()
         self._begun: dict[Source, Future[str]] = {}
         self._pool: ThreadPoolExecutor | None = None

@@ -16,7 +16,7 @@ from typing import Any
 
 from ckptclamp.errors import CkptclampError
 
-_MEMORY = {"describe": 448 << 20, "write-chunks": 1 << 30, "nothing": 448 << 20}
+_MEMORY = {"describe": 416 << 20, "write-chunks": 1 << 30, "nothing": 416 << 20}
 """Bytes that a task may take beyond what the worker has when the libraries are loaded."""
 
 

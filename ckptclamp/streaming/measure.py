@@ -13,7 +13,8 @@ import numpy as np
 from ckptclamp.checkpoints.description import Chunked, Dequantised
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.streaming.executors import default_jobs, in_order, threads
+from ckptclamp.processors import default_jobs
+from ckptclamp.streaming.executors import in_order, threads
 from ckptclamp.streaming.grid import BLOCK, PIECE, SEGMENT, grid_of
 from ckptclamp.streaming.requests import Batch, Failed, Measurement, Request, Screened
 from ckptclamp.streaming.segments import (

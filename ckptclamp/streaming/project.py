@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckptclamp.errors import UnreadableError
+from ckptclamp.processors import default_jobs
 from ckptclamp.spec.model import Projection
-from ckptclamp.streaming.executors import default_jobs, in_order, threads
+from ckptclamp.streaming.executors import in_order, threads
 from ckptclamp.streaming.grid import BLOCK, SEGMENT, grid_of
 from ckptclamp.streaming.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
 from ckptclamp.streaming.mending import NOTHING, Job, Known, mend_box
