@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ckptclamp
+from ckptclamp.checkpoints.fastest_zlib import fastest_zlib
 from torture.mutating import FIXTURES
 
 _INPUTS = {
@@ -27,6 +28,15 @@ _INPUTS = {
     "sharded HDF5": ("sharded_keras/model.weights.json", "builtin_constraints"),
 }
 WRITERS = tuple(_INPUTS)
+_IMPORTED_WHEN_USED = (
+    "concurrent.futures.thread",
+    "encodings.ascii",
+    "ml_dtypes",
+    "pydantic",
+    "rich.console",
+    "safetensors",
+    "yaml",
+)
 
 Tree = dict[str, bytes]
 """The content of a file, or of every file of a directory."""
@@ -96,8 +106,9 @@ def load_everything() -> None:
     for module in pkgutil.walk_packages(ckptclamp.__path__, "ckptclamp."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for name in ("ml_dtypes", "pydantic", "rich.console", "safetensors", "yaml"):
+    for name in _IMPORTED_WHEN_USED:
         importlib.import_module(name)
+    fastest_zlib()
 
 
 def start(apply: Apply, when_staging: Callable[[], None]) -> int:

@@ -33,6 +33,7 @@ from torture.applies import WRITERS, Apply, Expectation, load_everything, start,
 from torture.forking import WarmWorker, in_parallel, warm_workers
 
 _CALL = re.compile(r"^(\w+)\(", re.MULTILINE)
+_IMPORTED = re.compile(r"[^/\"]+/__pycache__/[^\"]+")
 _FALLIBLE = frozenset(
     [
         "open",
@@ -194,8 +195,11 @@ def points(writer: str, place: str, named: bool, directory: Path) -> Iterator[Po
     """Every call that an undisturbed run makes, with every fault that can meet it."""
     log = directory.with_suffix(".strace")
     traced(Apply(writer, directory), place, named, "-o", str(log))
+    calls = log.read_text(errors="replace")
+    if imported := _IMPORTED.findall(calls):
+        raise RuntimeError(f"{writer} imports {imported} while it writes: `load_everything` must")
     counts: Counter[str] = Counter()
-    for call in _CALL.findall(log.read_text(errors="replace")):
+    for call in _CALL.findall(calls):
         counts[call] += 1
         for fault in FAULTS:
             if fault.startswith("SIG") or call in _FALLIBLE:
