@@ -308,7 +308,7 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
     inline = {
         name: options[name]
         for name in ("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center")
-        if options[name] not in (None, False)
+        if options[name] is not None and options[name] is not False  # 0 is a bound
     }
     places = options["tensors"] or options["axis"] or options["unit_axis"]
     if (inline or places) and from_settings("spec"):

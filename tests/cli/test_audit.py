@@ -74,6 +74,17 @@ def test_tolerance_zero_means_the_bound(run, model):
     assert run("audit", model, "--max-norm", below, *MAX_NORM[2:]).returncode == 0
 
 
+@pytest.mark.parametrize("rule", [["--center", 0], ["--max-norm", 0], ["--clip", 0, 0]])
+def test_a_bound_of_zero_is_a_bound(run, model, rule):
+    """Zero is not nothing: alone, beside another rule, and beside a spec."""
+    place = ["--tensors", "**/kernel"]
+    assert run("audit", model, *rule, *place).returncode == 1
+    assert run("audit", model, *rule, "--non-neg", *place).returncode == 1
+    answer = run("audit", model, *rule, "--spec", "spec.yaml")
+    assert answer.returncode == 2
+    assert "exclude each other" in answer.stderr
+
+
 def test_unit_axis_is_the_other_way_to_say_axis(run, model):
     """Keeping axis 1 of a matrix is reducing axis 0."""
     by_unit = run(
