@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.base import Constraint
 from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.constraints.registry import make
@@ -36,8 +35,9 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.description import Tensor
+    from ckptclamp.constraints.base import Constraint
     from ckptclamp.keras_config.declaration import Declaration
-    from ckptclamp.spec.model import Spec
+    from ckptclamp.spec.model import CustomObject, Spec
 
 
 def plan_declarations(
@@ -79,7 +79,7 @@ class _Planner:
         if not declaration.tensors:
             return Plan(notices=declaration.notices)
         parsed = parse_constraint(declaration.serialised)
-        if parsed.builtin == "Constraint":
+        if parsed.builtin == "Constraint" and self._mapped(parsed) is None:
             return Plan(notices=(*declaration.notices, self._constrains_nothing()))
         try:
             constraint, units = self._constraint(parsed)
@@ -92,25 +92,28 @@ class _Planner:
         )
 
     def _constraint(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
+        """What the spec says that it is, or else what Keras does, or an allowed import."""
         if parsed.opaque is not None:
             raise UsageError(f"the declared constraint cannot be known: {parsed.opaque}")
-        if parsed.builtin is not None:
-            return make(parsed.builtin, parsed.config), _units(parsed.axis)
-        return self._custom(parsed)
-
-    def _custom(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
-        """Resolve the name of a user's constraint, by the spec or by an allowed import."""
-        name = parsed.custom or ""
-        mapped = self.spec.custom_objects.get(name)
-        if mapped is None:
-            mapped = self.spec.custom_objects.get(name.rpartition(">")[2])
-        if mapped is None:
-            constraint = self._imported(name, parsed.config)
+        mapped = self._mapped(parsed)
+        if mapped is not None:
+            constraint = mapped.make(parsed.config)
+            if mapped.units.stated:
+                return constraint, mapped.units
+        elif parsed.builtin is not None:
+            constraint = make(parsed.builtin, parsed.config)
         else:
-            constraint = mapped if isinstance(mapped, Constraint) else mapped(parsed.config)
+            constraint = self._imported(parsed.custom or "", parsed.config)
+        if parsed.builtin is not None:
+            return constraint, _units(parsed.axis)
         if not constraint.streaming or constraint.elementwise:
             return constraint, Units()
-        return constraint, _written_units(parsed.config)
+        return constraint, Units.in_config(parsed.config)
+
+    def _mapped(self, parsed: ParsedConstraint) -> CustomObject | None:
+        """What the spec knows under its name; as in Keras, that goes before a class of Keras' own."""
+        name, known = parsed.builtin or parsed.custom or "", self.spec.custom_objects
+        return known.get(name) or known.get(name.rpartition(">")[2])
 
     def _imported(self, name: str, config: Mapping[str, Any]) -> Constraint:
         target = _importable(self.declaration.serialised)
@@ -203,17 +206,6 @@ def _units(axis: tuple[int, ...] | str | None) -> Units:
     if axis is None:
         return Units()
     return Units(whole=True) if isinstance(axis, str) else Units(axis=axis)
-
-
-def _written_units(config: Mapping[str, Any]) -> Units:
-    """The axis in a custom constraint's config; without one it is about the whole tensor."""
-    axis = config.get("axis")
-    if axis is None:
-        return Units(whole=True)
-    axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
-        raise UsageError("its axis is not an integer, a list of them or null")
-    return Units(axis=tuple(axes))
 
 
 def _importable(serialised: Mapping[str, Any] | str) -> str | None:

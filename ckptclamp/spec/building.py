@@ -71,13 +71,15 @@ class RuleBuilder:
             UsageError: there is no such constraint, or it may not be imported.
         """
         if isinstance(form, ConstraintForm):
-            return self._constraint(form)[0]
+            constraint, units = self._constraint(form)
+            return CustomObject(lambda _: constraint, _units(form, units))
         if isinstance(form, SerialisedForm) and form.config is not None:
-            return self._serialised(form)[0]
+            constraint, units = self._serialised(form)
+            return CustomObject(lambda _: constraint, units)
         name = form if isinstance(form, str) else form.class_name
         if ":" not in name and canonical(name) is None:
             raise UsageError(f"unknown constraint {name!r}", hint=suggestion(name, BUILTIN))
-        return functools.partial(self._from_config, name)
+        return CustomObject(functools.partial(self._from_config, name))
 
     def _from_config(self, name: str, config: Mapping[str, Any]) -> Constraint:
         if ":" in name:
@@ -111,7 +113,7 @@ class RuleBuilder:
         config = dict(form.config or {})
         if ":" in form.class_name:
             made = import_custom(form.class_name, config, self.allow_import)
-            return made, _config_units(config) if made.streaming else Units()
+            return made, Units.in_config(config) if made.streaming else Units()
         from ckptclamp.keras_config import parse_constraint
 
         parsed = parse_constraint(form.model_dump(exclude_unset=True))
@@ -119,9 +121,9 @@ class RuleBuilder:
             raise UsageError(parsed.opaque)
         if parsed.builtin in BUILTIN:
             assert parsed.builtin is not None
-            return make(parsed.builtin, parsed.config), _config_units(config)
+            return make(parsed.builtin, parsed.config), Units.in_config(config)
         if parsed.builtin is None and "registered_name" not in form.model_fields_set:
-            return self._from_config(form.class_name, config), _config_units(config)
+            return self._from_config(form.class_name, config), Units.in_config(config)
         raise UsageError(
             f"{parsed.builtin or parsed.custom} is not known here",
             hint="write class_name as 'package.module:Class'",
@@ -146,7 +148,7 @@ def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
     )
 
 
-def _units(form: RuleForm, in_config: Units) -> Units:
+def _units(form: ConstraintForm, in_config: Units) -> Units:
     stated = form.model_fields_set
     if {"axis", "unit_axis"} <= stated:
         raise MisplacedError("unit_axis", "axis and unit_axis exclude each other")
@@ -158,19 +160,6 @@ def _units(form: RuleForm, in_config: Units) -> Units:
     if key == "unit_axis":
         return Units(unit_axis=form.unit_axis)
     return Units(whole=True) if form.axis is None else Units(axis=form.axis)
-
-
-def _config_units(config: Mapping[str, Any]) -> Units:
-    """The axis in a serialised constraint's config, if it is there."""
-    if "axis" not in config:
-        return Units()
-    axis = config["axis"]
-    if axis is None:
-        return Units(whole=True)
-    axes = axis if isinstance(axis, list | tuple) else [axis]
-    if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
-        raise UsageError("axis is not an integer, a list of them or null")
-    return Units(axis=tuple(axes))
 
 
 def _blamed(error: UsageError, name: str, arguments: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from ckptclamp.constraints.base import Constraint
+from ckptclamp.errors import UsageError
 from ckptclamp.results import Severity
 
 
@@ -56,6 +57,23 @@ class Units:
         """Whether the rule says anything about axes."""
         return self.whole or self.axis is not None or self.unit_axis is not None
 
+    @classmethod
+    def in_config(cls, config: Mapping[str, Any]) -> Units:
+        """Those that the config of a serialised constraint states as its ``axis``, if it does.
+
+        Raises:
+            UsageError: the axis is nothing that names axes.
+        """
+        if "axis" not in config:
+            return cls()
+        axis = config["axis"]
+        if axis is None:
+            return cls(whole=True)
+        axes = axis if isinstance(axis, list | tuple) else [axis]
+        if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+            raise UsageError("axis is not an integer, a list of them or null")
+        return cls(axis=tuple(axes))
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -75,8 +93,15 @@ class Rule:
     location: Location | None = None
 
 
-CustomObject = Constraint | Callable[[Mapping[str, Any]], Constraint]
-"""A constraint, or what makes one of a config."""
+@dataclass(frozen=True, slots=True)
+class CustomObject:
+    """What a constraint of the model's own is: `make` makes it of the config that a model holds.
+
+    `units` are those that the spec states for it; if none, the model's config may state them.
+    """
+
+    make: Callable[[Mapping[str, Any]], Constraint]
+    units: Units = field(default_factory=Units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +120,7 @@ class Spec:
     """Rules, and what to do with declared constraints.
 
     `tolerance` is that of declared constraints. `custom_objects` maps a constraint's registered name
-    in a model config to one of ours, or to what makes one of the config that stands there.
+    in a model config to what it means.
     """
 
     rules: tuple[Rule, ...] = ()

@@ -202,7 +202,7 @@ SingleForm = Annotated[
 
 
 class ConstraintForm(_Strict):
-    """A constraint with its arguments beside it."""
+    """A constraint with its arguments and its axes beside it."""
 
     model_config = ConfigDict(title="Constraint")
 
@@ -215,6 +215,10 @@ class ConstraintForm(_Strict):
     low: Number = optional("Clip: the smallest weight.")
     high: Number = optional("Clip: the largest weight.")
     ref_value: Number = optional("CenterAround: the mean of each unit.")
+    axis: AxesOrAll = optional(
+        "The axes that a norm is taken over, as in Keras; null is all of them."
+    )
+    unit_axis: Axes = optional("The axes that are kept: one unit for each index along them.")
 
 
 def _object_form(value: object) -> str | None:
@@ -240,10 +244,6 @@ class RuleForm(ConstraintForm):
     tensors: Patterns = described(
         "Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."
     )
-    axis: AxesOrAll = optional(
-        "The axes that a norm is taken over, as in Keras; null is all of them."
-    )
-    unit_axis: Axes = optional("The axes that are kept: one unit for each index along them.")
     tolerance: Tolerance = optional(
         "How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."
     )

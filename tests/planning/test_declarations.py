@@ -113,6 +113,50 @@ def test_custom_object_with_arguments():
     assert (assignment.constraint, assignment.axes) == (Clip(-0.5, 0.5), ())
 
 
+RING = {"module": "own", "class_name": "Ring", "config": {}, "registered_name": "pkg>Ring"}
+RING_OF_AXIS_1 = {**RING, "config": {"axis": 1}}
+
+
+@pytest.mark.parametrize(
+    ("declared", "meaning", "axes"),
+    [
+        (RING, {"constraint": "MaxNorm", "max_value": 2, "axis": 1}, (1,)),
+        (RING, {"constraint": "MaxNorm", "max_value": 2, "unit_axis": 0}, (1,)),
+        (RING, {"constraint": "MaxNorm", "max_value": 2, "axis": None}, (0, 1)),
+        (RING, {"class_name": "MaxNorm", "config": {"max_value": 2, "axis": 1}}, (1,)),
+        (RING, {"constraint": {"class_name": "MaxNorm", "config": {"axis": 1}}}, (1,)),
+        (RING_OF_AXIS_1, {"constraint": "MaxNorm", "max_value": 2}, (1,)),
+        (RING_OF_AXIS_1, {"constraint": "MaxNorm", "max_value": 2, "axis": 0}, (0,)),
+        (RING, {"constraint": "MaxNorm", "max_value": 2}, (0,)),
+    ],
+)
+def test_units_of_a_custom_object(declared, meaning, axes):
+    """The spec's axes, or else those of the model's config, or else what a rule without any means."""
+    spec = spec_of(custom_objects={"pkg>Ring": meaning})
+    (assignment,) = build_plan(dense(declared), spec).assignments
+    assert assignment.axes == axes
+
+
+@pytest.mark.parametrize(
+    ("axis", "reason"), [([7, 8], "axis 7 does not exist"), ([0, 0], "one axis twice")]
+)
+def test_axes_of_a_custom_object_that_the_tensor_lacks(axis, reason):
+    """An axis that nobody has is no reason to judge something else."""
+    meaning = {"class_name": "MaxNorm", "config": {"max_value": 2, "axis": axis}}
+    (entry,) = build_plan(dense(RING), spec_of(custom_objects={"pkg>Ring": meaning})).not_evaluated
+    assert reason in entry.reason
+
+
+def test_a_custom_object_goes_before_a_class_of_keras():
+    """As in Keras: whoever registers a class under the name of a built-in one means theirs."""
+    bare = {"class_name": "NonNeg", "config": {}}
+    spec = spec_of(custom_objects={"NonNeg": {"constraint": "Clip", "low": 5, "high": 6}})
+    (assignment,) = build_plan(dense(bare), spec).assignments
+    assert assignment.constraint == Clip(5, 6)
+    (other,) = build_plan(dense(max_norm(3, axis=1)), spec).assignments
+    assert (other.constraint, other.axes) == (MaxNorm(3), (1,))
+
+
 def test_declared_custom_class_is_imported_only_if_allowed(tmp_path, monkeypatch):
     """A checkpoint names its class; only the caller's word imports it."""
     package = tmp_path / "users_planned_pkg"

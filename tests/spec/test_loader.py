@@ -50,6 +50,8 @@ ignore:
 custom_objects:
   WeightClip: {constraint: Clip, low: -0.5, high: 0.5}
   pkg>Other: {class_name: NonNeg, config: {}}
+  pkg>Ring: {class_name: MaxNorm, config: {max_value: 2, axis: [0, 1]}}
+  pkg>Ball: {constraint: MaxNorm, max_value: 2, unit_axis: -1}
 """
     spec = load(text)
     first, second = spec.rules
@@ -67,7 +69,13 @@ custom_objects:
     assert spec.ignore[0].expires == datetime.date(2030, 1, 31)
     assert spec.ignore[0].rules == ("rule-2",)
     assert spec.ignore[1].tensors == ("**",)
-    assert spec.custom_objects == {"WeightClip": Clip(-0.5, 0.5), "pkg>Other": NonNeg()}
+    made = {name: (known.make({}), known.units) for name, known in spec.custom_objects.items()}
+    assert made == {
+        "WeightClip": (Clip(-0.5, 0.5), Units()),
+        "pkg>Other": (NonNeg(), Units()),
+        "pkg>Ring": (MaxNorm(2), Units(axis=(0, 1))),
+        "pkg>Ball": (MaxNorm(2), Units(unit_axis=(-1,))),
+    }
     assert spec.sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert spec.path == str(tmp_path / "spec.yaml")
 
@@ -192,10 +200,8 @@ def test_custom_object_without_arguments_takes_the_files(our_package):
         allow_import={our_package},
     )
     center, halve = spec.custom_objects["p>C"], spec.custom_objects["H"]
-    assert callable(center)
-    assert callable(halve)
-    assert center({"ref_value": 3.0}) == CenterAround(3)
-    assert halve({"factor": 2.0}).get_config() == {"factor": 2.0}
+    assert center.make({"ref_value": 3.0}) == CenterAround(3)
+    assert halve.make({"factor": 2.0}).get_config() == {"factor": 2.0}
 
 
 def test_our_fixture_specs_load(request):
