@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -56,6 +57,8 @@ def shown(value: object) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "a number that no float64 holds"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -97,7 +100,8 @@ def _axes_or_all(value: object) -> tuple[int, ...] | None:
 
 
 def _number(value: object) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or is_nan:
         raise refusal(f"expected a number, not {shown(value)}")
     return value
 
@@ -109,7 +113,7 @@ def _tolerance(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise refusal(f"expected a number or auto, not {shown(value)}", hint)
     if not 0 <= value < 1:
-        raise refusal(f"a tolerance of {value:g} makes no sense", hint)
+        raise refusal(f"a tolerance of {shown(value)} makes no sense", hint)
     return float(value)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -248,7 +249,7 @@ def plain_scalar(text: str) -> object:
     if text in _BOOLEANS:
         return _BOOLEANS[text]
     if _PREFIXED.fullmatch(text):
-        return int(text, 0)
+        return _representable(int(text, 0), text)
     if _LEADING_ZERO.fullmatch(text):
         raise ValueError(
             f"{text} is octal to some readers; write it without the leading 0, or quoted"
@@ -264,9 +265,14 @@ def plain_scalar(text: str) -> object:
 def _number(text: str) -> object:
     if not _FLOAT.fullmatch(text):
         return text
-    if math.isinf(float(text)):
+    value = _representable(float(text), text)
+    return int(text) if _INTEGER.fullmatch(text) else value
+
+
+def _representable(value: float, text: str) -> float:
+    if abs(value) > sys.float_info.max:
         raise ValueError(f"{text[:20]} is too large for a float64; write .inf to mean no bound")
-    return int(text) if _INTEGER.fullmatch(text) else float(text)
+    return value
 
 
 def _place(event: yaml.Event) -> Place:

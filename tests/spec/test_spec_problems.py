@@ -228,3 +228,18 @@ def test_mapping_problems_name_the_value():
             {"version": 1, "rules": ({"tensors": "a", "constraint": "MaxNorm", "max_value": "x"},)}
         )
     assert str(caught.value) == "spec: rules[0].max_value: expected a number, not 'x'"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"version": 10**5000},
+        {"version": 1, "tolerance": 10**400},
+        {"version": 1, "rules": [{"tensors": 10**5000, "constraint": "NonNeg"}]},
+        {"version": 1, "rules": [{"tensors": "a", "constraint": "MaxNorm", "max_value": 10**400}]},
+    ],
+)
+def test_numbers_beyond_every_float(spec):
+    """Python's integers know no end; a message about one does."""
+    with pytest.raises(SpecError, match="float64"):
+        spec_from_mapping(spec)

@@ -72,6 +72,8 @@ def test_scalars(text, value):
         ("a: .nan", 1, 4, "NaN"),
         ("a: 1e999", 1, 4, "too large"),
         ("a: " + "9" * 5000, 1, 4, "too large"),
+        ("a: 0x" + "f" * 300, 1, 4, "too large"),
+        ("a: 0o" + "7" * 9000, 1, 4, "too large"),
         ("a: 1\n---\nb: 2", 2, 1, "several documents"),
         ("? [a, b]\n: 1", 1, 3, "key"),
         ("a: [1, 2", 1, 9, "not YAML"),
