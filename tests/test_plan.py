@@ -82,6 +82,19 @@ def test_rule_without_a_match():
     assert "maybe" in notice.message
 
 
+def test_a_pattern_without_a_match():
+    """One of several names may be misspelt; that the others match does not hide it."""
+    checkpoint = Described([tensor("weight", 2), tensor("bias", 2), tensor("scale", 2)])
+    names = ["bias", "wieght", "sc*", "!scale", "!nothing"]
+    plan = build_plan(checkpoint, spec_of({"tensors": names, "constraint": "NonNeg"}))
+    (notice,) = plan.notices
+    assert (notice.code, notice.informational) == ("pattern-matches-nothing", False)
+    assert "wieght" in notice.message
+    assert "weight" in (notice.hint or "")
+    optional = {"tensors": names, "constraint": "NonNeg", "required": False}
+    assert not build_plan(checkpoint, spec_of(optional)).notices
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Pair = Assignment | NotEvaluated
 
-_MOST, _LONGEST = 2000, 200
-"""How many names, and how long ones, are compared with a pattern that matches nothing."""
+_MOST, _LONGEST, _GUESSES = 2000, 200, 20
+"""How many names, and how long ones, are compared with how many patterns that match nothing."""
 
 
 def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
@@ -45,7 +45,8 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         SpecError: a rule states axes that a tensor does not have, or none where it must.
     """
     labels = _labels(checkpoint)
-    governed = _governed(spec.rules, judged_tensors(checkpoint).values(), labels)
+    patterns = TensorPatterns([rule.tensors for rule in spec.rules])
+    governed = _governed(spec.rules, patterns, judged_tensors(checkpoint).values(), labels)
     pairs: list[Pair] = []
     problems: list[SpecProblem] = []
     for rule, tensors in zip(spec.rules, governed, strict=True):
@@ -60,11 +61,17 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     if problems:
         raise SpecError(spec.path or "options", tuple(problems))
     empty = [rule for rule, tensors in zip(spec.rules, governed, strict=True) if not tensors]
+    nearest = _Nearest(checkpoint.tensors)
+    partly = (
+        _matches_in_part(spec.rules[index], unused, nearest)
+        for index, unused in patterns.never_met().items()
+        if governed[index] and spec.rules[index].required
+    )
     return Plan(
         assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),
         not_evaluated=tuple(pair for pair in pairs if isinstance(pair, NotEvaluated)),
-        unmatched=tuple(_unmatched(rule, checkpoint.tensors) for rule in empty if rule.required),
-        notices=tuple(_matches_nothing(rule) for rule in empty if not rule.required),
+        unmatched=tuple(_unmatched(rule, nearest) for rule in empty if rule.required),
+        notices=(*(_matches_nothing(rule) for rule in empty if not rule.required), *partly),
     )
 
 
@@ -77,10 +84,12 @@ def _labels(checkpoint: Checkpoint) -> Mapping[str, str]:
 
 
 def _governed(
-    rules: Sequence[Rule], tensors: Iterable[Tensor], labels: Mapping[str, str]
+    rules: Sequence[Rule],
+    patterns: TensorPatterns,
+    tensors: Iterable[Tensor],
+    labels: Mapping[str, str],
 ) -> list[list[Tensor]]:
     """The tensors of each rule, in the order of the checkpoint."""
-    patterns = TensorPatterns([rule.tensors for rule in rules])
     governed: list[list[Tensor]] = [[] for _ in rules]
     for tensor in tensors:
         names = _names(tensor, labels.get(tensor.name))
@@ -161,23 +170,44 @@ def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> S
     )
 
 
-def _unmatched(rule: Rule, names: Iterable[str]) -> UnmatchedRule:
+def _unmatched(rule: Rule, nearest: _Nearest) -> UnmatchedRule:
     """Tell where the rule stands, and which tensor it may have meant."""
     literal = next((p for p in rule.tensors if not p.startswith(("!", "re:"))), None)
-    import difflib
-
-    close = () if literal is None else difflib.get_close_matches(literal, _few(names), n=1)
     return UnmatchedRule(
         rule=rule.id,
         patterns=rule.tensors,
         location=None if rule.location is None else str(rule.location),
-        meant=close[0] if close else None,
+        meant=None if literal is None else nearest.to(literal),
     )
 
 
-def _few(names: Iterable[str]) -> list[str]:
-    """As many short names as can be compared at once."""
-    return list(islice((name for name in names if len(name) <= _LONGEST), _MOST))
+class _Nearest:
+    """Guesses which tensor a pattern meant; only the first few, since each looks at many names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = names
+        self._left = _GUESSES
+
+    def to(self, pattern: str) -> str | None:
+        """The name nearest to `pattern`, if one is near."""
+        if not self._left:
+            return None
+        self._left -= 1
+        import difflib
+
+        few = islice((name for name in self._names if len(name) <= _LONGEST), _MOST)
+        return next(iter(difflib.get_close_matches(pattern, list(few), n=1)), None)
+
+
+def _matches_in_part(rule: Rule, unused: Sequence[str], nearest: _Nearest) -> Notice:
+    """Some of a rule's patterns may be misspelt though others match; what they meant is not judged."""
+    meant = nearest.to(unused[0])
+    more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
+    return Notice(
+        "pattern-matches-nothing",
+        f"rule {rule.id}: no tensor matches {unused[0]}{more}, though others of its patterns do",
+        hint=f"did you mean {meant}?" if meant else "remove it, or make it a rule of its own",
+    )
 
 
 def _matches_nothing(rule: Rule) -> Notice:

@@ -38,12 +38,15 @@ class TensorPatterns:
     """
 
     def __init__(self, rules: Sequence[Sequence[str]]) -> None:
+        self._patterns: list[str] = []
         self._excluding: list[bool] = []
         self._rule: list[int] = []
+        self._met: set[int] = set()
         expressions = []
         for index, patterns in enumerate(rules):
             for pattern in patterns:
                 check(pattern)
+                self._patterns.append(pattern)
                 self._excluding.append(pattern.startswith(_EXCLUDE))
                 self._rule.append(index)
                 expressions.append(_expression(pattern))
@@ -59,9 +62,19 @@ class TensorPatterns:
         wanted: set[int] = set()
         excluded: set[int] = set()
         for name in names:
-            for number in self._automaton.matching(name):
+            matched = self._automaton.matching(name)
+            self._met |= matched
+            for number in matched:
                 (excluded if self._excluding[number] else wanted).add(self._rule[number])
         return frozenset(wanted - excluded)
+
+    def never_met(self) -> dict[int, list[str]]:
+        """Return the patterns, without exclusions, that matched no name so far, by rule."""
+        idle: dict[int, list[str]] = {}
+        for number, pattern in enumerate(self._patterns):
+            if number not in self._met and not self._excluding[number]:
+                idle.setdefault(self._rule[number], []).append(pattern)
+        return idle
 
 
 def check(pattern: str) -> None:
