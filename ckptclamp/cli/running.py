@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ import click
 
 if TYPE_CHECKING:
     from ckptclamp.auditing import AuditOptions
+    from ckptclamp.plan import Assignment
     from ckptclamp.progress import Progress
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, AuditReport
+    from ckptclamp.results import ApplyReport, AuditReport, WorstUnit
     from ckptclamp.tally import OnUnit
 
 
@@ -145,8 +146,14 @@ def units_output(options: dict[str, Any]) -> Iterator[OnUnit | None]:
         return
     from ckptclamp.reports.units import units_file
 
-    with units_file(paths[0]) as writer:
-        yield lambda assignment, unit: writer.write(assignment.tensor.name, assignment.rule, unit)
+    with ExitStack() as opened:
+        writers = [opened.enter_context(units_file(path)) for path in paths]
+
+        def write(assignment: Assignment, unit: WorstUnit) -> None:
+            for writer in writers:
+                writer.write(assignment.tensor.name, assignment.rule, unit)
+
+        yield write
 
 
 @contextmanager
