@@ -53,12 +53,12 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     from ckptclamp.auditing import audit
     from ckptclamp.cli.gating import (
         attest,
-        check_outputs,
         judged,
         program_exit,
         read_baseline,
         with_settings,
     )
+    from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
 
     check_outputs(checkpoint, options)

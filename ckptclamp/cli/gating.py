@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,40 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptclamp.cli.options import SETTINGS, from_settings
-from ckptclamp.errors import UsageError
 from ckptclamp.results import ExitCode
 
 if TYPE_CHECKING:
     from ckptclamp.baseline import Baseline
     from ckptclamp.results import ApplyReport, AuditReport
 
-_CHECKPOINTS = (".safetensors", ".safetensors.index.json", ".h5", ".keras", ".weights.json")
-
 Report = TypeVar("Report", "AuditReport", "ApplyReport")
-
-
-def check_outputs(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """Refuse to write a report, a statement or a baseline over what is read, or over each other."""
-    inputs = [checkpoint, *(options.get(name) for name in ("spec", "config", "output"))]
-    if options.get("write_baseline") is None:
-        inputs.append(options.get("baseline"))
-    reports = [Path(output.path) for output in options["reports"] if output.path != "-"]
-    check_places(inputs, (*reports, options.get("attest"), options.get("write_baseline")))
-
-
-def check_places(inputs: Iterable[Path | None], written: Iterable[Path | None]) -> None:
-    """Refuse to write over one of `inputs`, or twice to one place.
-
-    A file that is there and has a checkpoint's name is never replaced.
-    """
-    taken = {os.path.realpath(path) for path in inputs if path is not None}
-    for path in written:
-        if path is None:
-            continue
-        place = os.path.realpath(path)
-        if place in taken or (path.name.endswith(_CHECKPOINTS) and path.is_file()):
-            raise UsageError("would be overwritten by what is written about it", path=path)
-        taken.add(place)
 
 
 def read_baseline(options: Mapping[str, Any]) -> Baseline | None:

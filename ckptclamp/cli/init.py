@@ -51,7 +51,7 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
 
     Its first line tells editors which schema to check it by; that is written beside it.
     """
-    from ckptclamp.cli.gating import check_places
+    from ckptclamp.cli.places import check_places
     from ckptclamp.cli.running import engine
     from ckptclamp.reports.wording import plural
     from ckptclamp.reports.writing import write_whole
@@ -61,17 +61,18 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     output, schema = options["output"], options["schema"]
     if schema is not None and options["no_schema"]:
         raise click.UsageError("--schema and --no-schema exclude each other")
-    check_places((checkpoint, options["config"]), (output, schema))
+    folder = output.parent if output is not None else Path()
+    named = None if options["no_schema"] else schema or folder / SCHEMA
+    # On stdout a spec has no place yet, so nothing is put beside it that nobody asked for.
+    beside = named if schema is not None or output is not None else None
+    check_places((checkpoint, options["config"]), (output, beside))
     for path in (output, schema):
         if path is not None and path.exists() and not options["force"]:
             raise UsageError("exists already", path=path, hint="--force replaces it")
-    folder = output.parent if output is not None else Path()
-    named = None if options["no_schema"] else schema or folder / SCHEMA
     spec = starting_spec(checkpoint, headroom=options["headroom"], options=engine(options))
     text = render_spec(spec, None if named is None else os.path.relpath(named, folder))
-    # On stdout a spec has no place yet, so nothing is put beside it that nobody asked for.
-    if named is not None and (schema is not None or output is not None):
-        _write_schema(named, replaced=schema is not None or options["force"])
+    if beside is not None:
+        _write_schema(beside, replaced=schema is not None or options["force"])
     if spec.unknown:
         what = plural(len(spec.unknown), "declared constraint")
         click.echo(f"ckptclamp: warning: {what} got no rule; the spec says which", err=True)

@@ -27,10 +27,12 @@ def command(result: Path, **options: Any) -> None:  # noqa: ANN401
 
     Returns 0 when they are made, whatever the report says: the gate was where it was made.
     """
+    from ckptclamp.cli.places import check_places
     from ckptclamp.cli.running import emit
     from ckptclamp.reports.saved import read_report
-    from ckptclamp.reports.writing import UNITS
+    from ckptclamp.reports.writing import STDOUT, UNITS
 
     if any(output.format == UNITS for output in options["reports"]):
         raise click.UsageError("a saved report has the worst units only; audit lists them all")
+    check_places([result], [Path(o.path) for o in options["reports"] if o.path != STDOUT])
     emit(read_report(result), options)

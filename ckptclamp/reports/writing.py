@@ -62,11 +62,21 @@ def _parse_output(text: str) -> Output:
         reporter_named(name)
     elif path == STDOUT:
         raise UsageError("units are written to a file", hint="for example units=units.jsonl")
-    if path != STDOUT and not Path(path).absolute().parent.is_dir():
-        raise UsageError("the directory for this report does not exist", path=path)
-    if path != STDOUT and Path(path).is_dir():
-        raise UsageError("this report would replace a directory", path=path)
+    if path != STDOUT:
+        check_place(Path(path))
     return Output(name, path)
+
+
+def check_place(path: Path) -> None:
+    """Find out before the work whether a file can be written at `path`.
+
+    Raises:
+        UsageError: its directory does not exist, or a directory stands there.
+    """
+    if not path.absolute().parent.is_dir():
+        raise UsageError("the directory for this file does not exist", path=path)
+    if path.is_dir():
+        raise UsageError("a directory would be replaced by this file", path=path)
 
 
 def write_reports(
