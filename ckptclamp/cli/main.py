@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Answer an empty command line with the help, and as a failure: it asked for nothing."""
-        if not args:
+        if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
         return super().parse_args(ctx, args)
@@ -59,6 +59,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module in ``ckptclamp.cli`` and return its `command`."""
         if cmd_name not in _COMMANDS:
+            if ctx.resilient_parsing:  # a shell completes the name
+                return None
             import difflib
 
             close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -164,6 +165,34 @@ def test_commands_of_the_readme_exist(run):
     for shell in ("bash", "zsh", "fish"):
         assert "ckptclamp" in run("completion", shell).stdout
     assert run("--version").stdout.startswith("ckptclamp, version ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["au"], {"audit"}),
+        (["co"], {"completion"}),
+        ([""], {"audit", "apply", "verify-attestation"}),
+        (["baseline", "pr"], {"prune"}),
+        (["audit", "--max-n"], {"--max-norm"}),
+    ],
+)
+def test_shells_complete_commands_and_options(run, shell, words, completed):
+    """What the completion script asks for is answered with names alone, not with help or an error."""
+    line = " ".join(["ckptclamp", *words])
+    current = words[-1] if shell == "fish" else len(words)
+    env = {
+        "_CKPTCLAMP_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(current),
+    }
+    answer = run(env=env)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    lines = answer.stdout.splitlines()
+    names = lines[1::3] if shell == "zsh" else [re.split("[,\t]", line)[1] for line in lines]
+    assert completed <= set(names)
+    assert len(names) == len(completed) or words == [""]
 
 
 def test_every_violating_unit_on_request(run, model, tmp_path):
