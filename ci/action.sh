@@ -3,6 +3,21 @@
 # The exit code of ckptclamp becomes an output; only failures of the script itself fail this step.
 set -euo pipefail
 
+refuse() {
+    echo "::error title=ckptclamp::the input \`$1\` must $2"
+    exit 2
+}
+
+# What is neither must not be taken for one of them: a gate that was to fail would pass.
+true_or_false() {
+    [ "$2" = true ] || [ "$2" = false ] || refuse "$1" "be true or false"
+}
+
+[ -n "${INPUT_CHECKPOINT:-}" ] || refuse checkpoint "name a checkpoint"
+true_or_false strict "${INPUT_STRICT-false}"
+true_or_false upload-sarif "${INPUT_UPLOAD_SARIF-false}"
+true_or_false fail "${INPUT_FAIL-true}"
+
 if [ -z "${CKPTCLAMP:-}" ]; then
     python3 -m venv "$RUNNER_TEMP/ckptclamp-environment"
     "$RUNNER_TEMP/ckptclamp-environment/bin/pip" install --quiet "$ACTION_ROOT"
@@ -21,14 +36,7 @@ arguments+=(
 [ -z "${INPUT_BASELINE:-}" ] || arguments+=("--baseline=$INPUT_BASELINE")
 [ -z "${INPUT_TOLERANCE:-}" ] || arguments+=("--tolerance=$INPUT_TOLERANCE")
 [ -z "${INPUT_ATTEST:-}" ] || arguments+=("--attest=$INPUT_ATTEST")
-case "${INPUT_STRICT:-false}" in
-    true) arguments+=(--strict) ;;
-    false) ;;
-    *)
-        echo "::error title=ckptclamp::the input \`strict\` must be true or false"
-        exit 2
-        ;;
-esac
+[ "${INPUT_STRICT-false}" = false ] || arguments+=(--strict)
 
 code=0
 "$CKPTCLAMP" audit "${arguments[@]}" -- "$INPUT_CHECKPOINT" || code=$?

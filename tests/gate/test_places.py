@@ -130,7 +130,35 @@ def test_the_action_passes_every_input_on(action, save, run, folder):
     )
     assert action(**spec)[1]["exit-code"] == "0"
     assert action(**spec, strict="true")[1]["exit-code"] == "1"
-    assert action(**spec, strict="yes")[0].returncode == 2
+
+
+@pytest.mark.parametrize("name", ["strict", "upload_sarif", "fail"])
+@pytest.mark.parametrize("value", ["yes", "1", "True", ""])
+def test_the_action_refuses_what_is_neither_true_nor_false(action, save, name, value):
+    """`fail: yes` is meant to fail; taken for false, a red gate would be green."""
+    save(a=[0.5])
+    given = {"checkpoint": "model.safetensors", "spec": "spec.yaml"}
+    done, outputs, _ = action(**given, **{name: value})
+    assert (done.returncode, outputs) == (2, {})
+    assert f"`{name.replace('_', '-')}` must be true or false" in done.stdout
+    for proper in ("true", "false"):
+        done, outputs, _ = action(**given, **{name: proper})
+        assert (done.returncode, outputs["exit-code"]) == (0, "0")
+
+
+@pytest.mark.parametrize("inputs", [{}, {"checkpoint": ""}])
+def test_the_action_refuses_an_empty_checkpoint(action, save, inputs):
+    """A variable that was never set is no checkpoint, whatever lies in the working directory."""
+    save(a=[0.5])
+    done, outputs, _ = action(spec="spec.yaml", **inputs)
+    assert (done.returncode, outputs) == (2, {})
+    assert "`checkpoint` must name a checkpoint" in done.stdout
+
+
+def test_the_action_answers_unless_it_was_told_not_to():
+    """The last step is left out for `false` alone."""
+    definition = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert definition["runs"]["steps"][-1]["if"] == "${{ inputs.fail != 'false' }}"
 
 
 def test_the_action_says_so_when_no_audit_was_made(action):
@@ -159,10 +187,7 @@ def test_the_action_hands_inputs_to_the_shell_as_variables_only():
     assert len(scripts) == 2
     assert not any("${{" in script for script in scripts)
     script = (ROOT / "ci/action.sh").read_text()
-    names = {f"INPUT_{n.upper()}" for n in definition["inputs"]} - {
-        "INPUT_UPLOAD-SARIF",
-        "INPUT_FAIL",
-    }
+    names = {f"INPUT_{name.upper().replace('-', '_')}" for name in definition["inputs"]}
     (audit,) = [step for step in definition["runs"]["steps"] if step.get("id") == "audit"]
     assert {name for name in audit["env"] if name.startswith("INPUT_")} == names
     assert all(name in script for name in names)
