@@ -112,6 +112,8 @@ def as_spec(
 
 def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
     """Open the checkpoint at `path` as `options` ask for it; close it when done."""
+    if path == "":
+        raise UsageError("an empty path names no checkpoint")  # it would be the working directory
     if options.require_isolation:
         check_isolation(path)
     limits = Limits(options.header_limit, options.expansion_limit, options.unpacked_limit)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import click
 
-PATH: click.Path = click.Path(path_type=Path, readable=False)
+
+class _GivenPath(click.Path):
+    """A path that says something: an empty one would mean the working directory."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return `value` as a path."""
+        if not str(value):
+            self.fail("an empty path names no file", param, ctx)
+        if "\0" in str(value):
+            self.fail("a path with a NUL in it names no file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH: click.Path = _GivenPath(path_type=Path, readable=False)
 """A path as it was given. What is wrong with the file is for whoever opens it to say."""
 
 
 class Size(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
-    """A number of bytes: ``268435456``, ``256MiB``, ``2GB``."""
+    """A number of bytes, at least one: ``268435456``, ``256MiB``, ``2GB``."""
 
     name = "size"
     _units: ClassVar = {
@@ -31,14 +50,15 @@ class Size(click.ParamType):  # type: ignore[type-arg] # generic only since clic
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
         """Return the bytes that `value` says."""
-        if isinstance(value, int):
-            return value
         text = str(value).strip().lower().removesuffix("b")
         digits = text.rstrip("kmgti")
         try:
-            return int(float(digits) * self._units[text[len(digits) :]])
-        except (ValueError, KeyError):
+            size = int(float(digits) * self._units[text[len(digits) :]])
+        except (ValueError, KeyError, OverflowError):
+            size = 0
+        if size < 1:
             self.fail(f"{value!r} is no size; write bytes, or 256MiB, 2GB", param, ctx)
+        return size
 
 
 class Fraction(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5

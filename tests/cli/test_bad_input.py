@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ckptclamp import audit
+from ckptclamp.errors import UsageError
+
 PROGRAM = Path(sys.executable).with_name("ckptclamp")
 
 MODEL = {
@@ -69,6 +72,57 @@ def test_missing_file_is_named(run, tmp_path):
 def test_what_is_no_checkpoint_is_named(run, tmp_path, name, content, words):
     """Bytes of no known format are refused in one line that names the file."""
     one_line(run("audit", write(tmp_path / name, content)), 3, name, *words)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["audit", ""],
+        ["apply", "", "-o", "x"],
+        ["apply", "model.safetensors", "-o", ""],
+        ["inspect", ""],
+        ["explain", ""],
+        ["init", ""],
+        ["init", "model.safetensors", "-o", ""],
+        ["diff", "", "model.safetensors"],
+        ["diff", "model.safetensors", ""],
+        ["baseline", "prune", "", "--baseline", "k.json"],
+        ["report", ""],
+        ["verify-attestation", ""],
+        ["verify-attestation", "x.json", "--directory", ""],
+        *(
+            ["audit", "model.safetensors", option, ""]
+            for option in ("--spec", "--config", "--attest", "--baseline", "--write-baseline")
+        ),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(run, model, arguments):
+    """A variable that a script never set must not have something else audited, and pass."""
+    done = run(*arguments, cwd=model.parent)
+    one_line(done, 2, "empty path")
+    assert done.stdout == ""
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_an_empty_path_names_no_checkpoint_in_python_either(model, monkeypatch):
+    """As on the command line."""
+    monkeypatch.chdir(model.parent)
+    with pytest.raises(UsageError, match="empty path"):
+        audit("", {"version": 1, "rules": []})
+
+
+@pytest.mark.parametrize("option", ["--memory", "--header-limit", "--unpacked-limit"])
+@pytest.mark.parametrize("value", ["inf", "1e400", "nan", "-5", "0", "0.5", "-1GiB", "much"])
+def test_a_size_is_a_number_of_bytes(run, model, option, value):
+    """Neither infinity nor less than one byte is a budget, and none of them is a traceback."""
+    one_line(run("audit", model, option, value), 2, option, "is no size")
+
+
+@pytest.mark.parametrize("value", ['"inf"', "-5", "0"])
+def test_a_size_in_the_settings_is_one_too(run, model, value):
+    """A number in TOML has the same limits as text."""
+    (model.parent / "ckptclamp.toml").write_text(f"memory = {value}\n")
+    one_line(run("audit", model, cwd=model.parent), 2, "--memory", "is no size")
 
 
 def test_directory_that_is_no_checkpoint(run, tmp_path):
