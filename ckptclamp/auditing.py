@@ -43,14 +43,15 @@ HASHED_UNASKED = 64 * MEBIBYTE
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """How to audit. None of these but `tolerance`, `strict` and `allow_import` changes the answer.
+    """How to audit. Only `tolerance`, `strict`, `allow_import` and `config` change the answer.
 
     `memory` is the budget in bytes; `jobs` the number of threads that measure, and of those that
     hash (``None``: one a core); `executor` measures instead, in threads of this process.
     `tolerance` overrides every rule's. `worst` is how many violating units are kept for each
     result. `hash` adds sha256 digests; ``None`` means
     only where the checkpoint is small enough not to notice. `config` stands in for the model config
-    of a weights-only Keras file. `require_isolation` refuses to open anything where a wall around
+    of a weights-only Keras file, and `config_source` tells the report where that came from.
+    `require_isolation` refuses to open anything where a wall around
     the HDF5 parser is missing. `header_limit` bounds the header of a safetensors file, in bytes;
     `expansion_limit` and `unpacked_limit` how many times its stored bytes, and how many bytes,
     what is compressed may unpack to (see `checkpoints.limits`).
@@ -73,6 +74,7 @@ class AuditOptions:
     unpacked_limit: int = DEFAULT_UNPACKED_LIMIT
     leave_cache: bool = False
     config: Mapping[str, Any] | None = None
+    config_source: str | None = None
     progress: Progress | None = None
     on_unit: OnUnit | None = None
 
@@ -347,5 +349,6 @@ def _parameters(options: AuditOptions) -> dict[str, str]:
         "tolerance": "auto" if options.tolerance is None else repr(options.tolerance),
         "strict": str(options.strict).lower(),
         "allow-import": ",".join(sorted(options.allow_import)),
+        "config": "" if options.config is None else options.config_source or "given",
     }
     return {name: value for name, value in parameters.items() if value}

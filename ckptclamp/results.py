@@ -172,7 +172,7 @@ class AuditReport:
     """The whole answer of an audit.
 
     `unmatched` are required rules that matched nothing. `parameters` are those that change the
-    answer (tolerance, strictness), as text.
+    answer (tolerance, strictness, a model config from elsewhere), as text.
     """
 
     checkpoint: CheckpointSummary

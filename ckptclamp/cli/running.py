@@ -28,7 +28,7 @@ _MOST_WARNINGS = 20
 def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOptions:
     """The options of an audit, from those of the command line."""
     return replace(
-        engine(options),
+        engine(options, reported=True),
         strict=options.get("strict", False),
         worst=options.get("worst", 10),
         histogram=_wants_histograms(options),
@@ -36,10 +36,15 @@ def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOp
     )
 
 
-def engine(options: dict[str, Any]) -> AuditOptions:
-    """The options that every command has that opens a checkpoint."""
+def engine(options: dict[str, Any], *, reported: bool = False) -> AuditOptions:
+    """The options that every command has that opens a checkpoint.
+
+    `reported` is whether a report will tell which model config was used.
+    """
     from ckptclamp.auditing import AuditOptions
 
+    isolated = options["require_isolation"]
+    config, source = _model_config(options["config"], isolated=isolated, hashed=reported)
     return AuditOptions(
         memory=options["memory"],
         jobs=options["jobs"],
@@ -47,12 +52,13 @@ def engine(options: dict[str, Any]) -> AuditOptions:
         hash=_hash(options),
         allow_import=frozenset(options.get("allow_import", ())),
         follow_symlinks=options["follow_symlinks"],
-        require_isolation=options["require_isolation"],
+        require_isolation=isolated,
         header_limit=options["header_limit"],
         expansion_limit=options["expansion_limit"],
         unpacked_limit=options["unpacked_limit"],
         leave_cache=options["leave_cache"],
-        config=_model_config(options["config"], isolated=options["require_isolation"]),
+        config=config,
+        config_source=source,
     )
 
 
@@ -68,16 +74,30 @@ def _wants_histograms(options: dict[str, Any]) -> bool:
     return bool({"html", "json"} & set(wanted))
 
 
-def _model_config(path: Path | None, *, isolated: bool) -> Mapping[str, Any] | None:
+def _model_config(
+    path: Path | None, *, isolated: bool, hashed: bool
+) -> tuple[Mapping[str, Any] | None, str | None]:
+    """The model config in `path`, and if it is to be `hashed`, the digest and name of that file."""
     if path is None:
-        return None
+        return None, None
     if isolated:
         from ckptclamp.auditing import check_isolation
 
         check_isolation(path)
+    from ckptclamp.checkpoints.digests import sha256
+    from ckptclamp.checkpoints.source import Source
     from ckptclamp.keras_config.config_file import read_model_config
 
-    return read_model_config(path)
+    source = Source.open(path)
+    try:
+        config = read_model_config(path)
+        if not hashed:
+            return config, None
+        digest = sha256(source)
+        source.verify_unchanged()  # so what was read, by the same name, is what was hashed
+    finally:
+        source.close()
+    return config, f"sha256:{digest} {path.name}"
 
 
 def render_options(options: dict[str, Any]) -> RenderOptions:
