@@ -17,6 +17,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,23 @@ AUDIT_TYPE = "urn:ckptclamp:attestation:audit:v1"
 APPLY_TYPE = "urn:ckptclamp:attestation:apply:v1"
 
 
+def check_attestable(names: Iterable[str]) -> None:
+    """Find out before the work whether a statement can be made that names `names`.
+
+    Raises:
+        UsageError: it cannot, or the time that it is to tell is none.
+    """
+    for name in names:
+        _name(name)
+    _now()
+
+
 def render_statement(report: AuditReport | ApplyReport) -> str:
     """Return the statement about `report`, as JSON text.
 
     Raises:
-        UsageError: files were not hashed, or nothing was written (a dry run).
+        UsageError: files were not hashed, have names that no statement can hold, or nothing was
+            written (a dry run).
     """
     if isinstance(report, AuditReport):
         predicate = _predicate(report)
@@ -69,7 +82,7 @@ def _statement(kind: str, subject: list[Any], predicate: dict[str, Any]) -> dict
 def _predicate(report: AuditReport) -> dict[str, Any]:
     spec = None
     if report.spec_path is not None or report.spec_sha256 is not None:
-        spec = {"name": Path(report.spec_path or "inline").name}
+        spec = {"name": _name(Path(report.spec_path or "inline").name)}
         if report.spec_sha256 is not None:
             spec["digest"] = {"sha256": report.spec_sha256}  # type: ignore[assignment]
     return {
@@ -78,7 +91,7 @@ def _predicate(report: AuditReport) -> dict[str, Any]:
         "format": report.checkpoint.format,
         "spec": spec,
         "rules": _rules(report),
-        "parameters": dict(report.parameters),
+        "parameters": codec(Mapping[str, str]).encode(report.parameters),
         "exitCode": int(report.exit_code),
         "census": codec(Census).encode(report.census),
         "unmatched": [unmatched.rule for unmatched in report.unmatched],
@@ -108,9 +121,22 @@ def _descriptors(
     """The files of a checkpoint as in-toto resource descriptors."""
     names = names or relative_names(checkpoint)
     return [
-        {"name": name, "digest": {"sha256": _digest(file)}}
+        {"name": _name(name), "digest": {"sha256": _digest(file)}}
         for name, file in zip(names, checkpoint.files, strict=True)
     ]
+
+
+def _name(name: str) -> str:
+    """`name` as a statement may have it: text, and of one meaning wherever it is verified."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "has a name that is no UTF-8; a statement cannot hold it", path=name
+        ) from error
+    if "\\" in name:
+        raise UsageError("has a backslash in its name; a statement cannot hold it", path=name)
+    return name
 
 
 def _digest(file: FileDigest) -> str:

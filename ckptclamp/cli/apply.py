@@ -57,13 +57,14 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying import ApplyOptions, apply
-    from ckptclamp.cli.gating import attest, with_settings
+    from ckptclamp.cli.gating import attest, check_attest, with_settings
     from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
     from ckptclamp.spec.model import Projection
 
     _check_output(options)
     check_outputs(checkpoint, options)
+    check_attest(checkpoint, options)
     spec = load_rules(options)
     with units_output(options) as on_unit, progress_bar(options) as progress:
         report = apply(
@@ -80,8 +81,10 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
             ),
         )
     report = with_settings(report)
-    attest(report, options["attest"])
-    emit(report, options)
+    try:
+        attest(report, options["attest"])
+    finally:  # the report is told even if the statement cannot be written
+        emit(report, options)
     ctx.exit(report.exit_code)
 
 

@@ -53,6 +53,7 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     from ckptclamp.auditing import audit
     from ckptclamp.cli.gating import (
         attest,
+        check_attest,
         judged,
         program_exit,
         read_baseline,
@@ -62,12 +63,15 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
 
     check_outputs(checkpoint, options)
+    check_attest(checkpoint, options)
     spec = load_rules(options)
     known = read_baseline(options)
     with units_output(options) as on_unit, progress_bar(options) as progress:
         chosen = replace(audit_options(options, progress), on_unit=on_unit)
         report = audit(checkpoint, spec, chosen)
     report = with_settings(judged(report, known, options))
-    attest(report, options["attest"])
-    emit(report, options)
+    try:
+        attest(report, options["attest"])
+    finally:  # the report is told even if the statement cannot be written
+        emit(report, options)
     ctx.exit(program_exit(report.exit_code, zero=options["exit_zero"]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptclamp.cli.options import SETTINGS, from_settings
+from ckptclamp.errors import UsageError
 from ckptclamp.results import ExitCode
 
 if TYPE_CHECKING:
@@ -51,6 +52,20 @@ def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, An
     digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
     parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
     return replace(compare(report, known), parameters=parameters)
+
+
+def check_attest(checkpoint: Path, options: Mapping[str, Any]) -> None:
+    """Refuse a statement that could not be made, before there is anything to attest."""
+    if options["attest"] is None:
+        return
+    from ckptclamp.attestation import check_attestable
+
+    if options["hash"] is False:
+        raise UsageError("--attest needs the digests that --no-hash leaves out", hint="pass --hash")
+    # The files of a directory have names of their own, the copy of a file that of the output.
+    attested = [] if checkpoint.is_dir() else [checkpoint, options.get("output")]
+    named = [*attested, options["spec"], options["config"]]
+    check_attestable(path.name for path in named if path is not None)
 
 
 def attest(report: AuditReport | ApplyReport, path: Path | None) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptclamp.auditing import AuditOptions, audit
+
 GATE = ("audit", "model.safetensors", "--spec", "spec.yaml")
 
 
@@ -172,6 +174,68 @@ def test_no_statement_without_digests_or_without_a_copy(run, save):
     done = run("apply", *GATE[1:], "--dry-run", "--attest", "x.json")
     assert done.returncode == 2
     assert not Path("x.json").exists()
+
+
+NO_TEXT = "a\udcff"
+"""How Python writes the byte 0xFF, which is no UTF-8, in a file's name."""
+
+
+@pytest.mark.parametrize(
+    ("options", "epoch"),
+    [
+        (["--no-hash"], "1700000000"),
+        ([], "yesterday"),
+        (["--spec", f"{NO_TEXT}.yaml"], "1700000000"),
+    ],
+)
+def test_a_statement_that_cannot_be_made_stops_the_copy(run, save, folder, options, epoch):
+    """A copy without the statement that was asked for looks like one that has it."""
+    save(a=[2.0])
+    shutil.copy("spec.yaml", f"{NO_TEXT}.yaml")
+    outputs = ["-o", "copy.safetensors", "--report", "json=r.json", "--attest", "x.json"]
+    done = run("apply", *GATE[1:], *outputs, *options, env={"SOURCE_DATE_EPOCH": epoch})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not {"copy.safetensors", "x.json", "r.json"} & {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", [f"{NO_TEXT}.safetensors", "a\\b.safetensors"])
+def test_a_name_that_cannot_be_verified_is_not_attested(run, save, folder, name):
+    """A statement that nobody can verify proves nothing, and must not look as if it did."""
+    shutil.copy(save(a=[0.5]), name)
+    before = set(folder.iterdir())
+    for command in (["audit", name], ["apply", "model.safetensors", "-o", f"x{name}"]):
+        done = run(*command, "--spec", "spec.yaml", "--attest", "x.json")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "a statement cannot hold it" in done.stderr
+        assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["audit", "apply"])
+def test_the_report_is_told_when_the_statement_cannot_be_written(run, save, folder, command):
+    """A disk that fills up at the end must not cost what was found; the exit code tells of it."""
+    save(a=[2.0])
+    target = ["-o", "copy.safetensors"] if command == "apply" else []
+    done = run(command, *GATE[1:], *target, "--attest", "/dev/full")
+    assert done.returncode == 3
+    assert "/dev/full" in done.stderr
+    assert "1 result" in done.stdout
+
+
+def test_the_model_config_is_in_the_statement_and_the_report(run, folder, fixtures):
+    """What stands in for a model's own config decides what is judged."""
+    config = fixtures / "conforming" / "unzipped_directory" / "config.json"
+    weights = fixtures / "conforming" / "builtin_constraints.weights.h5"
+    statement = attested(run, "audit", weights, "--config", config, "-o", "json=report.json")
+    told = f"sha256:{sha256(config)} {config.name}"
+    assert statement["predicate"]["parameters"]["config"] == told
+    report = json.loads((folder / "report.json").read_text())["report"]
+    assert report["parameters"]["config"] == told
+    archive = fixtures / "conforming" / "builtin_constraints.keras"
+    told = f"sha256:{sha256(archive)} {archive.name}"
+    statement = attested(run, "audit", weights, "--config", archive)
+    assert statement["predicate"]["parameters"]["config"] == told
+    given = audit(weights, options=AuditOptions(config=json.loads(config.read_text())))
+    assert given.parameters["config"] == "given"
 
 
 @pytest.mark.parametrize(
