@@ -87,7 +87,20 @@ def worst_value(result: Result) -> str:
         return unit_value(result.worst[0])
     if result.nonfinite:
         return "non-finite"
-    return _span(result)
+    return _outermost(result) or _span(result)
+
+
+def _outermost(result: Result) -> str | None:
+    """What lies farthest outside, where violating units were counted but not kept."""
+    if result.verdict is not Verdict.VIOLATION:
+        return None
+    (low, high), smallest, largest = result.bound, result.measured_min, result.measured_max
+    outside = []
+    if high is not None and largest is not None and largest > high:
+        outside.append((largest - high, largest, high))
+    if low is not None and smallest is not None and smallest < low:
+        outside.append((low - smallest, smallest, low))
+    return comparison(*max(outside)[1:]) if outside else None
 
 
 def _span(result: Result) -> str:

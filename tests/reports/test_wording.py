@@ -16,7 +16,7 @@ from ckptclamp.reports.wording import (
     verdict_sentence,
     worst_value,
 )
-from ckptclamp.results import ExitCode, UnmatchedRule
+from ckptclamp.results import ExitCode, UnmatchedRule, Verdict
 from tests.reports import samples
 
 NAN, INF = float("nan"), float("inf")
@@ -64,6 +64,31 @@ def test_a_pass_tells_how_near_the_bound_it_came(bound, smallest, largest, words
     """A pass by tolerance alone is told apart from a pass."""
     result = replace(samples.PASSING, bound=bound, measured_min=smallest, measured_max=largest)
     assert worst_value(result) == words
+
+
+@pytest.mark.parametrize(
+    ("bound", "smallest", "largest", "words"),
+    [
+        ((None, 0.5), 0.1, 2.0, "2 > 0.5"),
+        ((0.0, None), -3.0, 5.0, "-3 < 0"),
+        ((1.0, 1.0), 0.25, 1.5, "0.25 < 1"),
+        ((0.5, 1.0), 0.25, 9.0, "9 > 1"),
+    ],
+)
+def test_a_violation_of_which_no_unit_was_kept_is_none_by_tolerance(
+    bound, smallest, largest, words
+):
+    """`--worst 0` lists no unit; what is outside must not look as if it were near enough."""
+    result = replace(
+        samples.PASSING,
+        verdict=Verdict.VIOLATION,
+        violating=1,
+        bound=bound,
+        measured_min=smallest,
+        measured_max=largest,
+    )
+    assert worst_value(result) == words
+    assert worst_value(replace(result, nonfinite=1)) == "non-finite"
 
 
 def test_counts_are_words():
