@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptclamp.errors import UsageError
+from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan, combined
 from ckptclamp.planning.rules import plan_rules
 from ckptclamp.spec.model import Declared, Spec
@@ -40,7 +40,8 @@ def build_plan(
 
     Raises:
         SpecError: a rule makes no sense for a tensor that it matches, such as an axis that the
-            tensor does not have; all such problems are in it.
+            tensor does not have, or has the id of a declared constraint that is judged as well; all
+            such problems are in it.
         UsageError: `tolerance` is no relative tolerance.
     """
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
@@ -53,8 +54,27 @@ def build_plan(
         from ckptclamp.planning.declarations import plan_declarations
 
         declared = plan_declarations(checkpoint, spec, allow_import, tolerance)
+        _refuse_shared_ids(spec, declared)
         plan = combined([plan, declared])
     return replace(plan, twins=_governed_twins(checkpoint, checkpoint.keras, plan))
+
+
+def _refuse_shared_ids(spec: Spec, declared: Plan) -> None:
+    """Refuse a rule with the id of a declared constraint: baselines and ignore rules go by it."""
+    taken = {pair.rule for pair in declared.assignments}
+    taken |= {pair.rule for pair in declared.not_evaluated}
+    problems = tuple(
+        SpecProblem(
+            f"rule {rule.id}: a constraint that the model declares, and that is judged too, has this id",
+            line=None if rule.location is None else rule.location.line,
+            column=None if rule.location is None else rule.location.column,
+            hint="give the rule another id, or say `declared: ignore`",
+        )
+        for rule in spec.rules
+        if rule.id in taken
+    )
+    if problems:
+        raise SpecError(spec.path or "options", problems)
 
 
 def _governed_twins(

@@ -12,9 +12,10 @@ from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.constraints.elementwise import Clip
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
 from ckptclamp.constraints.radial import RadialConstraint
+from ckptclamp.errors import SpecError
 from ckptclamp.plan import build_plan
 from ckptclamp.results import Origin
-from ckptclamp.spec.loader import spec_from_mapping
+from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from tests.planning.checkpoints import dense, keras_model, max_norm
 
 CENTER = {
@@ -53,6 +54,22 @@ def test_declared_can_be_ignored():
     assert len(build_plan(checkpoint, spec_of(rule)).assignments) == 2
     assert governed(build_plan(checkpoint, spec_of(rule, declared="ignore"))) == [
         ("layers/dense/vars/1", "rule-1")
+    ]
+
+
+@pytest.mark.parametrize("constraint", [max_norm(3), "unknown>Thing"])
+def test_a_rule_does_not_share_the_id_of_a_declaration(tmp_path, constraint):
+    """Baselines and ignore rules know a finding by tensor and rule, so that must be one finding."""
+    path = tmp_path / "spec.yaml"
+    rule = "  - {id: dense.kernel_constraint, tensors: dense/bias, constraint: NonNeg}\n"
+    path.write_text("version: 1\nrules:\n" + rule)
+    with pytest.raises(SpecError, match=r"dense\.kernel_constraint") as caught:
+        build_plan(dense(constraint), load_spec(path))
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == (3, 5)
+    path.write_text("version: 1\ndeclared: ignore\nrules:\n" + rule)
+    assert governed(build_plan(dense(constraint), load_spec(path))) == [
+        ("layers/dense/vars/1", "dense.kernel_constraint")
     ]
 
 
