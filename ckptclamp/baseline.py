@@ -16,10 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckptclamp.checkpoints.strict_json import parse_strict
-from ckptclamp.errors import RefusedError, UsageError
+from ckptclamp.errors import (
+    NothingEvaluatedError,
+    RefusedError,
+    UnreadableError,
+    UsageError,
+)
 from ckptclamp.notices import Notice
 from ckptclamp.reports.codec import MisfitError, codec
-from ckptclamp.results import AuditReport, Result, Suppressed, Verdict
+from ckptclamp.results import AuditReport, ExitCode, Result, Suppressed, Verdict
 from ckptclamp.suppression import utc_today
 
 SCHEMA = "ckptclamp-baseline-1"
@@ -134,10 +139,21 @@ def _check_date(text: str | None, place: str) -> None:
         raise MisfitError(f"{place} must be a date such as 2027-01-31")
 
 
+def unfit(report: AuditReport) -> str | None:
+    """Why no baseline is made from `report`, if it is so: what it did not judge is not resolved."""
+    if report.unmatched:
+        rules = ", ".join(unmatched.rule for unmatched in report.unmatched)
+        return f"these rules match no tensor: {rules}"
+    if all(result.verdict is Verdict.NOT_EVALUATED for result in report.results):
+        return "nothing was evaluated"
+    return None
+
+
 def record(report: AuditReport, previous: Baseline | None = None) -> Baseline:
     """Record the violations of `report` that nothing else suppresses.
 
-    Reasons and dates that `previous` holds for the same identity are kept.
+    Reasons and dates that `previous` holds for the same identity are kept, and so are its entries
+    whose tensor could not be evaluated.
 
     Raises:
         UsageError: the report does not tell how bad a violation is (it kept no worst unit).
@@ -145,6 +161,8 @@ def record(report: AuditReport, previous: Baseline | None = None) -> Baseline:
     known = previous.by_identity() if previous else {}
     entries = []
     for result in report.results:
+        if result.verdict is Verdict.NOT_EVALUATED and (result.tensor, result.rule) in known:
+            entries.append(known[result.tensor, result.rule])
         if result.verdict is Verdict.VIOLATION and not _by_others(result):
             entry = _entry(result)
             old = known.get(entry.identity, entry)
@@ -171,8 +189,24 @@ def prune(baseline: Baseline, report: AuditReport) -> Baseline:
     """Tighten `baseline`: drop what no longer violates or is no longer judged, lower its limits.
 
     Entries whose tensor could not be evaluated stay as they are. Nothing is added or raised.
+
+    Raises:
+        UnreadableError, NothingEvaluatedError: the report judged nothing, or nothing that the
+            baseline knows, so that all would be dropped.
     """
+    reason = unfit(report)
+    if reason is not None:
+        incomplete = report.exit_code is ExitCode.INCOMPLETE
+        raise (UnreadableError if incomplete else NothingEvaluatedError)(
+            f"the baseline stays as it is, {reason}", path=report.checkpoint.path
+        )
     results = {(result.tensor, result.rule): result for result in report.results}
+    if baseline.entries and results.keys().isdisjoint(baseline.by_identity()):
+        raise NothingEvaluatedError(
+            "the baseline stays as it is, it knows no tensor and rule that was judged",
+            path=report.checkpoint.path,
+            hint="give the checkpoint and the spec that it was written for",
+        )
     pruned = [_tightened(entry, results.get(entry.identity)) for entry in baseline.entries]
     return Baseline(tuple(entry for entry in pruned if entry is not None))
 

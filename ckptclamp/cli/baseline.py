@@ -17,6 +17,9 @@ from ckptclamp.cli.options import (
 from ckptclamp.cli.parameters import PATH
 from ckptclamp.errors import UsageError
 
+_OF_A_REPORT = {"audited", "baseline", "quiet", "verbose", "color", "settings"}
+"""What means something where nothing is audited any more."""
+
 
 @click.group("baseline", no_args_is_help=False)
 def command() -> None:
@@ -61,6 +64,7 @@ def _report(audited: Path, options: dict[str, Any]) -> Any:  # noqa: ANN401 - an
     from ckptclamp.results import AuditReport
 
     if is_report(audited):
+        _check_options_of_a_report()
         report = read_report(audited)
         if not isinstance(report, AuditReport):
             raise UsageError("is the report of an apply, not of an audit", path=audited)
@@ -68,3 +72,14 @@ def _report(audited: Path, options: dict[str, Any]) -> Any:  # noqa: ANN401 - an
     rules = load_rules(options)
     with progress_bar(options):
         return audit(audited, rules, engine(options))
+
+
+def _check_options_of_a_report() -> None:
+    """Refuse options that say how to audit: a report was made by those of its own audit."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is click.core.ParameterSource.COMMANDLINE and name not in _OF_A_REPORT:
+            spelt = max(parameter.opts, key=len)
+            raise click.UsageError(f"{spelt} is for an audit, and AUDITED is the report of one")

@@ -37,13 +37,19 @@ def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
 
 
 def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, Any]) -> AuditReport:
-    """Write the baseline if that is asked for, and mark what it knows."""
+    """Write the baseline if that is asked for, and mark what it knows.
+
+    None is written from an audit that did not judge what it was to: its exit code is not 0 anyway.
+    """
     if known is None and options["write_baseline"] is None:
         return report
-    from ckptclamp.baseline import compare, record, render_baseline
+    from ckptclamp.baseline import compare, record, render_baseline, unfit
     from ckptclamp.reports.writing import write_whole
 
     if options["write_baseline"] is not None:
+        reason = unfit(report)
+        if reason is not None:
+            return _not_recorded(report, reason)
         known = record(report, known)
         write_whole(options["write_baseline"], render_baseline(known))
     assert known is not None
@@ -52,6 +58,13 @@ def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, An
     digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
     parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
     return replace(compare(report, known), parameters=parameters)
+
+
+def _not_recorded(report: AuditReport, reason: str) -> AuditReport:
+    from ckptclamp.notices import Notice
+
+    notice = Notice("baseline-not-written", f"the baseline was not written: {reason}")
+    return replace(report, notices=(*report.notices, notice))
 
 
 def check_attest(checkpoint: Path, options: Mapping[str, Any]) -> None:

@@ -286,6 +286,78 @@ def test_pruning_by_a_saved_report_is_pruning_by_the_checkpoint(run, save, folde
     assert [e["tensor"] for e in json.loads(text)["entries"]] == ["a.weight"]
 
 
+@pytest.fixture
+def explained(run, save, folder):
+    """A baseline to which somebody wrote a reason."""
+    save(a=[2.0])
+    run("audit", "model.safetensors", "--spec", "spec.yaml", "--write-baseline", "known.json")
+    document = json.loads((folder / "known.json").read_text())
+    document["entries"][0]["reason"] = "teacher"
+    (folder / "known.json").write_text(json.dumps(document))
+    return folder / "known.json"
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ([], 4),
+        (["--max-norm", "1", "--axis", "1", "--tensors", "*.wieght"], 4),
+        (["--max-norm", "1", "--axis", "1", "--tensors", "*.weight"], 4),  # by another id
+    ],
+)
+def test_a_run_that_judged_nothing_prunes_nothing(run, explained, rules, code):
+    """A spec that was forgotten or a pattern with a typo must not cost what people wrote."""
+    before = explained.read_bytes()
+    done = run("baseline", "prune", "model.safetensors", "--baseline", "known.json", *rules)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "the baseline stays as it is" in done.stderr
+    assert explained.read_bytes() == before
+
+
+def test_the_report_of_another_checkpoint_prunes_nothing(run, save, explained):
+    """It says nothing about what the baseline knows."""
+    before = explained.read_bytes()
+    save("other.safetensors", other=[0.5])
+    run("audit", "other.safetensors", "--spec", "spec.yaml", "-o", "json=other.json")
+    done = run("baseline", "prune", "other.json", "--baseline", "known.json")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert explained.read_bytes() == before
+
+
+@pytest.mark.parametrize("rules", [[], ["--max-norm", "1", "--axis", "1", "--tensors", "lost"]])
+def test_a_run_that_judged_nothing_writes_no_baseline(run, explained, rules):
+    """The report says so, and that of the run is the exit code."""
+    before = explained.read_bytes()
+    done = run("audit", "model.safetensors", *rules, "--write-baseline", "known.json")
+    assert done.returncode == 4
+    assert "baseline-not-written" in done.stdout
+    assert explained.read_bytes() == before
+
+
+def test_what_could_not_be_evaluated_stays_recorded():
+    """A tensor that cannot be read today keeps its reason and its limit."""
+    (entry,) = record(report(violation("unread"))).entries
+    previous = Baseline((replace(entry, reason="teacher"),))
+    unread = violation("unread", verdict=Verdict.NOT_EVALUATED, violating=0, reason="torn")
+    assert record(report(unread, passing("b")), previous) == previous
+    assert record(report(unread, passing("b"))) == Baseline()
+
+
+@pytest.mark.parametrize(
+    "option", [("--spec", "spec.yaml"), ("--max-norm", "1"), ("--tolerance", "1"), ("--jobs", "1")]
+)
+def test_options_of_an_audit_are_refused_beside_a_report(run, explained, option):
+    """An option that is ignored would be a rule that its user believes in."""
+    run("audit", "model.safetensors", "--spec", "spec.yaml", "-o", "json=report.json")
+    done = run("baseline", "prune", "report.json", "--baseline", "known.json", *option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert option[0] in done.stderr
+    done = run(
+        "baseline", "prune", "report.json", "--baseline", "known.json", "--no-settings", "-v"
+    )
+    assert (done.returncode, done.stdout) == (0, "0 removed, 0 lowered, 1 known\n")
+
+
 def test_suppressed_violations_are_counted_in_every_format(run, save, folder):
     """Whichever report a person reads, they see that something is tolerated."""
     save(a=[2.0], b=[0.5])
@@ -329,6 +401,7 @@ def test_recording_does_not_make_an_incomplete_audit_pass(run, save, folder):
         "audit", "model.safetensors", "--spec", "spec.yaml", "--write-baseline", "known.json"
     )
     assert done.returncode == 4
+    assert not (folder / "known.json").exists()
 
 
 def test_a_nan_that_appears_is_not_covered(run, save, folder):
