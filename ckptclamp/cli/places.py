@@ -9,10 +9,13 @@ from typing import Any
 
 import click
 
+from ckptclamp.checkpoints.keras_documents import CONFIG, METADATA
 from ckptclamp.cli.options import SETTINGS
 from ckptclamp.errors import UsageError
 
 _CHECKPOINTS = (".safetensors", ".safetensors.index.json", ".h5", ".keras", ".weights.json")
+_PARTS = (CONFIG, METADATA, *_CHECKPOINTS)
+"""How the names of files end that make a directory a checkpoint."""
 
 Name = str | tuple[int, int]
 """What a file is known by: its real path, or its device and inode."""
@@ -32,13 +35,18 @@ def check_outputs(checkpoint: Path, options: Mapping[str, Any]) -> None:
     check_places(read, [recorded])
     reports = [Path(report.path) for report in options["reports"] if report.path != "-"]
     known = [options.get("baseline"), recorded]
-    check_places([*read, *known], [*reports, options.get("attest")])
+    copy = checkpoint if options.get("in_place") else output
+    check_places([*read, *known], [*reports, options.get("attest")], copy)
 
 
-def check_places(read: Iterable[Path | None], written: Iterable[Path | None]) -> None:
-    """Refuse to write over what is `read`, into a directory among it, or twice to one place.
+def check_places(
+    read: Iterable[Path | None], written: Iterable[Path | None], copy: Path | None = None
+) -> None:
+    """Refuse to write over what is `read`, into a directory that is a `copy`, or twice to one place.
 
-    A file that is there and has a checkpoint's name is never replaced. `None` stands for nothing.
+    A file that is there and has a checkpoint's name is never replaced. Into a directory that is a
+    checkpoint nothing goes that has the name of a part of it; the working directory may be one, so
+    reports may. `None` stands for nothing.
 
     Raises:
         UsageError: one of `written` is such a place, or cannot be a file.
@@ -48,6 +56,7 @@ def check_places(read: Iterable[Path | None], written: Iterable[Path | None]) ->
     kept = [path for path in (*read, _settings_file()) if path is not None]
     taken = {name for path in kept for file in _files(path) for name in _names(file)}
     folders = {name for path in kept if path.is_dir() for name in _names(path)}
+    copied = set() if copy is None else _names(copy)
     for path in written:
         if path is None:
             continue
@@ -55,7 +64,9 @@ def check_places(read: Iterable[Path | None], written: Iterable[Path | None]) ->
         names = _names(path)
         if names & taken or _is_checkpoint(path):
             raise UsageError("would be overwritten by what is written about it", path=path)
-        if any(_names(folder) & folders for folder in Path(os.path.realpath(path)).parents):
+        around = list(Path(os.path.realpath(path)).parents)
+        is_part = path.name.endswith(_PARTS) and bool(_names(around[0]) & folders)
+        if is_part or any(_names(folder) & copied for folder in around):
             raise UsageError(
                 "would become a part of the checkpoint that it is about",
                 path=path,
@@ -88,7 +99,7 @@ def _files(path: Path) -> Iterator[Path]:
         entries = list((path if inside else path.parent).iterdir())
     except OSError:  # whoever opens the checkpoint tells why
         return
-    yield from (entry for entry in entries if inside or entry.name.endswith(_CHECKPOINTS))
+    yield from (e for e in entries if e.name.endswith(_PARTS if inside else _CHECKPOINTS))
 
 
 def _names(path: Path) -> set[Name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -30,19 +31,36 @@ def sharded(folder, fixtures):
     return next((folder / "set").glob("*.json"))
 
 
-@pytest.mark.parametrize("place", ["model/config.json", "model/new.json", "link.json"])
+@pytest.mark.parametrize("place", ["model/config.json", "model/model.weights.h5", "link.json"])
 @pytest.mark.parametrize("option", ["-o json={}", "--attest {}", "--write-baseline {}"])
-def test_nothing_is_written_into_a_directory_checkpoint(run, folder, unzipped, option, place):
-    """A report in the place of the config, or beside it, would be a part of the model."""
+def test_no_part_of_a_directory_checkpoint_is_written_over(run, folder, unzipped, option, place):
+    """A report in the place of the config would be a part of the model."""
     (folder / "link.json").symlink_to(unzipped / "metadata.json")
     before = content(folder)
     done = run("audit", "model", *option.format(place).split())
     assert (done.returncode, done.stdout) == (2, "")
     assert place in done.stderr
     assert content(folder) == before
-    outside = run("audit", "model", *option.format("outside.json").split())
-    assert outside.returncode in (0, 1)
-    assert (folder / "outside.json").exists()
+    for elsewhere in ("outside.json", "model/new.json"):
+        done = run("audit", "model", *option.format(elsewhere).split())
+        assert done.returncode in (0, 1)
+        assert (folder / elsewhere).exists()
+
+
+def test_a_part_that_was_missing_is_not_made_up(run, folder, unzipped):
+    """A directory of Keras may have no metadata; what is written there would be taken for it."""
+    (unzipped / "metadata.json").unlink()
+    assert run("audit", "model", "-o", "json=model/metadata.json").returncode == 2
+    assert not (unzipped / "metadata.json").exists()
+
+
+def test_the_working_directory_may_be_the_checkpoint(run, folder, sharded):
+    """Whoever audits where he stands writes reports there, and again the next day."""
+    os.chdir(sharded.parent)
+    for _ in range(2):
+        done = run("audit", ".", "--spec", "../rules.yaml", "-o", "json=gate.json")
+        assert done.returncode == 1
+    assert json.loads((sharded.parent / "gate.json").read_text())["exit_code"] == 1
 
 
 @pytest.mark.parametrize(
