@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from ckptclamp.checkpoints.description import KerasLayout, KerasModel, Producer, Role, Tensor
+from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.hdf5_answer import Answer
 from ckptclamp.checkpoints.keras_documents import parse_document
 
-_OPTIMIZER = ("optimizer/", "optimizer_weights/")
+_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
+_METRICS = "metrics/"
 _V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
-_STATE = re.compile(r"(?:^metrics/|(?:^|/)seed_generator(?:_\d+)?/vars/)")
+_SEED_GENERATOR = re.compile(r"(?:^|/)seed_generator(?:_\d+)?/vars/")
 
 
 def keras_model(answer: Answer) -> KerasModel | None:
@@ -99,14 +101,31 @@ def with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[
         # What is the name of another tensor, or of this one, is no second name.
         extra = [a for a in keras_names if a not in tensors and a not in paths]
         merged = (*tensor.aliases, *dict.fromkeys(extra))
-        named[name] = replace(tensor, aliases=merged, role=_role(name))
+        roles = [_role(path, tensor, model) for path in paths]
+        # What is a weight by one of its paths is loaded as one, whatever another path says.
+        role = Role.WEIGHT if Role.WEIGHT in roles else roles[0]
+        named[name] = replace(tensor, aliases=merged, role=role)
     return named
 
 
-def _role(name: str) -> Role:
-    if name.startswith(_OPTIMIZER):
+def _role(path: str, tensor: Tensor, model: KerasModel) -> Role:
+    """What a dataset is by one of its paths; a legacy file calls groups as its layers are called."""
+    if path.startswith(_OPTIMIZER[model.layout]) and not _is_in_layer(path, model):
         return Role.OPTIMIZER
-    return Role.STATE if _STATE.search(name) else Role.WEIGHT
+    if model.layout is KerasLayout.LEGACY:
+        return Role.WEIGHT
+    is_seed = _SEED_GENERATOR.search(path) is not None and _is_seed(tensor)
+    return Role.STATE if is_seed or path.startswith(_METRICS) else Role.WEIGHT
+
+
+def _is_in_layer(path: str, model: KerasModel) -> bool:
+    """Whether a path from the root is that of a layer: in a whole-model file they lie deeper."""
+    return not model.weights_root and path.partition("/")[0] in model.layer_names
+
+
+def _is_seed(tensor: Tensor) -> bool:
+    """Whether it is as Keras' seed generator is stored: a user's layer may be called so, too."""
+    return tensor.shape == (2,) and tensor.dtype is not None and tensor.dtype.kind is Kind.INTEGER
 
 
 def _legacy_aliases(model: KerasModel) -> dict[str, list[str]]:

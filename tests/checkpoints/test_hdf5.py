@@ -360,6 +360,55 @@ def test_ambiguous_legacy_name(path: Path) -> None:
         assert [tensor.aliases for tensor in checkpoint.tensors.values()] == [(), ()]
 
 
+@pytest.mark.parametrize("root", ["", "model_weights/"])
+def test_layers_named_like_groups_of_keras(path: Path, root: str) -> None:
+    """In a legacy file a layer may be called anything; its weights are weights."""
+    layers = ["metrics", "optimizer", "optimizer_weights", "seed_generator"]
+
+    def make(file: h5py.File) -> None:
+        owner = file.require_group(root or "/")
+        owner.attrs["layer_names"] = layers
+        for layer in layers:
+            owner.create_group(layer).attrs["weight_names"] = ["vars/kernel"]
+            owner[f"{layer}/vars/kernel"] = np.full((2, 2), -5, "f4")
+        if root:
+            file["optimizer_weights/m"] = np.ones(2, "f4")
+
+    written(path, make)
+    with opened(path) as checkpoint:
+        roles = {name: tensor.role for name, tensor in checkpoint.tensors.items()}
+    expected = {f"{root}{layer}/vars/kernel": Role.WEIGHT for layer in layers}
+    assert roles == expected | ({"optimizer_weights/m": Role.OPTIMIZER} if root else {})
+
+
+def test_seeds_are_told_from_weights_by_their_form(path: Path) -> None:
+    """A user's layer called SeedGenerator has a group of the same name as Keras' own state."""
+
+    def make(file: h5py.File) -> None:
+        file.create_group("layers/seed_generator/vars").attrs["name"] = "mine"
+        file["layers/seed_generator/vars/0"] = np.full((2, 2), -1, "f4")
+        file["layers/seed_generator/vars/1"] = np.full(2, -1, "f4")
+        file["layers/dropout/seed_generator_1/vars/0"] = np.ones(2, "i8")
+
+    written(path, make)
+    with opened(path) as checkpoint:
+        roles = [tensor.role for tensor in checkpoint.tensors.values()]
+    assert roles == [Role.STATE, Role.WEIGHT, Role.WEIGHT]
+
+
+def test_a_weight_that_lies_among_optimizer_state_too_is_a_weight(path: Path) -> None:
+    """Keras loads it by the one path, whatever the other one says; no rule passes it by."""
+
+    def make(file: h5py.File) -> None:
+        file["optimizer/vars/0"] = np.full((2, 2), -1, "f4")
+        file.create_group("z_head/vars")["0"] = file["optimizer/vars/0"]
+
+    written(path, make)
+    with opened(path) as checkpoint:
+        (tensor,) = checkpoint.tensors.values()
+    assert (tensor.name, tensor.role) == ("optimizer/vars/0", Role.WEIGHT)
+
+
 def test_v3_names(path: Path) -> None:
     """Each group with variables tells its layer's name, or that it has none."""
 
