@@ -20,7 +20,7 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.default_units import default_axes
 from ckptclamp.drift import TensorDrift, measure_drift
 from ckptclamp.errors import UsageError
-from ckptclamp.keras_config import variable_labels
+from ckptclamp.keras_config import distinct_labels, variable_labels
 from ckptclamp.results import ExitCode
 
 if TYPE_CHECKING:
@@ -237,13 +237,12 @@ def _renamed(names: Iterable[str], renames: Sequence[_Rename]) -> dict[str, str]
 
 
 def _labels(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
-    """Labels that only one of `names` has, and the name."""
+    """Labels of `names` that one tensor alone has, and the name."""
     if checkpoint.keras is None:
         return {}
     wanted = set(names)
-    labels = variable_labels(checkpoint.keras, checkpoint.tensors)
-    counts = Counter(label for name, label in labels.items() if name in wanted)
-    return {label: n for n, label in labels.items() if n in wanted and counts[label] == 1}
+    labels = distinct_labels(variable_labels(checkpoint.keras, checkpoint.tensors))
+    return {label: name for name, label in labels.items() if name in wanted}
 
 
 def _by_label(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ckptclamp.plan import build_plan
 from ckptclamp.results import Origin, Severity, UnmatchedRule
 from ckptclamp.spec.inline import inline_spec
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
-from tests.planning.checkpoints import Described, dense, tensor
+from tests.planning.checkpoints import Described, dense, keras_model, tensor
 
 
 def spec_of(*rules, **rest):
@@ -55,6 +55,21 @@ def test_labels_and_aliases_are_names_too():
     assert plan.assignments[0].label == "dense/kernel"
     aliased = Described([tensor("x/0", 2, aliases=("embed/table",))])
     assert governed(build_plan(aliased, spec_of({"tensors": "embed/*", "constraint": "NonNeg"})))
+
+
+def test_tensors_of_one_label_are_all_matched():
+    """Layers of one name are no reason to pass them by; which is which only their full names tell."""
+    shapes = [(4, 4), (4,)]
+    dense_layer = ("Dense", "twin", {"units": 4}, shapes)
+    plan = build_plan(
+        keras_model(dense_layer, dense_layer, ("Dense", "other", {"units": 4}, shapes)),
+        spec_of({"tensors": "**/kernel", "constraint": "NonNeg"}),
+    )
+    assert [(a.tensor.name, a.label) for a in plan.assignments] == [
+        ("layers/dense/vars/0", None),
+        ("layers/dense_1/vars/0", None),
+        ("layers/dense_2/vars/0", "other/kernel"),
+    ]
 
 
 def test_a_misspelt_tensor_is_suggested():

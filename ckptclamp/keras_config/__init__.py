@@ -4,7 +4,7 @@ from ckptclamp.keras_config.constraint_forms import ParsedConstraint, parse_cons
 from ckptclamp.keras_config.declaration import Declaration
 from ckptclamp.keras_config.declarations import declared_constraints, undeclared_notices
 from ckptclamp.keras_config.dequantisation import dequantised_weights
-from ckptclamp.keras_config.labels import variable_labels
+from ckptclamp.keras_config.labels import distinct_labels, variable_labels
 from ckptclamp.keras_config.twins import twin_tensors
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ParsedConstraint",
     "declared_constraints",
     "dequantised_weights",
+    "distinct_labels",
     "parse_constraint",
     "twin_tensors",
     "undeclared_notices",

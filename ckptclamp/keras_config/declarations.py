@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.checkpoints.description import KerasLayout
 from ckptclamp.keras_config.binding import NAME_IT, Bindings, Bound, Unbound, is_quantised
 from ckptclamp.keras_config.declaration import Declaration
-from ckptclamp.keras_config.labels import variable_label
+from ckptclamp.keras_config.labels import distinct_labels, labels_of_bound, variable_label
 from ckptclamp.keras_config.mapping import bind
 from ckptclamp.keras_config.model_tree import Layer, read_model
 from ckptclamp.keras_config.repeats import RepeatedLayers
@@ -35,7 +35,8 @@ def declared_constraints(
     if root is None:
         return ()
     legacy = model.layout is KerasLayout.LEGACY
-    return tuple(_Declarations(root, bindings, tensors, legacy).all())
+    labels = distinct_labels(labels_of_bound(model, tensors, root, bindings))
+    return tuple(_Declarations(root, bindings, tensors, legacy, labels).all())
 
 
 def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
@@ -72,13 +73,19 @@ class _Declarations:
     """One config, its layers bound to tensors."""
 
     def __init__(
-        self, root: Layer, bindings: Bindings, tensors: Mapping[str, Tensor], legacy: bool
+        self,
+        root: Layer,
+        bindings: Bindings,
+        tensors: Mapping[str, Tensor],
+        legacy: bool,
+        distinct: Mapping[str, str],
     ) -> None:
         self.root = root
         self.legacy = legacy
         self.repeats = RepeatedLayers(root.walk())
         self.bindings = bindings
         self.tensors = tensors
+        self.distinct = distinct
         self.twins: dict[int, list[Layer]] = {}
         self.mirrors: dict[int, Layer] = {}
         for layer in root.walk():
@@ -112,7 +119,7 @@ class _Declarations:
 
     def _on_tensors(self, layer: Layer, governed: list[int], place: dict[str, Any]) -> Declaration:
         names: list[str] = []
-        labels: list[str] = []
+        labels: list[str | None] = []
         for member in (layer, *self.twins.get(layer.key, ())):
             binding = self.bindings[member.key]
             if isinstance(binding, Unbound):
@@ -120,7 +127,8 @@ class _Declarations:
             for index in governed:
                 found = (*binding.tensors[index], *self._mirror(member, index))
                 names += found
-                labels += [variable_label(member, member.variables[index])] * len(found)
+                label = variable_label(member, member.variables[index])
+                labels += [label if name in self.distinct else None for name in found]
         notices = tuple(self._notices(layer, names))
         mode = layer.variables[governed[0]].quantised or self._integers(names)
         if mode is not None:

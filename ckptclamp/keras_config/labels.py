@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.description import KerasLayout, Role
-from ckptclamp.keras_config.binding import Bound
+from ckptclamp.keras_config.binding import Bindings, Bound
 from ckptclamp.keras_config.mapping import bind
 from ckptclamp.keras_config.v3_groups import V3Groups, join
 
@@ -27,24 +27,33 @@ def variable_labels(model: KerasModel, tensors: Mapping[str, Tensor]) -> dict[st
 
     The config names variables (``outer/dense/kernel``). Without it, or where it does not reach, the
     file's own names of layers are used: ``dense/vars/0`` in the v3 layout, ``dense/kernel`` in the
-    legacy one. Labels are unique; what two tensors would share names neither.
+    legacy one. Layers of one name in one list share their labels: a pattern means them all.
 
     Raises:
         RefusedError: the config nests layers deeper than 64 levels.
     """
-    labels = dict(_from_config(model, tensors))
+    return labels_of_bound(model, tensors, *bind(model, tensors))
+
+
+def labels_of_bound(
+    model: KerasModel, tensors: Mapping[str, Tensor], root: Layer | None, bindings: Bindings
+) -> dict[str, str]:
+    """The same, where what `bind` answers is at hand."""
+    labels = dict(_from_config(root, bindings))
     of_file = _from_weight_names if model.layout is KerasLayout.LEGACY else _from_group_names
     for name, label in of_file(model, tensors):
         labels.setdefault(name, label)
+    return labels
+
+
+def distinct_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Those of `labels` that one tensor alone has, so that they tell which one is meant."""
     uses = Counter(labels.values())
     return {name: label for name, label in labels.items() if uses[label] == 1}
 
 
-def _from_config(model: KerasModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
-    root, bindings = bind(model, tensors)
-    if root is None:
-        return
-    for layer in reversed(tuple(root.walk())):
+def _from_config(root: Layer | None, bindings: Bindings) -> Iterator[tuple[str, str]]:
+    for layer in reversed(() if root is None else tuple(root.walk())):
         binding = bindings[layer.key]
         if isinstance(binding, Bound):
             for variable, names in zip(layer.variables, binding.tensors, strict=True):

@@ -49,11 +49,12 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     governed = _governed(spec.rules, patterns, judged_tensors(checkpoint).values(), labels)
     pairs: list[Pair] = []
     problems: list[SpecProblem] = []
+    shown = _distinct(labels)
     for rule, tensors in zip(spec.rules, governed, strict=True):
         refused = []
         for tensor in tensors:
             try:
-                pairs.append(_pair(rule, tensor, labels.get(tensor.name), tolerance))
+                pairs.append(_pair(rule, tensor, shown.get(tensor.name), tolerance))
             except UsageError as error:
                 refused.append((tensor, error))
         if refused:
@@ -81,6 +82,15 @@ def _labels(checkpoint: Checkpoint) -> Mapping[str, str]:
     from ckptclamp.keras_config import variable_labels
 
     return variable_labels(checkpoint.keras, checkpoint.tensors)
+
+
+def _distinct(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Only a label that names one tensor tells a reader which one is meant."""
+    if not labels:
+        return {}
+    from ckptclamp.keras_config import distinct_labels
+
+    return distinct_labels(labels)
 
 
 def _governed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.printable import printable
@@ -82,7 +83,7 @@ def _with_places(tensors: Sequence[TensorSummary]) -> list[Table]:
         for tensor in tensors
     ]
     places = [printable(tensor.place) for tensor in tensors]
-    full, short = [_name(tensor) for tensor in tensors], [_short_name(t) for t in tensors]
+    full, short = [_name(tensor) for tensor in tensors], _short_names(tensors)
     where = [*columns, Column("where")]
     return [
         (where, [(*cells, place) for cells, place in zip(_named(full, rows), places, strict=True)]),
@@ -101,7 +102,7 @@ def _with_norms(tensors: Sequence[TensorSummary]) -> list[Table]:
         (shape_words(tensor.shape), printable(tensor.dtype), *_norm_cells(tensor.norms))
         for tensor in tensors
     ]
-    full, short = [_name(tensor) for tensor in tensors], [_short_name(t) for t in tensors]
+    full, short = [_name(tensor) for tensor in tensors], _short_names(tensors)
     narrow = [_TENSOR, *_NORM_COLUMNS]
     return [
         (columns, _named(full, rows)),
@@ -114,8 +115,13 @@ def _named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple[st
     return [(name, *row) for name, row in zip(names, rows, strict=True)]
 
 
-def _short_name(tensor: TensorSummary) -> str:
-    return printable(tensor.label or tensor.name)
+def _short_names(tensors: Sequence[TensorSummary]) -> list[str]:
+    """The labels; where a tensor has none, or shares it with another one, its full name."""
+    uses = Counter(tensor.label for tensor in tensors)
+    return [
+        printable(tensor.label if tensor.label and uses[tensor.label] == 1 else tensor.name)
+        for tensor in tensors
+    ]
 
 
 def _name(tensor: TensorSummary) -> str:

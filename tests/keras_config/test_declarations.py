@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.errors import RefusedError
-from ckptclamp.keras_config import declared_constraints, undeclared_notices, variable_labels
+from ckptclamp.keras_config import (
+    declared_constraints,
+    distinct_labels,
+    undeclared_notices,
+    variable_labels,
+)
 from tests.keras_config.models import dense, layer, legacy, max_norm, sequential, tensors, v3
 
 KERNEL, BIAS = {"layers/dense/vars/0": (4, 3)}, {"layers/dense/vars/1": (3,)}
@@ -64,6 +69,31 @@ def test_the_name_that_the_file_gives_a_group_must_be_the_layers():
     refused = only(declared_constraints(*wrong))
     assert not refused.tensors
     assert "theirs" in str(refused.not_evaluated)
+
+
+def cells(*settings):
+    """An RNN of cells that all have one name, and its variables."""
+    inner = [layer("LSTMCell", "c", units=4, **own) for own in settings]
+    stacked = layer("StackedRNNCells", "stacked", cells=inner)
+    config = sequential(layer("RNN", "r", cell=stacked))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, rows in enumerate((3, 4)):
+        group = "layers/rnn/cell/cells/lstm_cell" + (f"_{number}" if number else "")
+        shapes |= {f"{group}/vars/{i}": s for i, s in enumerate([(rows, 16), (4, 16), (16,)])}
+    return v3(config, shapes, names={"layers/rnn": None, "layers/rnn/cell": None})
+
+
+def test_layers_of_one_name_share_their_labels():
+    """A pattern means both; what shows or writes one tensor alone uses its full name."""
+    model, stored = cells({}, {"kernel_constraint": max_norm()})
+    labels = variable_labels(model, stored)
+    assert [labels[name] for name in stored] == [
+        f"r/stacked/c/{name}" for name in ("kernel", "recurrent_kernel", "bias")
+    ] * 2
+    assert distinct_labels(labels) == {}
+    declaration = only(declared_constraints(model, stored))
+    assert declaration.tensors == ("layers/rnn/cell/cells/lstm_cell_1/vars/0",)
+    assert declaration.labels == (None,)
 
 
 def test_windows_wrote_backslashes():
