@@ -6,6 +6,7 @@ from ckptclamp.keras_config.declarations import declared_constraints, undeclared
 from ckptclamp.keras_config.dequantisation import dequantised_weights
 from ckptclamp.keras_config.labels import distinct_labels, variable_labels
 from ckptclamp.keras_config.twins import twin_tensors
+from ckptclamp.keras_config.unnamed import unnamed_weights
 
 __all__ = [
     "Declaration",
@@ -16,5 +17,6 @@ __all__ = [
     "parse_constraint",
     "twin_tensors",
     "undeclared_notices",
+    "unnamed_weights",
     "variable_labels",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.printable import printable
@@ -22,10 +22,11 @@ class Bound:
     """Where each variable of a layer is stored, in the order of `Layer.variables`.
 
     A variable has several tensors where the file keeps copies of it, and none where this layout
-    does not store it.
+    does not store it. `group` is the group of the v3 layout that is the layer's.
     """
 
     tensors: tuple[tuple[str, ...], ...]
+    group: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ class _Mapper:
         if problem is not None:
             return Unbound(problem)
         return Bound(
-            tuple((places[i],) if i in places else () for i in range(len(layer.variables)))
+            tuple((places[i],) if i in places else () for i in range(len(layer.variables))),
+            group=path,
         )
 
     def _surplus(self, layer: Layer, used: dict[str, int], places: dict[int, str]) -> str | None:

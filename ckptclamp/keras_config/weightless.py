@@ -45,3 +45,8 @@ DATA_DEPENDENT: Final = frozenset(
     }
 )
 """Keras' own classes whose variables depend on data or code that the config does not have."""
+
+STATISTICS: Final = frozenset(
+    {"Discretization", "IntegerLookup", "Normalization", "StringLookup", "TextVectorization"}
+)
+"""Those whose variables say something of the data, so that nobody means them by a weight."""

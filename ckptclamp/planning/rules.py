@@ -19,6 +19,7 @@ from ckptclamp.planning.tensors import (
     why_not_judged,
     why_not_projected,
 )
+from ckptclamp.planning.unnamed import unnamed_notice
 from ckptclamp.results import Origin, UnmatchedRule
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
@@ -72,7 +73,11 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),
         not_evaluated=tuple(pair for pair in pairs if isinstance(pair, NotEvaluated)),
         unmatched=tuple(_unmatched(rule, nearest) for rule in empty if rule.required),
-        notices=(*(_matches_nothing(rule) for rule in empty if not rule.required), *partly),
+        notices=(
+            *(_matches_nothing(rule) for rule in empty if not rule.required),
+            *partly,
+            *_unnamed(checkpoint, spec.rules, labels),
+        ),
     )
 
 
@@ -91,6 +96,18 @@ def _distinct(labels: Mapping[str, str]) -> Mapping[str, str]:
     from ckptclamp.keras_config import distinct_labels
 
     return distinct_labels(labels)
+
+
+def _unnamed(
+    checkpoint: Checkpoint, rules: Sequence[Rule], labels: Mapping[str, str]
+) -> tuple[Notice, ...]:
+    if checkpoint.keras is None or not rules:
+        return ()
+    from ckptclamp.keras_config import unnamed_weights
+
+    tensors = checkpoint.tensors
+    names = {name: _names(tensor, labels.get(name)) for name, tensor in tensors.items()}
+    return unnamed_notice(rules, unnamed_weights(checkpoint.keras, tensors), names)
 
 
 def _governed(
