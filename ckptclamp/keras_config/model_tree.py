@@ -190,7 +190,7 @@ class _Reader:
             self._wrapped(layer, values, depth)
         self._variables(layer)
         read = {layer.container, *(name for names, _ in layer.sublayers for name in names)}
-        if layer.class_name == "Bidirectional" and layer.sublayers:
+        if _is_bidirectional(layer) and layer.sublayers:
             read = {"layer", "backward_layer"}
         layer.unread += tuple(
             (key, value)
@@ -210,7 +210,7 @@ class _Reader:
         layer.unread = tuple((container, item) for item in listed if not is_layer(item))
 
     def _wrapped(self, layer: Layer, values: Mapping[str, Any], depth: int) -> None:
-        if layer.builtin and layer.class_name == "Bidirectional" and is_layer(values.get("layer")):
+        if _is_bidirectional(layer) and is_layer(values.get("layer")):
             layer.sublayers = self._directions(layer, values, depth)
             return
         attribute = "cell" if layer.class_name == "RNN" else "layer"
@@ -252,6 +252,11 @@ class _Reader:
         else:
             layer.known = layer.builtin and layer.class_name in WEIGHTLESS
             layer.open_ended = not layer.known
+
+
+def _is_bidirectional(layer: Layer) -> bool:
+    """Whether it is Keras' own: only of that one it is known which settings are its two layers."""
+    return layer.builtin and layer.class_name == "Bidirectional"
 
 
 def _declared(values: Mapping[str, Any]) -> dict[str, Any]:

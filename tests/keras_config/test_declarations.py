@@ -150,6 +150,18 @@ def test_a_wrapper_of_the_users_own_is_followed_by_its_attribute():
     assert declaration.labels == ("w/inner/kernel",)
 
 
+def test_a_users_bidirectional_is_not_keras_own():
+    """Which of its settings are layers is known to its code; no constraint in them is lost."""
+    both = {
+        "layer": layer("LSTM", "lstm", units=2),
+        "backward_layer": layer("LSTM", "back", units=2, kernel_constraint=max_norm()),
+    }
+    own = layer("Bidirectional", "b", module="m", registered_name="p>Bidirectional", **both)
+    declaration = only(declared_constraints(*v3(sequential(own), {})))
+    assert declaration.argument == "backward_layer.config.kernel_constraint"
+    assert declaration.not_evaluated
+
+
 @pytest.mark.parametrize(
     ("class_name", "config"),
     [
