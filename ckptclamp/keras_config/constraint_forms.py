@@ -66,7 +66,8 @@ _KERAS_1_ARGUMENTS: Final[dict[str, str]] = {
 }
 
 _BUILTIN_MODULES: Final = ("keras.constraints", "keras.src.constraints", "tf_keras.constraints",
-                           "tf_keras.src.constraints", "tensorflow.keras.constraints")  # fmt: skip
+                           "tf_keras.src.constraints", "tensorflow.keras.constraints",
+                           "tensorflow.python.keras.constraints")  # fmt: skip
 
 
 def parse_constraint(serialised: object) -> ParsedConstraint:
@@ -84,6 +85,33 @@ def parse_constraint(serialised: object) -> ParsedConstraint:
         settings = {key: value for key, value in serialised.items() if key != "name"}
         return _named(serialised["name"], settings)
     return ParsedConstraint(opaque="the mapping has no class_name")
+
+
+def names_a_builtin(text: str) -> bool:
+    """Whether Keras takes `text` for one of its own constraints."""
+    return text in _STRINGS
+
+
+def is_serialised_constraint(value: object) -> bool:
+    """Whether `value` is a constraint by its form alone, wherever it stands.
+
+    A module of Keras' constraints says so, and so does the name of a built-in one as the class: a
+    user's class of that name is one, too, unless its config is a layer's. A string, or Keras 1's
+    ``name``, could be anything.
+    """
+    if not isinstance(value, Mapping):
+        return False
+    name, config = value.get("class_name"), value.get("config")
+    if _is_of_keras(value.get("module")):
+        return True
+    is_layer = isinstance(config, Mapping) and "trainable" in config
+    return isinstance(name, str) and not is_layer and names_a_builtin(name.rpartition(">")[2])
+
+
+def _is_of_keras(module: object) -> bool:
+    return isinstance(module, str) and any(
+        module == known or module.startswith(known + ".") for known in _BUILTIN_MODULES
+    )
 
 
 def _from_string(text: str) -> ParsedConstraint:
@@ -123,10 +151,7 @@ def _from_class_and_config(
 
 
 def _is_builtin(serialised: Mapping[str, Any], name: str) -> bool:
-    module = serialised.get("module")
-    from_keras = isinstance(module, str) and any(
-        module == known or module.startswith(known + ".") for known in _BUILTIN_MODULES
-    )
+    from_keras = _is_of_keras(serialised.get("module"))
     return from_keras and name in _DEFAULTS and serialised.get("registered_name") in (None, name)
 
 

@@ -6,10 +6,12 @@ found so that none passes unseen; which weights they govern cannot be told.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.keras_config.binding import NAME_IT
+from ckptclamp.keras_config.constraint_forms import is_serialised_constraint, names_a_builtin
 from ckptclamp.keras_config.declaration import Declaration
 from ckptclamp.printable import printable
 
@@ -34,22 +36,36 @@ def unread_constraints(layer: Layer) -> Iterator[Declaration]:
 
 def _constraints(key: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - untrusted JSON
     """Every serialised constraint at or below a setting, with the path of keys to it."""
-    pending: list[tuple[str, Any]] = [(key, value)]
+    pending: list[tuple[str, Any, bool]] = [(key, value, _tells(key))]
     while pending:
-        path, item = pending.pop()
-        if _is_constraint(path, item):
+        path, item, told = pending.pop()
+        if _is_constraint(path, item, told):
             yield path, item
         elif isinstance(item, Mapping):
-            pending.extend((f"{path}.{k}", v) for k, v in item.items())
+            pending.extend((f"{path}.{k}", v, told or _tells(str(k))) for k, v in item.items())
         elif isinstance(item, list):
-            pending.extend((f"{path}[{i}]", v) for i, v in enumerate(item))
+            pending.extend((f"{path}[{i}]", v, told) for i, v in enumerate(item))
 
 
-def _is_constraint(path: str, item: object) -> bool:
-    if isinstance(item, Mapping):
-        module = item.get("module")
-        if isinstance(module, str) and module.startswith("keras.constraints"):
-            return True
-    elif not isinstance(item, str):
+def _tells(key: str) -> bool:
+    """Whether a key says that constraints stand under it."""
+    return key.lower().endswith(("constraint", "constraints"))
+
+
+def _is_constraint(path: str, item: object, told: bool) -> bool:
+    """Whether `item` is a constraint, by its form or because it stands where one must.
+
+    Under a key that tells (`told`), what has a class is one, and so is a string that names a
+    built-in one. The very value of such a key, or an element of a list there, is one whatever it is
+    called; ``constraints`` may be a mapping of them, too.
+    """
+    if is_serialised_constraint(item):
+        return True
+    if not (told and isinstance(item, (str, Mapping))):
         return False
-    return path.endswith("constraint")
+    element = re.sub(r"(\[\d+\])+$", "", path)
+    is_value = _tells(element)
+    if isinstance(item, str):
+        return is_value or names_a_builtin(item)
+    is_many = element == path and path.lower().endswith("s")
+    return "class_name" in item or (is_value and not is_many)

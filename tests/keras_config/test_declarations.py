@@ -136,6 +136,52 @@ def test_constraints_of_a_users_layer_are_seen_but_not_guessed(custom):
     assert "custom-layers" in {notice.code for notice in undeclared_notices(model)}
 
 
+NON_NEG = {"class_name": "NonNeg", "config": {}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument"),
+    [
+        ({"limit": NON_NEG}, "limit"),
+        ({"limit": {**NON_NEG, "module": "keras.src.constraints.constraints"}}, "limit"),
+        ({"limit": {**NON_NEG, "module": "tensorflow.keras.constraints"}}, "limit"),
+        ({"limit": {**NON_NEG, "module": "tf_keras.src.constraints"}}, "limit"),
+        (
+            {"limit": {"module": "tensorflow.python.keras.constraints", "class_name": "X"}},
+            "limit",
+        ),
+        ({"limits": [1, [NON_NEG]]}, "limits[1][0]"),
+        ({"limits": {"w": {**NON_NEG, "class_name": "my>MaxNorm"}}}, "limits.w"),
+        ({"constraints": ["non_neg"]}, "constraints[0]"),
+        ({"constraints": [{"name": "MaxNorm", "m": 2}]}, "constraints[0]"),
+        ({"constraints": {"w": "non_neg"}}, "constraints.w"),
+        ({"constraints": {"w": {"class_name": "my>Clip", "config": {}}}}, "constraints.w"),
+        ({"inner": {"kernelConstraint": "mine"}}, "inner.kernelConstraint"),
+    ],
+)
+def test_constraints_in_any_setting_of_a_users_layer(settings, argument):
+    """Every generation's form is seen, at any depth and under any name."""
+    own = layer("Mine", "m", module="m", registered_name="p>Mine", **settings)
+    declaration = only(declared_constraints(*v3(sequential(own), {})))
+    assert declaration.argument == argument
+    assert declaration.not_evaluated
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "non_neg", "names": ["max_norm"], "inner": {"name": "maxnorm", "units": 2}},
+        {"inner": layer("UnitNorm", "n", module="m", registered_name="p>UnitNorm")},
+        {"activation": {"class_name": "ReLU", "config": {}, "module": "keras.layers"}},
+        {"constraints": {}, "constraint": None, "limits": []},
+    ],
+)
+def test_what_only_looks_like_a_constraint(settings):
+    """A word, a layer's name or class may be like a constraint's, and is none."""
+    own = layer("Mine", "m", module="m", registered_name="p>Mine", **settings)
+    assert declared_constraints(*v3(sequential(own), {})) == ()
+
+
 def test_a_wrapper_of_the_users_own_is_followed_by_its_attribute():
     """What a custom wrapper holds in `layer` is a layer of Keras', stored under that name."""
     inner = dense("inner", kernel_constraint=max_norm())
