@@ -29,7 +29,7 @@ class Layer:
     argument to what the config holds; a `twin` has the declarations of another layer, whose config
     it was made from. `frozen` says that it, or a layer around it, was not trainable. A class that
     is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
-    of the layers inside. `identity` is the number that tf_keras gives an object that it met before.
+    of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the number that tf_keras gives an object that it met before.
     """
 
     key: int
@@ -49,6 +49,7 @@ class Layer:
     twin: int | None = None
     known: bool = False
     unread: tuple[tuple[str, Any], ...] = ()
+    odd: tuple[str, ...] = ()
     identity: int | None = None
 
     @property
@@ -210,8 +211,11 @@ class _Reader:
         layer.unread = tuple((container, item) for item in listed if not is_layer(item))
 
     def _wrapped(self, layer: Layer, values: Mapping[str, Any], depth: int) -> None:
-        if _is_bidirectional(layer) and is_layer(values.get("layer")):
-            layer.sublayers = self._directions(layer, values, depth)
+        if _is_bidirectional(layer):
+            held = {key: values.get(key) for key in ("layer", "backward_layer")}
+            layer.odd = tuple(k for k, v in held.items() if not (v is None or is_layer(v)))
+            if held["layer"] is not None and not layer.odd:
+                layer.sublayers = self._directions(layer, values, depth)
             return
         attribute = "cell" if layer.class_name == "RNN" else "layer"
         if is_layer(values.get(attribute)):
@@ -225,7 +229,10 @@ class _Reader:
     ) -> tuple[tuple[tuple[str, ...], Layer], ...]:
         """Both layers of a Bidirectional; Keras 2 writes one where they share their settings."""
         explicit = values.get("backward_layer")
-        sources = {"forward": values["layer"], "backward": explicit or values["layer"]}
+        sources = {
+            "forward": values["layer"],
+            "backward": values["layer"] if explicit is None else explicit,
+        }
         pair: list[tuple[tuple[str, ...], Layer]] = []
         for direction, serialised in sources.items():
             bare = str(as_mapping(serialised.get("config")).get("name"))
@@ -234,7 +241,7 @@ class _Reader:
                 serialised, path=layer.path, name=name, frozen=layer.frozen, depth=depth + 1
             )
             pair.append(((f"{direction}_layer",), inner))
-        if not is_layer(explicit):
+        if explicit is None:
             for forward, backward in zip(pair[0][1].walk(), pair[1][1].walk(), strict=True):
                 backward.twin = forward.key
         return tuple(pair)

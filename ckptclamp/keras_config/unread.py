@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 def unread_constraints(layer: Layer) -> Iterator[Declaration]:
     """Declarations, all not evaluated, for what the tree of layers does not reach in `layer`."""
+    for key in layer.odd:
+        yield Declaration(
+            layer="/".join(layer.path),
+            layer_class=layer.class_name,
+            argument=key,
+            serialised="unknown",
+            not_evaluated=f"{key} is no serialised layer, so what it declares cannot be known",
+            hint=NAME_IT,
+        )
     for key, value in layer.unread:
         for argument, serialised in _constraints(key, value):
             yield Declaration(

@@ -136,6 +136,18 @@ def test_constraints_of_a_users_layer_are_seen_but_not_guessed(custom):
     assert "custom-layers" in {notice.code for notice in undeclared_notices(model)}
 
 
+@pytest.mark.parametrize("odd", ["x", 5, [1], {}, {"class_name": "LSTM"}, False])
+@pytest.mark.parametrize("key", ["layer", "backward_layer"])
+def test_a_bidirectional_of_what_is_no_layer(key, odd):
+    """What it declares cannot be read, which is no crash and no pass."""
+    inner = {"layer": layer("LSTM", "lstm", units=2), key: odd}
+    model, stored = v3(sequential(layer("Bidirectional", "b", **inner)), {})
+    declaration = only(declared_constraints(model, stored))
+    assert declaration.argument == key
+    assert "no serialised layer" in str(declaration.not_evaluated)
+    assert variable_labels(model, stored) == {}
+
+
 NON_NEG = {"class_name": "NonNeg", "config": {}}
 
 
