@@ -60,7 +60,8 @@ def _repeats(model: KerasModel, root: Layer, bindings: Bindings) -> Iterator[Twi
         known = _is_one(layers)
         for earlier in layers[:-1]:
             for pair in _paired(bindings, earlier, layers[-1]):
-                if known or _named_alike(*(groups.get(name) for name in pair)):
+                names = {groups.get(name) for name in pair}
+                if known or _named_elsewhere(names, earlier, layers[-1]):
                     yield pair
 
 
@@ -79,20 +80,25 @@ def _is_one(layers: Sequence[Layer]) -> bool:
     return len(identities) == 1 and None not in identities
 
 
-def _groups(model: KerasModel) -> dict[str, tuple[str, str]]:
-    """The top-level layer and the name within it, by a weight's full name."""
+def _groups(model: KerasModel) -> dict[str, str]:
+    """The name within its top-level layer, by a weight's full name."""
     return {
-        "/".join(filter(None, (model.weights_root, layer, weight))): (layer, weight)
+        "/".join(filter(None, (model.weights_root, layer, weight))): weight
         for layer, weights in model.weight_names.items()
         for weight in weights
     }
 
 
-def _named_alike(one: tuple[str, str] | None, other: tuple[str, str] | None) -> bool:
-    """Whether two groups hold a weight whose name says that it belongs to one of them.
+def _named_elsewhere(names: set[str | None], *layers: Layer) -> bool:
+    """Whether weights of one name say that they were made around one of these layers only.
 
-    Keras 3 names a variable by where it was made.
+    Keras 3 names a variable by where it was made. Two layers may both be called ``own`` and make an
+    ``own/kernel`` each; but what lies in ``one`` and begins with the name of the top-level layer
+    ``two`` can only have been made there.
     """
-    if one is None or other is None or one[0] == other[0] or one[1] != other[1]:
+    name = next(iter(names))
+    if len(names) != 1 or name is None:
         return False
-    return one[1].partition("/")[0] in (one[0], other[0])
+    made_in = name.partition("/")[0]
+    around = [made_in in layer.path for layer in layers]
+    return sorted(around) == [False, True] and layers[around.index(True)].path[0] == made_in

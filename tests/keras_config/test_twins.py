@@ -82,6 +82,25 @@ def test_the_name_of_another_place_tells():
     )
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("version", ["2.21.0", "3.12.0"])
+def test_a_layer_beside_a_model_with_one_of_its_name(version, last):
+    """Both make an ``own/kernel``, which is the name of neither's place but of the layer itself."""
+    own = dense("own", kernel_constraint=max_norm())
+    inner = sequential(own, name="inner")
+    rows = {f"own/{variable}": shape for variable, shape in ROWS.items()}
+    config = sequential(*((inner, own) if last else (own, inner)))
+    assert twin_tensors(*legacy(config, {"inner": rows, "own": rows}, version)) == ()
+
+
+def test_a_name_that_both_places_explain():
+    """A model within the first tower is called as the second tower is."""
+    config = sequential(
+        sequential(sequential(shared(), name="two"), name="one"), sequential(shared(), name="two")
+    )
+    assert pairs(config, stored("two/twice", "two/twice")) == ()
+
+
 def test_a_wrapper_that_keeps_a_copy():
     """SpectralNormalization saves the kernel of its layer as its own too, and loads that first."""
     wrapper = layer("SpectralNormalization", "sn", layer=shared())
