@@ -23,7 +23,7 @@ from ckptclamp.notices import Notice
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.progress import Meter, Progress
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
-from ckptclamp.spec.model import Spec
+from ckptclamp.spec.model import Declared, Spec
 from ckptclamp.streaming.kept import Kept
 from ckptclamp.streaming.measure import measure
 from ckptclamp.streaming.requests import Measurement, Request
@@ -173,7 +173,7 @@ def audit_plan(
             *(_not_evaluated(entry) for entry in plan.not_evaluated),
         ]
         torn = twin_notices(checkpoint, plan.twins, options.memory)
-        notices = (*_format_notices(checkpoint, plan), *plan.notices, *torn)
+        notices = (*_format_notices(checkpoint, spec), *plan.notices, *torn)
         checkpoint.verify_integrity()
         summary = summarise(checkpoint, digests.result())
     checkpoint.verify_unchanged()
@@ -192,15 +192,17 @@ def audit_plan(
     return suppress(report, spec.ignore if spec else ())
 
 
-def _format_notices(checkpoint: Checkpoint, plan: Plan) -> tuple[Notice, ...]:
+def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, ...]:
     """What opening the checkpoint had to tell, such as a name that disagrees with the content."""
     notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
     weights_only = checkpoint.keras is not None and checkpoint.keras.config is None
-    if weights_only and not (plan.assignments or plan.not_evaluated):
+    if weights_only and (spec or Spec()).declared is Declared.AUDIT:
         without = Notice(
             "no-config",
-            "it holds the weights of a Keras model, but not the config that declares constraints",
-            hint="--config names the JSON, or the .keras, that has it",
+            "it holds the weights of a Keras model, but not the config that declares constraints, so "
+            "none of these is audited",
+            hint="--config names the JSON, or the .keras, that has it; declared: ignore says that "
+            "only rules count",
             informational=True,
         )
         return (*notices, without)

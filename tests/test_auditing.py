@@ -97,11 +97,15 @@ def test_damage_outside_of_the_weights_is_noticed(tmp_path):
 
 
 def test_weights_without_their_config_are_told(tmp_path):
-    """Whoever audits a weights-only file hears that a config is missing, not only a spec."""
+    """Declarations that were to be audited and are not there are told of, whatever rules there are."""
     path = tmp_path / "model.weights.h5"
     path.write_bytes(weights({"dense": np.ones(4, np.float32)}))
     report = audit(path)
     assert report.exit_code == 4
     assert [notice.code for notice in report.notices] == ["no-config"]
     rule = {"id": "r", "tensors": "**", "constraint": "NonNeg"}
-    assert audit(path, {"version": 1, "rules": [rule]}).notices == ()
+    spec = {"version": 1, "rules": [rule]}
+    report = audit(path, spec, AuditOptions(strict=True))
+    assert [notice.code for notice in report.notices] == ["no-config"]
+    assert report.exit_code == 0
+    assert audit(path, {**spec, "declared": "ignore"}).notices == ()
