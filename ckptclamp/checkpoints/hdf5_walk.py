@@ -199,12 +199,20 @@ def _keras_facts(walk: _Walk) -> dict[str, Any]:
         or hdf5_attributes.text(root, name, weights_root or "/")
         for name in ("keras_version", "backend")
     }
-    facts["model_config"] = hdf5_attributes.text(walk.root, "model_config", "/")
+    facts["model_config"] = _model_config(walk)
     if layer_names is None:
         return {name: value for name, value in facts.items() if value is not None}
     facts |= {"weights_root": weights_root, "layer_names": layer_names}
     facts["weight_names"] = _weight_names(walk, weights_root, layer_names)
     return facts
+
+
+def _model_config(walk: _Walk) -> str | None:
+    """The config as text; what stands there and is none may declare what a loader can read."""
+    config = hdf5_attributes.text(walk.root, "model_config", "/")
+    if config is None and h5a.exists(walk.root, b"model_config"):
+        raise RefusedError("the attribute 'model_config' is no text", tensor="/")
+    return config
 
 
 def _weight_names(walk: _Walk, weights_root: str, layers: list[str]) -> list[list[Any]]:

@@ -443,6 +443,18 @@ def test_config_without_layer_names(path: Path) -> None:
         assert checkpoint.keras.config == {"class_name": "Sequential"}
 
 
+@pytest.mark.parametrize(
+    "value",
+    [np.void(b"{}"), np.array([b"{}", b"{}"]), 3, np.array([], "S5"), h5py.Empty("S5")],
+    ids=["opaque", "two texts", "a number", "no text", "nothing"],
+)
+def test_config_that_is_no_text(path: Path, value: object) -> None:
+    """A config that is there and cannot be read is not the same as none."""
+    written(path, lambda file: file.attrs.update(layer_names=["dense"], model_config=value))
+    with pytest.raises(RefusedError, match="'model_config' is no text"):
+        opened(path)
+
+
 def test_two_layouts(path: Path) -> None:
     """A file that loaders read differently, by its name, has two sets of weights."""
 
