@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 _LARGEST = 64 << 20
 _DEEPEST = 200
+_HEAD = 4096
+"""Bytes in which a JSON document has begun, whatever white space comes before it."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_model_config(path: Path) -> Mapping[str, Any]:
     """Return the config in `path`: what ``model.to_json()`` gives, or inside a Keras checkpoint.
+
+    ``json.dump(model.to_json(), file)`` writes that text as a JSON string; it is read as well.
 
     Raises:
         UnreadableError: the file cannot be read, or is neither JSON nor a checkpoint.
@@ -25,8 +30,7 @@ def read_model_config(path: Path) -> Mapping[str, Any]:
     """
     source = Source.open(path)
     try:
-        starts_as_json = source.read_at(0, min(1, source.size)) == b"{"
-        config = _from_json(source) if starts_as_json else _from_checkpoint(path)
+        config = _from_json(source) if _starts_as_json(source) else _from_checkpoint(path)
     finally:
         source.close()
     if not isinstance(config, dict) or not isinstance(config.get("config"), (dict, list)):
@@ -36,15 +40,26 @@ def read_model_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
+def _starts_as_json(source: Source) -> bool:
+    head = source.read_at(0, min(_HEAD, source.size))
+    return head.removeprefix(_BYTE_ORDER_MARK).lstrip(b" \t\r\n").startswith((b"{", b'"'))
+
+
 def _from_json(source: Source) -> object:
     if source.size > _LARGEST:
         raise UsageError(f"is over {_LARGEST >> 20} MiB, too large for a config", path=source.path)
+    document = _parsed(source.read_at(0, source.size).removeprefix(_BYTE_ORDER_MARK), source.path)
+    return _parsed(document.encode(), source.path) if isinstance(document, str) else document
+
+
+def _parsed(data: bytes, path: Path) -> object:
     return parse_strict(
-        source.read_at(0, source.size),
+        data,
         max_depth=_DEEPEST,
         max_bytes=_LARGEST,
-        what=f"the model config {source.path}",
+        what="model config",
         allow_infinity=True,
+        path=path,
     )
 
 
