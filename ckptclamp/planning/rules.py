@@ -106,8 +106,9 @@ def _unnamed(
     from ckptclamp.keras_config import unnamed_weights
 
     tensors = checkpoint.tensors
-    names = {name: _names(tensor, labels.get(name)) for name, tensor in tensors.items()}
-    return unnamed_notice(rules, unnamed_weights(checkpoint.keras, tensors), names)
+    unnamed = unnamed_weights(checkpoint.keras, tensors)
+    names = {name: _names(tensors[name], labels.get(name)) for name in unnamed}
+    return unnamed_notice(rules, unnamed, names, labels.values())
 
 
 def _governed(

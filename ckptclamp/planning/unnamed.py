@@ -14,7 +14,7 @@ from ckptclamp.printable import printable
 from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ckptclamp.spec.model import Rule
 
@@ -22,19 +22,23 @@ _SHOWN = 5
 
 
 def unnamed_notice(
-    rules: Sequence[Rule], unnamed: Mapping[str, str], names: Mapping[str, Sequence[str]]
+    rules: Sequence[Rule],
+    unnamed: Mapping[str, str],
+    names: Mapping[str, Sequence[str]],
+    labels: Iterable[str],
 ) -> tuple[Notice, ...]:
     """Warn of weights that a rule may have meant and matched none of in their layer.
 
     Args:
         rules: the rules of a spec.
         unnamed: the layers that each weight without a known name lies in, by its full name.
-        names: what every tensor is called, by its full name.
+        names: what each of these weights is called, by its full name.
+        labels: what weights of which it is known are called.
     """
     if not (rules and unnamed):
         return ()
     patterns = TensorPatterns([rule.tensors for rule in rules])
-    words = _words(rules, names)
+    words = _words(rules, labels)
     met: dict[str, set[int]] = defaultdict(set)
     for tensor, layer in unnamed.items():
         met[layer] |= patterns.matching(names[tensor])
@@ -69,10 +73,14 @@ def _meant(
     return frozenset[int]().union(*found)
 
 
-def _words(rules: Sequence[Rule], names: Mapping[str, Sequence[str]]) -> list[str]:
-    """What weights are called: in this checkpoint, and in the patterns."""
+def _words(rules: Sequence[Rule], labels: Iterable[str]) -> list[str]:
+    """What weights are called: in this checkpoint, and in the patterns.
+
+    The config's labels end in few words. A file's own names may be as many as it likes, and each
+    word is tried with each weight.
+    """
     asked = (_last(pattern) for rule in rules for pattern in rule.tensors)
-    known = (name.rpartition("/")[2] for called in names.values() for name in called)
+    known = (label.rpartition("/")[2] for label in labels)
     return sorted({word for word in (*asked, *known) if word and not word.isdecimal()})
 
 
