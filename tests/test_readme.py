@@ -176,7 +176,7 @@ def test_the_spec_of_the_readme_loads(tmp_path, monkeypatch):
     ]
     assert spec.rules[1].tolerance == 1e-3
     assert str(spec.rules[3].constraint).startswith("our_pkg.constraints:Ring")
-    assert list(spec.custom_objects) == ["my_pkg>WeightClip"]
+    assert list(spec.custom_objects) == ["my_pkg>WeightClip", "my_pkg>Ring"]
 
 
 def test_the_session_of_the_readme_is_real(tmp_path, monkeypatch):

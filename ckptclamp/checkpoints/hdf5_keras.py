@@ -16,7 +16,7 @@ from ckptclamp.checkpoints.keras_documents import parse_document
 _OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
 _METRICS = "metrics/"
 _V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
-_SEED_GENERATOR = re.compile(r"(?:^|/)seed_generator(?:_\d+)?/vars/")
+_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
 
 
 def keras_model(answer: Answer) -> KerasModel | None:

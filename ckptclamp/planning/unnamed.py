@@ -7,6 +7,7 @@ weights it is. A rule that would match such a weight, were it only called so, ha
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.notices import Notice
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Rule
 
 _SHOWN = 5
+_TRIALS = 200_000
+"""How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
 
 
 def unnamed_notice(
@@ -39,6 +42,7 @@ def unnamed_notice(
         return ()
     patterns = TensorPatterns([rule.tensors for rule in rules])
     words = _words(rules, labels)
+    unnamed = dict(islice(unnamed.items(), max(1, _TRIALS // max(1, len(words)))))
     met: dict[str, set[int]] = defaultdict(set)
     for tensor, layer in unnamed.items():
         met[layer] |= patterns.matching(names[tensor])

@@ -416,6 +416,7 @@ def test_v3_names(path: Path) -> None:
         file.create_group("layers/dense/vars").attrs["name"] = "head"
         file["layers/dense/vars/0"] = np.ones((2, 2), "f4")
         file["layers/dropout/seed_generator/vars/0"] = np.ones(2, "u4")
+        file["layers/random_flip/generator/vars/0"] = np.ones(2, "u4")
         file.create_group("vars")
         file["optimizer/vars/0"] = np.int64(3)
 
@@ -427,11 +428,13 @@ def test_v3_names(path: Path) -> None:
             "": None,
             "layers/dense": "head",
             "layers/dropout/seed_generator": None,
+            "layers/random_flip/generator": None,
             "optimizer": None,
         }
         roles = {name: tensor.role for name, tensor in checkpoint.tensors.items()}
         assert roles["layers/dense/vars/0"] is Role.WEIGHT
         assert roles["layers/dropout/seed_generator/vars/0"] is Role.STATE
+        assert roles["layers/random_flip/generator/vars/0"] is Role.STATE
         assert roles["optimizer/vars/0"] is Role.OPTIMIZER
 
 
