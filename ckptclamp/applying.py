@@ -11,6 +11,7 @@ from ckptclamp.auditing import (
     AuditOptions,
     as_spec,
     audit_plan,
+    ignored,
     is_hashed,
     judge,
     make_plan,
@@ -200,7 +201,7 @@ class _Job:
         newest = list(before.results)  # first those of the assignments, in the order of the plan
         for index, result in zip(again, fresh, strict=True):
             newest[index] = result
-        results = suppress_results(newest, self.spec.ignore if self.spec else ())
+        results = suppress_results(newest, *ignored(self.checkpoint, self.spec))
         after = replace(before, checkpoint=summary, results=results)
         if not self.options.allow_remaining:
             _refuse_remaining(after, self.projection)

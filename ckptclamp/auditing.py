@@ -21,6 +21,7 @@ from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import UnreadableError, UsageError
 from ckptclamp.notices import Notice
 from ckptclamp.plan import Assignment, NotEvaluated, Plan, build_plan
+from ckptclamp.planning.names import all_names
 from ckptclamp.progress import Meter, Progress
 from ckptclamp.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.spec.model import Declared, Spec
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
+    from ckptclamp.spec.model import Suppression
 
 MEBIBYTE = 1 << 20
 HASHED_UNASKED = 64 * MEBIBYTE
@@ -189,7 +191,15 @@ def audit_plan(
         strict=options.strict,
         seconds=time.monotonic() - started,
     )
-    return suppress(report, spec.ignore if spec else ())
+    return suppress(report, *ignored(checkpoint, spec))
+
+
+def ignored(
+    checkpoint: Checkpoint, spec: Spec | None
+) -> tuple[Sequence[Suppression], Mapping[str, Sequence[str]]]:
+    """The ignore rules of `spec`, and the names by which they may mean a tensor."""
+    rules = spec.ignore if spec else ()
+    return rules, all_names(checkpoint) if rules else {}
 
 
 def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, ...]:

@@ -8,7 +8,7 @@ norm that is too large did not accept a NaN (a baseline can record them, see `ba
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,28 +19,38 @@ from ckptclamp.spec.patterns import TensorPatterns
 if TYPE_CHECKING:
     from ckptclamp.spec.model import Suppression
 
+Names = Mapping[str, Sequence[str]]
+"""All names of tensors, by the full name (see `planning.names`)."""
+
 
 def suppress(
-    report: AuditReport, rules: Sequence[Suppression], today: datetime.date | None = None
+    report: AuditReport,
+    rules: Sequence[Suppression],
+    names: Names,
+    today: datetime.date | None = None,
 ) -> AuditReport:
     """Mark the violations in `report` that `rules` accept, and tell of rules that do nothing.
 
-    `today` is the day that expiry is judged by; by default the current one in UTC.
+    `names` are what a tensor matches by, exactly as it does for the rules that govern: an exclusion
+    that is heeded there must be heeded here. `today` is the day that expiry is judged by; by default the current one in UTC.
     """
     if not rules:
         return report
-    ignoring = _Ignoring(rules, today or utc_today())
+    ignoring = _Ignoring(rules, names, today or utc_today())
     results = tuple(ignoring.judge(result) for result in report.results)
     return replace(report, results=results, notices=(*report.notices, *ignoring.notices()))
 
 
 def suppress_results(
-    results: Iterable[Result], rules: Sequence[Suppression], today: datetime.date | None = None
+    results: Iterable[Result],
+    rules: Sequence[Suppression],
+    names: Names,
+    today: datetime.date | None = None,
 ) -> tuple[Result, ...]:
-    """Mark the violations among `results` that `rules` accept."""
+    """Mark the violations among `results` that `rules` accept; see `suppress`."""
     if not rules:
         return tuple(results)
-    ignoring = _Ignoring(rules, today or utc_today())
+    ignoring = _Ignoring(rules, names, today or utc_today())
     return tuple(ignoring.judge(result) for result in results)
 
 
@@ -52,7 +62,8 @@ def utc_today() -> datetime.date:
 class _Ignoring:
     """The ignore rules of one spec on one day, and what they have been of use for."""
 
-    def __init__(self, rules: Sequence[Suppression], today: datetime.date) -> None:
+    def __init__(self, rules: Sequence[Suppression], names: Names, today: datetime.date) -> None:
+        self._names = names
         self._expired = [r for r in rules if r.expires is not None and r.expires < today]
         self._rules = [r for r in rules if r.expires is None or r.expires >= today]
         self._tensors = TensorPatterns([rule.tensors for rule in self._rules])
@@ -63,7 +74,8 @@ class _Ignoring:
         """Return `result`, marked if a rule accepts it."""
         if result.verdict is not Verdict.VIOLATION or result.suppressed is not None:
             return result
-        names = [result.tensor, *([result.label] if result.label else [])]
+        names = {result.tensor, *self._names.get(result.tensor, ())}
+        names |= {result.label} if result.label else set()
         matching = self._tensors.matching(names) & self._ids.matching([result.rule])
         if not matching:
             return result

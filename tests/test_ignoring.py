@@ -23,7 +23,7 @@ def ignored(result: Result, *rules: Suppression) -> AuditReport:
     """The report of this result under these rules."""
     notices = (Notice("earlier", "said before"),)
     report = AuditReport(CheckpointSummary("m.h5", "hdf5", (), 1), (result,), notices=notices)
-    return suppress(report, rules, TODAY)
+    return suppress(report, rules, {}, TODAY)
 
 
 def codes(report: AuditReport) -> list[str]:
@@ -36,13 +36,13 @@ def test_a_violation_that_a_rule_names_is_accepted():
     report = ignored(VIOLATION, RULE)
     assert report.results == (replace(VIOLATION, suppressed=Suppressed("spec", "known")),)
     assert codes(report) == ["earlier"]
-    assert suppress_results([VIOLATION], [RULE], TODAY) == report.results
+    assert suppress_results([VIOLATION], [RULE], {}, TODAY) == report.results
 
 
 def test_without_rules_nothing_changes():
     """A report without ignore rules is what it was."""
     assert ignored(VIOLATION).results == (VIOLATION,)
-    assert suppress_results([VIOLATION, PASS], []) == (VIOLATION, PASS)
+    assert suppress_results([VIOLATION, PASS], [], {}) == (VIOLATION, PASS)
 
 
 @pytest.mark.parametrize(

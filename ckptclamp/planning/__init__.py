@@ -1,5 +1,6 @@
 """How rules and declarations become a plan.
 
 `rules` matches a spec's rules with tensors, `declarations` takes what the checkpoint's own model
-says, `axes` finds out what one unit is, `lints` looks for axes that were probably not meant.
+says, `names` knows by which names a tensor may be meant, `axes` finds out what one unit is, `lints`
+looks for axes that were probably not meant.
 """

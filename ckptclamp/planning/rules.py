@@ -11,6 +11,7 @@ from ckptclamp.notices import Notice
 from ckptclamp.planning.axes import reduced_axes
 from ckptclamp.planning.lints import defaulted, degenerate, meant_axes
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan
+from ckptclamp.planning.names import labels_of, names_of
 from ckptclamp.planning.tensors import (
     judged_tensors,
     quantised_notice,
@@ -45,7 +46,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     Raises:
         SpecError: a rule states axes that a tensor does not have, or none where it must.
     """
-    labels = _labels(checkpoint)
+    labels = labels_of(checkpoint)
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
     governed = _governed(spec.rules, patterns, judged_tensors(checkpoint).values(), labels)
     pairs: list[Pair] = []
@@ -81,14 +82,6 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     )
 
 
-def _labels(checkpoint: Checkpoint) -> Mapping[str, str]:
-    if checkpoint.keras is None:
-        return {}
-    from ckptclamp.keras_config import variable_labels
-
-    return variable_labels(checkpoint.keras, checkpoint.tensors)
-
-
 def _distinct(labels: Mapping[str, str]) -> Mapping[str, str]:
     """Only a label that names one tensor tells a reader which one is meant."""
     if not labels:
@@ -107,7 +100,7 @@ def _unnamed(
 
     tensors = checkpoint.tensors
     unnamed = unnamed_weights(checkpoint.keras, tensors)
-    names = {name: _names(tensors[name], labels.get(name)) for name in unnamed}
+    names = {name: names_of(tensors[name], labels.get(name)) for name in unnamed}
     return unnamed_notice(rules, unnamed, names, labels.values())
 
 
@@ -120,16 +113,11 @@ def _governed(
     """The tensors of each rule, in the order of the checkpoint."""
     governed: list[list[Tensor]] = [[] for _ in rules]
     for tensor in tensors:
-        names = _names(tensor, labels.get(tensor.name))
+        names = names_of(tensor, labels.get(tensor.name))
         for index in sorted(patterns.matching(names)):
             if tensor.role is Role.WEIGHT or _names_it(rules[index].tensors, tensor.role, names):
                 governed[index].append(tensor)
     return governed
-
-
-def _names(tensor: Tensor, label: str | None) -> tuple[str, ...]:
-    own = (tensor.name, *tensor.aliases)
-    return own if label is None or label in own else (*own, label)
 
 
 def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool:

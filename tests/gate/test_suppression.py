@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -97,3 +98,23 @@ def test_apply_leaves_alone_what_is_accepted(run, save, folder):
     audited = run("audit", "copy.safetensors", "--spec", "spec.yaml")
     assert audited.returncode == 0
     assert "1 suppressed" in audited.stdout
+
+
+@pytest.mark.parametrize(
+    ("patterns", "exit_code"),
+    [
+        (["g/*"], 0),
+        (["g/hard"], 0),
+        (["g/own"], 0),
+        (["g/*", "!g/hard"], 1),
+        (["g/hard", "!g/own"], 1),
+    ],
+)
+def test_an_alias_counts_as_a_name(run, folder, patterns, exit_code):
+    """A list means here what it means in a rule: what one name excludes, another does not accept."""
+    with h5py.File(folder / "m.h5", "w") as file:
+        file["g/own"] = np.full((2, 4), 2.0, np.float32)
+        file["g/hard"] = file["g/own"]
+    spec = ignoring(tensors=patterns, reason="frozen").replace('"*.weight"', '"g/hard"')
+    (folder / "spec.yaml").write_text(spec)
+    assert run("audit", "m.h5", "--spec", "spec.yaml").returncode == exit_code
