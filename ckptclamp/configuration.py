@@ -48,6 +48,7 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
 
 _PATHS = frozenset({"baseline", "spec"})
 _MAX_BYTES = 1 << 20
+_HEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,45 @@ def find_settings(start: Path) -> Settings | None:
                 if table is not None:
                     return Settings(path, dict(_checked(path, table)))
     return None
+
+
+def brought_along(settings: Settings, checkpoint: Path) -> bool:
+    """Whether `settings` lie inside `checkpoint`, so that its author would choose his own judge.
+
+    Inside are the directory that is named, and the directory of a set of which a file is named: its
+    index, a shard beside the index, the weights of an unzipped Keras archive. A single file has no
+    inside: settings beside it are those of the project in whose directory it lies.
+    """
+    if checkpoint.is_dir():
+        return checkpoint.resolve() in settings.path.parents
+    # Shards are looked for beside the name that is given, wherever the file itself may lie.
+    return any(
+        file.parent.resolve() in settings.path.parents and _is_of_a_set(file)
+        for file in (checkpoint, checkpoint.resolve())
+    )
+
+
+_SETS = {".safetensors.index.json": ".safetensors", ".weights.json": ".weights.h5"}
+"""How the names of indexes end, and those of their shards."""
+
+_KERAS_DIRECTORY = frozenset({"config.json", "model.weights.h5"})
+
+
+def _is_of_a_set(file: Path) -> bool:
+    """Whether `file` is an index, by its content, or by its name a member of a set beside it."""
+    try:
+        with file.open("rb") as stream:
+            if stream.read(_HEAD).lstrip().startswith(b"{"):
+                return True
+        names = {entry.name for entry in file.parent.iterdir()}
+    except OSError:
+        return False  # whoever opens it will say why it cannot be read
+    if file.name in _KERAS_DIRECTORY and names >= _KERAS_DIRECTORY:
+        return True
+    return any(
+        file.name.endswith(shard) and any(name.endswith(index) for name in names)
+        for index, shard in _SETS.items()
+    )
 
 
 def _upward(start: Path) -> Iterator[Path]:

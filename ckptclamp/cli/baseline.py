@@ -11,6 +11,7 @@ from ckptclamp.cli.options import (
     engine_options,
     load_rules,
     option,
+    outside_settings,
     spec_options,
     verbosity_options,
 )
@@ -29,8 +30,15 @@ def command() -> None:
     """
 
 
+def _outside_settings(ctx: click.Context, param: click.Parameter, audited: Path) -> Path:
+    """Refuse settings of a checkpoint's own; a report is no checkpoint, and may lie anywhere."""
+    from ckptclamp.reports.saved import is_report
+
+    return audited if is_report(audited) else outside_settings(ctx, param, audited)
+
+
 @command.command("prune")
-@click.argument("audited", type=PATH)
+@click.argument("audited", type=PATH, callback=_outside_settings)
 @option("--baseline", required=True, type=PATH, help="The one to tighten.")
 @spec_options
 @engine_options

@@ -10,6 +10,7 @@ import click
 from ckptclamp.cli.options import (
     jobs_option,
     option,
+    outside_settings,
     plain_format_option,
     symlinks_option,
     units_options,
@@ -19,8 +20,8 @@ from ckptclamp.cli.parameters import PATH, Fraction
 
 
 @click.command("diff")
-@click.argument("old", type=PATH)
-@click.argument("new", type=PATH)
+@click.argument("old", type=PATH, callback=outside_settings)
+@click.argument("new", type=PATH, callback=outside_settings)
 @option(
     "--max-drift",
     type=Fraction(),

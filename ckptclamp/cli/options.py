@@ -60,10 +60,14 @@ def _load_settings(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
         ctx.meta[SETTINGS] = settings
 
 
-def _outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Path) -> Path:
+def outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Path) -> Path:
     """Refuse settings that a checkpoint brings along: it would choose its own judge."""
     settings = ctx.meta.get(SETTINGS)
-    if settings is not None and checkpoint.resolve() in settings.path.parents:
+    if settings is None:
+        return checkpoint
+    from ckptclamp.configuration import brought_along
+
+    if brought_along(settings, checkpoint):
         raise UsageError(
             "these settings lie inside the checkpoint",
             path=settings.path,
@@ -84,7 +88,7 @@ settings_option = option(
     help="Take defaults from ckptclamp.toml or pyproject.toml.",
 )
 
-checkpoint_argument = click.argument("checkpoint", type=PATH, callback=_outside_settings)
+checkpoint_argument = click.argument("checkpoint", type=PATH, callback=outside_settings)
 
 config_option = option(
     "--config",

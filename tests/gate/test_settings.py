@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import click
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ckptclamp.cli.main import cli
 from ckptclamp.configuration import ALLOWED, find_settings
@@ -170,3 +173,70 @@ def test_a_checkpoint_cannot_bring_its_own_settings(run, folder, fixtures):
     assert "inside the checkpoint" in done.stderr
     assert run("audit", ".", "--no-settings", cwd=stranger).returncode == 1
     assert run("audit", stranger, cwd=folder).returncode == 1
+
+
+@pytest.fixture
+def download(folder):
+    """A sharded checkpoint that violates, with settings that would let it pass."""
+    download = folder / "download"
+    download.mkdir()
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for i, name in enumerate(names):
+        save_file({f"{i}.weight": np.full((2, 4), 9.0, np.float32)}, download / name)
+    index = {"metadata": {}, "weight_map": {f"{i}.weight": name for i, name in enumerate(names)}}
+    for name in ("model.safetensors.index.json", "index"):
+        (download / name).write_text(json.dumps(index))
+    (download / "ckptclamp.toml").write_text('quiet = true\nspec = "mild.yaml"\n')
+    mild = (folder / "spec.yaml").read_text().replace("1.0", "100.0")
+    (download / "mild.yaml").write_text(mild)
+    return download
+
+
+FILES = ["model.safetensors.index.json", "index", "model-00001-of-00002.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_naming_a_file_of_a_set_is_naming_the_set(run, folder, download, name):
+    """An index, or a shard of it, stands in the directory of the checkpoint as `.` does."""
+    done = run("audit", name, cwd=download)
+    assert done.returncode == 2
+    assert "inside the checkpoint" in done.stderr
+    link = folder / "link.safetensors"
+    link.symlink_to(download / name)
+    assert run("audit", link, cwd=download).returncode == 2
+    rules = ("--spec", folder / "spec.yaml")
+    assert run("audit", name, "--no-settings", *rules, cwd=download).returncode == 1
+    assert run("audit", download / name, *rules).returncode == 1
+
+
+def test_the_weights_of_an_unzipped_model_are_a_file_of_it(run, folder, fixtures):
+    """The config beside them makes them part of a directory that somebody else may have packed."""
+    stranger = folder / "stranger"
+    shutil.copytree(fixtures / "violating" / "unzipped_directory", stranger)
+    (stranger / "ckptclamp.toml").write_text("tolerance = 0.5\n")
+    assert run("audit", "model.weights.h5", cwd=stranger).returncode == 2
+    (stranger / "config.json").unlink()
+    assert "inside" not in run("audit", "model.weights.h5", cwd=stranger).stderr
+
+
+def test_every_command_refuses_a_checkpoints_own_settings(run, folder, download):
+    """A baseline that is tightened, and a comparison, are judged by settings too."""
+    index = FILES[0]
+    prune = ("baseline", "prune", "--spec", folder / "spec.yaml", "--baseline", folder / "k.json")
+    audit = ("audit", download / index, "--spec", folder / "spec.yaml")
+    report = ("-o", "json=report.json", "--write-baseline", "k.json")
+    assert run(*audit, *report).returncode == 0
+    for name in (".", index):
+        assert run(*prune, name, cwd=download).returncode == 2
+        assert run("diff", name, folder / "spec.yaml", cwd=download).returncode == 2
+        assert run("diff", folder / "spec.yaml", name, cwd=download).returncode == 2
+    shutil.copy(folder / "report.json", download / "report.json")
+    assert run(*prune, "report.json", cwd=download).returncode == 0
+
+
+def test_settings_beside_a_single_file_are_the_projects(run, save, folder):
+    """The root of a project holds its settings and, often, its model."""
+    save(a=[2.0])
+    (folder / "pyproject.toml").write_text('[tool.ckptclamp]\nspec = "spec.yaml"\n')
+    assert run(*GATE).returncode == 1
+    assert run("audit", ".").returncode == 2
