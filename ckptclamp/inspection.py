@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ckptclamp.auditing import AuditOptions, digests_of, opened, summarise
 from ckptclamp.checkpoints.description import (
     Chunked,
@@ -186,7 +188,7 @@ class _NormSum:
         self._words = unit_words(request.tensor.shape, request.axes)
         self._histogram = UnitHistogram()
         self._units = self._nonfinite = 0
-        self._sum = 0.0
+        self._sum = np.longdouble(0)  # of norms that may each be as large as a float64 can be
         self._minimum, self._maximum = math.inf, -math.inf
         self._failure: str | None = None
 
@@ -200,7 +202,7 @@ class _NormSum:
         self._nonfinite += len(item.statistics) - len(finite)
         if len(finite):
             self._histogram.add(finite)
-            self._sum += float(finite.sum())
+            self._sum += finite.sum(dtype=np.longdouble)
             self._minimum = min(self._minimum, float(finite.min()))
             self._maximum = max(self._maximum, float(finite.max()))
 
@@ -212,7 +214,7 @@ class _NormSum:
         return replace(
             measured,
             minimum=self._minimum,
-            mean=self._sum / finite,
+            mean=float(self._sum / finite),
             maximum=self._maximum,
             histogram=self._histogram.result(),
         )

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptclamp.auditing import AuditOptions, make_plan, opened
 from ckptclamp.checkpoints.description import Role
 from ckptclamp.default_units import default_axes
 from ckptclamp.errors import NothingEvaluatedError
 from ckptclamp.inspection import inspect
+from ckptclamp.planning.exact import ExactPatterns
+from ckptclamp.planning.names import labels_of
 from ckptclamp.planning.tensors import judged_tensors, why_not_judged, why_not_projected
-from ckptclamp.spec.patterns import TensorPatterns
 from ckptclamp.unit_words import unit_words
 
 if TYPE_CHECKING:
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
 """A number that is a part of a name by itself: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
 
-_SPECIAL = re.compile(r"[*?\[\]]|^!|^re:")
 _DIGITS = 4
 
 
@@ -83,56 +85,82 @@ def starting_spec(
     with opened(path, options) as checkpoint:
         plan = make_plan(checkpoint, None, options)
         keras = checkpoint.keras is not None
+        judged = tuple(judged_tensors(checkpoint).values())
+        exact = ExactPatterns(judged, labels_of(checkpoint))
         reasons = {
             tensor.name: why_not_judged(tensor) or why_not_projected(tensor)
-            for tensor in judged_tensors(checkpoint).values()
+            for tensor in judged
             if tensor.role is Role.WEIGHT
         }
-    unknown = tuple((entry.rule, entry.reason) for entry in plan.not_evaluated)
+    unknown = [(entry.rule, entry.reason) for entry in plan.not_evaluated]
     if plan.assignments:
+        rules = list(_declared(plan, exact, unknown))
+        if not rules:
+            raise NothingEvaluatedError("no pattern could name what its model declares", path=path)
         return StartingSpec(
             checkpoint=str(path),
             declared=True,
-            rules=tuple(_declared(plan)),
-            unknown=unknown,
+            rules=tuple(rules),
+            unknown=tuple(unknown),
             warnings=tuple(_warnings(plan)),
         )
     tensors = [t for t in inspect(path, norms=True, options=options).tensors if t.name in reasons]
     left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
     usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
-    if not usable:
+    rules = list(_measured(usable, exact, headroom, left_out, keras=keras))
+    if not rules:
         raise NothingEvaluatedError("no weight here can have a bound on its norm", path=path)
     return StartingSpec(
         checkpoint=str(path),
         declared=False,
-        rules=tuple(_measured(usable, tensors, headroom, keras=keras)),
+        rules=tuple(rules),
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
-        unknown=unknown,
+        unknown=tuple(unknown),
     )
 
 
-def _declared(plan: Plan) -> Iterable[StartingRule]:
-    """One rule for all tensors that are declared to satisfy the same."""
-    groups: dict[tuple[str, tuple[int, ...] | None], list[Assignment]] = defaultdict(list)
+def _declared(
+    plan: Plan, exact: ExactPatterns, unknown: list[tuple[str, str]]
+) -> Iterable[StartingRule]:
+    """One rule for all tensors that are declared to satisfy the same; `unknown` takes the others."""
+    alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
-        groups[str(assignment.constraint), _stated(assignment)].append(assignment)
-    counts = Counter(a.label for a in plan.assignments)
+        key = str(assignment.constraint), _stated(assignment)
+        alike[key].setdefault(assignment.tensor.name, assignment)
     ids = _Ids()
-    for (_, axes), assignments in groups.items():
-        names = dict.fromkeys(
-            a.label if a.label is not None and counts[a.label] == 1 else a.tensor.name
-            for a in assignments
-        )
-        first = assignments[0]
+    for assignments, patterns in _grouped(list(alike.values()), exact):
+        first = next(iter(assignments.values()))
+        if patterns is None:
+            unknown.append((first.rule, f"no pattern means {first.tensor.name} alone"))
+            continue
+        one = exact.friendly(first.tensor.name)
         yield StartingRule(
-            id=ids.unique(
-                next(iter(names)) if len(names) == 1 else type(first.constraint).__name__
-            ),
-            tensors=tuple(exact_pattern(name) for name in names),
+            id=ids.unique(one if len(assignments) == 1 else type(first.constraint).__name__),
+            tensors=patterns,
             constraint=first.constraint,
-            axes=axes,
+            axes=_stated(first),
             remark=f"{first.why}. A unit is {unit_words(first.tensor.shape, first.axes)}.",
         )
+
+
+Member = TypeVar("Member")
+
+
+def _grouped(
+    groups: Sequence[Mapping[str, Member]],
+    exact: ExactPatterns,
+    short: Sequence[tuple[str, ...]] = (),
+) -> Iterable[tuple[Mapping[str, Member], tuple[str, ...] | None]]:
+    """Each group (by full names) with its patterns, and one by one the members of those without.
+
+    `short` are the patterns that would be nicest, one proposal for each group.
+    """
+    names = [list(group) for group in groups]
+    for group, patterns in zip(groups, exact.of(names, short or [()] * len(names)), strict=True):
+        if patterns is not None or len(group) == 1:
+            yield group, patterns
+        else:
+            yield from _grouped([{name: member} for name, member in group.items()], exact)
 
 
 def _warnings(plan: Plan) -> Iterable[str]:
@@ -142,7 +170,7 @@ def _warnings(plan: Plan) -> Iterable[str]:
 
 
 def _stated(assignment: Assignment) -> tuple[int, ...] | None:
-    if assignment.constraint.elementwise:
+    if assignment.constraint.elementwise or not assignment.constraint.streaming:
         return None
     rank = len(assignment.tensor.shape)
     return () if rank > 1 and len(assignment.axes) == rank else assignment.axes
@@ -151,14 +179,14 @@ def _stated(assignment: Assignment) -> tuple[int, ...] | None:
 def _why_not(tensor: TensorSummary) -> str | None:
     """Why the norms of a tensor show no bound, if they show none."""
     norms = tensor.norms
-    if norms is None:
-        return "it has no weights"
-    if norms.failure is not None:
-        return norms.failure
+    if norms is None or norms.failure is not None:
+        return "it has no weights" if norms is None else norms.failure
     if norms.nonfinite:
         return f"{norms.nonfinite} units hold non-finite weights"
     if not tensor.shape:
         return "a scalar"
+    if norms.maximum == math.inf:
+        return "its norms are beyond float64"
     if not norms.maximum:
         return "all its weights are 0, which shows no bound"
     return None
@@ -166,55 +194,35 @@ def _why_not(tensor: TensorSummary) -> str | None:
 
 def _measured(
     tensors: Sequence[TensorSummary],
-    everything: Sequence[TensorSummary],
+    exact: ExactPatterns,
     headroom: float,
+    left_out: dict[str, str | None],
     *,
     keras: bool,
 ) -> Iterable[StartingRule]:
-    """One rule for tensors whose names differ only in numbers, and whose units are alike."""
-    labels = Counter(label for tensor in everything for label in (tensor.label, tensor.name))
-    groups: dict[tuple[str, int], dict[str, TensorSummary]] = defaultdict(dict)
+    """One rule for tensors whose names differ only in numbers, and whose units are alike.
+
+    Tensors that get no rule are told in `left_out`.
+    """
+    alike: dict[tuple[str, int], dict[str, TensorSummary]] = defaultdict(dict)
     for tensor in tensors:
-        name = tensor.name
-        if tensor.label is not None and labels[tensor.label] == 1:
-            name = tensor.label
-        groups[_NUMBER.sub("*", name), len(tensor.shape)][name] = tensor
-    patterns = [_folded(folded, group) for (folded, _), group in groups.items()]
-    exact = _that_match_no_others(patterns, list(groups.values()), everything)
+        folded = _NUMBER.sub("*", exact.friendly(tensor.name))
+        alike[folded, len(tensor.shape)][tensor.name] = tensor
+    short = [(folded,) if len(group) > 1 else () for (folded, _), group in alike.items()]
     ids = _Ids()
-    for (folded, rank), group, pattern, good in zip(
-        groups, groups.values(), patterns, exact, strict=True
-    ):
+    for group, patterns in _grouped(list(alike.values()), exact, short):
+        first = next(iter(group.values()))
+        if patterns is None:
+            left_out[first.name] = "no pattern means it alone"
+            continue
+        name = exact.friendly(first.name)
         yield _bounded(
-            ids.unique(folded if len(group) > 1 else next(iter(group))),
-            pattern if good else tuple(exact_pattern(name) for name in group),
+            ids.unique(_NUMBER.sub("*", name) if len(group) > 1 else name),
+            patterns,
             list(group.values()),
             headroom,
-            default_axes(rank, None, keras=keras),
+            default_axes(len(first.shape), None, keras=keras),
         )
-
-
-def _folded(folded: str, group: Iterable[str]) -> tuple[str, ...]:
-    names = list(group)
-    if len(names) == 1 or _SPECIAL.search(names[0]):
-        return tuple(exact_pattern(name) for name in names)
-    return (folded,)
-
-
-def _that_match_no_others(
-    patterns: Sequence[Sequence[str]],
-    groups: Sequence[dict[str, TensorSummary]],
-    everything: Iterable[TensorSummary],
-) -> list[bool]:
-    """Which patterns match exactly the tensors of their group."""
-    matching = TensorPatterns(patterns)
-    found: list[set[str]] = [set() for _ in patterns]
-    for tensor in everything:
-        names = (tensor.name, *tensor.aliases, *([tensor.label] if tensor.label else []))
-        for index in matching.matching(names):
-            found[index].add(tensor.name)
-    wanted = [{tensor.name for tensor in group.values()} for group in groups]
-    return [one == other for one, other in zip(found, wanted, strict=True)]
 
 
 def _bounded(
@@ -234,7 +242,7 @@ def _bounded(
     return StartingRule(
         id=id_,
         tensors=patterns,
-        constraint=MaxNorm(max_value=rounded_up(largest * (1 + headroom))),
+        constraint=MaxNorm(max_value=rounded_up(min(largest * (1 + headroom), sys.float_info.max))),
         axes=axes,
         remark=f"{count}; a unit is {unit}. The largest norm is {largest:.6g}.",
     )
@@ -242,17 +250,9 @@ def _bounded(
 
 def rounded_up(value: float) -> float:
     """`value`, positive, with four significant digits and never smaller."""
-    exponent = math.floor(math.log10(value)) - (_DIGITS - 1)
-    for digits in (math.ceil(value * 10.0**-exponent), math.floor(value * 10.0**-exponent) + 1):
-        rounded = float(f"{digits}e{exponent}")
-        if rounded >= value:
-            return rounded
-    return value
-
-
-def exact_pattern(name: str) -> str:
-    """A pattern that means `name` and no other."""
-    return f"re:{re.escape(name)}" if _SPECIAL.search(name) else name
+    with localcontext(prec=_DIGITS, rounding=ROUND_CEILING):
+        rounded = float(+Decimal(value))
+    return rounded if math.isfinite(rounded) else value
 
 
 class _Ids:

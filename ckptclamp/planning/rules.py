@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.description import Role, Tensor
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.notices import Notice
 from ckptclamp.planning.axes import reduced_axes
 from ckptclamp.planning.lints import defaulted, degenerate, meant_axes
+from ckptclamp.planning.matching import governed
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan
 from ckptclamp.planning.names import labels_of, names_of
 from ckptclamp.planning.tensors import (
@@ -22,12 +22,13 @@ from ckptclamp.planning.tensors import (
 )
 from ckptclamp.planning.unnamed import unnamed_notice
 from ckptclamp.results import Origin, UnmatchedRule
-from ckptclamp.spec.patterns import TensorPatterns, literal_head
+from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.description import Tensor
     from ckptclamp.spec.model import Rule, Spec
 
 Pair = Assignment | NotEvaluated
@@ -39,20 +40,16 @@ _MOST, _LONGEST, _GUESSES = 2000, 200, 20
 def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
     """Match every rule of `spec` with every tensor.
 
-    A rule governs weights. An optimizer's slots are governed only by a pattern that begins with the
-    literal name of their group (``optimizer/**``), and other state, such as that of a random
-    generator, only by its full name: neither is what a rule about ``**`` means.
-
     Raises:
         SpecError: a rule states axes that a tensor does not have, or none where it must.
     """
     labels = labels_of(checkpoint)
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
-    governed = _governed(spec.rules, patterns, judged_tensors(checkpoint).values(), labels)
+    matching = governed(patterns, judged_tensors(checkpoint).values(), labels)
     pairs: list[Pair] = []
     problems: list[SpecProblem] = []
     shown = _distinct(labels)
-    for rule, tensors in zip(spec.rules, governed, strict=True):
+    for rule, tensors in zip(spec.rules, matching, strict=True):
         refused = []
         for tensor in tensors:
             try:
@@ -63,12 +60,12 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
             problems.append(_problem(rule, *refused[0], others=len(refused) - 1))
     if problems:
         raise SpecError(spec.path or "options", tuple(problems))
-    empty = [rule for rule, tensors in zip(spec.rules, governed, strict=True) if not tensors]
+    empty = [rule for rule, tensors in zip(spec.rules, matching, strict=True) if not tensors]
     nearest = _Nearest(checkpoint.tensors)
     partly = (
         _matches_in_part(spec.rules[index], unused, nearest)
         for index, unused in patterns.never_met().items()
-        if governed[index] and spec.rules[index].required
+        if matching[index] and spec.rules[index].required
     )
     return Plan(
         assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),
@@ -102,31 +99,6 @@ def _unnamed(
     unnamed = unnamed_weights(checkpoint.keras, tensors)
     names = {name: names_of(tensors[name], labels.get(name)) for name in unnamed}
     return unnamed_notice(rules, unnamed, names, labels.values())
-
-
-def _governed(
-    rules: Sequence[Rule],
-    patterns: TensorPatterns,
-    tensors: Iterable[Tensor],
-    labels: Mapping[str, str],
-) -> list[list[Tensor]]:
-    """The tensors of each rule, in the order of the checkpoint."""
-    governed: list[list[Tensor]] = [[] for _ in rules]
-    for tensor in tensors:
-        names = names_of(tensor, labels.get(tensor.name))
-        for index in sorted(patterns.matching(names)):
-            if tensor.role is Role.WEIGHT or _names_it(rules[index].tensors, tensor.role, names):
-                governed[index].append(tensor)
-    return governed
-
-
-def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool:
-    """Whether some pattern names a tensor that is no weight on purpose."""
-    if role is Role.STATE:
-        return not set(patterns).isdisjoint(names)
-    groups = tuple(name.partition("/")[0] + "/" for name in names)
-    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
-    return any(literal_head(pattern).startswith(groups) for pattern in wanted)
 
 
 def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None) -> Pair:

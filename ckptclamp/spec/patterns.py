@@ -30,7 +30,7 @@ _REGULAR = "re:"
 class TensorPatterns:
     """The patterns of several rules, matched together so that their number costs little.
 
-    Args:
+    Attributes:
         rules: for each rule its patterns, exclusions among them.
 
     Raises:
@@ -38,6 +38,7 @@ class TensorPatterns:
     """
 
     def __init__(self, rules: Sequence[Sequence[str]]) -> None:
+        self.rules = rules
         self._patterns: list[str] = []
         self._excluding: list[bool] = []
         self._rule: list[int] = []

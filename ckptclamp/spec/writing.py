@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ckptclamp.starting_spec import StartingRule, StartingSpec
 
 _SHOWN = 20
+_NO_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
 _ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
 
 
@@ -62,7 +64,7 @@ def _declared(spec: StartingSpec) -> Iterator[str]:
 
 def _rule(rule: StartingRule) -> Iterator[str]:
     yield f"  # {printable(rule.remark, limit=None)}"
-    yield f"  - id: {rule.id}"
+    yield f"  - id: {_word(rule.id)}"
     if len(rule.tensors) == 1:
         yield f"    tensors: {quoted(rule.tensors[0])}"
     else:
@@ -79,6 +81,12 @@ def _axes(axes: Sequence[int]) -> str:
     if not axes:
         return "null  # the whole tensor is one unit"
     return str(axes[0]) if len(axes) == 1 else str(list(axes))
+
+
+def _word(text: str) -> str:
+    """A word as it is, unless YAML would take it for a number or another value."""
+    plain = re.fullmatch(r"[A-Za-z][\w-]*", text, re.ASCII) and text.lower() not in _NO_WORDS
+    return text if plain else quoted(text)
 
 
 def _number(value: float) -> str:
