@@ -23,9 +23,10 @@ from ckptclamp.checkpoints.digests import Digests
 from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
+from ckptclamp.planning.exclusive import exclusive
 from ckptclamp.processors import default_jobs
-from ckptclamp.projecting import project_tensors
-from ckptclamp.publish import find_leftovers, staged
+from ckptclamp.projecting import Work, project_tensors
+from ckptclamp.publish import check_target, find_leftovers, staged
 from ckptclamp.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.spec.model import Projection
 from ckptclamp.streaming.executors import beside
@@ -89,7 +90,12 @@ def apply(
     with opened(path, options.audit) as checkpoint:
         plan = make_plan(checkpoint, rules, options.audit)
         job = _Job(checkpoint, plan, rules, options)
-        return job.preview() if options.dry_run else job.write(_target(output or path, options))
+        if not options.dry_run:
+            return job.write(_target(output or path, options))
+        if output is not None or options.in_place:
+            target = _target(output or path, options)
+            check_target(target, like=checkpoint, force=options.force, in_place=options.in_place)
+        return job.preview()
 
 
 class _Job:
@@ -110,10 +116,12 @@ class _Job:
         )
 
     def preview(self) -> ApplyReport:
-        """Tell what would change, and refuse what could not be mended."""
+        """Tell what would change, and refuse what could not be mended.
+
+        Each rule is tried on the weights as they are: what several rules of one tensor make of it
+        together is not known before they have taken turns.
+        """
         before = self._audit_input()
-        if not self.options.allow_remaining:
-            _refuse_unmendable(before, self.plan)
         changes = self._project(Preview(self.checkpoint), before, rounds=1)
         return self._report(before, changes, after=None, output=None)
 
@@ -125,8 +133,6 @@ class _Job:
             output, like=self.checkpoint, force=options.force, in_place=options.in_place
         ) as stage:
             before = self._audit_input()
-            if not options.allow_remaining:
-                _refuse_unmendable(before, self.plan)
             copy = self.checkpoint.copy_to(stage)
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
             changes = self._project(copy, before, rounds=rounds)
@@ -149,7 +155,27 @@ class _Job:
                 path=self.checkpoint.path,
                 hint="give a spec; `ckptclamp init` writes a first one",
             )
+        if not self.options.allow_remaining:
+            _refuse_unmendable(before, self.plan)
+            self._refuse_exclusive(before)
         return before
+
+    def _refuse_exclusive(self, before: AuditReport) -> None:
+        """Refuse rules of which one must be violated, unless that is accepted."""
+        outside = {(r.tensor, r.rule) for r in before.results if _to_mend(r)}
+        broken = [replace(r, verdict=Verdict.VIOLATION, nonfinite=0) for r in before.results]
+        would = suppress_results(broken, *ignored(self.checkpoint, self.spec))
+        accepted = {(result.tensor, result.rule) for result in would if result.suppressed}
+        for pair in exclusive(self.plan.assignments):
+            keys = [(assignment.tensor.name, assignment.rule) for assignment in pair]
+            if accepted.isdisjoint(keys) and not outside.isdisjoint(keys):
+                raise NotWrittenError(
+                    f"nothing was written, rules {pair[0].rule} and {pair[1].rule} exclude each "
+                    f"other: {pair[0].constraint}, {pair[1].constraint}",
+                    path=self.checkpoint.path,
+                    tensor=pair[0].tensor.name,
+                    hint="--allow-remaining writes a copy in which one of them is violated",
+                )
 
     def _project(self, copy: Copy, before: AuditReport, *, rounds: int) -> list[TensorChange]:
         """Project every tensor that needs it, in the order of the plan."""
@@ -167,7 +193,8 @@ class _Job:
             and a.unprojected is None
             and (a.tensor.name, a.rule) not in accepted
         ]
-        return project_tensors(copy, todo, self.kept, self.streaming, self.projection, rounds)
+        work = Work(self.checkpoint, copy, self.kept, self.streaming, self.projection)
+        return project_tensors(work, todo, rounds)
 
     def _verify(
         self,

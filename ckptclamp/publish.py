@@ -56,6 +56,14 @@ def staged(
         os.close(parent)
 
 
+def check_target(
+    target: str | Path, *, like: Checkpoint, force: bool = False, in_place: bool = False
+) -> None:
+    """Raise the `UsageError` that `staged` would raise of these."""
+    path = _target_path(Path(target), like, in_place)
+    _existing(path, Path(target), like, force, in_place)
+
+
 def find_leftovers(directory: str | Path) -> list[Path]:
     """Return what killed runs left in `directory`, sorted; a run that is at work owns some, too."""
     return sorted(path for path in Path(directory).iterdir() if LEFTOVER.fullmatch(path.name))

@@ -231,7 +231,8 @@ class AuditReport:
 class TensorChange:
     """What apply did to one tensor: units rewritten, and the largest change of a weight.
 
-    `largest_change` is relative to the largest magnitude in the weight's unit.
+    Units are those of the rule that has most of them; of several rules a dry run counts how many
+    units could be rewritten at most. `largest_change` is relative to the largest magnitude in the weight's unit.
     """
 
     tensor: str
@@ -255,7 +256,10 @@ class ApplyReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """That of the copy; a dry run is a success where everything could be judged and mended."""
+        """That of the copy; a dry run is a success where everything could be judged and mended.
+
+        A dry run tries each rule by itself: rules that only together cannot be kept, it may not see.
+        """
         if self.after is not None:
             return self.after.exit_code
         code = self.before.exit_code

@@ -37,6 +37,8 @@ _NOT_HERE = frozenset(
 """What `copy_file_range` answers where it does not work between two files."""
 
 
+NO_BYTES = "it has no bytes of its own to overwrite"
+
 Extent = tuple[int, int]
 """Bytes of a file: the first, and the one after the last."""
 
@@ -101,7 +103,7 @@ class FileCopy:
                 for part in plan_chunks(box, chunked.chunk_shape):
                     self.write_chunk(tensor, chunked, part, values[part.in_box])
             case _:
-                self.refuse("it has no bytes of its own to overwrite", tensor)
+                self.refuse(NO_BYTES, tensor)
 
     def write_chunk(
         self, tensor: Tensor, chunked: Chunked, part: ChunkPart, values: NDArray[Any]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.checkpoints.copying import NO_BYTES
+from ckptclamp.checkpoints.description import Constant
+from ckptclamp.errors import NotWrittenError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -22,7 +26,13 @@ class Preview:
         return self._checkpoint.read(tensor, box, buffer)
 
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
-        """Forget `values`."""
+        """Forget `values`.
+
+        Raises:
+            NotWrittenError: a copy could not hold them either.
+        """
+        if isinstance(tensor.storage, Constant):
+            raise NotWrittenError(NO_BYTES, path=self._checkpoint.path, tensor=tensor.name)
 
     files = ()
 
