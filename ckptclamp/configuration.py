@@ -46,6 +46,22 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
 }
 """The options that a settings file may hold, and the TOML types of their values."""
 
+COMMAND_LINE_ONLY: Mapping[str, str] = {
+    "allow-import": "runs code",
+    "allow-remaining": "lets a copy pass that does not conform",
+    "attest": "writes a file",
+    "dry-run": "makes no copy",
+    "exit-zero": "turns a failure into success",
+    "follow-symlinks": "leads out of the checkpoint",
+    "force": "overwrites a file",
+    "in-place": "overwrites a file",
+    "output": "writes a file",
+    "report": "writes a file",
+    "schema": "writes a file",
+    "write-baseline": "writes a file, and accepts what it finds",
+}
+"""What the environment may not decide either, and what each option does."""
+
 _PATHS = frozenset({"baseline", "spec"})
 _MAX_BYTES = 1 << 20
 _HEAD = 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,9 +41,9 @@ def build_plan(
         SpecError: a rule makes no sense for a tensor that it matches, such as an axis that the
             tensor does not have, or has the id of a declared constraint that is judged as well; all
             such problems are in it.
-        UsageError: `tolerance` is no relative tolerance.
+        UsageError: `tolerance` is no relative tolerance, from 0 up to but not including 1.
     """
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+    if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
     spec = spec or Spec()
     plan = plan_rules(checkpoint, spec, tolerance)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ckptclamp.cli.options import SETTINGS, from_settings
+from ckptclamp.cli.options import SETTINGS, from_settings, settings_in_effect
 from ckptclamp.errors import UsageError
 from ckptclamp.results import ExitCode
 
@@ -94,13 +94,14 @@ def attest(report: AuditReport | ApplyReport, path: Path | None) -> None:
 def with_settings(report: Report) -> Report:
     """Tell in the report which settings file gave options their defaults."""
     settings = click.get_current_context().meta.get(SETTINGS)
-    if settings is None or not settings.values:
+    names = settings_in_effect()
+    if settings is None or not names:
         return report
     from ckptclamp.notices import Notice
 
     notice = Notice(
         "settings",
-        f"{', '.join(sorted(settings.values))} set by {settings.path}",
+        f"{', '.join(names)} set by {settings.path}",
         informational=True,
     )
     return replace(report, notices=(*report.notices, notice))

@@ -22,14 +22,35 @@ F = TypeVar("F", bound=Callable[..., Any])
 class SharedOption(click.Option):
     """An option that is also ``CKPTCLAMP_<NAME>``, for every command that has it."""
 
+    @property
+    def long_name(self) -> str:
+        """The name by which settings and the environment know the option: ``max-norm``."""
+        return max(self.opts, key=len).lstrip("-")
+
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Look for ``CKPTCLAMP_<COMMAND>_<NAME>`` first, then for ``CKPTCLAMP_<NAME>``."""
-        name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
+        """Look for ``CKPTCLAMP_<COMMAND>_<NAME>`` first, then for ``CKPTCLAMP_<NAME>``.
+
+        Raises:
+            UsageError: there is one, and the option must be asked for where the program is called.
+        """
+        name = self.long_name.replace("-", "_").upper()
         command = (ctx.info_name or "").replace("-", "_").upper()
         for variable in (f"CKPTCLAMP_{command}_{name}", f"CKPTCLAMP_{name}"):
             if os.environ.get(variable):
+                self._check_allowed(variable)
                 return os.environ[variable]
         return None
+
+    def _check_allowed(self, variable: str) -> None:
+        from ckptclamp.configuration import COMMAND_LINE_ONLY
+
+        reason = COMMAND_LINE_ONLY.get(self.long_name)
+        if reason is not None:
+            raise UsageError(
+                f"{variable} is set, and --{self.long_name} {reason}: "
+                "it is not taken from the environment",
+                hint="say it on the command line, and unset the variable",
+            )
 
 
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own
@@ -56,8 +77,22 @@ def _load_settings(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 
     settings = find_settings(Path.cwd())
     if settings is not None:
-        ctx.default_map = {name.replace("-", "_"): v for name, v in settings.values.items()}
+        ctx.default_map = {
+            option.name: settings.values[option.long_name]
+            for option in _shared_options(ctx)
+            if option.name is not None and option.long_name in settings.values
+        }
         ctx.meta[SETTINGS] = settings
+
+
+def _shared_options(ctx: click.Context) -> Sequence[SharedOption]:
+    return [param for param in ctx.command.params if isinstance(param, SharedOption)]
+
+
+def settings_in_effect() -> list[str]:
+    """The names of the options that have their value from the project's settings."""
+    ctx = click.get_current_context()
+    return sorted(o.long_name for o in _shared_options(ctx) if o.name and from_settings(o.name))
 
 
 def outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Path) -> Path:
@@ -146,7 +181,7 @@ spec_options = together(
     ),
     option(
         "--tolerance",
-        type=click.FloatRange(min=0),
+        type=click.FloatRange(min=0, max=1, max_open=True),
         help="Relative tolerance for every rule; the default follows the storage dtype.",
     ),
     config_option,
@@ -317,6 +352,8 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
     places = options["tensors"] or options["axis"] or options["unit_axis"]
     if (inline or places) and from_settings("spec"):
         options["spec"] = None
+        default = click.core.ParameterSource.DEFAULT
+        click.get_current_context().set_parameter_source("spec", default)
     if options["spec"] is not None:
         if inline or places:
             raise click.UsageError("--spec and an inline rule exclude each other")

@@ -11,25 +11,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from ckptclamp.cli.main import cli
-from ckptclamp.configuration import ALLOWED, find_settings
+from ckptclamp.configuration import ALLOWED, COMMAND_LINE_ONLY, find_settings
 from ckptclamp.errors import UsageError
 
 FORBIDDEN = {
-    "allow-import": "runs code",
-    "allow-remaining": "publishes what does not conform",
-    "attest": "writes a file",
+    **COMMAND_LINE_ONLY,
     "directory": "belongs to one call",
-    "dry-run": "belongs to one call",
-    "exit-zero": "turns a failure into success",
-    "follow-symlinks": "leads out of the checkpoint",
-    "force": "overwrites a file",
-    "in-place": "overwrites a file",
-    "output": "writes a file",
-    "report": "writes a file",
-    "schema": "writes a file",
     "no-schema": "is about one new file",
-    "write-baseline": "writes a file, and accepts what it finds",
-    "units": "writes a file",
     "config": "belongs to one checkpoint",
     "format": "commands differ in their formats",
     "rename": "belongs to two checkpoints",
@@ -240,3 +228,60 @@ def test_settings_beside_a_single_file_are_the_projects(run, save, folder):
     (folder / "pyproject.toml").write_text('[tool.ckptclamp]\nspec = "spec.yaml"\n')
     assert run(*GATE).returncode == 1
     assert run("audit", ".").returncode == 2
+
+
+@pytest.mark.parametrize("name", COMMAND_LINE_ONLY)
+def test_the_environment_cannot_loosen_a_gate(run, save, folder, name):
+    """What was exported long ago is refused, not obeyed; the command line still decides."""
+    save(a=[2.0])
+    command = {"output": "apply", "schema": "init"}.get(name, "audit")
+    if name in {"allow-remaining", "dry-run", "in-place", "force"}:
+        command = "apply"
+    for variable in (f"CKPTCLAMP_{name}", f"CKPTCLAMP_{command}_{name}"):
+        env = {variable.replace("-", "_").upper(): "1"}
+        done = run(command, "model.safetensors", env=env)
+        assert done.returncode == 2, done.stderr
+        assert f"--{name} {COMMAND_LINE_ONLY[name]}" in done.stderr
+        assert len(list(folder.iterdir())) == 2
+
+
+def test_what_the_command_line_says_need_not_be_unset(run, save, folder):
+    """A variable that nobody asks is nobody's affair."""
+    save(a=[2.0])
+    env = {"CKPTCLAMP_EXIT_ZERO": "1"}
+    assert run(*GATE, "--spec", "spec.yaml", "--exit-zero", env=env).returncode == 0
+    assert run("inspect", "model.safetensors", env=env).returncode == 0
+
+
+@pytest.mark.parametrize("value", ["1", "1e300", "inf", "nan", "-0.1"])
+def test_a_tolerance_is_less_than_the_bound_itself(run, save, folder, value):
+    """Wherever it is said: a factor of two is no tolerance."""
+    save(a=[2.0])
+    gate = (*GATE, "--spec", "spec.yaml")
+    assert run(*gate, "--tolerance", value).returncode == 2
+    assert run(*gate, env={"CKPTCLAMP_TOLERANCE": value}).returncode == 2
+    (folder / "ckptclamp.toml").write_text(f"tolerance = {value}\n")
+    assert run(*gate).returncode == 2
+
+
+def test_only_settings_in_effect_are_told(run, save, folder):
+    """Not what the command line overrode, nor what the command does not have."""
+    save(a=[2.0])
+    text = 'spec = "spec.yaml"\ntolerance = 0.5\nmax-drift = "5%"\nno-cache-pollution = true\n'
+    (folder / "ckptclamp.toml").write_text(text)
+    place = f" set by {folder / 'ckptclamp.toml'}"
+    assert f": no-cache-pollution, spec, tolerance{place}" in run(*GATE).stdout
+    given = run(*GATE, "--spec", "spec.yaml", "--tolerance", "0").stdout
+    assert f": no-cache-pollution{place}" in given
+    inline = run(*GATE, "--tensors", "*.weight", "--max-norm", "2", "--axis", "1").stdout
+    assert f": no-cache-pollution, tolerance{place}" in inline
+
+
+def test_every_setting_reaches_its_option(folder):
+    """Whatever the parameter of an option is called."""
+    (folder / "ckptclamp.toml").write_text("no-cache-pollution = true\njobs = 3\n")
+    command = cli.get_command(click.Context(cli), "audit")
+    assert command is not None
+    context = command.make_context("audit", ["model.safetensors"])
+    assert context.params["leave_cache"] is True
+    assert context.params["jobs"] == 3
