@@ -63,9 +63,12 @@ class Place:
     line: int | None = None
     column: int | None = None
 
-    def relative_to(self, base: Path) -> str:
-        """The path from `base` if it lies below it, else the absolute path; printable."""
-        absolute = Path(os.path.normpath(base / self.path))
+    def relative_to(self, base: Path, start: Path) -> str:
+        """The path from `base` if it lies below it, else the absolute path; printable.
+
+        `start` is the directory from which a relative path leads.
+        """
+        absolute = Path(os.path.normpath(start / self.path))
         inside = absolute.is_relative_to(base)
         return file_path(str(absolute.relative_to(base) if inside else absolute))
 

@@ -31,7 +31,7 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
 
 
 def _annotation(finding: Finding, options: RenderOptions) -> str:
-    properties = {"file": finding.place.relative_to(options.base)}
+    properties = {"file": finding.place.relative_to(options.base, options.start)}
     if finding.place.line is not None:
         properties["line"] = str(finding.place.line)
         properties["col"] = str(finding.place.column or 1)

@@ -41,7 +41,7 @@ def _entry(finding: Finding, options: RenderOptions) -> dict[str, Any]:
         "fingerprint": finding.fingerprint,
         "severity": "critical" if missing else _SEVERITIES[finding.level],
         "location": {
-            "path": finding.place.relative_to(options.base),
+            "path": finding.place.relative_to(options.base, options.start),
             "lines": {"begin": finding.place.line or 1},
         },
     }

@@ -73,7 +73,7 @@ def _tell(
     case: ET.Element, result: Result, finding: Finding, options: RenderOptions, *, strict: bool
 ) -> None:
     if finding.place.line is not None:
-        case.set("file", finding.place.relative_to(options.base))
+        case.set("file", finding.place.relative_to(options.base, options.start))
         case.set("line", str(finding.place.line))
     if result.suppressed is not None or result.verdict is Verdict.NOT_EVALUATED:
         ET.SubElement(case, "skipped", message=finding.message)

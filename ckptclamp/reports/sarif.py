@@ -19,7 +19,6 @@ from ckptclamp.results import ExitCode, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ckptclamp.reports.options import RenderOptions
     from ckptclamp.results import ApplyReport, AuditReport, FileDigest
@@ -35,12 +34,14 @@ _OPEN = (Kind.NOT_EVALUATED, Kind.UNMATCHED)
 def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
     """Return the log: one run with the worst 5,000 findings, and the true total."""
     found = findings(report, show_suppressed=True)
-    run = _run(report, found, options.base)
+    run = _run(report, found, options)
     log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(log, indent=1).replace("##", r"#\u0023") + "\n"
 
 
-def _run(report: AuditReport | ApplyReport, found: Sequence[Finding], base: Path) -> dict[str, Any]:
+def _run(
+    report: AuditReport | ApplyReport, found: Sequence[Finding], options: RenderOptions
+) -> dict[str, Any]:
     audit = subject(report)
     kept = found[:MOST]
     rules = {finding.code: index for index, finding in reversed(list(enumerate(kept)))}
@@ -54,12 +55,14 @@ def _run(report: AuditReport | ApplyReport, found: Sequence[Finding], base: Path
                 "rules": [_rule(kept[rules[code]]) for code in order],
             }
         },
-        "automationDetails": {"id": f"ckptclamp/{_uri(checkpoint.relative_to(base))}/"},
+        "automationDetails": {
+            "id": f"ckptclamp/{_uri(checkpoint.relative_to(options.base, options.start))}/"
+        },
         "originalUriBaseIds": {_ROOT: {"description": {"text": "The root of the repository."}}},
         "invocations": [_invocation(report, audit, found)],
-        "artifacts": [_artifact(file, base) for file in audit.checkpoint.files],
+        "artifacts": [_artifact(file, options) for file in audit.checkpoint.files],
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, order[finding.code], base) for finding in kept],
+        "results": [_result(finding, order[finding.code], options) for finding in kept],
         "properties": {"findings": len(found), "findingsLeftOut": len(found) - len(kept)},
     }
 
@@ -92,19 +95,22 @@ def _notification(text: str, level: str) -> dict[str, Any]:
     return {"level": level, "message": {"text": text}}
 
 
-def _artifact(file: FileDigest, base: Path) -> dict[str, Any]:
-    artifact: dict[str, Any] = {"location": _location(Place(file.path), base), "length": file.size}
+def _artifact(file: FileDigest, options: RenderOptions) -> dict[str, Any]:
+    artifact: dict[str, Any] = {
+        "location": _location(Place(file.path), options),
+        "length": file.size,
+    }
     if file.sha256:
         artifact["hashes"] = {"sha-256": printable(file.sha256)}
     return artifact
 
 
-def _result(finding: Finding, rule: int, base: Path) -> dict[str, Any]:
+def _result(finding: Finding, rule: int, options: RenderOptions) -> dict[str, Any]:
     kind, level = _kind_and_level(finding)
     place = finding.place
     region = {"startLine": place.line or 1, "startColumn": place.column or 1}
     location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": _location(place, base), "region": region}
+        "physicalLocation": {"artifactLocation": _location(place, options), "region": region}
     }
     if finding.tensor:
         location["logicalLocations"] = [{"fullyQualifiedName": finding.tensor, "kind": "variable"}]
@@ -136,9 +142,9 @@ def _kind_and_level(finding: Finding) -> tuple[str, str]:
     return "fail", finding.level.value
 
 
-def _location(place: Place, base: Path) -> dict[str, str]:
+def _location(place: Place, options: RenderOptions) -> dict[str, str]:
     """A repository-relative URI; an absolute one for what lies outside the repository."""
-    path = place.relative_to(base)
+    path = place.relative_to(options.base, options.start)
     if path.startswith("/"):
         return {"uri": f"file://{_uri(path)}"}
     return {"uri": _uri(path), "uriBaseId": _ROOT}

@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from ckptclamp.reports import github, gitlab, junit, markdown
-from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.options import RenderOptions, repository_root
+from ckptclamp.reports.registry import render
 from ckptclamp.results import UnmatchedRule
 from tests.reports import samples
 
@@ -177,3 +178,27 @@ def test_a_code_span_holds_its_text(text):
     assert match[1] not in re.findall("`+", match[2])
     assert "|" not in span
     assert "\n" not in span
+
+
+@pytest.mark.parametrize("variable", [None, "GITHUB_WORKSPACE", "CI_PROJECT_DIR"])
+def test_paths_are_those_from_the_root_of_the_repository(tmp_path, monkeypatch, variable):
+    """A job that audits in a folder of its own still points at files that the forge knows."""
+    for name in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    repository, inner = tmp_path / "repository", tmp_path / "repository" / "sub" / "deeper"
+    inner.mkdir(parents=True)
+    if variable is None:
+        (repository / ".git").write_text("gitdir: elsewhere")
+    else:
+        (inner / ".git").mkdir()
+        monkeypatch.setenv(variable, str(repository))
+    monkeypatch.chdir(inner)
+    for name in ("sarif", "github", "gitlab", "junit"):
+        assert "sub/deeper/spec.yaml" in render(name, samples.VIOLATIONS, RenderOptions())
+
+
+def test_a_checkout_elsewhere_is_no_root(tmp_path, monkeypatch):
+    """Outside of every repository paths are those from the working directory."""
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / "other"))
+    monkeypatch.delenv("CI_PROJECT_DIR", raising=False)
+    assert repository_root(tmp_path) == tmp_path

@@ -86,11 +86,13 @@ def test_declared_constraints_are_placed_at_the_checkpoint():
 def test_paths_are_told_from_the_repository():
     """GitHub and GitLab find a file only by its path in the repository."""
     base = Path("/repo")
-    assert Place("spec.yaml").relative_to(base) == "spec.yaml"
-    assert Place("./a/../spec.yaml").relative_to(base) == "spec.yaml"
-    assert Place("/repo/a/spec.yaml").relative_to(base) == "a/spec.yaml"
-    assert Place("/elsewhere/spec.yaml").relative_to(base) == "/elsewhere/spec.yaml"
-    assert Place("../spec.yaml").relative_to(base) == "/spec.yaml"
+    assert Place("spec.yaml").relative_to(base, base) == "spec.yaml"
+    assert Place("./a/../spec.yaml").relative_to(base, base) == "spec.yaml"
+    assert Place("/repo/a/spec.yaml").relative_to(base, base) == "a/spec.yaml"
+    assert Place("/elsewhere/spec.yaml").relative_to(base, base) == "/elsewhere/spec.yaml"
+    assert Place("../spec.yaml").relative_to(base, base) == "/spec.yaml"
+    assert Place("../spec.yaml").relative_to(base, base / "a") == "spec.yaml"
+    assert Place("spec.yaml").relative_to(base, base / "a") == "a/spec.yaml"
 
 
 def test_levels_follow_severity():

