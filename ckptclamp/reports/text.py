@@ -166,13 +166,14 @@ class _Page:
 
     def _findings(self, report: AuditReport | ApplyReport) -> Iterator[str]:
         found = findings(report, show_suppressed=self.options.show_suppressed)
-        told = found[: self.options.max_findings]
+        short = self.options.width is not None and self.options.verbose < 1
+        told = found[: self.options.max_findings] if short else found
         for finding in told:
             yield from self._finding(finding)
             yield ""
         if len(found) > len(told):
             more = plural(len(found) - len(told), "more finding")
-            yield f"{more}, less bad; `-o json=FILE` holds all of them"
+            yield f"{more}, less bad; `-v` shows all of them"
             yield ""
 
     def _finding(self, finding: Finding) -> Iterator[str]:

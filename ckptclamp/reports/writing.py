@@ -89,8 +89,8 @@ def write_reports(
 
     All are rendered before the first is written, but for JSON, which grows with the checkpoint and
     is written as it is rendered. A file gets its name when it is whole; what was there before stays
-    until then. `options` hold for standard output; what goes to a file has
-    neither colours nor a width.
+    until then. `options` hold for standard output; what goes to a file has neither colours nor a
+    width, and is whole where standard output is to be quiet.
 
     Raises:
         UsageError: two outputs name one place.
@@ -98,7 +98,7 @@ def write_reports(
     """
     _check_distinct(outputs)
     rendered_later = [output for output in outputs if output.format != UNITS]
-    plain = replace(options, width=None, color=False)
+    plain = replace(options, width=None, color=False, verbose=max(options.verbose, 0))
     rendered = [
         reporter_named(o.format).stream(report, options if o.path == STDOUT else plain)
         for o in rendered_later

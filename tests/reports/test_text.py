@@ -150,11 +150,16 @@ def test_a_dry_run_says_that_nothing_was_written():
 
 def test_a_flood_of_violations_stays_readable():
     """Of 1,000 violations all are rows, the worst are told, and the rest is counted."""
-    text = render(samples.many(1000), RenderOptions(max_findings=10))
+    text = render(samples.many(1000), RenderOptions(max_findings=10, width=200))
     assert len(table_of(text)) == 1001
     assert text.count("error[") == 10
     assert "block_999/" in text.split("error[")[1]
     assert "990 more findings, less bad" in text
+    for whole in (
+        RenderOptions(max_findings=10),
+        RenderOptions(max_findings=10, width=200, verbose=1),
+    ):
+        assert render(samples.many(1000), whole).count("error[") == 1000
 
 
 def test_wide_characters_keep_the_table_aligned():

@@ -37,6 +37,15 @@ def test_several_reports_in_one_run(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.txt"]
 
 
+def test_a_quiet_run_writes_whole_files(tmp_path):
+    """Who wants one line on the terminal wants the report in the archive all the same."""
+    out = io.StringIO()
+    outputs = parse_outputs(["text=-", f"text={tmp_path}/a.txt"])
+    write_reports(samples.VIOLATIONS, outputs, replace(OPTIONS, verbose=-1), out)
+    assert "error[" not in out.getvalue()
+    assert (tmp_path / "a.txt").read_text() == render("text", samples.VIOLATIONS, RenderOptions())
+
+
 @pytest.mark.parametrize("name", REPORTERS)
 @pytest.mark.parametrize("sample", samples.REPORTS)
 def test_every_format_renders_every_report(name, sample):
