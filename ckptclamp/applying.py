@@ -90,10 +90,12 @@ def apply(
     with opened(path, options.audit) as checkpoint:
         plan = make_plan(checkpoint, rules, options.audit)
         job = _Job(checkpoint, plan, rules, options)
+        # A directory may hold a checkpoint that is one file: that is what is replaced.
+        itself = path if checkpoint.several_files else checkpoint.path
+        target = _target(output or itself, options)
         if not options.dry_run:
-            return job.write(_target(output or path, options))
+            return job.write(target)
         if output is not None or options.in_place:
-            target = _target(output or path, options)
             check_target(target, like=checkpoint, force=options.force, in_place=options.in_place)
         return job.preview()
 
@@ -147,7 +149,7 @@ class _Job:
 
     def _audit_input(self) -> AuditReport:
         before = audit_plan(self.checkpoint, self.plan, self.spec, self.streaming, self.kept)
-        if not self.options.allow_remaining:
+        if not (self.options.allow_remaining and self.plan.assignments):
             _refuse_incomplete(before)
         if not self.plan.assignments:
             raise NothingEvaluatedError(
@@ -287,13 +289,14 @@ def _refuse_incomplete(report: AuditReport) -> None:
     missing = [r for r in report.results if r.verdict is Verdict.NOT_EVALUATED]
     if missing:
         first = missing[0]
+        some = len(missing) < len(report.results)
         others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
         raise UnreadableError(
             f"nothing was written, rule {first.rule} could not be evaluated: "
             f"{first.reason}{others}",
             path=report.checkpoint.path,
             tensor=first.tensor,
-            hint=first.hint or "--allow-remaining writes a copy all the same",
+            hint=first.hint or ("--allow-remaining writes a copy all the same" if some else None),
         )
     if report.unmatched:
         rules = ", ".join(unmatched.rule for unmatched in report.unmatched)

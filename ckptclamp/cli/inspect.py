@@ -30,6 +30,8 @@ from ckptclamp.cli.options import (
 @verbosity_options
 def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     """Show what CHECKPOINT holds and declares: format, producer, tensors, constraints."""
+    if not options["norms"] and (options["axis"] is not None or options["unit_axis"] is not None):
+        raise click.UsageError("--axis and --unit-axis belong to --norms")
     from ckptclamp.cli.running import engine, render_options
     from ckptclamp.inspection import inspect
     from ckptclamp.reports.inspection import render_inspection

@@ -56,7 +56,7 @@ def describe(details: ErrorDetails) -> FormProblem:
         case "spec":
             context = details["ctx"]
             return FormProblem(keys, f"{name}: {context['message']}", context["hint"])
-        case "string_too_short":
+        case "string_too_short" | "string_pattern_mismatch":
             return FormProblem(keys, f"{name} is empty")
         case kind:
             expected = _EXPECTED.get(kind, details["msg"])

@@ -264,7 +264,7 @@ class IgnoreForm(_Strict):
 
     tensors: Patterns = optional("Which tensors; all if left out.")
     rules: Patterns = optional("Which rules, as globs over their ids; all if left out.")
-    reason: Name = described("Why.")
+    reason: Annotated[Name, Field(pattern=r"\S")] = described("Why.")
     expires: Date = optional("The last day on which they are accepted.")
 
 

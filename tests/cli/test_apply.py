@@ -243,3 +243,23 @@ def test_a_link_is_written_through_only_when_asked(run, fixtures, tmp_path):
     assert done.returncode == 0
     assert link.is_symlink()
     assert run("audit", other).returncode == 0
+
+
+def test_a_directory_with_one_file_is_mended_in_place(run, model, tmp_path):
+    """The one file that a directory holds is what is audited there, and what is replaced."""
+    (tmp_path / "other").mkdir()
+    alone = tmp_path / "other" / "model.safetensors"
+    shutil.move(model, alone)
+    for how in (["--dry-run", "--in-place"], ["--in-place"]):
+        assert run("apply", alone.parent, *RULE, *how).returncode == 0
+    assert run("audit", alone.parent, *RULE, "--tolerance", 0).returncode == 0
+    assert [path.name for path in alone.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_constraint_that_is_unknown_is_no_missing_one(run, fixtures, tmp_path):
+    """Whoever allows what remains is told why nothing could be judged, not that nothing is declared."""
+    source = fixtures / "conforming" / "custom_clip.keras"
+    for more in ([], ["--allow-remaining"]):
+        done = run("apply", source, "-o", tmp_path / "out.keras", *more)
+        assert done.returncode == 3
+        assert "is not known here" in done.stderr

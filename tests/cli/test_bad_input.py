@@ -179,6 +179,15 @@ def test_missing_spec(run, model, tmp_path):
     one_line(run("audit", model, "--spec", tmp_path / "none.yaml"), 2, "none.yaml")
 
 
+@pytest.mark.parametrize("option", ["--axis", "--unit-axis"])
+def test_axes_of_nothing_are_refused(run, model, option):
+    """Without norms there are no units; an option that does nothing would be taken for one that did."""
+    done = run("inspect", model, option, "0")
+    assert done.returncode == 2
+    assert "--norms" in done.stderr
+    assert run("inspect", model, option, "0", "--norms").returncode == 0
+
+
 def test_axis_out_of_range_names_the_tensor(run, model):
     """An axis that the tensor does not have is the spec's fault, and says which tensor."""
     answer = run("audit", model, "--max-norm", 1, "--axis", 2, "--tensors", "encoder/kernel")

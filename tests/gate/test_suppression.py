@@ -32,6 +32,8 @@ GATE = ("audit", "model.safetensors", "--spec", "spec.yaml")
         ({"tensors": "b.*", "reason": "frozen"}, 1),
         ({"tensors": "a.*", "rules": "other", "reason": "frozen"}, 1),
         ({"tensors": "a.*"}, 2),
+        ({"tensors": "a.*", "reason": ""}, 2),
+        ({"tensors": "a.*", "reason": " \t "}, 2),
     ],
 )
 def test_an_ignore_rule_covers_what_it_names_while_it_lasts(run, save, folder, entry, exit_code):
