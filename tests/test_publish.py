@@ -272,7 +272,10 @@ def test_an_unconfirmed_directory_is_told(
 
 
 PROGRAM = """
-import os, sys
+import os, signal, sys
+# What `nohup` or `&` of a shell started ignores these, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from ckptclamp.checkpoints.registry import open_checkpoint
 from ckptclamp.publish import staged
 if sys.argv[3] == "named":
@@ -301,7 +304,7 @@ def test_signals_clean_up(
         assert process.stdout is not None
         assert process.stdout.readline() == b"staged\n"
         process.send_signal(number)
-        process.wait()
+        process.wait(timeout=60)
     assert process.returncode != 0
     assert target.read_bytes() == b"old"
     leftovers = find_leftovers(tmp_path)
