@@ -168,9 +168,10 @@ class _Job:
         broken = [replace(r, verdict=Verdict.VIOLATION, nonfinite=0) for r in before.results]
         would = suppress_results(broken, *ignored(self.checkpoint, self.spec))
         accepted = {(result.tensor, result.rule) for result in would if result.suppressed}
-        for pair in exclusive(self.plan.assignments):
+        binding = [a for a in self.plan.assignments if (a.tensor.name, a.rule) not in accepted]
+        for pair in exclusive(binding):
             keys = [(assignment.tensor.name, assignment.rule) for assignment in pair]
-            if accepted.isdisjoint(keys) and not outside.isdisjoint(keys):
+            if not outside.isdisjoint(keys):
                 raise NotWrittenError(
                     f"nothing was written, rules {pair[0].rule} and {pair[1].rule} exclude each "
                     f"other: {pair[0].constraint}, {pair[1].constraint}",

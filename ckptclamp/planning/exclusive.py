@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 def exclusive(assignments: Iterable[Assignment]) -> Iterator[tuple[Assignment, Assignment]]:
     """Pairs that bound the same numbers of the same units, by intervals that do not meet.
 
+    Of rules that bound the same numbers, only the two that are farthest apart are told.
     Only that can be told without weights: rules about different numbers (a norm and each weight), or
     about different units, may exclude each other too.
     """
@@ -26,16 +26,14 @@ def exclusive(assignments: Iterable[Assignment]) -> Iterator[tuple[Assignment, A
             measured = None if constraint.elementwise else constraint.needs
             alike[assignment.tensor.name, assignment.axes, measured].append(assignment)
     for group in alike.values():
-        yield from (pair for pair in combinations(group, 2) if _apart(*pair))
-
-
-def _apart(one: Assignment, other: Assignment) -> bool:
-    """Whether the intervals, with what the tolerances forgive, have no number in common."""
-    (low, high), (other_low, other_high) = _forgiven(one), _forgiven(other)
-    return low > other_high or other_low > high
+        lowest = min(group, key=lambda a: _forgiven(a)[1])
+        highest = max(group, key=lambda a: _forgiven(a)[0])
+        if _forgiven(highest)[0] > _forgiven(lowest)[1]:
+            yield lowest, highest
 
 
 def _forgiven(assignment: Assignment) -> tuple[float, float]:
+    """The interval of a rule, with what its tolerance forgives."""
     low, high = assignment.constraint.interval()
     return (
         -math.inf if low is None else low - assignment.tolerance * abs(low),
