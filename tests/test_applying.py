@@ -101,7 +101,7 @@ def test_a_dry_run_knows_rules_that_exclude_each_other(tmp_path, first, second):
     save_file({"w": np.full((2, 4), 2.0, np.float32)}, path)
     spec = rules(first, second)
     for dry_run in (False, True):
-        with pytest.raises(NotWrittenError, match="rules r[01] and r[01] exclude each other"):
+        with pytest.raises(NotWrittenError, match=r"rules r[01] and r[01] exclude each other"):
             apply(path, out, spec, ApplyOptions(dry_run=dry_run))
     apply(path, out, spec, ApplyOptions(allow_remaining=True))
     ignore = [{"rules": "r1", "reason": "known"}]

@@ -72,8 +72,10 @@ def test_the_label_counts_as_a_name():
 def test_a_rule_lasts_through_its_last_day(days: int):
     """The day of expiry itself is covered, and told with the violation."""
     expires = TODAY + days * DAY
-    (result,) = ignored(VIOLATION, replace(RULE, expires=expires)).results
+    report = ignored(VIOLATION, replace(RULE, expires=expires))
+    (result,) = report.results
     assert result.suppressed == Suppressed("spec", "known", expires.isoformat())
+    assert codes(report) == ["earlier"]
 
 
 def test_the_first_rule_that_matches_is_the_reason():

@@ -49,9 +49,10 @@ FIRST = batch([1.0, 2.0, 2.01, 3.0], ((0, 1), (0, 4)))
 SECOND = batch([0.5, NAN, 9.0, 2.5], ((1, 2), (0, 4)), nonfinite=[0, 2, 0, 0])
 
 
-def test_counts_and_extremes():
+@pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST)])
+def test_counts_and_extremes(order):
     """Units outside, within the tolerance and not finite are counted apart; extremes are of finite units."""
-    result = tallied(FIRST, SECOND)
+    result = tallied(*order)
     assert result.verdict is Verdict.VIOLATION
     assert (result.units, result.violating, result.within_tolerance) == (8, 4, 1)
     assert (result.nonfinite, result.unmendable) == (1, 1)
