@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptclamp.errors import UsageError
+from ckptclamp.errors import NotACheckpointError, UnreadableError, UsageError
 
 OWN_FILE = "ckptclamp.toml"
 PROJECT_FILE = "pyproject.toml"
@@ -64,7 +64,6 @@ COMMAND_LINE_ONLY: Mapping[str, str] = {
 
 _PATHS = frozenset({"baseline", "spec"})
 _MAX_BYTES = 1 << 20
-_HEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +105,36 @@ def brought_along(settings: Settings, checkpoint: Path) -> bool:
     )
 
 
-_SETS = {".safetensors.index.json": ".safetensors", ".weights.json": ".weights.h5"}
-"""How the names of indexes end, and those of their shards."""
-
-_KERAS_DIRECTORY = frozenset({"config.json", "model.weights.h5"})
-
-
 def _is_of_a_set(file: Path) -> bool:
     """Whether `file` is an index, by its content, or by its name a member of a set beside it."""
+    from ckptclamp.checkpoints.file_names import KERAS_DIRECTORY, SHARDS
+
     try:
-        with file.open("rb") as stream:
-            if stream.read(_HEAD).lstrip().startswith(b"{"):
-                return True
         names = {entry.name for entry in file.parent.iterdir()}
     except OSError:
         return False  # whoever opens it will say why it cannot be read
-    if file.name in _KERAS_DIRECTORY and names >= _KERAS_DIRECTORY:
+    if file.name in KERAS_DIRECTORY and names >= KERAS_DIRECTORY:
         return True
-    return any(
+    return _is_index(file) or any(
         file.name.endswith(shard) and any(name.endswith(index) for name in names)
-        for index, shard in _SETS.items()
+        for index, shard in SHARDS.items()
     )
+
+
+def _is_index(file: Path) -> bool:
+    from ckptclamp.checkpoints.sniffing import Kind, sniff
+    from ckptclamp.checkpoints.source import Source
+
+    try:
+        source = Source.open(file)
+    except UnreadableError:
+        return False  # whoever opens it will say why
+    try:
+        return sniff(source) is Kind.JSON
+    except NotACheckpointError:
+        return False
+    finally:
+        source.close()
 
 
 def _upward(start: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.checkpoints.file_names import KERAS_DIRECTORY, SHARDS
 from ckptclamp.checkpoints.limits import Limits
 from ckptclamp.checkpoints.sniffing import Kind, name_note, sniff
 from ckptclamp.checkpoints.source import Source
@@ -129,15 +130,13 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
         names = {entry.name for entry in path.iterdir()}
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), path=path) from error
-    if {"config.json", "model.weights.h5"} <= names:
+    if names >= KERAS_DIRECTORY:
         from ckptclamp.checkpoints.keras_directory import open_keras_directory
 
         directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
         _check_limits(directory, limits)
         return directory
-    indexes = {
-        name for name in names if name.endswith((".safetensors.index.json", ".weights.json"))
-    }
+    indexes = {name for name in names if name.endswith(tuple(SHARDS))}
     singles = {name for name in names if name.endswith(".safetensors")}
     found = sorted(indexes or singles)
     if len(found) != 1:

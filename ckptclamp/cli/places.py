@@ -9,13 +9,9 @@ from typing import Any
 
 import click
 
-from ckptclamp.checkpoints.keras_documents import CONFIG, METADATA
+from ckptclamp.checkpoints.file_names import CHECKPOINTS, PARTS
 from ckptclamp.cli.options import SETTINGS
 from ckptclamp.errors import UsageError
-
-_CHECKPOINTS = (".safetensors", ".safetensors.index.json", ".h5", ".keras", ".weights.json")
-_PARTS = (CONFIG, METADATA, *_CHECKPOINTS)
-"""How the names of files end that make a directory a checkpoint."""
 
 Name = str | tuple[int, int]
 """What a file is known by: its real path, or its device and inode."""
@@ -65,7 +61,7 @@ def check_places(
         if names & taken or _is_checkpoint(path):
             raise UsageError("would be overwritten by what is written about it", path=path)
         around = list(Path(os.path.realpath(path)).parents)
-        is_part = path.name.endswith(_PARTS) and bool(_names(around[0]) & folders)
+        is_part = path.name.endswith(PARTS) and bool(_names(around[0]) & folders)
         if is_part or any(_names(folder) & copied for folder in around):
             raise UsageError(
                 "would become a part of the checkpoint that it is about",
@@ -99,7 +95,7 @@ def _files(path: Path) -> Iterator[Path]:
         entries = list((path if inside else path.parent).iterdir())
     except OSError:  # whoever opens the checkpoint tells why
         return
-    yield from (e for e in entries if e.name.endswith(_PARTS if inside else _CHECKPOINTS))
+    yield from (e for e in entries if e.name.endswith(PARTS if inside else CHECKPOINTS))
 
 
 def _names(path: Path) -> set[Name]:
@@ -114,4 +110,4 @@ def _names(path: Path) -> set[Name]:
 
 def _is_checkpoint(path: Path) -> bool:
     names = (path.name, Path(os.path.realpath(path)).name)
-    return path.is_file() and any(name.endswith(_CHECKPOINTS) for name in names)
+    return path.is_file() and any(name.endswith(CHECKPOINTS) for name in names)

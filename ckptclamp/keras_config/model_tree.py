@@ -29,7 +29,8 @@ class Layer:
     argument to what the config holds; a `twin` has the declarations of another layer, whose config
     it was made from. `frozen` says that it, or a layer around it, was not trainable. A class that
     is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
-    of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the number that tf_keras gives an object that it met before.
+    of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the
+    number that tf_keras gives an object that it met before.
     """
 
     key: int

@@ -104,10 +104,10 @@ class _Planner:
             constraint = make(parsed.builtin, parsed.config)
         else:
             constraint = self._imported(parsed.custom or "", parsed.config)
-        if parsed.builtin is not None:
-            return constraint, _units(parsed.axis)
         if not constraint.streaming or constraint.elementwise:
             return constraint, Units()
+        if parsed.builtin is not None:
+            return constraint, _units(parsed.axis)
         return constraint, Units.in_config(parsed.config)
 
     def _mapped(self, parsed: ParsedConstraint) -> CustomObject | None:

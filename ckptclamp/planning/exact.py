@@ -49,8 +49,8 @@ class ExactPatterns:
     ) -> list[Patterns | None]:
         """Return patterns for each group of tensors (by full names); ``None`` where none is exact.
 
-        `short` are those that would be nicest, one proposal for each group, or an empty one. What full names alone
-        would match besides is excluded at last.
+        `short` are those that would be nicest, one proposal for each group, or an empty one. What
+        full names alone would match besides is excluded at last.
         """
         found: list[Patterns | None] = [None] * len(groups)
         self._accept(groups, short, found)

@@ -172,6 +172,9 @@ def test_a_custom_object_goes_before_a_class_of_keras():
     assert assignment.constraint == Clip(5, 6)
     (other,) = build_plan(dense(max_norm(3, axis=1)), spec).assignments
     assert (other.constraint, other.axes) == (MaxNorm(3), (1,))
+    clipped = spec_of(custom_objects={"MaxNorm": {"constraint": "Clip", "low": 5, "high": 6}})
+    (elementwise,) = build_plan(dense(max_norm(3, axis=1)), clipped).assignments
+    assert (elementwise.constraint, elementwise.axes) == (Clip(5, 6), ())
 
 
 def test_declared_custom_class_is_imported_only_if_allowed(tmp_path, monkeypatch):
