@@ -24,6 +24,7 @@ from ckptclamp.checkpoints.preview import Preview
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.notices import Notice
 from ckptclamp.planning.exclusive import exclusive
+from ckptclamp.planning.storage import refuse_no_weights
 from ckptclamp.processors import default_jobs
 from ckptclamp.projecting import Work, project_tensors
 from ckptclamp.publish import check_target, find_leftovers, staged
@@ -82,7 +83,8 @@ def apply(
     Raises:
         UnreadableError: something that a rule governs could not be read or judged.
         NothingEvaluatedError: no rule governs anything.
-        NotWrittenError: a conforming copy cannot be made; nothing was written.
+        NotWrittenError: a conforming copy cannot be made, or would ruin weights that are stored as
+            codes or factors; nothing was written.
         UsageError: the output exists, is the input, or the spec makes no sense here.
     """
     options = options or ApplyOptions()
@@ -148,6 +150,8 @@ class _Job:
         return self._report(before, changes, after, str(output), (*leftovers, *notices))
 
     def _audit_input(self) -> AuditReport:
+        if not (self.options.allow_remaining and self.plan.assignments):
+            refuse_no_weights(self.checkpoint, self.plan)
         before = audit_plan(self.checkpoint, self.plan, self.spec, self.streaming, self.kept)
         if not (self.options.allow_remaining and self.plan.assignments):
             _refuse_incomplete(before)
@@ -216,6 +220,7 @@ class _Job:
         with copy.reopen() as stored:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
+            stored.quantisation = self.checkpoint.quantisation  # no config.json is copied
             plan = make_plan(stored, self.spec, self.options.audit)
             _refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]

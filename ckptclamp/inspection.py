@@ -24,6 +24,7 @@ from ckptclamp.constraints.base import Statistic
 from ckptclamp.default_units import default_axes
 from ckptclamp.keras_config import declared_constraints, variable_labels
 from ckptclamp.notices import Notice
+from ckptclamp.planning.storage import parts_of
 from ckptclamp.planning.tensors import judged_tensors
 from ckptclamp.results import CheckpointSummary, Histogram
 from ckptclamp.streaming.histogram import UnitHistogram
@@ -89,7 +90,8 @@ def inspect(
 ) -> Inspection:
     """Describe the checkpoint at `path`; with `norms`, measure the units of every numeric tensor.
 
-    The norms of a quantised Keras layer are those of the weight that its integers stand for.
+    The norms of a quantised Keras layer are those of the weight that its integers stand for; parts
+    of weights that other formats hold as codes or factors have none.
 
     `units` says which axes a unit spans. Unstated, a unit is what makes one output: an index of the
     last axis in Keras' files, of the first in others (as PyTorch lays weights out).
@@ -102,7 +104,10 @@ def inspect(
         labels = variable_labels(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else {}
         tensors = list(checkpoint.tensors.values())
         judged = judged_tensors(checkpoint) if norms else {}
-        measured = _norms(checkpoint, list(judged.values()), units, options)
+        parts = parts_of(checkpoint) if norms else {}
+        whole = [tensor for tensor in judged.values() if tensor.name not in parts]
+        measured = _norms(checkpoint, whole, units, options)
+        measured |= {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
         declared = (
             declared_constraints(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else ()
         )

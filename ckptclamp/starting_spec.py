@@ -24,12 +24,15 @@ from ckptclamp.errors import NothingEvaluatedError
 from ckptclamp.inspection import inspect
 from ckptclamp.planning.exact import ExactPatterns
 from ckptclamp.planning.names import labels_of
+from ckptclamp.planning.storage import parts_of, why_no_norm
 from ckptclamp.planning.tensors import judged_tensors, why_not_judged, why_not_projected
 from ckptclamp.unit_words import unit_words
 
 if TYPE_CHECKING:
+    from ckptclamp.checkpoints.description import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.inspection import TensorSummary
+    from ckptclamp.models.families import Part
     from ckptclamp.plan import Assignment, Plan
 
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
@@ -87,8 +90,9 @@ def starting_spec(
         keras = checkpoint.keras is not None
         judged = tuple(judged_tensors(checkpoint).values())
         exact = ExactPatterns(judged, labels_of(checkpoint))
+        parts = parts_of(checkpoint)
         reasons = {
-            tensor.name: why_not_judged(tensor) or why_not_projected(tensor)
+            tensor.name: _why_no_rule(tensor, parts.get(tensor.name))
             for tensor in judged
             if tensor.role is Role.WEIGHT
         }
@@ -117,6 +121,12 @@ def starting_spec(
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
         unknown=tuple(unknown),
     )
+
+
+def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
+    if part is not None:
+        return part.reason
+    return why_not_judged(tensor) or why_not_projected(tensor) or why_no_norm(tensor)
 
 
 def _declared(

@@ -32,7 +32,7 @@ FLOORS = [
         "verification",
     },
     {"plan", "planning", "publish", "staging", "streaming", "suppression", "tally", "twins"},
-    {"checkpoints", "constraints", "keras_config", "spec"},
+    {"checkpoints", "constraints", "keras_config", "models", "spec"},
     {
         "_version",
         "default_units",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.description import Box, KerasModel, Producer, Tensor
+    from ckptclamp.checkpoints.description import Box, KerasModel, Producer, Tensor, Unreadable
     from ckptclamp.checkpoints.source import Source
 
 
@@ -105,6 +105,8 @@ class Checkpoint(ABC):
         metadata: free text that the file carries about itself, as it stands there.
         producer: who wrote it, if it says.
         keras: what a Keras file says of its model, if it is one.
+        quantisation: what the config in a safetensors checkpoint's directory says of quantised
+            weights, if anything, or why that cannot be known.
         several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: which walls stood around the parser (``landlock``, ``seccomp``, ``rlimits``).
     """
@@ -117,6 +119,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str] = {}
     producer: Producer | None = None
     keras: KerasModel | None = None
+    quantisation: Mapping[str, Any] | Unreadable | None = None
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 

@@ -89,3 +89,16 @@ DTYPES: dict[str, StorageDType] = {
         StorageDType("complex64", 64, Kind.COMPLEX),
     )
 }
+
+CODE_DTYPES = frozenset(
+    {
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "int8",
+        "uint8",
+        "int32",
+    }
+)
+"""The names of dtypes that hold codes of quantised weights, of which scales make numbers."""

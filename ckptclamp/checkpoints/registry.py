@@ -33,9 +33,15 @@ def open_checkpoint(
     """
     path = Path(path)
     if path.is_dir():
-        return _open_directory(path, follow_symlinks, limits or Limits())
-    source = Source.open(path)
-    return open_source(source, follow_symlinks=follow_symlinks, limits=limits)
+        checkpoint = _open_directory(path, follow_symlinks, limits or Limits())
+    else:
+        source = Source.open(path)
+        checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
+    if checkpoint.format.startswith("safetensors"):
+        from ckptclamp.checkpoints.model_config import stated_quantisation
+
+        checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
+    return checkpoint
 
 
 def open_source(

@@ -174,6 +174,11 @@ spec_options = together(
         "--center", type=float, metavar="MEAN", help="Inline rule: a mean of MEAN in each unit."
     ),
     option(
+        "--storage",
+        type=click.Choice(["effective", "raw"]),
+        help="Inline rule: raw judges what is stored, even where it only stands for weights.",
+    ),
+    option(
         "--allow-import",
         multiple=True,
         metavar="MODULE",
@@ -349,7 +354,7 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
         for name in ("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center")
         if options[name] is not None and options[name] is not False  # 0 is a bound
     }
-    places = options["tensors"] or options["axis"] or options["unit_axis"]
+    places = any(options[name] for name in ("tensors", "axis", "unit_axis", "storage"))
     if (inline or places) and from_settings("spec"):
         options["spec"] = None
         default = click.core.ParameterSource.DEFAULT
@@ -363,7 +368,8 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
     if not inline:
         if places:
             raise click.UsageError(
-                "--tensors, --axis and --unit-axis belong to an inline rule such as --max-norm"
+                "--tensors, --axis, --unit-axis and --storage belong to an inline rule such as "
+                "--max-norm"
             )
         return None
     if not options["tensors"]:
@@ -373,6 +379,7 @@ def load_rules(options: dict[str, Any]) -> Spec | None:
         tensors=tuple(options["tensors"]),
         axis=options["axis"],
         unit_axis=options["unit_axis"],
+        storage=options["storage"] or "effective",
     )
 
 

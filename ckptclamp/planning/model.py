@@ -53,7 +53,11 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class NotEvaluated:
-    """A pair that cannot be judged, and why; it makes the audit incomplete (exit 3)."""
+    """A pair that cannot be judged, and why; it makes the audit incomplete (exit 3).
+
+    `no_weight` says that what is stored is not the weight that the model computes with: to change it
+    would destroy that weight, so `apply` writes nothing (exit 5).
+    """
 
     subject: str
     rule: str
@@ -65,6 +69,7 @@ class NotEvaluated:
     tensor: Tensor | None = None
     severity: Severity = Severity.ERROR
     notices: tuple[Notice, ...] = ()
+    no_weight: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from ckptclamp.planning.lints import defaulted, degenerate, meant_axes
 from ckptclamp.planning.matching import governed
 from ckptclamp.planning.model import Assignment, NotEvaluated, Plan
 from ckptclamp.planning.names import labels_of, names_of
+from ckptclamp.planning.storage import RAW_HINT, parts_of, unread_config_notice, why_no_weight
 from ckptclamp.planning.tensors import (
     judged_tensors,
     quantised_notice,
@@ -22,6 +23,7 @@ from ckptclamp.planning.tensors import (
 )
 from ckptclamp.planning.unnamed import unnamed_notice
 from ckptclamp.results import Origin, UnmatchedRule
+from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.description import Tensor
+    from ckptclamp.models.families import Part
     from ckptclamp.spec.model import Rule, Spec
 
 Pair = Assignment | NotEvaluated
@@ -49,11 +52,13 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     pairs: list[Pair] = []
     problems: list[SpecProblem] = []
     shown = _distinct(labels)
+    parts = parts_of(checkpoint)
     for rule, tensors in zip(spec.rules, matching, strict=True):
         refused = []
         for tensor in tensors:
             try:
-                pairs.append(_pair(rule, tensor, shown.get(tensor.name), tolerance))
+                part = parts.get(tensor.name)
+                pairs.append(_pair(rule, tensor, part, shown.get(tensor.name), tolerance))
             except UsageError as error:
                 refused.append((tensor, error))
         if refused:
@@ -75,6 +80,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
             *(_matches_nothing(rule) for rule in empty if not rule.required),
             *partly,
             *_unnamed(checkpoint, spec.rules, labels),
+            *(unread_config_notice(checkpoint) if any(matching) else ()),
         ),
     )
 
@@ -101,9 +107,12 @@ def _unnamed(
     return unnamed_notice(rules, unnamed, names, labels.values())
 
 
-def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None) -> Pair:
-    location = None if rule.location is None else str(rule.location)
-    reason = why_not_judged(tensor)
+def _pair(
+    rule: Rule, tensor: Tensor, part: Part | None, label: str | None, tolerance: float | None
+) -> Pair:
+    effective = rule.storage is Storage.EFFECTIVE
+    no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
+    reason = no_weight or why_not_judged(tensor)
     if reason is not None:
         return NotEvaluated(
             subject=tensor.name,
@@ -111,9 +120,11 @@ def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None
             constraint=str(rule.constraint),
             origin=Origin.SPEC,
             reason=reason,
-            location=location,
+            hint=None if no_weight is None else RAW_HINT,
+            location=_place(rule),
             tensor=tensor,
             severity=rule.severity,
+            no_weight=no_weight is not None,
         )
     axes = reduced_axes(rule.units, rule.constraint, tensor.shape)
     notice = _axis_notice(rule, tensor, axes)
@@ -123,16 +134,25 @@ def _pair(rule: Rule, tensor: Tensor, label: str | None, tolerance: float | None
         axes=axes,
         rule=rule.id,
         origin=Origin.SPEC,
-        why=f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}",
+        why=_why(rule),
         tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
         automatic=rule.tolerance is None and tolerance is None,
         severity=rule.severity,
         label=label,
-        location=location,
+        location=_place(rule),
         notices=(*(() if notice is None else (notice,)), *quantised_notice(tensor)),
         unprojected=why_not_projected(tensor),
         meant=meant_axes(tensor.shape) if _is_degenerate(notice) else None,
     )
+
+
+def _place(rule: Rule) -> str | None:
+    return None if rule.location is None else str(rule.location)
+
+
+def _why(rule: Rule) -> str:
+    matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
+    return f"{matched}; as stored (storage: raw)" if rule.storage is Storage.RAW else matched
 
 
 def _axis_notice(rule: Rule, tensor: Tensor, axes: tuple[int, ...]) -> Notice | None:

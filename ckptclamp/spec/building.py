@@ -12,7 +12,7 @@ from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError
 from ckptclamp.results import Severity
-from ckptclamp.spec.model import CustomObject, Rule, Suppression, Units
+from ckptclamp.spec.model import CustomObject, Rule, Storage, Suppression, Units
 from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class RuleBuilder:
             severity=Severity(form.severity),
             tolerance=form.tolerance if "tolerance" in stated else self.tolerance,
             required=form.required,
+            storage=Storage(form.storage),
             location=location,
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ckptclamp.constraints.registry import make
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.model import Rule, Spec, Units
+from ckptclamp.spec.model import Rule, Spec, Storage, Units
 from ckptclamp.spec.patterns import TensorPatterns
 
 Axis = Sequence[int] | Literal["all"] | None
@@ -25,11 +26,13 @@ def inline_spec(
     center: float | None = None,
     axis: Axis = None,
     unit_axis: Axis = None,
+    storage: str = "effective",
 ) -> Spec:
     """Return a spec with one rule for each constraint that is given, all over the same tensors.
 
     A rule's id is its option's name (``max-norm``). The axes belong to the rules that have any, so
-    ``--non-neg --max-norm 2 --axis 0`` is two rules, of which only the second has an axis.
+    ``--non-neg --max-norm 2 --axis 0`` is two rules, of which only the second has an axis. `storage`
+    is that of every rule.
 
     Raises:
         UsageError: a bound, a pattern or an axis makes no sense, or no constraint is given.
@@ -52,7 +55,10 @@ def inline_spec(
         raise UsageError("no constraint is given", hint="for example --max-norm 2")
     TensorPatterns([tensors])
     stated = units(axis, unit_axis)
-    rules = [_rule(option, *what, tuple(tensors), stated) for option, what in given.items()]
+    rules = [
+        replace(_rule(option, *what, tuple(tensors), stated), storage=Storage(storage))
+        for option, what in given.items()
+    ]
     if stated.stated and not any(rule.units.stated for rule in rules):
         raise UsageError(f"--{rules[0].id} is about each weight by itself, so it has no axis")
     return Spec(rules=tuple(rules))

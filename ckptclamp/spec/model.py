@@ -27,6 +27,13 @@ class Declared(StrEnum):
     IGNORE = "ignore"
 
 
+class Storage(StrEnum):
+    """Which numbers a rule is about: the weights of the model, or those of the file."""
+
+    EFFECTIVE = "effective"
+    RAW = "raw"
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """A place in a spec file, counted from 1."""
@@ -80,7 +87,8 @@ class Rule:
     """One line of a spec.
 
     `tolerance` is relative; ``None`` means `auto`, derived from the storage dtype. `required` rules
-    fail when they match nothing.
+    fail when they match nothing. `storage` says whether numbers that only stand for weights (codes,
+    factors, integers) are judged as they are stored.
     """
 
     id: str
@@ -90,6 +98,7 @@ class Rule:
     severity: Severity = Severity.ERROR
     tolerance: float | None = None
     required: bool = True
+    storage: Storage = Storage.EFFECTIVE
     location: Location | None = None
 
 

@@ -255,6 +255,10 @@ class RuleForm(ConstraintForm):
         "Warnings fail the gate only with --strict.", "error"
     )
     required: bool = described("Whether it is a failure that the rule matches no tensor.", True)
+    storage: Literal["effective", "raw"] = described(
+        "Which numbers are judged: effective, the weights that the model computes with, so that codes, scales and factors that only stand for them are not evaluated; or raw, whatever is stored.",
+        "effective",
+    )
 
 
 class IgnoreForm(_Strict):

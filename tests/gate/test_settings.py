@@ -34,6 +34,7 @@ FORBIDDEN = {
             "clip",
             "center",
             "norms",
+            "storage",
         ),
         "is about one rule or one look",
     ),

@@ -34,6 +34,10 @@ from ckptclamp.spec.model import Units
         ),
         ({"non_neg": True}, {"id": "non-neg", "constraint": "NonNeg"}),
         ({"clip": (-1.0, 1.0)}, {"id": "clip", "constraint": "Clip", "low": -1, "high": 1}),
+        (
+            {"max_norm": 3.0, "storage": "raw"},
+            {"id": "max-norm", "constraint": "MaxNorm", "max_value": 3, "storage": "raw"},
+        ),
         ({"center": 0.0}, {"id": "center", "constraint": "CenterAround", "ref_value": 0}),
     ],
 )

@@ -17,7 +17,7 @@ from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import SpecError
 from ckptclamp.results import Severity
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
-from ckptclamp.spec.model import Declared, Projection, Units
+from ckptclamp.spec.model import Declared, Projection, Storage, Units
 
 
 def one_rule(constraint, **rest):
@@ -42,6 +42,7 @@ rules:
     tolerance: auto
     severity: warning
     required: false
+    storage: raw
   - tensors: head/*
     constraint: NonNeg
 ignore:
@@ -62,6 +63,7 @@ custom_objects:
     assert (first.tolerance, first.severity, first.required) == (None, Severity.WARNING, False)
     assert str(first.location) == f"{tmp_path / 'spec.yaml'}:6:5"
     assert (second.id, second.constraint, second.tolerance) == ("rule-2", NonNeg(), 1e-3)
+    assert (first.storage, second.storage) == (Storage.RAW, Storage.EFFECTIVE)
     assert not second.units.stated
     assert second.required
     assert (spec.declared, spec.projection) == (Declared.IGNORE, Projection.KERAS)

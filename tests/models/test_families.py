@@ -1,0 +1,319 @@
+"""Which names, dtypes and shapes are parts of a weight, and which are ordinary weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptclamp.models.families import find_parts
+from tests.planning.checkpoints import tensor
+
+
+def parts(quantisation=None, /, **dtypes):
+    """What is found in tensors of these dtypes; ``__`` in a keyword stands for a dot."""
+    return named({key.replace("__", "."): dtype for key, dtype in dtypes.items()}, quantisation)
+
+
+def named(dtypes, quantisation=None):
+    """Family, role and weight of every part among tensors of these names and dtypes."""
+    tensors = {name: tensor(name, 4, 4, dtype=dtype) for name, dtype in dtypes.items()}
+    found = find_parts(tensors, quantisation)
+    return {name: (p.family, str(p.role), p.weight) for name, p in found.items()}
+
+
+FAMILIES = {
+    "float8 in blocks": (
+        {"l.weight": "float8_e4m3fn", "l.weight_scale_inv": "float32"},
+        "block-scaled float8",
+        ("codes", "scales"),
+        "l.weight",
+    ),
+    "float8 experts without a last name": (
+        {"x.gate_up_proj": "float8_e4m3fn", "x.gate_up_proj_scale_inv": "float32"},
+        "block-scaled float8",
+        ("codes", "scales"),
+        "x.gate_up_proj",
+    ),
+    "float8 with one scale and that of its input": (
+        {
+            "l.weight": "float8_e4m3fn",
+            "l.weight_scale": "float32",
+            "l.input_scale": "float32",
+        },
+        "scaled float8",
+        ("codes", "scales", "activation scale"),
+        "l.weight",
+    ),
+    "float8 as ComfyUI spells it": (
+        {"l.weight": "float8_e5m2", "l.scale_weight": "float32", "l.scale_input": "float32"},
+        "scaled float8",
+        ("codes", "scales", "activation scale"),
+        "l.weight",
+    ),
+    "int8": (
+        {"l.weight": "int8", "l.weight_scale": "bfloat16", "l.weight_zero_point": "int8"},
+        "scaled int8",
+        ("codes", "scales", "zero points"),
+        "l.weight",
+    ),
+    "packed": (
+        {
+            "l.weight_packed": "int32",
+            "l.weight_shape": "int64",
+            "l.weight_scale": "bfloat16",
+            "l.weight_zero_point": "int32",
+            "l.weight_g_idx": "int32",
+        },
+        "packed (compressed-tensors)",
+        ("codes", "shape", "scales", "zero points", "index"),
+        "l.weight",
+    ),
+    "GPTQ": (
+        {"l.qweight": "int32", "l.qzeros": "int32", "l.scales": "float16", "l.g_idx": "int32"},
+        "GPTQ or AWQ",
+        ("codes", "zero points", "scales", "index"),
+        "l.weight",
+    ),
+    "bitsandbytes int8": (
+        {"l.weight": "int8", "l.SCB": "float32", "l.weight_format": "uint8"},
+        "bitsandbytes int8",
+        ("codes", "scales", "quantisation state"),
+        "l.weight",
+    ),
+    "bitsandbytes nf4": (
+        {
+            "l.weight": "uint8",
+            "l.weight.absmax": "uint8",
+            "l.weight.quant_map": "float32",
+            "l.weight.nested_absmax": "float32",
+            "l.weight.nested_quant_map": "float32",
+            "l.weight.quant_state.bitsandbytes__nf4": "uint8",
+        },
+        "bitsandbytes 4-bit",
+        (
+            "codes",
+            "scales",
+            "table of values",
+            "scales",
+            "table of values",
+            "quantisation state",
+        ),
+        "l.weight",
+    ),
+    "MXFP4": (
+        {"x.down_proj_blocks": "uint8", "x.down_proj_scales": "uint8"},
+        "MXFP4",
+        ("codes", "scales"),
+        "x.down_proj",
+    ),
+    "NVFP4": (
+        {
+            "l.weight": "uint8",
+            "l.weight_scale": "float8_e4m3fn",
+            "l.weight_scale_2": "float32",
+            "l.input_scale": "float32",
+        },
+        "NVFP4",
+        ("codes", "scales", "scales", "activation scale"),
+        "l.weight",
+    ),
+    "2:4 sparse": (
+        {"l.weight.compressed": "bfloat16", "l.weight.bitmask": "uint8"},
+        "sparse, compressed",
+        ("values that are not zero", "mask"),
+        "l.weight",
+    ),
+    "weight norm": (
+        {"c.weight_g": "float32", "c.weight_v": "float32"},
+        "weight-normalised",
+        ("norms", "directions"),
+        "c.weight",
+    ),
+    "weight norm of a recurrent weight": (
+        {"r.weight_hh_l0_g": "float32", "r.weight_hh_l0_v": "float32"},
+        "weight-normalised",
+        ("norms", "directions"),
+        "r.weight_hh_l0",
+    ),
+    "weight norm as a parametrisation": (
+        {
+            "c.parametrizations.weight.original0": "float32",
+            "c.parametrizations.weight.original1": "float32",
+        },
+        "weight-normalised",
+        ("norms", "directions"),
+        "c.weight",
+    ),
+    "spectral norm": (
+        {"c.weight_orig": "float32", "c.weight_u": "float32", "c.weight_v": "float32"},
+        "spectrally normalised",
+        ("original", "singular vectors", "singular vectors"),
+        "c.weight",
+    ),
+    "spectral norm as a parametrisation": (
+        {
+            "parametrizations.weight.original": "float32",
+            "parametrizations.weight.0._u": "float32",
+            "parametrizations.weight.0._v": "float32",
+        },
+        "spectrally normalised",
+        ("original", "singular vectors", "singular vectors"),
+        "weight",
+    ),
+    "any other parametrisation": (
+        {
+            "c.parametrizations.weight.original": "float32",
+            "c.parametrizations.weight.0.b": "float32",
+        },
+        "parametrised",
+        ("original", "quantisation state"),
+        "c.weight",
+    ),
+    "pruned": (
+        {"c.weight_orig": "float32", "c.weight_mask": "float32"},
+        "pruned",
+        ("original", "mask"),
+        "c.weight",
+    ),
+    "LoRA of peft": (
+        {"q.lora_A.default.weight": "float32", "q.lora_B.default.weight": "float32"},
+        "low-rank adapted (LoRA)",
+        ("factor", "factor"),
+        "q.weight",
+    ),
+    "DoRA beside its base": (
+        {
+            "q.lora_A.weight": "float32",
+            "q.lora_B.weight": "float32",
+            "q.lora_magnitude_vector": "float32",
+            "q.base_layer.weight": "bfloat16",
+        },
+        "low-rank adapted (LoRA)",
+        ("factor", "factor", "norms", "base weight"),
+        "q.weight",
+    ),
+    "LoRA of an embedding": (
+        {"e.lora_embedding_A.default": "float32", "e.lora_embedding_B": "float32"},
+        "low-rank adapted (LoRA)",
+        ("factor", "factor"),
+        "e.weight",
+    ),
+    "LoRA of kohya": (
+        {
+            "lora_unet_q.lora_down.weight": "float16",
+            "lora_unet_q.lora_up.weight": "float16",
+            "lora_unet_q.alpha": "float16",
+        },
+        "low-rank adapted (LoRA)",
+        ("factor", "factor", "scaling"),
+        "lora_unet_q.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize(("dtypes", "family", "roles", "weight"), FAMILIES.values(), ids=FAMILIES)
+def test_a_family_is_told_whole_and_nothing_besides(dtypes, family, roles, weight):
+    """Each part has its role and the weight that it stands for; its neighbours are weights."""
+    neighbours = {"l.bias": "float16", "norm.weight": "float32", "ids": "int64"}
+    assert named({**dtypes, **neighbours}) == {
+        name: (family, role, weight) for name, role in zip(dtypes, roles, strict=True)
+    }
+
+
+ORDINARY = {
+    "a module that is called scales": {"scales.weight": "float32", "m.scales": "float32"},
+    "batch norm": {"b.weight": "float32", "b.running_var": "float32", "b.running_mean": "float32"},
+    "scales of a model's own": {"logit_scale": "float32", "b.layer_scale": "float32"},
+    "a float weight with a scale of its own": {"l.weight": "float32", "l.weight_scale": "float32"},
+    "an input scale of a plain layer": {"l.weight": "bfloat16", "l.input_scale": "float32"},
+    "a length without a direction": {"c.weight_g": "float32"},
+    "a direction without a length": {"c.weight_v": "float32"},
+    "mixing weights of RWKV": {"a.time_mix_g": "float32", "a.time_mix_v": "float32"},
+    "rotary positions": {"r.inv_freq": "float32", "r.position_ids": "int64"},
+    "gates and values": {"m.g": "float32", "m.v": "float32", "m._g": "float32"},
+    "no adapter": {"lora.weight": "float32", "explora_A.weight": "float32"},
+    "float8 alone": {"l.weight": "float8_e4m3fn", "m.weight": "float8_e5m2"},
+    "blocks of floats": {"m.q_blocks": "float32", "m.q_scales": "float32"},
+    "counters": {"b.num_batches_tracked": "int64", "b.mask": "bool"},
+    "a network that is named by its bits": {"bitmask": "uint8", "m.shape": "int64"},
+    "empty names": {"": "float32", ".": "float32", "_scale": "float32", "_g": "float32"},
+}
+
+
+@pytest.mark.parametrize("dtypes", ORDINARY.values(), ids=ORDINARY)
+def test_ordinary_weights_are_no_parts(dtypes):
+    """A name that only looks like a part must not keep a model from being audited."""
+    assert named(dtypes) == {}
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "lacks"),
+    [
+        ({"l.weight_scale_inv": "float32"}, "its codes"),
+        ({"l.weight_scale_inv": "float32", "l.weight": "bfloat16"}, "its codes"),
+        ({"l.qweight": "int32"}, "its scales"),
+        ({"l.qzeros": "int32"}, "its codes"),
+        ({"l.weight_packed": "int32"}, "its scales"),
+        ({"l.SCB": "float32"}, "its codes"),
+        ({"l.weight.absmax": "uint8"}, "its codes"),
+        ({"l.weight.quant_state.bitsandbytes__fp4": "uint8"}, "its codes"),
+        ({"l.weight_scale_2": "float32"}, "its codes"),
+    ],
+)
+def test_a_part_without_its_family_is_still_a_part(dtypes, lacks):
+    """What can only be a part is not judged as a weight because a file lost the rest."""
+    found = find_parts({name: tensor(name, 4, dtype=dtype) for name, dtype in dtypes.items()})
+    (first, *_) = dtypes
+    assert set(found) == {first}
+    assert found[first].lacks == lacks
+
+
+@pytest.mark.parametrize("name", ["q.lora_A.weight", "c.parametrizations.weight.original0"])
+def test_adapters_and_parametrisations_are_told_by_name(name):
+    """One half of a pair shows the family as well as both."""
+    assert set(named({name: "float32"})) == {name}
+
+
+def test_float8_without_the_scale_that_others_have_is_no_weight():
+    """A dropped scale is the mistake that loads without a word and computes nonsense."""
+    found = find_parts(
+        {
+            name: tensor(name, 4, 4, dtype=dtype)
+            for name, dtype in {
+                "a.weight": "float8_e4m3fn",
+                "a.weight_scale_inv": "float32",
+                "b.weight": "float8_e4m3fn",
+                "c.weight": "bfloat16",
+            }.items()
+        }
+    )
+    assert set(found) == {"a.weight", "a.weight_scale_inv", "b.weight"}
+    assert "without the scale that other float8 weights have" in found["b.weight"].reason
+
+
+@pytest.mark.parametrize("stated", [{"quant_method": "eetq"}, {}, {"quant_method": 3}])
+def test_the_config_tells_of_codes_that_no_name_tells_of(stated):
+    """Integers of a model that says that it is quantised are codes; its floats are weights."""
+    found = parts(stated, l__weight="int8", m__weight="float8_e5m2", n__weight="float16", i="int64")
+    assert set(found) == {"l.weight", "m.weight"}
+    assert parts(None, l__weight="int8", n__weight="float16") == {}
+    if "eetq" in stated.values():
+        assert "eetq" in found["l.weight"][0]
+
+
+def test_many_names_take_no_time_that_anybody_notices():
+    """A stranger's header of long names is searched in linear time."""
+    names = [f"{'a.' * 20_000}weight_scale", "lora" * 50_000, "parametrizations." * 10_000]
+    names += [f"m{i}.weight_scale" for i in range(20_000)]
+    assert named(dict.fromkeys(names, "float32")).keys() <= set(names)
+
+
+def test_a_reason_names_the_family_and_the_weight_and_hides_nothing():
+    """Names come from strangers, so control characters never reach a terminal."""
+    (part, _) = find_parts(
+        {
+            name: tensor(name, 2, dtype=dtype)
+            for name, dtype in {"\x1b.weight": "int8", "\x1b.SCB": "float32"}.items()
+        }
+    ).values()
+    assert "the codes of bitsandbytes int8" in part.reason
+    assert "\x1b" not in part.reason
