@@ -3,7 +3,7 @@
 A name is made of segments between slashes. ``*`` stands for any characters of one segment, ``?`` for
 one of them, ``[abc]`` and ``[!abc]`` for one of a class; ``**`` as a whole segment stands for any
 number of segments, also none. ``!`` before a pattern excludes, ``re:`` makes it a regular expression
-for the whole name (see `automaton` for what is understood). Case matters.
+for the whole name (see `regular` for what is understood). Case matters.
 
 A tensor has several names: its own, its aliases, its label. It matches by any of them, each also
 without the leading ``model_weights/`` of Keras' whole-model files and without TensorFlow's ``:0``.
@@ -15,8 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.automaton import Automaton
-from ckptclamp.spec.regular import parse
+from ckptclamp.spec.regular import Expression, ExpressionSet, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,57 +38,41 @@ class TensorPatterns:
 
     def __init__(self, rules: Sequence[Sequence[str]]) -> None:
         self.rules = rules
-        self._patterns: list[str] = []
-        self._excluding: list[bool] = []
-        self._rule: list[int] = []
+        self._patterns = [
+            (rule, pattern) for rule, all_of in enumerate(rules) for pattern in all_of
+        ]
+        self._set = ExpressionSet([_expression(pattern) for _, pattern in self._patterns])
         self._met: set[int] = set()
-        expressions = []
-        for index, patterns in enumerate(rules):
-            for pattern in patterns:
-                check(pattern)
-                self._patterns.append(pattern)
-                self._excluding.append(pattern.startswith(_EXCLUDE))
-                self._rule.append(index)
-                expressions.append(_expression(pattern))
-            if all(pattern.startswith(_EXCLUDE) for pattern in patterns):
-                raise UsageError(
-                    "only exclusions, so no tensor can match",
-                    hint="begin with '**' to mean the rest",
-                )
-        self._automaton = Automaton(expressions)
+        if any(all(map(_excludes, patterns)) for patterns in rules):
+            raise UsageError(
+                "only exclusions, so no tensor can match",
+                hint="begin with '**' to mean the rest",
+            )
 
     def matching(self, names: Iterable[str]) -> frozenset[int]:
         """Return the rules (by place) that a tensor with these names matches."""
         wanted: set[int] = set()
         excluded: set[int] = set()
         for name in names:
-            matched = self._automaton.matching(name)
+            matched = self._set.matching(name)
             self._met |= matched
             for number in matched:
-                (excluded if self._excluding[number] else wanted).add(self._rule[number])
+                rule, pattern = self._patterns[number]
+                (excluded if _excludes(pattern) else wanted).add(rule)
         return frozenset(wanted - excluded)
 
     def never_met(self) -> dict[int, list[str]]:
         """Return the patterns, without exclusions, that matched no name so far, by rule."""
         idle: dict[int, list[str]] = {}
-        for number, pattern in enumerate(self._patterns):
-            if number not in self._met and not self._excluding[number]:
-                idle.setdefault(self._rule[number], []).append(pattern)
+        for number, (rule, pattern) in enumerate(self._patterns):
+            if number not in self._met and not _excludes(pattern):
+                idle.setdefault(rule, []).append(pattern)
         return idle
 
 
 def check(pattern: str) -> None:
     """Raise `UsageError` if one pattern cannot be understood."""
-    if not _bare(pattern):
-        raise UsageError("an empty pattern matches no name", hint="write '**' for every tensor")
-    if _bare(pattern).startswith(_REGULAR):
-        # By itself, before it is put between parentheses that could hide one it lacks.
-        parse(_body(pattern))
-        return
-    try:
-        parse(_body(pattern))
-    except UsageError as error:
-        raise UsageError(f"the glob {pattern!r} cannot be understood", hint=error.hint) from error
+    _body(pattern)
 
 
 def literal_head(pattern: str) -> str:
@@ -103,28 +86,37 @@ def _bare(pattern: str) -> str:
     return pattern.removeprefix(_EXCLUDE)
 
 
-def _expression(pattern: str) -> str:
-    """The regular expression that a pattern means, with the root and the suffix made optional."""
-    return f"({re.escape(_ROOT)})?({_body(pattern)})({re.escape(_SUFFIX)})?"
+def _excludes(pattern: str) -> bool:
+    return pattern.startswith(_EXCLUDE)
 
 
-def _body(pattern: str) -> str:
+def _expression(pattern: str) -> Expression:
+    """What a pattern means, with the root and the suffix made optional."""
+    body = _body(pattern)
+    return Expression(f"(?:{_ROOT})?(?:{body.text})(?:{_SUFFIX})?", body.size)
+
+
+def _body(pattern: str) -> Expression:
     bare = _bare(pattern)
-    if not bare.startswith(_REGULAR):
-        return _from_glob(bare)
-    body = bare.removeprefix(_REGULAR).removeprefix("^")
+    if not bare:
+        raise UsageError("an empty pattern matches no name", hint="write '**' for every tensor")
+    if bare.startswith(_REGULAR):
+        return parse(_without_anchors(bare.removeprefix(_REGULAR)))
+    try:
+        return parse(_from_glob(bare))
+    except UsageError as error:
+        raise UsageError(f"the glob {pattern!r} cannot be understood", hint=error.hint) from error
+
+
+def _without_anchors(expression: str) -> str:
+    body = expression.removeprefix("^")
     return body[:-1] if body.endswith("$") and not body.endswith(r"\$") else body
 
 
 def _from_glob(glob: str) -> str:
-    segments = glob.split("/")
-    parts = [_many(last=False) if s == "**" else _segment(s) + "/" for s in segments[:-1]]
-    parts.append(_many(last=True) if segments[-1] == "**" else _segment(segments[-1]))
-    return "".join(parts)
-
-
-def _many(*, last: bool) -> str:
-    return "([^/]*/)*[^/]*" if last else "([^/]*/)*"
+    *groups, last = glob.split("/")
+    parts = ["(.*/)?" if group == "**" else _segment(group) + "/" for group in groups]
+    return "".join(parts) + (".*" if last == "**" else _segment(last))
 
 
 def _segment(glob: str) -> str:

@@ -1,281 +1,224 @@
-"""The syntax of regular expressions that are regular in the mathematical sense.
+"""Regular expressions that no text can stall: Python's syntax and meaning, matched by RE2.
 
-Literals, ``.``, classes, groups, ``|``, and the quantifiers ``* + ? {m,n}``, written as Python writes
-them. Look-around, back-references, anchors and flags are refused: an automaton has no memory for
-them, or no need.
+Understood are literals, ``.`` (any character), classes, groups, ``|`` and the quantifiers
+``* + ? {m,n}``. Anchors, look-around, back-references, flags and lazy quantifiers are refused: a match
+is of the whole text, so they mean nothing or something that takes memory.
+
+`re` backtracks, and a name from an untrusted file can make it run for ever. RE2 takes time linear in
+the text and bounded memory. It is imported where it is first needed, to keep start-up small.
 """
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Protocol
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from ckptclamp.errors import UsageError
 
-MAX_STATES = 5_000
-"""How large one pattern may be; a repetition counts as often as it repeats."""
+MAX_LENGTH = 5_000
+"""How many characters one expression may have."""
 
-MAX_NESTING = 32
+MAX_SIZE = 4_000_000
+"""How many instructions (of 16 bytes) the expressions of one set may have together."""
 
-Predicate = Callable[[str], object]
-"""Whether it takes one character (any truth value)."""
+_GROUP_LENGTH, _GROUP_SIZE = 200, 100_000
+"""How many expressions and instructions are matched at once: more make states that no cache holds."""
 
-_ATOM = re.compile(
-    r"""
+_GROUP_MEMORY = 16 << 20
+"""Bytes for the program and the cached states of one group; RE2 asks for 150 per instruction."""
+
+_MEMORY = 8 << 20
+"""Bytes for one expression, which may so become 87,000 instructions."""
+
+# What RE2 reads as a quantifier; it takes 'a{01}' and 'a{100000}' for text.
+_COUNT = r"(?:0|[1-9][0-9]{0,3})"
+_QUANTIFIER = rf"(?:[*+?]|\{{{_COUNT}(?:,{_COUNT}?)?\}})"
+_TOKEN = re.compile(
+    rf"""
       \\(?P<escape>.)
     | (?P<class>\[\^?\]?(?:\\.|[^\]\\])*\])
-    | (?P<group>\((?:\?:)?)
-    | (?P<sign>[)|])
-    | (?P<quantifier>[*+?]|\{\d+(?:,\d*)?\})
-    | (?P<bad>[\[{}^$])
-    | (?P<plain>.)
+    | (?P<refused> \(\?(?!:) | {_QUANTIFIER}[*+?{{] )
+    | \((?:\?:)? | {_QUANTIFIER}
+    | (?P<misplaced>[\[{{}}^$\\])
+    | .
     """,
     re.VERBOSE | re.DOTALL,
 )
+_SHORTHANDS = "dDwWsS"
+_REASONS = {
+    "missing )": "a '(' that is not closed",
+    "unexpected )": "a ')' that closes nothing",
+    "invalid repetition size": "a repetition of nothing, or of too much",
+    "no argument for repetition operator": "a quantifier without anything to repeat",
+    "pattern too large - compile failed": "too large a size",
+}
 
 
-class States(Protocol):
-    """What a pattern is built into."""
+class Expression(NamedTuple):
+    """An expression in RE2's syntax, and how many instructions it becomes."""
 
-    def state(self) -> int:
-        """A new state."""
-
-    def consume(self, start: int, end: int, accepts: Predicate) -> None:
-        """Lead from `start` to `end` by one character."""
-
-    def free(self, start: int, end: int) -> None:
-        """Lead from `start` to `end` without a character."""
+    text: str
+    size: int
 
 
-def parse(pattern: str) -> Chain:
-    """Read one pattern.
+class ExpressionSet:
+    """Several expressions, matched together.
+
+    Raises:
+        UsageError: they are too large together.
+    """
+
+    def __init__(self, expressions: Sequence[Expression]) -> None:
+        # Equal expressions are matched once.
+        self._places: dict[Expression, list[int]] = {}
+        for place, expression in enumerate(expressions):
+            self._places.setdefault(expression, []).append(place)
+        if sum(expression.size for expression in self._places) > MAX_SIZE:
+            raise UsageError(
+                "the patterns are too large together", hint=r"repeat less, or use less \w"
+            )
+        self._groups = [(group, _compiled_set(group)) for group in _grouped(list(self._places))]
+
+    def matching(self, text: str) -> frozenset[int]:
+        """Return the places (in `expressions`) of those that match all of `text`.
+
+        Raises:
+            UsageError: RE2 had too little memory to find out.
+        """
+        encoded = _encoded(text)
+        places: set[int] = set()
+        for group, compiled in self._groups:
+            matched = compiled.Match(encoded)
+            # The last of a set matches every text: without it, this is no answer.
+            if not matched:
+                raise UsageError("the patterns take too much memory", hint="repeat less")
+            for number in matched:
+                if number < len(group):
+                    places.update(self._places[group[number]])
+        return frozenset(places)
+
+
+@lru_cache(maxsize=1 << 14)
+def parse(pattern: str) -> Expression:
+    """Check and translate one regular expression.
 
     Raises:
         UsageError: it is not in the syntax above, or too large.
     """
-    if len(pattern) > MAX_STATES:
+    import re2
+
+    if len(pattern) > MAX_LENGTH:
         raise UsageError(f"a pattern of {len(pattern)} characters is too large")
-    return _Parser(pattern).parse()
+    try:
+        text = _TOKEN.sub(_translated, pattern)
+        return Expression(text, re2.compile(_encoded(text), _options(_MEMORY)).programsize)
+    except re2.error as error:
+        reason, _, part = error.args[0].decode(errors="replace").partition(": ")
+        raise _refusal(pattern, _REASONS.get(reason, f"{part!r}: {reason}")) from error
+    except (ValueError, re.error) as error:
+        raise _refusal(pattern, str(error)) from error
 
 
-class Node(ABC):
-    """A piece of a pattern.
-
-    `key` is its text: pieces of equal keys match alike. `size` counts the states that it becomes.
-    """
-
-    key: str
-    size: int
-
-    @abstractmethod
-    def build(self, nfa: States, start: int, end: int) -> None:
-        """Make states that lead from `start` to `end` by what this piece matches.
-
-        Nothing is made to lead back to `start`, so that several pieces can begin there.
-        """
+def _refusal(pattern: str, what: str) -> UsageError:
+    return UsageError(
+        f"the pattern {pattern!r} has {what}",
+        hint="use literals, '.', classes, groups, '|' and the quantifiers * + ? {m,n}",
+    )
 
 
-class One(Node):
-    """One character."""
-
-    def __init__(self, key: str, accepts: Predicate) -> None:
-        self.key, self.size, self.accepts = key, 1, accepts
-
-    def build(self, nfa: States, start: int, end: int) -> None:
-        """See `Node.build`."""
-        nfa.consume(start, end, self.accepts)
-
-
-class Chain(Node):
-    """One part after the other; a chain in a chain is only its parts."""
-
-    def __init__(self, parts: Iterable[Node]) -> None:
-        self.parts: list[Node] = []
-        for part in parts:
-            self.parts.extend(part.parts if isinstance(part, Chain) else [part])
-        self.key = f"({''.join(part.key for part in self.parts)})"
-        self.size = 1 + sum(part.size + 1 for part in self.parts)
-
-    def build(self, nfa: States, start: int, end: int) -> None:
-        """See `Node.build`."""
-        for part in self.parts:
-            following = nfa.state()
-            part.build(nfa, start, following)
-            start = following
-        nfa.free(start, end)
+def _translated(token: re.Match[str]) -> str:
+    """Give one token the meaning in RE2 that it has in Python; `ValueError` if it may not be there."""
+    text = token.group()
+    match token.lastgroup:
+        case "escape":
+            return _escape(token["escape"])
+        case "class":
+            return _class(text)
+        case "refused":
+            what = (
+                "'(?', for look-around and flags"
+                if text == "(?"
+                else "a quantifier on a quantifier"
+            )
+            raise ValueError(what)
+        case "misplaced":
+            raise ValueError(f"{text!r} in a place where it is not understood")
+        case _:
+            return text
 
 
-class Either(Node):
-    """Any one of the parts."""
-
-    def __init__(self, parts: list[Node]) -> None:
-        self.parts = parts
-        self.key = f"({'|'.join(part.key for part in parts)})"
-        self.size = 1 + sum(part.size for part in parts)
-
-    def build(self, nfa: States, start: int, end: int) -> None:
-        """See `Node.build`."""
-        for part in self.parts:
-            part.build(nfa, start, end)
+def _escape(char: str) -> str:
+    if char.isalnum() and char not in _SHORTHANDS + "ntrfv":
+        raise ValueError(f"'\\{char}'")
+    return f"[{_ranges(char)}]" if char in _SHORTHANDS else _in_class(char)
 
 
-class Repeat(Node):
-    """`part` at least `low` times and at most `high` times (``None``: any number)."""
-
-    def __init__(self, part: Node, low: int, high: int | None) -> None:
-        self.part, self.low, self.high = part, low, high
-        self.key = f"{part.key}{{{low},{high}}}"
-        self.size = 2 + (part.size + 1) * max(low + 1, high or 0)
-
-    def build(self, nfa: States, start: int, end: int) -> None:
-        """See `Node.build`."""
-        for _ in range(self.low):
-            start = self._once(nfa, start)
-        if self.high is None:
-            loop = nfa.state()
-            nfa.free(start, loop)
-            self.part.build(nfa, loop, loop)
-            start = loop
-        else:
-            for _ in range(self.high - self.low):
-                nfa.free(start, end)
-                start = self._once(nfa, start)
-        nfa.free(start, end)
-
-    def _once(self, nfa: States, start: int) -> int:
-        following = nfa.state()
-        self.part.build(nfa, start, following)
-        return following
-
-
-class _Parser:
-    """A recursive descent over ``a|b``, ``ab``, ``a*`` and atoms."""
-
-    def __init__(self, pattern: str) -> None:
-        self._pattern = pattern
-        self._tokens = list(_ATOM.finditer(pattern))
-        self._position = 0
-
-    def parse(self) -> Chain:
-        node = Chain([self._either(0)])
-        if self._position < len(self._tokens):
-            raise self._refusal("a ')' that closes nothing")
-        if node.size > MAX_STATES:
-            raise UsageError("the pattern is too large", hint="shorten it, or repeat less")
-        return node
-
-    def _either(self, depth: int) -> Node:
-        if depth > MAX_NESTING:
-            raise self._refusal(f"groups nested deeper than {MAX_NESTING}")
-        parts = [self._sequence(depth)]
-        while self._at("|"):
-            self._position += 1
-            parts.append(self._sequence(depth))
-        return parts[0] if len(parts) == 1 else Either(parts)
-
-    def _sequence(self, depth: int) -> Node:
-        parts = []
-        while self._position < len(self._tokens) and not (self._at("|") or self._at(")")):
-            parts.append(self._quantified(depth))
-        return parts[0] if len(parts) == 1 else Chain(parts)
-
-    def _quantified(self, depth: int) -> Node:
-        node = self._atom(depth)
-        token = self._token()
-        if token is None or token.lastgroup != "quantifier":
-            return node
-        self._position += 1
-        following = self._token()
-        if following is not None and following.lastgroup == "quantifier":
-            raise self._refusal("a quantifier on a quantifier")
-        return self._repeat(node, token.group())
-
-    def _repeat(self, node: Node, quantifier: str) -> Node:
-        low, high = _bounds(quantifier)
-        if high is not None and low > high:
-            raise self._refusal(f"{quantifier} that repeats nothing")
-        # Checked here, before nested repetitions can make a size that is no longer cheap.
-        repeated = Repeat(node, low, high)
-        if repeated.size > MAX_STATES:
-            raise self._refusal(f"{quantifier} that makes it too large")
-        return repeated
-
-    def _atom(self, depth: int) -> Node:
-        token = self._tokens[self._position]
-        self._position += 1
-        match token.lastgroup:
-            case "group":
-                return self._group(depth)
-            case "escape":
-                return self._escape(token["escape"])
-            case "class":
-                return self._one(token.group(), _plain_class(token.group()))
-            case "plain" if token.group() == ".":
-                return One(".", bool)
-            case "plain":
-                return _literal(token.group())
-            case _:
-                raise self._refusal(f"{token.group()!r} in a place where it is not understood")
-
-    def _group(self, depth: int) -> Node:
-        if self._pattern[self._start() :].startswith("?"):
-            raise self._refusal("'(?', for look-around and flags")
-        node = self._either(depth + 1)
-        if not self._at(")"):
-            raise self._refusal("a '(' that is not closed")
-        self._position += 1
-        return node
-
-    def _escape(self, char: str) -> Node:
-        if not char.isalnum():
-            return _literal(char)
-        if char not in "dDwWsSntrfv":
-            raise self._refusal(f"'\\{char}'")
-        return self._one(f"\\{char}", f"\\{char}")
-
-    def _one(self, key: str, expression: str) -> Node:
-        try:
-            return One(key, re.compile(expression, re.DOTALL).fullmatch)
-        except re.error as error:
-            raise self._refusal(f"{key!r}: {error}") from error
-
-    def _token(self) -> re.Match[str] | None:
-        return self._tokens[self._position] if self._position < len(self._tokens) else None
-
-    def _start(self) -> int:
-        token = self._token()
-        return len(self._pattern) if token is None else token.start()
-
-    def _at(self, sign: str) -> bool:
-        token = self._token()
-        return token is not None and token.lastgroup == "sign" and token.group() == sign
-
-    def _refusal(self, what: str) -> UsageError:
-        return UsageError(
-            f"the pattern {self._pattern!r} has {what}",
-            hint="use literals, '.', classes, groups, '|' and the quantifiers * + ? {m,n}",
-        )
-
-
-def _literal(char: str) -> One:
-    return One(re.escape(char), char.__eq__)
-
-
-def _plain_class(text: str) -> str:
-    """Escape what `re` warns may one day be an operation on sets."""
+def _class(text: str) -> str:
+    # `re` warns of what may one day be an operation on sets; RE2 has classes by name, as '[:alpha:]'.
     inner = re.sub(r"\\.|[\[&~|]", lambda m: m[0] if len(m[0]) == 2 else f"\\{m[0]}", text[1:-1])
-    return "[" + inner.replace("--", r"-\-") + "]"
+    inner = inner.replace("--", r"-\-")
+    re.compile(f"[{inner}]")
+    return "[" + re.sub(r"\\(.)", lambda m: _in_class(m[1]), inner, flags=re.DOTALL) + "]"
 
 
-def _bounds(quantifier: str) -> tuple[int, int | None]:
-    signs: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-    if quantifier in signs:
-        return signs[quantifier]
-    low, comma, high = quantifier[1:-1].partition(",")
-    # int() of a very long run of digits is refused by Python; more than MAX_STATES is refused here.
-    least = min(int(low[:9]), MAX_STATES + 1)
-    if not comma:
-        return least, least
-    return least, min(int(high[:9]), MAX_STATES + 1) if high else None
+def _in_class(char: str) -> str:
+    """The inside of a class that means an escaped `char`."""
+    if char in _SHORTHANDS:
+        return _ranges(char)
+    return f"\\{char}" if char.isascii() and char.isalnum() else rf"\x{{{ord(char):x}}}"
+
+
+@cache
+def _ranges(letter: str) -> str:
+    r"""What ``\d``, ``\w`` and so on mean to Python, as the inside of a class; RE2 means ASCII alone."""
+    numbers = array("I", range(sys.maxunicode + 1))
+    every = numbers.tobytes().decode("utf-32", "surrogatepass")
+    runs = re.finditer(rf"\{letter}+", every)
+    return "".join(rf"\x{{{run.start():x}}}-\x{{{run.end() - 1:x}}}" for run in runs)
+
+
+def _grouped(expressions: Sequence[Expression]) -> Iterator[list[Expression]]:
+    group: list[Expression] = []
+    size = 0
+    for expression in expressions:
+        if group and (len(group) == _GROUP_LENGTH or size + expression.size > _GROUP_SIZE):
+            yield group
+            group, size = [], 0
+        group.append(expression)
+        size += expression.size
+    if group:
+        yield group
+
+
+def _compiled_set(group: Sequence[Expression]) -> Any:  # noqa: ANN401 - re2 has no types
+    import re2
+
+    compiled = re2.Set.FullMatchSet(_options(_GROUP_MEMORY))
+    try:
+        for expression in group:
+            compiled.Add(_encoded(expression.text))
+        compiled.Add(b".*")
+        compiled.Compile()
+    except re2.error as error:
+        raise UsageError("the patterns are too large together", hint="repeat less") from error
+    return compiled
+
+
+def _options(memory: int) -> Any:  # noqa: ANN401 - re2 has no types
+    import re2
+
+    options = re2.Options()
+    options.max_mem = memory
+    options.dot_nl = True
+    options.never_capture = True
+    options.log_errors = False
+    return options
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8, with lone surrogates (of names that are none) as RE2 reads them."""
+    return text.encode("utf-8", "surrogatepass")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.errors import UsageError
+from ckptclamp.spec import regular
 from ckptclamp.spec.patterns import TensorPatterns, check, literal_head
 
 
@@ -119,22 +121,50 @@ def slow_match(glob, name):
 @settings(max_examples=500)
 @given(GLOBS, NAMES)
 def test_globs_agree_with_the_definition(glob, name):
-    """The automaton gives what a plain recursion over segments gives."""
+    """Matching gives what a plain recursion over segments gives."""
     assert matches(glob, name) == slow_match(glob.split("/"), name.split("/"))
 
 
 @settings(max_examples=200)
 @given(st.lists(GLOBS, min_size=1, max_size=6), NAMES)
 def test_patterns_do_not_disturb_one_another(globs, name):
-    """Patterns that share a beginning share states, and match together as they do alone."""
+    """Patterns match together as they do alone, equal ones and those that begin alike too."""
     alone = {index for index, glob in enumerate(globs) if matches(glob, name)}
     assert TensorPatterns([[glob] for glob in globs]).matching([name]) == alone
 
 
+def test_many_rules_are_told_apart():
+    """More rules than are matched at once give what each gives alone, at the borders too."""
+    patterns = TensorPatterns([[f"**/layer_{i}/*"] for i in range(1000)] + [["**", "!**/bias"]])
+    for i in (0, 199, 200, 201, 999):
+        assert patterns.matching([f"model/layer_{i}/kernel"]) == {i, 1000}
+        assert patterns.matching([f"model/layer_{i}/bias"]) == {i}
+    assert len(patterns.never_met()) == 995
+
+
+@pytest.mark.parametrize("code", [0, 0x0A, 0x85, 0xD800, 0xDC80, 0x1F600])
+def test_any_name_is_matched(code):
+    """Names from files hold any character, also halves of surrogate pairs: each is one character."""
+    char = chr(code)
+    name = f"a{char}b"
+    for pattern in ("a?b", "*", "**", f"a[x{char}]b", name, "re:a.b", "re:a[^/]b", f"re:a{char}b"):
+        assert matches(pattern, name)
+        assert not matches(pattern, f"{name}/{char}c") or pattern == "**"
+    for pattern in ("ab", "a??b", "re:ab", "re:a..b", f"a[!{char}]b", f"re:a[^{char}]b"):
+        assert not matches(pattern, name)
+
+
+ATOMS = st.sampled_from(
+    r"a b . é \. \n \w \W \d \D \s \S [ab] [^a] []a] [^]a] [\]a-] [^\W_] [\Wa] [\d-] [^\s\d] [a&&b]"
+    " [[:alpha:]]".split(" ")
+)
+
+
+@pytest.mark.filterwarnings("ignore:Possible .* at position:FutureWarning")
 @settings(max_examples=500)
 @given(
     st.recursive(
-        st.sampled_from(["a", "b", ".", "[ab]", "[^a]", r"\w"]),
+        ATOMS,
         lambda inner: st.one_of(
             st.tuples(inner, inner).map("".join),
             st.tuples(inner, inner).map(lambda p: f"({p[0]}|{p[1]})"),
@@ -144,11 +174,42 @@ def test_patterns_do_not_disturb_one_another(globs, name):
         ),
         max_leaves=6,
     ),
-    st.text("abc", max_size=6),
+    st.text("abc", max_size=6) | st.text("ab_-é½٣\n \xa0:]&[", max_size=6),
 )
 def test_regular_expressions_agree_with_python(expression, name):
-    """What is understood means what it means to Python's own `re`."""
-    assert matches(f"re:{expression}", name) == bool(re.fullmatch(expression, name))
+    """What is understood means what it means to Python's own `re`, `.` for line ends included."""
+    assert matches(f"re:{expression}", name) == bool(re.fullmatch(expression, name, re.DOTALL))
+
+
+@given(st.characters(exclude_categories=()), st.sampled_from("dDwWsS"))
+def test_kinds_of_characters_are_those_of_python(char, letter):
+    r"""``\d``, ``\w`` and ``\s`` know all scripts: a rule on ``\w+`` must not pass a name by."""
+    expected = bool(re.fullmatch(f"\\{letter}", char))
+    assert matches(f"re:\\{letter}", char) == expected
+    assert matches(f"re:[\\{letter}]", char) == expected
+    assert matches(f"re:[^\\{letter}]", char) != expected
+
+
+def test_a_full_cache_is_no_other_answer():
+    """More states than memory holds cost time, and no match is lost or made up."""
+    name = "".join(random.Random(1).choices("ab", k=50_000)) + "b"
+    patterns = TensorPatterns([[f"re:(a|b)*a.{{{i}}}b"] for i in range(60)])
+    assert patterns.matching([name]) == {i for i in range(60) if name[-2 - i] == "a"}
+
+
+def test_patterns_too_large_together_are_refused():
+    """Patterns that are small alone cannot use up the memory together."""
+    rules = [[rf"re:\w{{60}}{i}"] for i in range(60)]
+    assert TensorPatterns(rules[:10]).matching(["é" * 60 + "7"]) == {7}
+    with pytest.raises(UsageError, match="too large together"):
+        TensorPatterns(rules)
+
+
+def test_too_little_memory_is_an_error(monkeypatch):
+    """Where RE2 has no memory for its states, that is an error and no name that matches nothing."""
+    monkeypatch.setattr(regular, "_GROUP_MEMORY", 1 << 13)
+    with pytest.raises(UsageError, match="too large"):
+        TensorPatterns([[f"**/a{i}/*"] for i in range(100)])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +249,13 @@ def test_no_name_stalls_a_pattern(pattern):
         "re:(a{1000}){1000}",
         "re:(((a{99}){99}){99}){99}",
         "re:a{99999999999999999999}",
-        "re:" + "(" * 100 + ")" * 100,
+        "re:a{01}",
+        "re:a{100000}",
+        "re:a{,2}",
+        "re:a{٣}",
+        "re:a\\",
+        r"re:\w{500}",
+        "re:" + "(" * 5_000 + ")" * 5_000,
         "a" * 100_000,
     ],
 )
