@@ -154,17 +154,16 @@ def test_any_name_is_matched(code):
         assert not matches(pattern, name)
 
 
-ATOMS = st.sampled_from(
-    r"a b . é \. \n \w \W \d \D \s \S [ab] [^a] []a] [^]a] [\]a-] [^\W_] [\Wa] [\d-] [^\s\d] [a&&b]"
-    " [[:alpha:]]".split(" ")
-)
+LITERALS = ["a", "b", ".", "é", r"\.", r"\n", r"\w", r"\W", r"\d", r"\D", r"\s", r"\S"]
+CLASSES = ["[ab]", "[^a]", "[]a]", "[^]a]", r"[\]a-]", "[a&&b]", "[[:alpha:]]"]
+MIXED_CLASSES = [r"[^\W_]", r"[\Wa]", r"[\d-]", r"[^\s\d]"]
 
 
 @pytest.mark.filterwarnings("ignore:Possible .* at position:FutureWarning")
 @settings(max_examples=500)
 @given(
     st.recursive(
-        ATOMS,
+        st.sampled_from(LITERALS + CLASSES + MIXED_CLASSES),
         lambda inner: st.one_of(
             st.tuples(inner, inner).map("".join),
             st.tuples(inner, inner).map(lambda p: f"({p[0]}|{p[1]})"),
