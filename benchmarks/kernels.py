@@ -9,11 +9,11 @@ from typing import Any
 import files
 import numpy as np
 
-from ckptclamp.checkpoints.description import Box, Contiguous, Tensor
 from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.checkpoints.tensor import Box, Contiguous, Tensor
 from ckptclamp.constraints.norms import MaxNorm
-from ckptclamp.streaming.measure import measure
-from ckptclamp.streaming.requests import Request
+from ckptclamp.engine.measure import measure
+from ckptclamp.engine.requests import Request
 
 _WEIGHTS = 1 << 26
 _ROUNDS = 5

@@ -5,7 +5,7 @@
     >>> report.exit_code, report.census.violating_units  # doctest: +SKIP
 
 `audit`, `apply`, `inspect` and `explain` do what the commands of these names do, and return frozen
-dataclasses (`ckptclamp.results`). `open_checkpoint` gives the tensors themselves, box by box.
+dataclasses (`ckptclamp.auditing.results`). `open_checkpoint` gives the tensors themselves, box by box.
 Failures are raised as the classes of `ckptclamp.errors`. Nothing heavy is imported until it is used.
 """
 
@@ -17,34 +17,34 @@ from typing import TYPE_CHECKING
 from ckptclamp._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ckptclamp.applying import ApplyOptions as ApplyOptions
-    from ckptclamp.applying import apply as apply
-    from ckptclamp.auditing import AuditOptions as AuditOptions
-    from ckptclamp.auditing import audit as audit
-    from ckptclamp.checkpoints.registry import open_checkpoint as open_checkpoint
+    from ckptclamp.applying.apply import ApplyOptions as ApplyOptions
+    from ckptclamp.applying.apply import apply as apply
+    from ckptclamp.auditing.audit import AuditOptions as AuditOptions
+    from ckptclamp.auditing.audit import audit as audit
+    from ckptclamp.auditing.inspection import explain as explain
+    from ckptclamp.auditing.inspection import inspect as inspect
+    from ckptclamp.auditing.results import ApplyReport as ApplyReport
+    from ckptclamp.auditing.results import AuditReport as AuditReport
+    from ckptclamp.auditing.results import Verdict as Verdict
+    from ckptclamp.checkpoints.opening import open_checkpoint as open_checkpoint
     from ckptclamp.errors import CkptclampError as CkptclampError
-    from ckptclamp.explanation import explain as explain
-    from ckptclamp.inspection import inspect as inspect
-    from ckptclamp.results import ApplyReport as ApplyReport
-    from ckptclamp.results import AuditReport as AuditReport
-    from ckptclamp.results import Verdict as Verdict
     from ckptclamp.spec.loader import load_spec as load_spec
     from ckptclamp.spec.model import Spec as Spec
 
 _HOMES = {
-    "ApplyOptions": "ckptclamp.applying",
-    "ApplyReport": "ckptclamp.results",
-    "AuditOptions": "ckptclamp.auditing",
-    "AuditReport": "ckptclamp.results",
+    "ApplyOptions": "ckptclamp.applying.apply",
+    "ApplyReport": "ckptclamp.auditing.results",
+    "AuditOptions": "ckptclamp.auditing.audit",
+    "AuditReport": "ckptclamp.auditing.results",
     "CkptclampError": "ckptclamp.errors",
     "Spec": "ckptclamp.spec.model",
-    "Verdict": "ckptclamp.results",
-    "apply": "ckptclamp.applying",
-    "audit": "ckptclamp.auditing",
-    "explain": "ckptclamp.explanation",
-    "inspect": "ckptclamp.inspection",
+    "Verdict": "ckptclamp.auditing.results",
+    "apply": "ckptclamp.applying.apply",
+    "audit": "ckptclamp.auditing.audit",
+    "explain": "ckptclamp.auditing.inspection",
+    "inspect": "ckptclamp.auditing.inspection",
     "load_spec": "ckptclamp.spec.loader",
-    "open_checkpoint": "ckptclamp.checkpoints.registry",
+    "open_checkpoint": "ckptclamp.checkpoints.opening",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names are strings

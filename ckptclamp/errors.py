@@ -16,13 +16,24 @@ tensor are known they are given apart, so that every report can place them.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
-
-from ckptclamp.printable import printable
 
 if TYPE_CHECKING:
     from os import PathLike
+
+
+class ExitCode(IntEnum):
+    """What the program returns; orthogonal to format and verbosity."""
+
+    OK = 0
+    VIOLATIONS = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    NOTHING_EVALUATED = 4
+    NOT_WRITTEN = 5
 
 
 class CkptclampError(Exception):
@@ -110,3 +121,57 @@ class NotWrittenError(CkptclampError):
     """A conforming copy could not be made; the output is what it was before."""
 
     exit_code = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a pass or a fail alone would hide: a stable code, a sentence, and advice.
+
+    `code` is kebab-case and never changes its meaning (``degenerate-axis``); `tensor` is the full
+    name of the tensor it is about, if it is about one. Notices are warnings: `--strict` makes them
+    fail the gate, unless `informational` says that nothing is wrong.
+    """
+
+    code: str
+    message: str
+    hint: str | None = None
+    tensor: str | None = None
+    informational: bool = False
+
+
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def printable(text: str, *, limit: int | None = 256) -> str:
+    r"""Return `text` as one inert line.
+
+    Control, format, surrogate, private-use and unassigned characters become ``\u{…}``. A second
+    ``#`` in a row and a leading ``:`` are written that way too, because CI runners read commands in
+    them. Text over `limit` characters keeps its two ends and gets a digest of the whole between.
+    """
+    if limit is None or len(text) <= limit:
+        safe = _inert(text)
+        if limit is None or len(safe) <= limit:
+            return safe
+    import hashlib  # only long names need it, and every start of the program would pay
+
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    half = (limit - 12) // 2
+    # Escaping never shortens, so the ends of the text make the ends of what is shown.
+    return f"{_inert(text[:limit])[:half]}…{digest}…{_inert(text[-limit:])[-half:]}"
+
+
+def _inert(text: str) -> str:
+    plain = text.isascii() and text.isprintable()
+    safe = text if plain else "".join(_escaped(char) for char in text)
+    safe = safe.replace("##", r"#\u{23}")
+    stripped = safe.lstrip()
+    return r"\u{3a}" + stripped[1:] if stripped.startswith(":") else safe
+
+
+def _escaped(char: str) -> str:
+    if char.isascii() and char.isprintable():
+        return char
+    if unicodedata.category(char) in _UNSAFE_CATEGORIES:
+        return f"\\u{{{ord(char):x}}}"
+    return " " if unicodedata.category(char) == "Zs" else char

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.printable import printable
+from ckptclamp.errors import printable
 
 ANY_TEXT = st.text(st.characters(), max_size=80)
 

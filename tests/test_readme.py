@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from ckptclamp.cli.main import cli
-from ckptclamp.configuration import ALLOWED
 from ckptclamp.constraints.registry import BUILTIN
+from ckptclamp.errors import ExitCode
 from ckptclamp.reports.registry import REPORTERS
-from ckptclamp.results import ExitCode
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
+from ckptclamp.spec.settings import ALLOWED
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ckptclamp
-from ckptclamp.checkpoints.fastest_zlib import fastest_zlib
+from ckptclamp.checkpoints.compression import fastest_zlib
 from torture.mutating import FIXTURES
 
 _INPUTS = {
@@ -128,10 +128,11 @@ def start(apply: Apply, when_staging: Callable[[], None]) -> int:
 
 
 def _run(apply: Apply, when_staging: Callable[[], None]) -> int:
-    from ckptclamp import applying, publish
+    from ckptclamp.applying import apply as applying
+    from ckptclamp.applying import publication
     from ckptclamp.cli.main import main
 
-    staged = publish.staged
+    staged = publication.staged
 
     def stage(*arguments: object, **options: object) -> object:
         when_staging()

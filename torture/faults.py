@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ckptclamp.staging import FileStage
+from ckptclamp.applying.staging import FileStage
 from torture.applies import WRITERS, Apply, Expectation, load_everything, start, stop_self
 from torture.forking import WarmWorker, in_parallel, warm_workers
 

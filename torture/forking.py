@@ -22,7 +22,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from ckptclamp.checkpoints import worker_process
+from ckptclamp.checkpoints.sandbox import process
 
 T = TypeVar("T")
 
@@ -119,17 +119,13 @@ def _hear(fd: int, deadline: float) -> bytes | None:
 def warm_workers() -> None:
     """From now on the HDF5 worker is a fork of this process, which must not open any HDF5 file."""
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
-    from ckptclamp.checkpoints import (  # noqa: F401 - loaded for the forks
-        hdf5_chunk_writer,
-        hdf5_walk,
-        hdf5_worker,
-        isolation,
-    )
+    from ckptclamp.checkpoints.hdf5 import chunks, walk, worker  # noqa: F401 - loaded for the forks
+    from ckptclamp.checkpoints.sandbox import isolation  # noqa: F401
 
     replaced = SimpleNamespace(
         Popen=WarmWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
-    vars(worker_process)["subprocess"] = replaced
+    vars(process)["subprocess"] = replaced
 
 
 class WarmWorker:
@@ -181,7 +177,7 @@ class WarmWorker:
 
 def _work(command: list[str], streams: tuple[int, ...], keep: tuple[int, ...]) -> None:
     """Become the worker that `command` would have started."""
-    from ckptclamp.checkpoints import hdf5_worker
+    from ckptclamp.checkpoints.hdf5 import worker
 
     try:
         for number, fd in enumerate(streams):
@@ -191,7 +187,7 @@ def _work(command: list[str], streams: tuple[int, ...], keep: tuple[int, ...]) -
             os.closerange(last + 1, following)
         sys.argv = ["-c", *command[5:]]
         WarmWorker.at_start()
-        hdf5_worker.main()
+        worker.main()
     except BaseException:  # noqa: BLE001 - as an interpreter would
         os.write(2, traceback.format_exc().encode())
     os._exit(1)

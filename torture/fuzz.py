@@ -24,13 +24,14 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["ckptclamp"]):
-    from ckptclamp.checkpoints import keras_documents, safetensors_header, strict_json
-    from ckptclamp.checkpoints.description import KerasModel, Tensor
-    from ckptclamp.checkpoints.registry import open_checkpoint, open_source
+    from ckptclamp.checkpoints import documents
+    from ckptclamp.checkpoints.opening import open_checkpoint, open_source
+    from ckptclamp.checkpoints.safetensors import file
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.zip_directory import read_directory
+    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.checkpoints.zip.directory import read_directory
     from ckptclamp.errors import CkptclampError
-    from ckptclamp.keras_config.declarations import declared_constraints
+    from ckptclamp.models.keras.declarations import declared_constraints
     from ckptclamp.spec.loader import load_spec
 
 from torture.mutating import FIXTURES  # after what it loads of ckptclamp was instrumented
@@ -49,7 +50,7 @@ def source(data: bytes) -> Source:
 
 def header(data: bytes) -> None:
     """The header of a safetensors file, and how many bytes follow it."""
-    safetensors_header.parse_header(data[2:], int.from_bytes(data[:2]), limit=1 << 20, path=PLACE)
+    file.parse_header(data[2:], int.from_bytes(data[:2]), limit=1 << 20, path=PLACE)
 
 
 def zip_directory(data: bytes) -> None:
@@ -74,7 +75,7 @@ def spec(data: bytes) -> None:
 
 def config(data: bytes) -> None:
     """A model config, beside the weights of a sound archive."""
-    document = keras_documents.parse_document(data, "config.json", PLACE)
+    document = documents.parse_document(data, "config.json", PLACE)
     keras, tensors = weights()
     declared_constraints(replace(keras, config=document), tensors)
 
@@ -89,7 +90,7 @@ def weights() -> tuple[KerasModel, Mapping[str, Tensor]]:
 
 def json_text(data: bytes) -> None:
     """Any JSON."""
-    strict_json.parse_strict(data, max_depth=9, max_bytes=1 << 20, what="text", path=PLACE)
+    documents.parse_strict(data, max_depth=9, max_bytes=1 << 20, what="text", path=PLACE)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptclamp.checkpoints.description import Chunked, Contiguous
-from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.opening import open_checkpoint
+from ckptclamp.checkpoints.tensor import Chunked, Contiguous
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LARGEST = 1 << 20

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptclamp import audit
-from ckptclamp.auditing import AuditOptions
+from ckptclamp.auditing.audit import AuditOptions
+from ckptclamp.auditing.results import AuditReport
 from ckptclamp.errors import CkptclampError
-from ckptclamp.results import AuditReport
 from torture import reference
 from torture.forking import Outcome, forked, in_parallel, warm_workers
 from torture.mutating import Seed, mutant, seeds

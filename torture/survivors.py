@@ -37,11 +37,15 @@ MOST = 0.1
 """The share of mutants that may survive."""
 
 MODULES = {
-    "results": ["test_results.py", "test_audit_report.py"],
-    "tally": ["test_tally.py", "test_auditing.py"],
-    "auditing": ["test_auditing.py", "test_audit_report.py", "torture/test_isolation.py"],
-    "suppression": ["test_ignoring.py", "gate/test_suppression.py"],
-    "constraints/base": ["constraints", "test_tally.py"],
+    "auditing/results": ["auditing/test_results.py", "auditing/test_audit_report.py"],
+    "auditing/verdicts": ["auditing/test_tally.py", "auditing/test_auditing.py"],
+    "auditing/audit": [
+        "auditing/test_auditing.py",
+        "auditing/test_audit_report.py",
+        "torture/test_isolation.py",
+    ],
+    "auditing/suppression": ["auditing/test_ignoring.py", "gate/test_suppression.py"],
+    "constraints/base": ["constraints", "auditing/test_tally.py"],
     "constraints/norms": ["constraints"],
     "constraints/elementwise": ["constraints"],
     "constraints/tolerance": ["constraints"],

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.description import Box, KerasModel, Producer, Tensor, Unreadable
     from ckptclamp.checkpoints.source import Source
+    from ckptclamp.checkpoints.tensor import Box, KerasModel, Producer, Tensor, Unreadable
 
 
 class TensorReader(Protocol):

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
+import weakref
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ckptclamp.checkpoints.boxes import box_shape, plan_chunks, plan_runs
-from ckptclamp.checkpoints.description import Chunked, Contiguous
 from ckptclamp.checkpoints.reading import as_bytes, read_box
 from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import (
+    Chunked,
+    Constant,
+    Contiguous,
+    box_shape,
+    plan_chunks,
+    plan_runs,
+)
 from ckptclamp.errors import ChangedError, NotWrittenError
 
 if TYPE_CHECKING:
@@ -21,9 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.boxes import ChunkPart
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
-    from ckptclamp.checkpoints.description import Box, Tensor
+    from ckptclamp.checkpoints.tensor import Box, ChunkPart, Tensor
+
 
 _BLOCK = 1 << 20
 _AT_ONCE = 1 << 30
@@ -282,3 +292,82 @@ def write_at(fd: int, data: memoryview, offset: int) -> None:
 def refuse(error: OSError, path: Path) -> NoReturn:
     """Raise `NotWrittenError` for a failure to write to `path`; it never returns."""
     raise NotWrittenError(f"cannot be written: {error.strerror or error}", path=path) from error
+
+
+ROOM_HINT = "set TMPDIR to a directory with room"
+
+
+class ScratchFile:
+    """An empty file that no directory lists; also a `Target` for a copy that is one file.
+
+    `path` is shown in messages. The file is gone once `close` was called, or nothing uses it.
+
+    Raises:
+        NotWrittenError: the system has no place for it.
+    """
+
+    directory: Path | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with tempfile.TemporaryFile(prefix="ckptclamp-") as file:
+                self.fd = os.dup(file.fileno())
+        except OSError as error:
+            raise self._no_room(error) from error
+        self.close = weakref.finalize(self, _close, self.fd)
+
+    def create(self, name: str, size: int) -> int:
+        """See `Target.create`."""
+        return self.fd
+
+    def put(self, data: bytes, offset: int) -> None:
+        """Write `data` at `offset`; raises `NotWrittenError`."""
+        try:
+            write_at(self.fd, memoryview(data), offset)
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: OSError) -> NotWrittenError:
+        reason = error.strerror or error
+        return NotWrittenError(f"no scratch file: {reason}", path=self.path, hint=ROOM_HINT)
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):  # whatever could not be written, nobody will read
+        os.close(fd)
+
+
+class Preview:
+    """Reads from the checkpoint and forgets what is written. Stands where a `Copy` stands."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """Return the box as the checkpoint has it."""
+        return self._checkpoint.read(tensor, box, buffer)
+
+    def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
+        """Forget `values`.
+
+        Raises:
+            NotWrittenError: a copy could not hold them either.
+        """
+        if isinstance(tensor.storage, Constant):
+            raise NotWrittenError(NO_BYTES, path=self._checkpoint.path, tensor=tensor.name)
+
+    files = ()
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def compare(self, jobs: int) -> None:
+        """Do nothing."""
+
+    def reopen(self) -> Checkpoint:
+        """There is nothing to open."""
+        raise NotImplementedError

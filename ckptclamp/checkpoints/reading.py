@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.boxes import box_shape, check_box, one_run, plan_chunks, plan_runs
-from ckptclamp.checkpoints.description import (
+from ckptclamp.checkpoints.hdf5.filters import decode_chunk, decode_into
+from ckptclamp.checkpoints.tensor import (
     Chunked,
     Constant,
     Contiguous,
     Dequantised,
     Unreadable,
+    box_shape,
+    check_box,
+    one_run,
+    plan_chunks,
+    plan_runs,
 )
-from ckptclamp.checkpoints.filters import decode_chunk, decode_into
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
@@ -28,9 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.boxes import Runs
-    from ckptclamp.checkpoints.description import Box, Chunk, Tensor
     from ckptclamp.checkpoints.source import Source
+    from ckptclamp.checkpoints.tensor import Box, Chunk, Runs, Tensor
 
 _GAP = 16 << 10
 """Reading so many bytes for nothing costs less than one more system call."""
@@ -68,7 +71,7 @@ def read_box(
             case Constant():
                 out[...] = _element(tensor.storage.fill, out)
             case Dequantised():
-                from ckptclamp.checkpoints.dequantising import dequantise
+                from ckptclamp.checkpoints.dequantise import dequantise
 
                 dequantise(partial(read_box, sources), tensor, box, out)
     except UnreadableError as error:

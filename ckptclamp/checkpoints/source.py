@@ -8,12 +8,27 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
+    from pathlib import Path
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.tensor import Tensor
+
+
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+
+
+DEFAULT_HEADER_LIMIT = 16 << 20
 
 
 _RWF_DONTCACHE = 0x80
@@ -148,3 +163,135 @@ class Source:
             fd, self.fd = self.fd, -1
             with suppress(OSError):  # nothing was written through it
                 os.close(fd)
+
+
+DEFAULT_EXPANSION_LIMIT = 1000
+"""Deflate packs at most 1032 zeros into a byte."""
+DEFAULT_UNPACKED_LIMIT = 1 << 40
+_FLOOR = 64 << 20
+"""Bytes below which the ratio does not matter: they cost nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is refused beyond them.
+
+    `header` bounds the header of a safetensors file, in bytes. What is compressed, or left out
+    because all of it is one fill value, may take `expansion` times its stored bytes (from 64 MiB
+    on), and all of it together `unpacked` bytes.
+    """
+
+    header: int = DEFAULT_HEADER_LIMIT
+    expansion: int = DEFAULT_EXPANSION_LIMIT
+    unpacked: int = DEFAULT_UNPACKED_LIMIT
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raise `RefusedError` if a tensor of `checkpoint`, or all together, declare too much."""
+        total = 0
+        for tensor in checkpoint.tensors.values():
+            stored = _stored(tensor)
+            if tensor.nbytes > stored:
+                self._check_declared(checkpoint.path, stored, tensor.nbytes, tensor.name)
+                total += tensor.nbytes
+        files = sum(source.size for source in checkpoint.files)
+        self._check_declared(checkpoint.path, files, total)
+
+    def _check_declared(
+        self, path: Path, stored: int, size: int, tensor: str | None = None
+    ) -> None:
+        said = f"declares {size} bytes of weights but stores only {stored}"
+        self._check(path, stored, size, tensor, said)
+
+    def check_packed(self, path: Path, stored: int, size: int, member: str | None = None) -> None:
+        """Raise `RefusedError` if a member of an archive, or all together, unpack to too much."""
+        self._check(path, stored, size, member, f"unpacks from {stored} to {size} bytes")
+
+    def _check(self, path: Path, stored: int, size: int, name: str | None, said: str) -> None:
+        if size > _FLOOR and size > self.expansion * stored:
+            hint = "--expansion-limit allows a larger ratio, if it is meant"
+            raise RefusedError(said, path=path, tensor=name, hint=hint)
+        if size > self.unpacked:
+            said = f"takes {size} bytes when unpacked; at most {self.unpacked} are read"
+            hint = "--unpacked-limit allows more, if it is meant"
+            raise RefusedError(said, path=path, tensor=name, hint=hint)
+
+
+def _stored(tensor: Tensor) -> int:
+    """The bytes that a tensor takes in its file."""
+    storage = tensor.storage
+    if isinstance(storage, Chunked):
+        return sum(chunk.stored for chunk in storage.chunks)
+    return 0 if isinstance(storage, Constant) else tensor.nbytes
+
+
+_BLOCK = 1 << 20
+_SMALL = 1 << 20
+"""Files up to this size are hashed where the digests are asked for: a thread would cost more."""
+
+
+class Digests:
+    """The digests of `files`, each begun in a thread when the block is entered.
+
+    `jobs` is how many files are hashed at once; by default as many as there are processors. However
+    the block is left, its threads end with it, each after the block of bytes that it is at.
+    """
+
+    def __init__(self, files: Iterable[Source], jobs: int | None = None) -> None:
+        self._files = tuple(files)
+        self._jobs = jobs or default_jobs()
+        self._stop = Event()
+        self._begun: dict[Source, Future[str]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        large = [source for source in self._files if os.fstat(source.fd).st_size > _SMALL]
+        if large:
+            from concurrent.futures import ThreadPoolExecutor
+
+            threads = min(len(large), self._jobs)
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sha256")
+            self._begun = {s: self._pool.submit(sha256, s, self._stop) for s in large}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def result(self) -> Mapping[Path, str]:
+        """Wait for the digests and return them, hexadecimal, by the paths of the files.
+
+        Raises:
+            UnreadableError: a file is shorter than it was, or the system cannot read it.
+        """
+        return {
+            source.path: self._begun[source].result() if source in self._begun else sha256(source)
+            for source in self._files
+        }
+
+
+def sha256(source: Source, stop: Event | None = None) -> str:
+    """Return the hexadecimal digest of the whole file, as long as it is now.
+
+    Where `stop` is set meanwhile, nobody wants the answer any more, and it is that of a part.
+
+    Raises:
+        UnreadableError: the file becomes shorter, or the system cannot read it.
+    """
+    import hashlib  # starts OpenSSL, and large files are not hashed unasked
+
+    digest = hashlib.sha256()
+    size = os.fstat(source.fd).st_size
+    buffer = memoryview(bytearray(min(_BLOCK, size)))
+    for offset in range(0, size, _BLOCK):
+        if stop is not None and stop.is_set():
+            break
+        block = buffer[: size - offset]
+        source.read_into(block, offset)
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def default_jobs() -> int:
+    """As many threads as this process may have processors."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -56,9 +56,8 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
     The input is never touched. The copy appears under its name only when it is whole, has been
     audited as it is stored, and is on disk.
     """
-    from ckptclamp.applying import ApplyOptions, apply
-    from ckptclamp.cli.gating import attest, check_attest, with_settings
-    from ckptclamp.cli.places import check_outputs
+    from ckptclamp.applying.apply import ApplyOptions, apply
+    from ckptclamp.cli.gating import attest, check_attest, check_outputs, with_settings
     from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
     from ckptclamp.spec.model import Projection
 

@@ -50,16 +50,16 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
 
     The report goes to stdout, everything else to stderr.
     """
-    from ckptclamp.auditing import audit
+    from ckptclamp.auditing.audit import audit
     from ckptclamp.cli.gating import (
         attest,
         check_attest,
+        check_outputs,
         judged,
         program_exit,
         read_baseline,
         with_settings,
     )
-    from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
 
     check_outputs(checkpoint, options)

@@ -48,8 +48,8 @@ def prune(audited: Path, **options: Any) -> None:  # noqa: ANN401
 
     AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.
     """
-    from ckptclamp.baseline import load_baseline, render_baseline
-    from ckptclamp.baseline import prune as pruned
+    from ckptclamp.gate.baseline import load_baseline, render_baseline
+    from ckptclamp.gate.baseline import prune as pruned
     from ckptclamp.reports.writing import write_whole
 
     old = load_baseline(options["baseline"])
@@ -66,10 +66,10 @@ def prune(audited: Path, **options: Any) -> None:  # noqa: ANN401
 
 
 def _report(audited: Path, options: dict[str, Any]) -> Any:  # noqa: ANN401 - an AuditReport
-    from ckptclamp.auditing import audit
+    from ckptclamp.auditing.audit import audit
+    from ckptclamp.auditing.results import AuditReport
     from ckptclamp.cli.running import engine, progress_bar
     from ckptclamp.reports.saved import is_report, read_report
-    from ckptclamp.results import AuditReport
 
     if is_report(audited):
         _check_options_of_a_report()

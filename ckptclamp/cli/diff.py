@@ -53,11 +53,11 @@ def command(ctx: click.Context, /, old: Path, new: Path, **options: Any) -> None
     Returns 0 unless a gate was set (--max-drift, --max-distance) and does not hold; under a gate a
     tensor that was added, removed or reshaped fails too.
     """
-    from ckptclamp.auditing import AuditOptions
+    from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.auditing.comparison import compare_checkpoints
     from ckptclamp.cli.running import render_options
-    from ckptclamp.comparison import compare_checkpoints
     from ckptclamp.reports.comparison import render_comparison
-    from ckptclamp.spec.inline import units
+    from ckptclamp.spec.rules import units
 
     comparison = compare_checkpoints(
         old,

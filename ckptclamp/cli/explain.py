@@ -29,8 +29,8 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
 
     No weight is read. What cannot be judged, and what matches nothing, is listed too.
     """
+    from ckptclamp.auditing.inspection import explain
     from ckptclamp.cli.running import engine, render_options
-    from ckptclamp.explanation import explain
     from ckptclamp.reports.explanation import render_explanation
 
     explanation = explain(checkpoint, load_rules(options), engine(options))

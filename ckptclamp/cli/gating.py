@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ckptclamp.checkpoints.opening import CHECKPOINTS, PARTS
 from ckptclamp.cli.options import SETTINGS, from_settings, settings_in_effect
-from ckptclamp.errors import UsageError
-from ckptclamp.results import ExitCode
+from ckptclamp.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from ckptclamp.baseline import Baseline
-    from ckptclamp.results import ApplyReport, AuditReport
+    from ckptclamp.auditing.results import ApplyReport, AuditReport
+    from ckptclamp.gate.baseline import Baseline
+
 
 Report = TypeVar("Report", "AuditReport", "ApplyReport")
 
@@ -31,7 +33,7 @@ def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
     path = old if new is None else new if new.exists() else None
     if path is None:
         return None
-    from ckptclamp.baseline import load_baseline
+    from ckptclamp.gate.baseline import load_baseline
 
     return load_baseline(path)
 
@@ -43,7 +45,7 @@ def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, An
     """
     if known is None and options["write_baseline"] is None:
         return report
-    from ckptclamp.baseline import compare, record, render_baseline, unfit
+    from ckptclamp.gate.baseline import compare, record, render_baseline, unfit
     from ckptclamp.reports.writing import write_whole
 
     if options["write_baseline"] is not None:
@@ -61,7 +63,7 @@ def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, An
 
 
 def _not_recorded(report: AuditReport, reason: str) -> AuditReport:
-    from ckptclamp.notices import Notice
+    from ckptclamp.errors import Notice
 
     notice = Notice("baseline-not-written", f"the baseline was not written: {reason}")
     return replace(report, notices=(*report.notices, notice))
@@ -71,7 +73,7 @@ def check_attest(checkpoint: Path, options: Mapping[str, Any]) -> None:
     """Refuse a statement that could not be made, before there is anything to attest."""
     if options["attest"] is None:
         return
-    from ckptclamp.attestation import check_attestable
+    from ckptclamp.gate.attestation import check_attestable
 
     if options["hash"] is False:
         raise UsageError("--attest needs the digests that --no-hash leaves out", hint="pass --hash")
@@ -85,7 +87,7 @@ def attest(report: AuditReport | ApplyReport, path: Path | None) -> None:
     """Write the statement about `report` to `path`, if there is one."""
     if path is None:
         return
-    from ckptclamp.attestation import render_statement
+    from ckptclamp.gate.attestation import render_statement
     from ckptclamp.reports.writing import write_whole
 
     write_whole(path, render_statement(report))
@@ -97,7 +99,7 @@ def with_settings(report: Report) -> Report:
     names = settings_in_effect()
     if settings is None or not names:
         return report
-    from ckptclamp.notices import Notice
+    from ckptclamp.errors import Notice
 
     notice = Notice(
         "settings",
@@ -113,3 +115,103 @@ def program_exit(code: ExitCode, *, zero: bool) -> int:
         click.echo("ckptclamp: exit code 1 is returned as 0 (--exit-zero)", err=True)
         return 0
     return int(code)
+
+
+Name = str | tuple[int, int]
+"""What a file is known by: its real path, or its device and inode."""
+
+
+def check_outputs(checkpoint: Path, options: Mapping[str, Any]) -> None:
+    """Refuse to write a report, a statement, a baseline or a copy over what is read, or twice.
+
+    Called before anything is read.
+    """
+    output, recorded = options.get("output"), options.get("write_baseline")
+    read = [options.get(name) for name in ("spec", "config")]
+    if output is not None:
+        _check_copy(output, read)
+    read += [checkpoint, output]
+    # The baseline that a project's settings name may be the one that is written again.
+    check_places(read, [recorded])
+    reports = [Path(report.path) for report in options["reports"] if report.path != "-"]
+    known = [options.get("baseline"), recorded]
+    copy = checkpoint if options.get("in_place") else output
+    check_places([*read, *known], [*reports, options.get("attest")], copy)
+
+
+def check_places(
+    read: Iterable[Path | None], written: Iterable[Path | None], copy: Path | None = None
+) -> None:
+    """Refuse to write over what is `read`, into a directory that is a `copy`, or twice to one place.
+
+    A file that is there and has a checkpoint's name is never replaced. Into a directory that is a
+    checkpoint nothing goes that has the name of a part of it; the working directory may be one, so
+    reports may. `None` stands for nothing.
+
+    Raises:
+        UsageError: one of `written` is such a place, or cannot be a file.
+    """
+    from ckptclamp.reports.writing import check_place
+
+    kept = [path for path in (*read, _settings_file()) if path is not None]
+    taken = {name for path in kept for file in _files(path) for name in _names(file)}
+    folders = {name for path in kept if path.is_dir() for name in _names(path)}
+    copied = set() if copy is None else _names(copy)
+    for path in written:
+        if path is None:
+            continue
+        check_place(path)
+        names = _names(path)
+        if names & taken or _is_checkpoint(path):
+            raise UsageError("would be overwritten by what is written about it", path=path)
+        around = list(Path(os.path.realpath(path)).parents)
+        is_part = path.name.endswith(PARTS) and bool(_names(around[0]) & folders)
+        if is_part or any(_names(folder) & copied for folder in around):
+            raise UsageError(
+                "would become a part of the checkpoint that it is about",
+                path=path,
+                hint="write it outside of that directory",
+            )
+        taken |= names
+
+
+def _check_copy(output: Path, read: Iterable[Path | None]) -> None:
+    """Refuse a copy that would replace what decides what it is; `--force` is about older copies."""
+    for path in (*read, _settings_file()):
+        if path is not None and _names(path) & _names(output):
+            raise UsageError("is read, and would be replaced by the copy", path=path)
+
+
+def _settings_file() -> Path | None:
+    context = click.get_current_context(silent=True)
+    settings = context.meta.get(SETTINGS) if context else None
+    return None if settings is None else Path(settings.path)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """`path`, and what belongs to it if it is a checkpoint of several files.
+
+    Which files an index names is not known before it is read; all that may be shards lie beside it.
+    """
+    yield path
+    inside = path.is_dir()
+    try:
+        entries = list((path if inside else path.parent).iterdir())
+    except OSError:  # whoever opens the checkpoint tells why
+        return
+    yield from (e for e in entries if e.name.endswith(PARTS if inside else CHECKPOINTS))
+
+
+def _names(path: Path) -> set[Name]:
+    """What `path` is known by; another path may lead to the same file."""
+    names: set[Name] = {os.path.realpath(path)}
+    try:
+        status = path.stat()
+    except OSError:
+        return names
+    return names | {(status.st_dev, status.st_ino)}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    names = (path.name, Path(os.path.realpath(path)).name)
+    return path.is_file() and any(name.endswith(CHECKPOINTS) for name in names)

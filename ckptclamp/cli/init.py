@@ -17,8 +17,7 @@ from ckptclamp.cli.options import (
     verbosity_options,
 )
 from ckptclamp.cli.parameters import PATH, Fraction
-from ckptclamp.errors import UsageError
-from ckptclamp.printable import printable
+from ckptclamp.errors import UsageError, printable
 
 
 @click.command("init")
@@ -51,12 +50,11 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
 
     Its first line tells editors which schema to check it by; that is written beside it.
     """
-    from ckptclamp.cli.places import check_places
+    from ckptclamp.auditing.starting_spec import SCHEMA, render_spec, starting_spec
+    from ckptclamp.cli.gating import check_places
     from ckptclamp.cli.running import engine
     from ckptclamp.reports.wording import plural
     from ckptclamp.reports.writing import write_whole
-    from ckptclamp.spec.writing import SCHEMA, render_spec
-    from ckptclamp.starting_spec import starting_spec
 
     output, schema = options["output"], options["schema"]
     if schema is not None and options["no_schema"]:

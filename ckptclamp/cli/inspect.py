@@ -32,10 +32,10 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     """Show what CHECKPOINT holds and declares: format, producer, tensors, constraints."""
     if not options["norms"] and (options["axis"] is not None or options["unit_axis"] is not None):
         raise click.UsageError("--axis and --unit-axis belong to --norms")
+    from ckptclamp.auditing.inspection import inspect
     from ckptclamp.cli.running import engine, render_options
-    from ckptclamp.inspection import inspect
     from ckptclamp.reports.inspection import render_inspection
-    from ckptclamp.spec.inline import units
+    from ckptclamp.spec.rules import units
 
     inspection = inspect(
         checkpoint,

@@ -135,8 +135,7 @@ def _left_by(error: SystemExit) -> int:
 
 def _explain(error: Exception) -> int:
     """Say what went wrong in one line and return the exit code that it means."""
-    from ckptclamp.errors import CkptclampError
-    from ckptclamp.printable import printable
+    from ckptclamp.errors import CkptclampError, printable
 
     match error:
         case click.exceptions.Abort():

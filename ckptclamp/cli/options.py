@@ -42,7 +42,7 @@ class SharedOption(click.Option):
         return None
 
     def _check_allowed(self, variable: str) -> None:
-        from ckptclamp.configuration import COMMAND_LINE_ONLY
+        from ckptclamp.spec.settings import COMMAND_LINE_ONLY
 
         reason = COMMAND_LINE_ONLY.get(self.long_name)
         if reason is not None:
@@ -73,7 +73,7 @@ def _load_settings(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     """Let the project's settings be the defaults of this command's options."""
     if not wanted:
         return
-    from ckptclamp.configuration import find_settings
+    from ckptclamp.spec.settings import find_settings
 
     settings = find_settings(Path.cwd())
     if settings is not None:
@@ -100,7 +100,7 @@ def outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Pa
     settings = ctx.meta.get(SETTINGS)
     if settings is None:
         return checkpoint
-    from ckptclamp.configuration import brought_along
+    from ckptclamp.spec.settings import brought_along
 
     if brought_along(settings, checkpoint):
         raise UsageError(
@@ -347,7 +347,7 @@ baseline_options = together(
 
 def load_rules(options: dict[str, Any]) -> Spec | None:
     """Make the spec of the options that `spec_options` declares; ``None`` if they say nothing."""
-    from ckptclamp.spec.inline import inline_spec
+    from ckptclamp.spec.rules import inline_spec
 
     inline = {
         name: options[name]

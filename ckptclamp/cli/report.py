@@ -27,7 +27,7 @@ def command(result: Path, **options: Any) -> None:  # noqa: ANN401
 
     Returns 0 when they are made, whatever the report says: the gate was where it was made.
     """
-    from ckptclamp.cli.places import check_places
+    from ckptclamp.cli.gating import check_places
     from ckptclamp.cli.running import emit
     from ckptclamp.reports.saved import read_report
     from ckptclamp.reports.writing import STDOUT, UNITS

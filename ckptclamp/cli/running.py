@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing import AuditOptions
-    from ckptclamp.plan import Assignment
-    from ckptclamp.progress import Progress
+    from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
+    from ckptclamp.auditing.verdicts import OnUnit
+    from ckptclamp.engine.executors import Progress
+    from ckptclamp.plan.build import Assignment
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, AuditReport, WorstUnit
-    from ckptclamp.tally import OnUnit
 
 
 _MOST_WARNINGS = 20
@@ -41,7 +41,7 @@ def engine(options: dict[str, Any], *, reported: bool = False) -> AuditOptions:
 
     `reported` is whether a report will tell which model config was used.
     """
-    from ckptclamp.auditing import AuditOptions
+    from ckptclamp.auditing.audit import AuditOptions
 
     isolated = options["require_isolation"]
     config, source = _model_config(options["config"], isolated=isolated, hashed=reported)
@@ -81,12 +81,11 @@ def _model_config(
     if path is None:
         return None, None
     if isolated:
-        from ckptclamp.auditing import check_isolation
+        from ckptclamp.auditing.audit import check_isolation
 
         check_isolation(path)
-    from ckptclamp.checkpoints.digests import sha256
-    from ckptclamp.checkpoints.source import Source
-    from ckptclamp.keras_config.config_file import read_model_config
+    from ckptclamp.checkpoints.source import Source, sha256
+    from ckptclamp.models.keras.config import read_model_config
 
     source = Source.open(path)
     try:
@@ -138,8 +137,8 @@ def emit(report: AuditReport | ApplyReport, options: dict[str, Any]) -> None:
 
 def _warn(report: AuditReport | ApplyReport) -> None:
     """Say on stderr what a pass would hide; a report for machines may be read by nobody."""
-    from ckptclamp.printable import printable
-    from ckptclamp.results import ApplyReport
+    from ckptclamp.auditing.results import ApplyReport
+    from ckptclamp.errors import printable
 
     if isinstance(report, ApplyReport):
         notices = (*(report.after or report.before).all_notices, *report.notices)

@@ -9,10 +9,10 @@ import click
 
 from ckptclamp.cli.options import option
 from ckptclamp.cli.parameters import PATH
-from ckptclamp.printable import printable
+from ckptclamp.errors import printable
 
 if TYPE_CHECKING:
-    from ckptclamp.verification import Checked, Verification
+    from ckptclamp.gate.attestation import Checked, Verification
 
 
 @click.command("verify-attestation")
@@ -42,7 +42,7 @@ def command(
     spec differs or the audit had failed, 3 if a file cannot be read. Who wrote the statement is
     not checked here; that is what a signature over it is for.
     """
-    from ckptclamp.verification import verify
+    from ckptclamp.gate.attestation import verify
 
     verification = verify(statement, directory, spec=spec, follow_symlinks=follow_symlinks)
     for line in _lines(verification):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.arguments import number
-from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform, number
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

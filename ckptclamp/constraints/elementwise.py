@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.constraints.arguments import number, ordered
-from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform, number, ordered
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.arguments import norm_bound, number, ordered
-from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform
+from ckptclamp.constraints.base import (
+    Constraint,
+    Judgement,
+    Statistic,
+    Transform,
+    norm_bound,
+    number,
+    ordered,
+)
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

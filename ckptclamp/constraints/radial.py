@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES
+from ckptclamp.errors import printable
 from ckptclamp.models.family_table import ANY, COMPANIONS, FAMILIES, FLOAT8, Family, PartRole
-from ckptclamp.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ckptclamp.checkpoints.description import Tensor
+    from ckptclamp.checkpoints.tensor import Tensor
 
 _ENDINGS: Final = tuple({ending for family in FAMILIES for ending in family.parts if ending})
 _COMPANION_ENDINGS: Final = tuple(COMPANIONS)

@@ -1,6 +1,6 @@
 """Audit and apply results as terminal text, JSON and the formats of CI systems.
 
-`reports` computes nothing about weights: it shows what `ckptclamp.results` holds.
+`reports` computes nothing about weights: it shows what `ckptclamp.auditing.results` holds.
 """
 
 from ckptclamp.reports.options import RenderOptions

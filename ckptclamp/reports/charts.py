@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
+from ckptclamp.auditing.results import Verdict
 from ckptclamp.reports.markup import element
 from ckptclamp.reports.wording import (
     beside,
@@ -20,13 +21,13 @@ from ckptclamp.reports.wording import (
     verdict_word,
     worst_value,
 )
-from ckptclamp.results import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from xml.etree import ElementTree as ET
 
-    from ckptclamp.results import Histogram, Result
+    from ckptclamp.auditing.results import Result
+    from ckptclamp.engine.histogram import Histogram
 
 _WIDTH, _HEIGHT = 320.0, 104.0
 _TOP, _BASE = 18.0, 86.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ckptclamp.comparison import Comparison
-from ckptclamp.drift import worst_first
-from ckptclamp.printable import printable
+from ckptclamp.auditing.comparison import Comparison
+from ckptclamp.auditing.drift import worst_first
+from ckptclamp.errors import printable
 from ckptclamp.reports.codec import codec
 from ckptclamp.reports.inspection import sparkline
 from ckptclamp.reports.table import Column, first_that_fits, table_lines
@@ -16,7 +16,7 @@ from ckptclamp.reports.wording import plural, sentence, shape_words, unit_index
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckptclamp.drift import TensorDrift
+    from ckptclamp.auditing.drift import TensorDrift
     from ckptclamp.reports.options import RenderOptions
 
 SCHEMA = "ckptclamp-diff-1"

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.printable import printable
+from ckptclamp.errors import printable
+from ckptclamp.plan.units import unit_words
 from ckptclamp.reports.wording import plural, shape_words, unmatched_words
-from ckptclamp.unit_words import unit_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptclamp.explanation import Explanation
-    from ckptclamp.notices import Notice
-    from ckptclamp.plan import Assignment, NotEvaluated
+    from ckptclamp.auditing.inspection import Explanation
+    from ckptclamp.errors import Notice
+    from ckptclamp.plan.build import Assignment, NotEvaluated
     from ckptclamp.reports.options import RenderOptions
 
 _SHOWN_UNGOVERNED = 10

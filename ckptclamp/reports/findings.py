@@ -16,7 +16,9 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptclamp.printable import printable
+from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
+from ckptclamp.errors import ExitCode, printable
+from ckptclamp.plan.model import Origin
 from ckptclamp.reports.wording import (
     file_path,
     plural,
@@ -27,13 +29,13 @@ from ckptclamp.reports.wording import (
     unit_value,
     unmatched_words,
 )
-from ckptclamp.results import ApplyReport, AuditReport, ExitCode, Origin, Severity, Verdict
+from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from ckptclamp.notices import Notice
-    from ckptclamp.results import Result
+    from ckptclamp.auditing.results import Result
+    from ckptclamp.errors import Notice
 
 _SPEC_PLACE = re.compile(r"(?P<path>.+):(?P<line>[1-9]\d{0,8}):(?P<column>[1-9]\d{0,8})", re.DOTALL)
 

@@ -12,8 +12,8 @@ from ckptclamp.reports.findings import Finding, Level, findings, subject
 from ckptclamp.reports.wording import census_line, plural
 
 if TYPE_CHECKING:
+    from ckptclamp.auditing.results import ApplyReport, AuditReport
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, AuditReport
 
 _MOST = 10
 _COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}

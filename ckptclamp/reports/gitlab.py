@@ -10,8 +10,8 @@ from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings, su
 from ckptclamp.reports.wording import census_line, plural
 
 if TYPE_CHECKING:
+    from ckptclamp.auditing.results import ApplyReport, AuditReport
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, AuditReport
 
 MOST = 5000
 _SEVERITIES = {Level.ERROR: "major", Level.WARNING: "minor", Level.NOTE: "info"}

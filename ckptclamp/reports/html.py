@@ -11,7 +11,8 @@ from importlib import resources
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ckptclamp.printable import printable
+from ckptclamp.auditing.results import ApplyReport, AuditReport
+from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports.charts import axis_of, drawable, histogram_chart, strip_chart
 from ckptclamp.reports.findings import Finding, Kind, findings, subject, worst_first
 from ckptclamp.reports.markup import append, element, page
@@ -34,21 +35,15 @@ from ckptclamp.reports.wording import (
     verdict_word,
     worst_value,
 )
-from ckptclamp.results import ApplyReport, AuditReport, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from xml.etree.ElementTree import Element
 
+    from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange, WorstUnit
+    from ckptclamp.engine.histogram import Histogram
     from ckptclamp.reports.markup import Child
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import (
-        CheckpointSummary,
-        Histogram,
-        Result,
-        TensorChange,
-        WorstUnit,
-    )
 
 _MOST_FINDINGS = 200
 _MOST_RESULTS = 2000

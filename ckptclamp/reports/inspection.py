@@ -6,17 +6,17 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.printable import printable
+from ckptclamp.errors import printable
 from ckptclamp.reports.table import Column, Table, first_that_fits, table_lines
 from ckptclamp.reports.wording import file_size, number, plural, shape_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckptclamp.inspection import Inspection, NormStatistics, TensorSummary
-    from ckptclamp.keras_config.declaration import Declaration
+    from ckptclamp.auditing.inspection import Inspection, NormStatistics, TensorSummary
+    from ckptclamp.engine.histogram import Histogram
+    from ckptclamp.models.keras.declarations import Declaration
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import Histogram
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BARS = 12

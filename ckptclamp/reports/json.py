@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.strict_json import parse_strict
-from ckptclamp.errors import UsageError
-from ckptclamp.printable import printable
+from ckptclamp.auditing.results import ApplyReport, AuditReport, Census, Result
+from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.errors import UsageError, printable
 from ckptclamp.reports.codec import MisfitError, codec
 from ckptclamp.reports.findings import subject
-from ckptclamp.results import ApplyReport, AuditReport, Census, Result
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from ckptclamp.printable import printable
+from ckptclamp.auditing.results import AuditReport, Verdict
+from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports.findings import Finding, Level, findings, subject
 from ckptclamp.reports.wording import (
     census_line,
@@ -19,13 +20,12 @@ from ckptclamp.reports.wording import (
     tensor_name,
     verdict_sentence,
 )
-from ckptclamp.results import AuditReport, ExitCode, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptclamp.auditing.results import ApplyReport, Result
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, Result
 
 _GATE = "audit passes"
 

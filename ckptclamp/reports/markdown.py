@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptclamp.printable import printable
+from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
+from ckptclamp.errors import printable
 from ckptclamp.reports.findings import Finding, findings, subject, worst_first
 from ckptclamp.reports.wording import (
     LEGEND,
@@ -22,13 +23,12 @@ from ckptclamp.reports.wording import (
     verdict_word,
     worst_value,
 )
-from ckptclamp.results import ApplyReport, AuditReport, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ckptclamp.auditing.results import Result, TensorChange
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import Result, TensorChange
 
 _ROOM = 300_000
 """Bytes for the rows of one table; a page has three at most."""

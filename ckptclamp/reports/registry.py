@@ -11,8 +11,8 @@ from ckptclamp.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ckptclamp.auditing.results import ApplyReport, AuditReport
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, AuditReport
 
 
 class Render(Protocol):

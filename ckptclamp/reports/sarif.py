@@ -12,16 +12,16 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ckptclamp.printable import printable
+from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings, subject
 from ckptclamp.reports.wording import census_line, sentence
-from ckptclamp.results import ExitCode, Severity
+from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptclamp.auditing.results import ApplyReport, AuditReport, FileDigest
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, AuditReport, FileDigest
 
 MOST = 5000
 """GitHub keeps this many results of a run, and refuses files with 25,000."""

@@ -10,7 +10,7 @@ from ckptclamp.errors import RefusedError
 from ckptclamp.reports.json import SCHEMA, load_report
 
 if TYPE_CHECKING:
-    from ckptclamp.results import ApplyReport, AuditReport
+    from ckptclamp.auditing.results import ApplyReport, AuditReport
 
 _MAX_BYTES = 1 << 29
 _HEAD = 256

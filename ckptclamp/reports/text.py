@@ -8,7 +8,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from ckptclamp.printable import printable
+from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
+from ckptclamp.errors import printable
 from ckptclamp.reports.findings import Finding, Kind, Level, findings, subject
 from ckptclamp.reports.table import Column, cell_width, first_that_fits, table_lines
 from ckptclamp.reports.wording import (
@@ -29,13 +30,13 @@ from ckptclamp.reports.wording import (
     verdict_word,
     worst_value,
 )
-from ckptclamp.results import ApplyReport, AuditReport, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange, WorstUnit
+    from ckptclamp.errors import ExitCode
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import CheckpointSummary, ExitCode, Result, TensorChange, WorstUnit
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "1;31", "32", "1;33"
 _LEVEL_COLORS = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _DIM}

@@ -11,9 +11,9 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ckptclamp.auditing.results import WorstUnit
 from ckptclamp.reports.codec import codec
 from ckptclamp.reports.writing import whole_file
-from ckptclamp.results import WorstUnit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

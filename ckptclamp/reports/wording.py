@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ckptclamp.printable import printable
-from ckptclamp.results import AuditReport, ExitCode, Severity, Verdict
+from ckptclamp.auditing.results import AuditReport, Verdict
+from ckptclamp.errors import ExitCode, printable
+from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
-    from ckptclamp.results import ApplyReport, Result, UnmatchedRule, WorstUnit
+    from ckptclamp.auditing.results import ApplyReport, Result, WorstUnit
+    from ckptclamp.plan.model import UnmatchedRule
 
 NOT_EVALUATED_MARK = "-"
 LEGEND = "'-': not evaluated; '0': no unit outside"

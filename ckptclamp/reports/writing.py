@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import BinaryIO, TextIO
 
+    from ckptclamp.auditing.results import ApplyReport, AuditReport
     from ckptclamp.reports.options import RenderOptions
-    from ckptclamp.results import ApplyReport, AuditReport
 
 STDOUT = "-"
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.spec import form_problems
+from ckptclamp.spec import schema
 from ckptclamp.spec.model import Declared, Location, Projection, Spec
 from ckptclamp.spec.yaml_reader import MAX_BYTES, Document, read_yaml
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from ckptclamp.spec.building import RuleBuilder
     from ckptclamp.spec.model import CustomObject, Rule, Suppression
+    from ckptclamp.spec.rules import RuleBuilder
     from ckptclamp.spec.yaml_reader import Place
 
 Form = TypeVar("Form", bound="BaseModel")
@@ -76,7 +76,7 @@ class _Loader:
 
     def load(self) -> Spec:
         """Return the spec, or raise with every problem."""
-        from ckptclamp.spec.building import RuleBuilder
+        from ckptclamp.spec.rules import RuleBuilder
         from ckptclamp.spec.schema import SpecForm
 
         if not isinstance(self.document.data, dict):
@@ -106,7 +106,7 @@ class _Loader:
             return model.model_validate(self.document.data)
         except ValidationError as error:
             for details in error.errors(include_url=False):
-                found = form_problems.describe(details)
+                found = schema.describe(details)
                 # An unknown key is a problem of the key, all others of the value.
                 place = self.document.keys.get(found.keys) if found.is_key else None
                 if place is None:
@@ -116,7 +116,7 @@ class _Loader:
             return None
 
     def _rules(self, builder: RuleBuilder) -> list[Rule]:
-        from ckptclamp.spec.building import MisplacedError
+        from ckptclamp.spec.rules import MisplacedError
         from ckptclamp.spec.schema import RuleForm
 
         rules: list[Rule] = []
@@ -135,7 +135,7 @@ class _Loader:
         return rules
 
     def _ignored(self) -> list[Suppression]:
-        from ckptclamp.spec.building import MisplacedError, suppression
+        from ckptclamp.spec.rules import MisplacedError, suppression
         from ckptclamp.spec.schema import IgnoreForm
 
         ignored = []
@@ -147,7 +147,7 @@ class _Loader:
         return ignored
 
     def _custom(self, builder: RuleBuilder) -> dict[str, CustomObject]:
-        from ckptclamp.spec.building import MisplacedError
+        from ckptclamp.spec.rules import MisplacedError
         from ckptclamp.spec.schema import ConstraintForm, SerialisedForm
 
         custom: dict[str, CustomObject] = {}
@@ -189,7 +189,7 @@ class _Loader:
         """Add a problem with the value at `keys`, or with the nearest place around it."""
         place = self._place(keys)
         if place is None:
-            where = form_problems.dotted(keys)
+            where = schema.dotted(keys)
             what = message.removeprefix(f"{keys[-1]}: ") if keys else message
             self.problems.append(SpecProblem(f"{where}: {what}" if where else what, hint=hint))
         elif place not in self._reported:

@@ -10,7 +10,13 @@ from typing import Any
 
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import UsageError
-from ckptclamp.results import Severity
+
+
+class Severity(StrEnum):
+    """How bad a violation of a rule is; only errors fail a gate (warnings too with `--strict`)."""
+
+    ERROR = "error"
+    WARNING = "warning"
 
 
 class Projection(StrEnum):

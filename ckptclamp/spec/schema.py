@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime
 import math
 import sys
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -22,9 +23,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ckptclamp.constraints.registry import BUILTIN
+from ckptclamp.constraints.registry import BUILTIN, suggestion
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.patterns import check
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
+
 
 BY_NAME = "by name"
 SERIALISED = "as a mapping"
@@ -300,4 +306,74 @@ class SpecForm(_Strict):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a spec, for editors."""
     schema = SpecForm.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {"$schema": "https://json-org/draft/2020-12/schema", **schema}
+
+
+Keys = tuple[str | int, ...]
+
+_EXPECTED = {
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "union_tag_not_found": "expected a constraint's name, or a mapping with class_name",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FormProblem:
+    """What is wrong, and with which value; `is_key` where it is the key that is wrong."""
+
+    keys: Keys
+    message: str
+    hint: str | None = None
+    is_key: bool = False
+
+
+def describe(details: ErrorDetails) -> FormProblem:
+    """Translate one of pydantic's errors about a `SpecForm`."""
+
+    keys = tuple(key for key in details["loc"] if key not in (BESIDE, BY_NAME, SERIALISED))
+    name = str(keys[-1]) if keys else "the spec"
+    match details["type"]:
+        case "missing":
+            hint = "write version: 1" if name == "version" else None
+            return FormProblem(keys[:-1], f"{name} is missing", hint)
+        case "extra_forbidden":
+            hint = suggestion(name, _form_at(details["loc"][:-1]).model_fields)
+            return FormProblem(keys, f"unknown key {name!r}", hint, is_key=True)
+        case "literal_error":
+            expected = details["ctx"]["expected"].replace("'", "")
+            given = details["input"]
+            hint = (
+                suggestion(str(given), expected.split(" or ")) if isinstance(given, str) else None
+            )
+            return FormProblem(keys, f"{name}: expected {expected}, not {shown(given)}", hint)
+        case "spec":
+            context = details["ctx"]
+            return FormProblem(keys, f"{name}: {context['message']}", context["hint"])
+        case "string_too_short" | "string_pattern_mismatch":
+            return FormProblem(keys, f"{name} is empty")
+        case kind:
+            expected = _EXPECTED.get(kind, details["msg"])
+            return FormProblem(keys, f"{name}: {expected}, not {shown(details['input'])}")
+
+
+def dotted(keys: Keys) -> str:
+    """Where a value stands, for data that came from no file: ``rules[0].axis``."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys if key != "")
+    return text.removeprefix(".")
+
+
+def _form_at(keys: Keys) -> type[BaseModel]:
+    """The model of the mapping at pydantic's `keys`, which tell the form of a constraint."""
+
+    if not keys:
+        return SpecForm
+    forms: dict[str | int, type[BaseModel]] = {
+        BESIDE: ConstraintForm,
+        SERIALISED: SerialisedForm,
+    }
+    entries: dict[str, type[BaseModel]] = {"rules": RuleForm, "ignore": IgnoreForm}
+    return forms.get(keys[-1]) or entries.get(str(keys[0]), SerialisedForm)

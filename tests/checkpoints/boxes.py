@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.description import Box, Chunk, Chunked, Tensor
 from ckptclamp.checkpoints.dtypes import Kind, StorageDType
+from ckptclamp.checkpoints.tensor import Box, Chunk, Chunked, Tensor
 
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 

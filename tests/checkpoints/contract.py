@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.description import Box, Chunked, Contiguous, Tensor
-from ckptclamp.checkpoints.registry import open_checkpoint
-from ckptclamp.publish import staged
+from ckptclamp.checkpoints.opening import open_checkpoint
+from ckptclamp.checkpoints.tensor import Box, Chunked, Contiguous, Tensor
 from tests.checkpoints.safetensors_files import samples
 
 Arrays = Mapping[str, NDArray[Any]]

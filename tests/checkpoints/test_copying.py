@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.copying import FileCopy, copy_bytes
-from ckptclamp.checkpoints.description import Box, Chunked, Constant, Contiguous, Tensor
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import Box, Chunked, Constant, Contiguous, Tensor
 from ckptclamp.errors import ChangedError, NotWrittenError
-from ckptclamp.publish import staged
 from tests.checkpoints.boxes import boxed_shapes, described
 from tests.checkpoints.contract import as_slices, full, inner_box
 from tests.checkpoints.safetensors_files import samples, serialised

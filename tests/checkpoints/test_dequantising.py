@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.dequantising import boxes_of_range
-from ckptclamp.checkpoints.description import Contiguous, Dequantised, Tensor
+from ckptclamp.checkpoints.dequantise import boxes_of_range
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import Contiguous, Dequantised, Tensor
 from ckptclamp.errors import UnreadableError
 
 

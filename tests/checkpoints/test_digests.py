@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ckptclamp import auditing
-from ckptclamp.auditing import AuditOptions, audit
-from ckptclamp.checkpoints import digests
-from ckptclamp.checkpoints.digests import Digests, sha256
-from ckptclamp.checkpoints.source import Source
+from ckptclamp.auditing import audit as auditing
+from ckptclamp.auditing.audit import AuditOptions, audit
+from ckptclamp.checkpoints import source as module
+from ckptclamp.checkpoints.source import Digests, Source, sha256
+from ckptclamp.engine.measure import measure
 from ckptclamp.errors import ChangedError, UnreadableError
-from ckptclamp.streaming.measure import measure
 
 LARGE = 3 * (1 << 20) + 17
 SIZES = (0, 1, 1 << 20, (1 << 20) + 1, LARGE)
@@ -123,7 +122,7 @@ def test_a_file_that_changes_meanwhile_gets_no_digest(monkeypatch, tmp_path):
         os.utime(source.path, ns=(1, 1))
         return "0" * 64
 
-    monkeypatch.setattr(digests, "sha256", touching)
+    monkeypatch.setattr(module, "sha256", touching)
     rules = [{"id": "r", "tensors": "w", "constraint": "NonNeg"}]
     with pytest.raises(ChangedError):
         audit(Path(path), {"version": 1, "rules": rules}, AuditOptions(hash=True))

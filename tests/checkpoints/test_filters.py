@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints import filters
-from ckptclamp.checkpoints.description import Chunked
-from ckptclamp.checkpoints.filters import decode_chunk, decode_into, encode_chunk, fletcher32
+from ckptclamp.checkpoints.hdf5 import filters
+from ckptclamp.checkpoints.hdf5.filters import decode_chunk, decode_into, encode_chunk, fletcher32
+from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.errors import UnreadableError
 
 KEYWORDS: dict[str, dict[str, object]] = {

@@ -17,9 +17,14 @@ import pytest
 from h5py import h5d, h5t
 from numpy.typing import NDArray
 
-from ckptclamp.checkpoints import worker_process
+from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.description import (
+from ckptclamp.checkpoints.hdf5.answer import Answer, Extent
+from ckptclamp.checkpoints.hdf5.file import open_hdf5
+from ckptclamp.checkpoints.opening import open_checkpoint
+from ckptclamp.checkpoints.sandbox import process
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import (
     Chunked,
     Constant,
     Contiguous,
@@ -27,17 +32,12 @@ from ckptclamp.checkpoints.description import (
     Role,
     Unreadable,
 )
-from ckptclamp.checkpoints.hdf5 import open_hdf5
-from ckptclamp.checkpoints.hdf5_answer import Answer, Extent
-from ckptclamp.checkpoints.registry import open_checkpoint
-from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import (
     CkptclampError,
     NotACheckpointError,
     RefusedError,
     UnreadableError,
 )
-from ckptclamp.publish import staged
 from tests.checkpoints.contract import Arrays, CheckpointContract, full
 from tests.checkpoints.hdf5_files import REFUSED, low_level, with_shared_bytes, written
 
@@ -534,9 +534,9 @@ def test_slow_worker(path: Path) -> None:
     """A file that stalls the library is given up, in a plain sentence."""
     written(path, lambda file: file.create_dataset("w", data=np.ones(3)))
     with closing(Source.open(path)) as source:
-        task = worker_process.Task("describe", source.fd, path, 0, source.size, seconds=0.0)
+        task = process.Task("describe", source.fd, path, 0, source.size, seconds=0.0)
         with pytest.raises(UnreadableError, match="did not finish within 0 s"):
-            worker_process.run(task)
+            process.run(task)
 
 
 def test_environment_does_not_reach_the_worker(
@@ -557,7 +557,7 @@ def test_the_library_stays_in_the_worker(path: Path) -> None:
     """The process that judges and writes never loads the HDF5 library."""
     written(path, lambda file: file.create_dataset("w", data=np.ones(3)))
     program = (
-        "import sys; from ckptclamp.checkpoints.registry import open_checkpoint; "
+        "import sys; from ckptclamp.checkpoints.opening import open_checkpoint; "
         "checkpoint = open_checkpoint(sys.argv[1]); assert checkpoint.tensors; "
         "sys.exit('h5py' in sys.modules)"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ckptclamp.checkpoints.description import Chunk, Chunked
-from ckptclamp.checkpoints.hdf5_answer import Answer, Extent
+from ckptclamp.checkpoints.hdf5.answer import Answer, Extent
+from ckptclamp.checkpoints.tensor import Chunk, Chunked
 from ckptclamp.errors import RefusedError
 
 FIRST, SECOND = [0, 0, 4096, 50, 0], [2, 4, 8192, 60, 1]

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.zip_directory import read_directory
+from ckptclamp.checkpoints.zip.directory import read_directory
 from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError, UnreadableError
-from ckptclamp.publish import staged
 from tests.checkpoints.contract import Arrays, CheckpointContract, full
 from tests.checkpoints.keras_files import CONFIG, members, ones, pack, weights
 from tests.checkpoints.zip_files import archive

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.keras_directory import open_keras_directory
-from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.keras.directory import open_keras_directory
+from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, RefusedError
-from ckptclamp.publish import staged
 from tests.checkpoints.contract import Arrays, CheckpointContract
 from tests.checkpoints.keras_files import ones, unpacked, weights
 

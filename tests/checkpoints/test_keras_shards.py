@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ckptclamp.checkpoints.keras_shards import open_keras_shards
-from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.keras.shards import open_keras_shards
+from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
 from tests.checkpoints.contract import Arrays, CheckpointContract
@@ -138,7 +138,7 @@ def test_damage_in_one_shard(index: Path) -> None:
 
 def test_compressed_shard_is_rewritten(tmp_path: Path) -> None:
     """Chunks of a shard that is not the first are put into that shard."""
-    from ckptclamp.publish import staged
+    from ckptclamp.applying.publication import staged
     from tests.checkpoints.contract import full
 
     values = np.arange(400, dtype="f4")

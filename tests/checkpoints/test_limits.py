@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ckptclamp.checkpoints.limits import Limits
-from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.opening import open_checkpoint
+from ckptclamp.checkpoints.source import Limits
 from ckptclamp.errors import RefusedError
 from tests.checkpoints.keras_files import members, pack, weights
 

@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.boxes import one_run, plan_chunks, plan_runs
-from ckptclamp.checkpoints.description import (
+from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import (
     Box,
     Chunked,
     Constant,
     Contiguous,
     Tensor,
     Unreadable,
+    one_run,
+    plan_chunks,
+    plan_runs,
 )
-from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.checkpoints.reading import read_box
-from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import UnreadableError
 from tests.checkpoints.boxes import boxed_shapes, described
 from tests.checkpoints.contract import as_slices, assert_same, boxes, full

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ckptclamp.checkpoints.registry import open_checkpoint, open_source
+from ckptclamp.checkpoints.opening import open_checkpoint, open_source
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError, UnreadableError
 from tests.checkpoints.safetensors_files import framed, samples, serialised
@@ -220,7 +220,7 @@ def test_a_small_safetensors_needs_few_imports(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(GOOD)
     code = (
-        "import sys; from ckptclamp.checkpoints.registry import open_checkpoint as o; "
+        "import sys; from ckptclamp.checkpoints.opening import open_checkpoint as o; "
         f"c = o({str(path)!r}); [c.read(t, tuple((0, n) for n in t.shape)) for t in c.tensors.values()]; "
         "print(*sorted({'h5py', 'pydantic', 'yaml', 'rich', 'ml_dtypes'} & set(sys.modules)))"
     )

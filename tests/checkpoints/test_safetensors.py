@@ -14,10 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from ckptclamp.checkpoints.description import Contiguous, Unreadable
-from ckptclamp.checkpoints.safetensors import SafetensorsCheckpoint, open_safetensors
-from ckptclamp.checkpoints.safetensors_header import Header, parse_header
+from ckptclamp.checkpoints.safetensors.file import (
+    Header,
+    SafetensorsCheckpoint,
+    open_safetensors,
+    parse_header,
+)
 from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import Contiguous, Unreadable
 from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
 from tests.checkpoints.contract import assert_same, full
 from tests.checkpoints.safetensors_files import (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ckptclamp.checkpoints.registry import open_checkpoint
+from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 from tests.checkpoints.contract import full
 from tests.checkpoints.safetensors_files import serialised, write_set

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.strict_json import parse_strict
+from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.errors import RefusedError
 
 VALUES = st.recursive(

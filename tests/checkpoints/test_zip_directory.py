@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.zip_directory import Directory, read_directory
+from ckptclamp.checkpoints.zip.directory import Directory, read_directory
 from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError
 from tests.checkpoints.zip_files import archive
 

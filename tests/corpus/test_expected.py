@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from ckptclamp import audit
-from ckptclamp.results import AuditReport, Result, Verdict
+from ckptclamp.auditing.results import AuditReport, Result, Verdict
 
 CORPUS = os.environ.get("CKPTCLAMP_CORPUS")
 WEIGHT_CLIP = {

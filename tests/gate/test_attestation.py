@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.auditing import AuditOptions, audit
+from ckptclamp.auditing.audit import AuditOptions, audit
 
 GATE = ("audit", "model.safetensors", "--spec", "spec.yaml")
 

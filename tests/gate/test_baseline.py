@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from ckptclamp.baseline import (
+from ckptclamp.auditing.results import AuditReport, CheckpointSummary, Result, Verdict, WorstUnit
+from ckptclamp.errors import ExitCode, UsageError
+from ckptclamp.gate.baseline import (
     Baseline,
     Entry,
     compare,
@@ -22,16 +24,7 @@ from ckptclamp.baseline import (
     record,
     render_baseline,
 )
-from ckptclamp.errors import UsageError
-from ckptclamp.results import (
-    AuditReport,
-    CheckpointSummary,
-    ExitCode,
-    Origin,
-    Result,
-    Verdict,
-    WorstUnit,
-)
+from ckptclamp.plan.model import Origin
 
 TODAY = datetime.date(2026, 11, 23)
 

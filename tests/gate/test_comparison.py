@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
-from ckptclamp.comparison import compare_checkpoints
-from ckptclamp.errors import UsageError
-from ckptclamp.results import ExitCode
+from ckptclamp.auditing.comparison import compare_checkpoints
+from ckptclamp.errors import ExitCode, UsageError
 from ckptclamp.spec.model import Units
 
 

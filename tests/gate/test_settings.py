@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from ckptclamp.cli.main import cli
-from ckptclamp.configuration import ALLOWED, COMMAND_LINE_ONLY, find_settings
 from ckptclamp.errors import UsageError
+from ckptclamp.spec.settings import ALLOWED, COMMAND_LINE_ONLY, find_settings
 
 FORBIDDEN = {
     **COMMAND_LINE_ONLY,

@@ -14,20 +14,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from ckptclamp.auditing import audit
-from ckptclamp.constraints.norms import MaxNorm
-from ckptclamp.errors import NothingEvaluatedError
-from ckptclamp.inspection import inspect
-from ckptclamp.planning.exact import exact_pattern
-from ckptclamp.results import ExitCode, Origin, Verdict
-from ckptclamp.spec.patterns import TensorPatterns
-from ckptclamp.spec.writing import quoted, render_spec
-from ckptclamp.starting_spec import (
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.inspection import inspect
+from ckptclamp.auditing.results import Verdict
+from ckptclamp.auditing.starting_spec import (
     StartingRule,
     StartingSpec,
+    quoted,
+    render_spec,
     rounded_up,
     starting_spec,
 )
+from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.errors import ExitCode, NothingEvaluatedError
+from ckptclamp.plan.matching import exact_pattern
+from ckptclamp.plan.model import Origin
+from ckptclamp.spec.patterns import TensorPatterns
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CONFORMING = sorted((FIXTURES / "conforming").iterdir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.models.families import find_parts
-from tests.planning.checkpoints import tensor
+from tests.plan.checkpoints import tensor
 
 
 def parts(quantisation=None, /, **dtypes):

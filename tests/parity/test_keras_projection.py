@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from ckptclamp import apply
-from ckptclamp.applying import ApplyOptions
+from ckptclamp.applying.apply import ApplyOptions
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.constraints.norms import MinMaxNorm, UnitNorm
 from ckptclamp.spec.model import Projection

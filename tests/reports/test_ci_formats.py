@@ -8,10 +8,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from ckptclamp.plan.model import UnmatchedRule
 from ckptclamp.reports import github, gitlab, junit, markdown
 from ckptclamp.reports.options import RenderOptions, repository_root
 from ckptclamp.reports.registry import render
-from ckptclamp.results import UnmatchedRule
 from tests.reports import samples
 
 OPTIONS = RenderOptions(base=Path.cwd())

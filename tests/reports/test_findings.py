@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.notices import Notice
+from ckptclamp.auditing.results import WorstUnit
+from ckptclamp.errors import Notice
+from ckptclamp.plan.model import UnmatchedRule
 from ckptclamp.reports.findings import Kind, Level, Place, findings
-from ckptclamp.results import UnmatchedRule, WorstUnit
 from tests.reports import samples
 
 

@@ -10,18 +10,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.notices import Notice
-from ckptclamp.reports.options import RenderOptions
-from ckptclamp.reports.registry import REPORTERS, render
-from ckptclamp.results import (
+from ckptclamp.auditing.results import (
     ApplyReport,
     CheckpointSummary,
     FileDigest,
-    Origin,
     Suppressed,
     TensorChange,
-    UnmatchedRule,
 )
+from ckptclamp.errors import Notice
+from ckptclamp.plan.model import Origin, UnmatchedRule
+from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.registry import REPORTERS, render
 from tests.reports import samples
 
 OPTIONS = RenderOptions(show_suppressed=True, verbose=1)

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptclamp.auditing.results import Verdict, WorstUnit
+from ckptclamp.engine.histogram import Histogram
 from ckptclamp.reports.charts import Axis, axis_of, histogram_chart
 from ckptclamp.reports.html import render
 from ckptclamp.reports.options import RenderOptions
-from ckptclamp.results import Histogram, Verdict, WorstUnit
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 

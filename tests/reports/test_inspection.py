@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ckptclamp.inspection import Inspection, NormStatistics, TensorSummary
-from ckptclamp.keras_config.declaration import Declaration
+from ckptclamp.auditing.inspection import Inspection, NormStatistics, TensorSummary
+from ckptclamp.auditing.results import CheckpointSummary, FileDigest
+from ckptclamp.engine.histogram import Histogram
+from ckptclamp.models.keras.declarations import Declaration
 from ckptclamp.reports.inspection import render_inspection
 from ckptclamp.reports.options import RenderOptions
 from ckptclamp.reports.table import cell_width
-from ckptclamp.results import CheckpointSummary, FileDigest, Histogram
 
 NORMS = NormStatistics(
     unit_words="one of 4 columns",

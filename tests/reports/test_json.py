@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, WorstUnit
 from ckptclamp.errors import RefusedError, UsageError
 from ckptclamp.reports.json import load_report, render
 from ckptclamp.reports.options import RenderOptions
 from ckptclamp.reports.writing import Output, write_reports
-from ckptclamp.results import ApplyReport, AuditReport, Result, WorstUnit
 from tests.reports import samples
 
 OPTIONS = RenderOptions()

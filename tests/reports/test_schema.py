@@ -6,8 +6,10 @@ from importlib import resources
 
 import pytest
 
-from ckptclamp import results
-from ckptclamp.notices import Notice
+from ckptclamp.auditing import results
+from ckptclamp.engine.histogram import Histogram
+from ckptclamp.errors import Notice
+from ckptclamp.plan.model import UnmatchedRule
 from ckptclamp.reports.json import SCHEMA, render
 from ckptclamp.reports.options import RenderOptions
 from tests.reports import samples
@@ -21,12 +23,12 @@ TYPES = {
     "change": results.TensorChange,
     "checkpoint": results.CheckpointSummary,
     "file": results.FileDigest,
-    "histogram": results.Histogram,
+    "histogram": Histogram,
     "notice": Notice,
     "result": results.Result,
     "suppressed": results.Suppressed,
     "unit": results.WorstUnit,
-    "unmatched": results.UnmatchedRule,
+    "unmatched": UnmatchedRule,
 }
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from ckptclamp.errors import ExitCode
 from ckptclamp.reports.options import RenderOptions
 from ckptclamp.reports.table import cell_width
 from ckptclamp.reports.text import render
-from ckptclamp.results import ExitCode
 from tests.reports import samples
 
 

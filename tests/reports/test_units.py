@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from ckptclamp.auditing.results import WorstUnit
 from ckptclamp.errors import CkptclampError
 from ckptclamp.reports.units import units_file
-from ckptclamp.results import WorstUnit
 
 
 def test_each_unit_is_a_line(tmp_path):

@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptclamp.auditing.results import Verdict
+from ckptclamp.errors import ExitCode
+from ckptclamp.plan.model import UnmatchedRule
 from ckptclamp.reports.wording import (
     beside,
     comparison,
@@ -16,7 +19,6 @@ from ckptclamp.reports.wording import (
     verdict_sentence,
     worst_value,
 )
-from ckptclamp.results import ExitCode, UnmatchedRule, Verdict
 from tests.reports import samples
 
 NAN, INF = float("nan"), float("inf")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.inline import inline_spec
 from ckptclamp.spec.loader import spec_from_mapping
 from ckptclamp.spec.model import Units
+from ckptclamp.spec.rules import inline_spec
 
 
 @pytest.mark.parametrize(

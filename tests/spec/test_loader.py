@@ -15,9 +15,8 @@ from ckptclamp.constraints.custom import CallableConstraint
 from ckptclamp.constraints.elementwise import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import SpecError
-from ckptclamp.results import Severity
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
-from ckptclamp.spec.model import Declared, Projection, Storage, Units
+from ckptclamp.spec.model import Declared, Projection, Severity, Storage, Units
 
 
 def one_rule(constraint, **rest):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.checkpoints.scratch import ScratchFile
+from ckptclamp.checkpoints.copying import ScratchFile
 from ckptclamp.checkpoints.source import Source
 from tests.torture.programs import program
 from torture.applies import WRITERS, Apply, Expectation

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ckptclamp import audit
+from ckptclamp.auditing.results import AuditReport, Verdict
 from ckptclamp.errors import CkptclampError
-from ckptclamp.results import AuditReport, Verdict
 from torture.hostile import CASES, Case
 from torture.hostile.case import EVERYTHING
 

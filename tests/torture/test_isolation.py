@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ckptclamp import audit
-from ckptclamp.auditing import AuditOptions
-from ckptclamp.checkpoints import worker_process
-from ckptclamp.checkpoints.isolation import WALLS
+from ckptclamp.auditing.audit import AuditOptions
+from ckptclamp.checkpoints.sandbox import process
+from ckptclamp.checkpoints.sandbox.isolation import WALLS
 from ckptclamp.errors import RefusedError, UnreadableError
 from torture.mutating import FIXTURES
 
@@ -24,16 +24,16 @@ REQUIRED = AuditOptions(require_isolation=True)
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Ask the system anew, and forget the answer afterwards."""
-    worker_process.missing_walls.cache_clear()
+    process.missing_walls.cache_clear()
     yield
-    worker_process.missing_walls.cache_clear()
+    process.missing_walls.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the walls are those of Linux")
 def test_the_report_names_every_wall(fresh: None):
     """Where the system has all walls, the report says so, and an audit may require them."""
-    if worker_process.missing_walls():
-        pytest.skip(f"this kernel lacks {worker_process.missing_walls()}")
+    if process.missing_walls():
+        pytest.skip(f"this kernel lacks {process.missing_walls()}")
     report = audit(MODEL, options=REQUIRED)
     assert report.exit_code == 0
     assert report.checkpoint.isolation == WALLS
@@ -42,7 +42,7 @@ def test_the_report_names_every_wall(fresh: None):
 def test_a_missing_wall_is_an_incomplete_audit(fresh: None, monkeypatch: pytest.MonkeyPatch):
     """A system without one of the walls opens nothing where all are required."""
     told = {"isolation": ["rlimits", "seccomp", "no-new-privileges"]}
-    monkeypatch.setattr(worker_process, "run", lambda task: told)
+    monkeypatch.setattr(process, "run", lambda task: told)
     with pytest.raises(UnreadableError, match="lacks landlock") as caught:
         audit(MODEL, options=REQUIRED)
     assert caught.value.exit_code == 3
@@ -66,4 +66,4 @@ def test_the_command_line_has_both(tmp_path: Path):
     assert "at most 64 are read" in done.stderr
     required = [*command, str(MODEL), "--require-isolation"]
     done = subprocess.run(required, capture_output=True, text=True, check=False)
-    assert done.returncode == (3 if worker_process.missing_walls() else 0), done.stderr
+    assert done.returncode == (3 if process.missing_walls() else 0), done.stderr

@@ -1,0 +1,1 @@
+"""The projected copy: made, verified and published whole, or not at all."""

@@ -1,0 +1,148 @@
+"""Assignments → changes of a copy: tensor by tensor, the rules of each taking turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from ckptclamp.auditing.results import TensorChange
+from ckptclamp.checkpoints.copying import Preview
+from ckptclamp.checkpoints.source import default_jobs
+from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.engine.executors import Meter, threads
+from ckptclamp.engine.measure import COPIES, affordable
+from ckptclamp.engine.project import Projected, differing_units, project
+from ckptclamp.engine.whole import project_whole
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
+    from ckptclamp.engine.requests import Batch, Kept
+    from ckptclamp.plan.build import Assignment
+    from ckptclamp.spec.model import Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all tensors of one copy have in common.
+
+    `kept` is what an audit of the `original` measured, whose weights `copy` still has.
+    """
+
+    original: Checkpoint
+    copy: Copy
+    kept: Kept
+    options: AuditOptions
+    projection: Projection
+    pool: Executor | None = None
+    jobs: int = 1
+    progress: Callable[[int], None] | None = None
+
+
+def project_tensors(
+    work: Work, assignments: Sequence[Assignment], rounds: int
+) -> list[TensorChange]:
+    """Project what `assignments` govern in the copy, in the order of their names.
+
+    Rules of one tensor take turns until none of them moves a unit, `rounds` times at most. Returns
+    the tensors that changed.
+
+    Raises:
+        UnreadableError: a tensor cannot be read.
+        NotWrittenError: one cannot be written.
+    """
+    todo = sorted(assignments, key=lambda a: a.tensor.name)
+    tensors = [a.tensor for a in todo]
+    options = work.options
+    meter = Meter(options.progress, sum(tensor.nbytes for tensor in tensors))
+    jobs = affordable(options.jobs or default_jobs(), tensors, options.memory, copies=COPIES)
+    with threads(jobs) as pool:
+        at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)
+        return [
+            change
+            for _, group in groupby(todo, key=lambda a: a.tensor.name)
+            for change in [_project_tensor(at_work, list(group), rounds)]
+            if change.changed
+        ]
+
+
+def _project_tensor(work: Work, assignments: Sequence[Assignment], rounds: int) -> TensorChange:
+    """Let the rules of one tensor take turns."""
+    done: list[list[Projected]] = []
+    for _ in range(rounds):
+        done.append(list(_one_round(work, assignments)))
+        if len(assignments) < 2 or not any(projected.changed for projected in done[-1]):
+            break
+    units, changed = _counted(work, assignments, done)
+    return TensorChange(
+        tensor=assignments[0].tensor.name,
+        units=units,
+        changed=changed,
+        largest_change=max((p.largest_change for turn in done for p in turn), default=0.0),
+        rules=tuple(assignment.rule for assignment in assignments),
+        label=assignments[0].label,
+    )
+
+
+def _counted(
+    work: Work, assignments: Sequence[Assignment], done: Sequence[Sequence[Projected]]
+) -> tuple[int, int]:
+    """How many units there are, and how many changed; of rules with other units, the smallest ones.
+
+    Several rules may have moved the same units or different ones, so the copy is compared with the
+    original. Where there is no copy, it is counted how many units could differ at most: as if no
+    two rules moved the same ones.
+    """
+    moved = [projected for turn in done for projected in turn if projected.changed]
+    if len(moved) < 2:
+        only = moved[0] if moved else done[0][0]
+        return only.units, only.changed
+    finest = max(range(len(assignments)), key=lambda i: done[0][i].units)
+    tensor, units, axes = assignments[0].tensor, done[0][finest].units, assignments[finest].axes
+    if not isinstance(work.copy, Preview):
+        return units, differing_units(work.original, work.copy, tensor, axes)
+    most = sum(
+        projected.changed * (1 if assignment.axes == axes else tensor.size // projected.units)
+        for assignment, projected in zip(assignments, done[0], strict=True)
+    )
+    return units, min(units, most)
+
+
+def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projected]:
+    changed = False
+    for assignment in assignments:
+        known = work.kept.take(assignment.tensor, assignment.rule)
+        # What was measured is true of the weights as they were.
+        projected = _project_one(work, assignment, () if changed else known)
+        changed |= projected.changed > 0
+        yield projected
+
+
+def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> Projected:
+    constraint, tolerance = assignment.constraint, assignment.mending_tolerance
+    if isinstance(constraint, WholeTensorConstraint):
+        return project_whole(
+            work.copy,
+            assignment.tensor,
+            constraint,
+            work.options.memory,
+            tolerance,
+            projection=work.projection,
+        )
+    return project(
+        work.copy,
+        assignment.tensor,
+        assignment.axes,
+        constraint,
+        tolerance,
+        projection=work.projection,
+        memory=work.options.memory,
+        jobs=work.jobs,
+        pool=work.pool,
+        progress=work.progress,
+        known=known,
+    )

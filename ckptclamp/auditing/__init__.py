@@ -1,0 +1,1 @@
+"""From measurements to verdicts, and what else is learned by looking at a checkpoint."""

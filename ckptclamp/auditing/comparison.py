@@ -1,0 +1,272 @@
+"""Two checkpoints against each other: what came, went or changed its form, and how far weights moved.
+
+Of every tensor that both have, each unit is measured in both: the drift of its norm,
+``|‖new‖ − ‖old‖| / ‖old‖``, and the distance of its weights, ``‖new − old‖ / ‖old‖``. The distance
+is never smaller than the drift; a unit that was turned has the one and not the other. Both are read
+box by box in float64, so memory is bounded whatever the size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptclamp.auditing.audit import AuditOptions, opened
+from ckptclamp.auditing.drift import TensorDrift, measure_drift
+from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
+from ckptclamp.errors import ExitCode, UsageError
+from ckptclamp.models.keras import distinct_labels, variable_labels
+from ckptclamp.plan.units import default_axes
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.spec.model import Units
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """A tensor whose shape is another one now, so that its units have no counterparts."""
+
+    tensor: str
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotCompared:
+    """A tensor that both have and that cannot be compared, and why."""
+
+    tensor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything that `ckptclamp diff` shows.
+
+    `left_out` counts tensors that are no weights (an optimizer's, a random generator's). The gates
+    are fractions: 0.05 is five percent.
+    """
+
+    old: str
+    new: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    reshaped: tuple[Reshaped, ...] = ()
+    not_compared: tuple[NotCompared, ...] = ()
+    drifts: tuple[TensorDrift, ...] = ()
+    left_out: int = 0
+    max_drift: float | None = None
+    max_distance: float | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0, unless a gate was set and does not hold, or something could not be compared.
+
+        Under a gate a tensor that was added, removed or reshaped fails too: it has no drift that
+        could be small.
+        """
+        if self.not_compared:
+            return ExitCode.INCOMPLETE
+        if not self.drifts:
+            return ExitCode.NOTHING_EVALUATED
+        gated = self.max_drift is not None or self.max_distance is not None
+        unmatched = self.added or self.removed or self.reshaped
+        if gated and (unmatched or any(self.fails(drift) for drift in self.drifts)):
+            return ExitCode.VIOLATIONS
+        return ExitCode.OK
+
+    def fails(self, drift: TensorDrift) -> bool:
+        """Whether `drift` exceeds a gate; what is not finite exceeds every gate."""
+        gates = ((self.max_drift, drift.norm_drift), (self.max_distance, drift.distance))
+        set_gates = [(limit, value) for limit, value in gates if limit is not None]
+        broken = bool(set_gates) and drift.nonfinite > 0
+        return broken or any(not value <= limit for limit, value in set_gates)
+
+
+def compare_checkpoints(
+    old: str | Path,
+    new: str | Path,
+    *,
+    renames: Sequence[str] = (),
+    units: Units | None = None,
+    max_drift: float | None = None,
+    max_distance: float | None = None,
+    options: AuditOptions | None = None,
+) -> Comparison:
+    """Compare the weights of two checkpoints, of any two formats.
+
+    Tensors belong together by name, after `renames` (``old=>new``, each ``*`` standing for any
+    text), and what is left over by its label (``dense/kernel``) where that is unique. `units` says
+    which axes a unit spans, as `inspection.inspect` takes it.
+
+    Raises:
+        UnreadableError: a checkpoint cannot be opened, or changed while it was read.
+        UsageError: a rename cannot be understood, renames nothing, or makes two names one.
+    """
+    options = options or AuditOptions()
+    with opened(old, options) as before, opened(new, options) as after:
+        matching = _match(before, after, [_Rename.parse(text) for text in renames])
+        reshaped, not_compared, comparable = _sort(matching.pairs)
+        keras = after.keras is not None
+        drifts = [
+            measure_drift(
+                (before, one),
+                (after, other),
+                default_axes(len(one.shape), units, keras=keras),
+                jobs=options.jobs,
+            )
+            for one, other in comparable
+        ]
+        before.verify_unchanged()
+        after.verify_unchanged()
+    failed = [NotCompared(d.tensor, d.failure) for d in drifts if d.failure is not None]
+    return Comparison(
+        old=str(old),
+        new=str(new),
+        added=matching.added,
+        removed=matching.removed,
+        reshaped=tuple(reshaped),
+        not_compared=(*not_compared, *failed),
+        drifts=tuple(drift for drift in drifts if drift.failure is None),
+        left_out=matching.left_out,
+        max_drift=max_drift,
+        max_distance=max_distance,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rename:
+    """One ``old=>new``, as the texts between stars; a star stands for the shortest text that fits."""
+
+    text: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> _Rename:
+        old, arrow, new = text.partition("=>")
+        if not (arrow and old and new):
+            raise UsageError(f"{text!r} is no rename", hint="write 'old.*=>new.*'")
+        if old.count("*") != new.count("*"):
+            raise UsageError(f"the rename {text!r} must have as many stars left as right")
+        return cls(text, tuple(old.split("*")), tuple(new.split("*")))
+
+    def __call__(self, name: str) -> str | None:
+        """The new name, or ``None`` if this rename does not fit `name`."""
+        found = self._stars(name)
+        if found is None:
+            return None
+        return "".join(part + text for part, text in zip(self.new, (*found, ""), strict=True))
+
+    def _stars(self, name: str) -> list[str] | None:
+        """What each star stands for, found from left to right in linear time."""
+        first, *between = self.old
+        if not between:
+            return [] if name == first else None
+        last = between.pop()
+        place, end = len(first), len(name) - len(last)
+        if not (name.startswith(first) and name.endswith(last) and place <= end):
+            return None
+        stars = []
+        for part in between:
+            found = name.find(part, place, end)
+            if found < 0:
+                return None
+            stars.append(name[place:found])
+            place = found + len(part)
+        return [*stars, name[place:end]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Matching:
+    """Which tensors of two checkpoints belong together, and which have no counterpart."""
+
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    left_out: int = 0
+
+
+def _match(before: Checkpoint, after: Checkpoint, renames: Sequence[_Rename]) -> _Matching:
+    old = _weights(before)
+    new = _weights(after)
+    names = _renamed(old, renames)
+    partners = {name: other for name, other in names.items() if other in new}
+    left = [name for name in old if name not in partners]
+    free = new.keys() - set(partners.values())
+    partners |= _by_label(_labels(before, left), _labels(after, free))
+    taken = set(partners.values())
+    everything = len(before.tensors) + len(after.tensors)
+    return _Matching(
+        pairs=[(old[name], new[partners[name]]) for name in old if name in partners],
+        added=tuple(name for name in new if name not in taken),
+        removed=tuple(name for name in old if name not in partners),
+        left_out=everything - len(old) - len(new),
+    )
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    return {n: tensor for n, tensor in checkpoint.tensors.items() if tensor.role is Role.WEIGHT}
+
+
+def _renamed(names: Iterable[str], renames: Sequence[_Rename]) -> dict[str, str]:
+    """The new name of each name: by the first rename that fits, else itself."""
+    used: set[str] = set()
+    result: dict[str, str] = {}
+    for name in names:
+        result[name] = name
+        for rename in renames:
+            other = rename(name)
+            if other is not None:
+                result[name] = other
+                used.add(rename.text)
+                break
+    for rename in renames:
+        if rename.text not in used:
+            raise UsageError(f"the rename {rename.text!r} fits no tensor of the old checkpoint")
+    twice = [name for name, count in Counter(result.values()).items() if count > 1]
+    if twice:
+        raise UsageError(f"the renames give several tensors the name {twice[0]!r}")
+    return result
+
+
+def _labels(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """Labels of `names` that one tensor alone has, and the name."""
+    if checkpoint.keras is None:
+        return {}
+    wanted = set(names)
+    labels = distinct_labels(variable_labels(checkpoint.keras, checkpoint.tensors))
+    return {label: name for name, label in labels.items() if name in wanted}
+
+
+def _by_label(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    return {name: new[label] for label, name in old.items() if label in new}
+
+
+def _sort(
+    pairs: Iterable[tuple[Tensor, Tensor]],
+) -> tuple[list[Reshaped], list[NotCompared], list[tuple[Tensor, Tensor]]]:
+    """Tell pairs that can be measured from those that cannot."""
+    reshaped, not_compared, comparable = [], [], []
+    for old, new in pairs:
+        reason = _no_numbers(old) or _no_numbers(new)
+        if old.shape != new.shape:
+            reshaped.append(Reshaped(new.name, old.shape, new.shape))
+        elif reason is not None:
+            not_compared.append(NotCompared(new.name, reason))
+        else:
+            comparable.append((old, new))
+    return reshaped, not_compared, comparable
+
+
+def _no_numbers(tensor: Tensor) -> str | None:
+    if isinstance(tensor.storage, Unreadable):
+        return tensor.storage.reason
+    if tensor.dtype is None or tensor.dtype.kind is Kind.COMPLEX:
+        return f"{tensor.dtype or tensor.dtype_name} holds no real numbers"
+    return None

@@ -1,0 +1,265 @@
+"""What a checkpoint holds and declares, without judging it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.auditing.audit import AuditOptions, as_spec, digests_of, make_plan, opened, summarise
+from ckptclamp.auditing.results import CheckpointSummary
+from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.checkpoints.tensor import (
+    Chunked,
+    Constant,
+    Contiguous,
+    Dequantised,
+    Tensor,
+    Unreadable,
+)
+from ckptclamp.constraints.base import Statistic
+from ckptclamp.engine.histogram import Histogram, UnitHistogram
+from ckptclamp.engine.measure import measure
+from ckptclamp.engine.requests import Batch, Failed, Request
+from ckptclamp.errors import ExitCode, Notice
+from ckptclamp.models.keras import declared_constraints, variable_labels
+from ckptclamp.plan.tensors import judged_tensors, parts_of
+from ckptclamp.plan.units import default_axes, unit_words
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.models.keras.declarations import Declaration
+    from ckptclamp.plan.build import Plan
+    from ckptclamp.spec.model import Spec, Units
+
+
+@dataclass(frozen=True, slots=True)
+class NormStatistics:
+    """The norms of one tensor's units: how many, and their smallest, mean and largest finite one.
+
+    `failure` says why the tensor could not be measured; the numbers are then ``None``.
+    """
+
+    unit_words: str
+    units: int = 0
+    nonfinite: int = 0
+    minimum: float | None = None
+    mean: float | None = None
+    maximum: float | None = None
+    histogram: Histogram | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSummary:
+    """One tensor: `place` says where its bytes lie, in words."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    role: str
+    place: str
+    label: str | None = None
+    aliases: tuple[str, ...] = ()
+    norms: NormStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything that `ckptclamp inspect` shows."""
+
+    checkpoint: CheckpointSummary
+    tensors: tuple[TensorSummary, ...]
+    declarations: tuple[Declaration, ...]
+    metadata: tuple[tuple[str, str], ...]
+    notices: tuple[Notice, ...]
+
+
+def inspect(
+    path: str | Path,
+    *,
+    norms: bool = False,
+    units: Units | None = None,
+    options: AuditOptions | None = None,
+) -> Inspection:
+    """Describe the checkpoint at `path`; with `norms`, measure the units of every numeric tensor.
+
+    The norms of a quantised Keras layer are those of the weight that its integers stand for; parts
+    of weights that other formats hold as codes or factors have none.
+
+    `units` says which axes a unit spans. Unstated, a unit is what makes one output: an index of the
+    last axis in Keras' files, of the first in others (as PyTorch lays weights out).
+
+    Raises:
+        UnreadableError: the checkpoint cannot be opened, or changed while it was read.
+    """
+    options = options or AuditOptions()
+    with opened(path, options) as checkpoint, digests_of(checkpoint, options) as digests:
+        labels = variable_labels(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else {}
+        tensors = list(checkpoint.tensors.values())
+        judged = judged_tensors(checkpoint) if norms else {}
+        parts = parts_of(checkpoint) if norms else {}
+        whole = [tensor for tensor in judged.values() if tensor.name not in parts]
+        measured = _norms(checkpoint, whole, units, options)
+        measured |= {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
+        declared = (
+            declared_constraints(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else ()
+        )
+        inspection = Inspection(
+            checkpoint=summarise(checkpoint, digests.result()),
+            tensors=tuple(
+                _summary(checkpoint, tensor, labels.get(tensor.name), measured.get(tensor.name))
+                for tensor in tensors
+            ),
+            declarations=declared,
+            metadata=tuple(checkpoint.metadata.items()),
+            notices=tuple(Notice("format", note, informational=True) for note in checkpoint.notes),
+        )
+        checkpoint.verify_unchanged()
+    return inspection
+
+
+def _summary(
+    checkpoint: Checkpoint, tensor: Tensor, label: str | None, norms: NormStatistics | None
+) -> TensorSummary:
+    return TensorSummary(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=str(tensor.dtype) if tensor.dtype else tensor.dtype_name,
+        nbytes=tensor.nbytes,
+        role=tensor.role.value,
+        place=_place(checkpoint, tensor),
+        label=label,
+        aliases=tensor.aliases,
+        norms=norms,
+    )
+
+
+def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
+    """Where the bytes lie: ``model.h5 at byte 4096``, ``12 chunks, deflate``."""
+    storage = tensor.storage
+    if isinstance(storage, Unreadable):
+        return f"unreadable: {storage.reason}"
+    if isinstance(storage, Dequantised):
+        return _place(checkpoint, storage.values)
+    name = checkpoint.sources[storage.source].path.name
+    match storage:
+        case Contiguous():
+            return f"{name} at byte {storage.offset:,}"
+        case Chunked():
+            filters = "".join(f", {name}" for name in storage.filters)
+            return f"{name} in {len(storage.chunks):,} chunks{filters}"
+        case Constant():
+            return f"{name}, never written (fill value)"
+
+
+def _norms(
+    checkpoint: Checkpoint, tensors: Sequence[Tensor], units: Units | None, options: AuditOptions
+) -> dict[str, NormStatistics]:
+    """Measure the units of every tensor that has numbers, in one pass."""
+    measurable = [
+        tensor
+        for tensor in tensors
+        if tensor.dtype is not None
+        and tensor.dtype.kind in (Kind.FLOAT, Kind.INTEGER)
+        and tensor.size
+        and not isinstance(tensor.storage, Unreadable)
+    ]
+    keras = checkpoint.keras is not None
+    requests = [
+        Request(
+            tensor,
+            default_axes(len(tensor.shape), units, keras=keras),
+            frozenset({Statistic.NORM}),
+        )
+        for tensor in measurable
+    ]
+    sums = [_NormSum(request) for request in requests]
+    for item in measure(checkpoint, requests, memory=options.memory, jobs=options.jobs):
+        sums[item.request].add(item)
+    return {r.tensor.name: total.result() for r, total in zip(requests, sums, strict=True)}
+
+
+class _NormSum:
+    """Adds up the norms of one tensor's units."""
+
+    def __init__(self, request: Request) -> None:
+        self._words = unit_words(request.tensor.shape, request.axes)
+        self._histogram = UnitHistogram()
+        self._units = self._nonfinite = 0
+        self._sum = np.longdouble(0)  # of norms that may each be as large as a float64 can be
+        self._minimum, self._maximum = math.inf, -math.inf
+        self._failure: str | None = None
+
+    def add(self, item: object) -> None:
+        if isinstance(item, Failed):
+            self._failure = item.reason
+        if not isinstance(item, Batch):
+            return
+        finite = item.statistics[Statistic.NORM][item.statistics.nonfinite == 0]
+        self._units += len(item.statistics)
+        self._nonfinite += len(item.statistics) - len(finite)
+        if len(finite):
+            self._histogram.add(finite)
+            self._sum += finite.sum(dtype=np.longdouble)
+            self._minimum = min(self._minimum, float(finite.min()))
+            self._maximum = max(self._maximum, float(finite.max()))
+
+    def result(self) -> NormStatistics:
+        finite = self._units - self._nonfinite
+        measured = NormStatistics(self._words, self._units, self._nonfinite, failure=self._failure)
+        if not finite or self._failure:
+            return measured
+        return replace(
+            measured,
+            minimum=self._minimum,
+            mean=float(self._sum / finite),
+            maximum=self._maximum,
+            histogram=self._histogram.result(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The plan for a checkpoint, and the tensors that no rule governs."""
+
+    checkpoint: CheckpointSummary
+    plan: Plan
+    ungoverned: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What an audit could at best return: 3 or 4 where it could not pass."""
+        if self.plan.not_evaluated:
+            return ExitCode.INCOMPLETE
+        if self.plan.unmatched or not self.plan.assignments:
+            return ExitCode.NOTHING_EVALUATED
+        return ExitCode.OK
+
+
+def explain(
+    path: str | Path,
+    spec: Spec | Mapping[str, Any] | str | Path | None = None,
+    options: AuditOptions | None = None,
+) -> Explanation:
+    """Plan an audit of the checkpoint at `path` and return the plan.
+
+    Raises:
+        UnreadableError: the checkpoint cannot be opened.
+        UsageError: the spec asks for what makes no sense for this checkpoint.
+    """
+    options = options or AuditOptions()
+    with opened(path, options) as checkpoint:
+        plan = make_plan(checkpoint, as_spec(spec, options), options)
+        governed = {assignment.tensor.name for assignment in plan.assignments}
+        governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}
+        return Explanation(
+            checkpoint=summarise(checkpoint, digests={}),
+            plan=plan,
+            ungoverned=tuple(name for name in checkpoint.tensors if name not in governed),
+        )

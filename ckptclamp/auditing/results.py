@@ -1,0 +1,226 @@
+"""What an audit and an apply answer: frozen dataclasses, and nothing that computes weights.
+
+Every report is made from these, and they are what the Python API returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ckptclamp.engine.histogram import Histogram
+from ckptclamp.errors import ExitCode, Notice
+from ckptclamp.plan.model import Origin, UnmatchedRule
+from ckptclamp.spec.model import Severity
+
+
+class Verdict(StrEnum):
+    """The three answers. "Not evaluated" can never read as "pass"."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
+    VIOLATION = "violation"
+    NOT_EVALUATED = "not-evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class WorstUnit:
+    """One unit that lies outside: its coordinates along the kept axes, and how far out it is.
+
+    `excess` is relative to the bound, ``None`` where the bound is 0 or a weight is not finite.
+    """
+
+    index: tuple[int, ...]
+    measured: float
+    bound: float
+    distance: float
+    excess: float | None
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressed:
+    """Why a violation does not fail the gate: a baseline entry or an ignore rule."""
+
+    by: str
+    reason: str
+    expires: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of an audit: one tensor under one rule.
+
+    `tensor` is the full name, `label` the friendlier name where there is one (``dense/kernel`` for
+    ``layers/dense/vars/0``). `axes` are the reduced axes; `unit_words` says what one unit is.
+    `measured_min` and `measured_max` span all units with finite weights. `worst` lists violating
+    units, worst first. `within_tolerance` counts units that lie outside the set, but by no more than
+    the tolerance; they conform. A result that was not evaluated has a `reason` and no measurements.
+    """
+
+    tensor: str
+    rule: str
+    constraint: str
+    origin: Origin
+    verdict: Verdict
+    label: str | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    axes: tuple[int, ...] = ()
+    unit_words: str = ""
+    unit_size: int = 0
+    location: str | None = None
+    why: str = ""
+    severity: Severity = Severity.ERROR
+    tolerance: float = 0.0
+    reason: str | None = None
+    hint: str | None = None
+    units: int = 0
+    violating: int = 0
+    within_tolerance: int = 0
+    nonfinite: int = 0
+    unmendable: int = 0
+    bound: tuple[float | None, float | None] = (None, None)
+    measured_min: float | None = None
+    measured_max: float | None = None
+    worst: tuple[WorstUnit, ...] = ()
+    histogram: Histogram | None = None
+    notices: tuple[Notice, ...] = ()
+    suppressed: Suppressed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """One file of a checkpoint: its name, size in bytes, and sha256 if it was hashed."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSummary:
+    """What was audited."""
+
+    path: str
+    format: str
+    files: tuple[FileDigest, ...]
+    tensors: int
+    producer: str | None = None
+    isolation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many results had which answer; suppressed violations are counted apart."""
+
+    results: int
+    passed: int
+    violations: int
+    not_evaluated: int
+    suppressed: int
+    warnings: int
+    units: int
+    violating_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The whole answer of an audit.
+
+    `unmatched` are required rules that matched nothing. `parameters` are those that change the
+    answer (tolerance, strictness, a model config from elsewhere), as text.
+    """
+
+    checkpoint: CheckpointSummary
+    results: tuple[Result, ...]
+    unmatched: tuple[UnmatchedRule, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    spec_path: str | None = None
+    spec_sha256: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    tool_version: str = ""
+    strict: bool = False
+    seconds: float = 0.0
+
+    @property
+    def all_notices(self) -> tuple[Notice, ...]:
+        """The notices of the report and of every result."""
+        return self.notices + tuple(n for result in self.results for n in result.notices)
+
+    @property
+    def census(self) -> Census:
+        """Count the results."""
+        open_results = [result for result in self.results if result.suppressed is None]
+        of = [result.verdict for result in open_results]
+        return Census(
+            results=len(self.results),
+            passed=of.count(Verdict.PASS),
+            violations=of.count(Verdict.VIOLATION),
+            not_evaluated=of.count(Verdict.NOT_EVALUATED),
+            suppressed=len(self.results) - len(of),
+            warnings=sum(not notice.informational for notice in self.all_notices),
+            units=sum(r.units for r in self.results),
+            violating_units=sum(r.violating for r in open_results),
+        )
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The gate's answer; see the README for the table.
+
+        What could not be judged outranks what was judged: 3 before 4 before 1.
+        """
+        judged = [r for r in self.results if r.verdict is not Verdict.NOT_EVALUATED]
+        if len(judged) < len(self.results):
+            return ExitCode.INCOMPLETE
+        if self.unmatched or not judged:
+            return ExitCode.NOTHING_EVALUATED
+        if any(self._fails(result) for result in judged) or (self.strict and self.census.warnings):
+            return ExitCode.VIOLATIONS
+        return ExitCode.OK
+
+    def _fails(self, result: Result) -> bool:
+        counts = self.strict or result.severity is Severity.ERROR
+        return counts and result.verdict is Verdict.VIOLATION and result.suppressed is None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """What apply did to one tensor: units rewritten, and the largest change of a weight.
+
+    Units are those of the rule that has most of them; of several rules a dry run counts how many
+    units could be rewritten at most. `largest_change` is relative to the largest magnitude in the weight's unit.
+    """
+
+    tensor: str
+    units: int
+    changed: int
+    largest_change: float
+    rules: tuple[str, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """What apply changed, and the audit of what it wrote (``None`` for a dry run)."""
+
+    before: AuditReport
+    changes: tuple[TensorChange, ...]
+    after: AuditReport | None
+    output: str | None
+    projection: str
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the copy; a dry run is a success where everything could be judged and mended.
+
+        A dry run tries each rule by itself: rules that only together cannot be kept, it may not see.
+        """
+        if self.after is not None:
+            return self.after.exit_code
+        code = self.before.exit_code
+        if code in (ExitCode.INCOMPLETE, ExitCode.NOTHING_EVALUATED):
+            return code
+        hopeless = any(r.unmendable and r.suppressed is None for r in self.before.results)
+        return ExitCode.VIOLATIONS if hopeless else ExitCode.OK

@@ -1,0 +1,400 @@
+"""A first spec for a checkpoint: from what its model declares, else from what its weights show.
+
+Declared constraints become rules, so that a later model that lost one fails. Where nothing is
+declared, tensors whose names differ only in numbers share a rule: a norm of at most the largest
+that any of them has now, and some headroom.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal, localcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ckptclamp.auditing.audit import AuditOptions, make_plan, opened
+from ckptclamp.auditing.inspection import inspect
+from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.errors import NothingEvaluatedError, printable
+from ckptclamp.plan.matching import ExactPatterns, labels_of
+from ckptclamp.plan.tensors import (
+    judged_tensors,
+    parts_of,
+    why_no_norm,
+    why_not_judged,
+    why_not_projected,
+)
+from ckptclamp.plan.units import default_axes, unit_words
+
+if TYPE_CHECKING:
+    from ckptclamp.auditing.inspection import TensorSummary
+    from ckptclamp.checkpoints.tensor import Tensor
+    from ckptclamp.constraints.base import Constraint
+    from ckptclamp.models.families import Part
+    from ckptclamp.plan.build import Assignment, Plan
+
+
+_NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
+"""A number that is a part of a name by itself: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
+
+_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StartingRule:
+    """One rule to be written: `remark` explains its unit and its bound.
+
+    `axes` are the reduced axes; empty for all of them, ``None`` where there is nothing to state.
+    """
+
+    id: str
+    tensors: tuple[str, ...]
+    constraint: Constraint
+    axes: tuple[int, ...] | None
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartingSpec:
+    """A spec to be written. `left_out` tells tensors without a rule, each with the reason.
+
+    `declared` says that the rules are what the model declares. `unknown` are declared constraints of
+    which no rule was made, each with the reason. `warnings` are what an audit of the declarations
+    would warn of; rules are not asked.
+    """
+
+    checkpoint: str
+    declared: bool
+    rules: tuple[StartingRule, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def starting_spec(
+    path: str | Path, *, headroom: float = 0.1, options: AuditOptions | None = None
+) -> StartingSpec:
+    """Make a first spec for the checkpoint at `path`.
+
+    `headroom` is the share by which a bound lies above the largest norm; it does not alter
+    constraints that the model declares.
+
+    Raises:
+        UnreadableError: the checkpoint cannot be opened.
+        NothingEvaluatedError: it has no weight that a rule could govern.
+    """
+    options = options or AuditOptions()
+    with opened(path, options) as checkpoint:
+        plan = make_plan(checkpoint, None, options)
+        keras = checkpoint.keras is not None
+        judged = tuple(judged_tensors(checkpoint).values())
+        exact = ExactPatterns(judged, labels_of(checkpoint))
+        parts = parts_of(checkpoint)
+        reasons = {
+            tensor.name: _why_no_rule(tensor, parts.get(tensor.name))
+            for tensor in judged
+            if tensor.role is Role.WEIGHT
+        }
+    unknown = [(entry.rule, entry.reason) for entry in plan.not_evaluated]
+    if plan.assignments:
+        rules = list(_declared(plan, exact, unknown))
+        if not rules:
+            raise NothingEvaluatedError("no pattern could name what its model declares", path=path)
+        return StartingSpec(
+            checkpoint=str(path),
+            declared=True,
+            rules=tuple(rules),
+            unknown=tuple(unknown),
+            warnings=tuple(_warnings(plan)),
+        )
+    tensors = [t for t in inspect(path, norms=True, options=options).tensors if t.name in reasons]
+    left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
+    usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
+    rules = list(_measured(usable, exact, headroom, left_out, keras=keras))
+    if not rules:
+        raise NothingEvaluatedError("no weight here can have a bound on its norm", path=path)
+    return StartingSpec(
+        checkpoint=str(path),
+        declared=False,
+        rules=tuple(rules),
+        left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
+        unknown=tuple(unknown),
+    )
+
+
+def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
+    if part is not None:
+        return part.reason
+    return why_not_judged(tensor) or why_not_projected(tensor) or why_no_norm(tensor)
+
+
+def _declared(
+    plan: Plan, exact: ExactPatterns, unknown: list[tuple[str, str]]
+) -> Iterable[StartingRule]:
+    """One rule for all tensors that are declared to satisfy the same; `unknown` takes the others."""
+    alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
+    for assignment in plan.assignments:
+        key = str(assignment.constraint), _stated(assignment)
+        alike[key].setdefault(assignment.tensor.name, assignment)
+    ids = _Ids()
+    for assignments, patterns in _grouped(list(alike.values()), exact):
+        first = next(iter(assignments.values()))
+        if patterns is None:
+            unknown.append((first.rule, f"no pattern means {first.tensor.name} alone"))
+            continue
+        one = exact.friendly(first.tensor.name)
+        yield StartingRule(
+            id=ids.unique(one if len(assignments) == 1 else type(first.constraint).__name__),
+            tensors=patterns,
+            constraint=first.constraint,
+            axes=_stated(first),
+            remark=f"{first.why}. A unit is {unit_words(first.tensor.shape, first.axes)}.",
+        )
+
+
+Member = TypeVar("Member")
+
+
+def _grouped(
+    groups: Sequence[Mapping[str, Member]],
+    exact: ExactPatterns,
+    short: Sequence[tuple[str, ...]] = (),
+) -> Iterable[tuple[Mapping[str, Member], tuple[str, ...] | None]]:
+    """Each group (by full names) with its patterns, and one by one the members of those without.
+
+    `short` are the patterns that would be nicest, one proposal for each group.
+    """
+    names = [list(group) for group in groups]
+    for group, patterns in zip(groups, exact.of(names, short or [()] * len(names)), strict=True):
+        if patterns is not None or len(group) == 1:
+            yield group, patterns
+        else:
+            yield from _grouped([{name: member} for name, member in group.items()], exact)
+
+
+def _warnings(plan: Plan) -> Iterable[str]:
+    """What is odd about the declarations, each once."""
+    notices = [*plan.notices, *(n for assignment in plan.assignments for n in assignment.notices)]
+    return dict.fromkeys(notice.message for notice in notices if not notice.informational)
+
+
+def _stated(assignment: Assignment) -> tuple[int, ...] | None:
+    if assignment.constraint.elementwise or not assignment.constraint.streaming:
+        return None
+    rank = len(assignment.tensor.shape)
+    return () if rank > 1 and len(assignment.axes) == rank else assignment.axes
+
+
+def _why_not(tensor: TensorSummary) -> str | None:
+    """Why the norms of a tensor show no bound, if they show none."""
+    norms = tensor.norms
+    if norms is None or norms.failure is not None:
+        return "it has no weights" if norms is None else norms.failure
+    if norms.nonfinite:
+        return f"{norms.nonfinite} units hold non-finite weights"
+    if not tensor.shape:
+        return "a scalar"
+    if norms.maximum == math.inf:
+        return "its norms are beyond float64"
+    if not norms.maximum:
+        return "all its weights are 0, which shows no bound"
+    return None
+
+
+def _measured(
+    tensors: Sequence[TensorSummary],
+    exact: ExactPatterns,
+    headroom: float,
+    left_out: dict[str, str | None],
+    *,
+    keras: bool,
+) -> Iterable[StartingRule]:
+    """One rule for tensors whose names differ only in numbers, and whose units are alike.
+
+    Tensors that get no rule are told in `left_out`.
+    """
+    alike: dict[tuple[str, int], dict[str, TensorSummary]] = defaultdict(dict)
+    for tensor in tensors:
+        folded = _NUMBER.sub("*", exact.friendly(tensor.name))
+        alike[folded, len(tensor.shape)][tensor.name] = tensor
+    short = [(folded,) if len(group) > 1 else () for (folded, _), group in alike.items()]
+    ids = _Ids()
+    for group, patterns in _grouped(list(alike.values()), exact, short):
+        first = next(iter(group.values()))
+        if patterns is None:
+            left_out[first.name] = "no pattern means it alone"
+            continue
+        name = exact.friendly(first.name)
+        yield _bounded(
+            ids.unique(_NUMBER.sub("*", name) if len(group) > 1 else name),
+            patterns,
+            list(group.values()),
+            headroom,
+            default_axes(len(first.shape), None, keras=keras),
+        )
+
+
+def _bounded(
+    id_: str,
+    patterns: tuple[str, ...],
+    tensors: Sequence[TensorSummary],
+    headroom: float,
+    axes: tuple[int, ...],
+) -> StartingRule:
+    from ckptclamp.constraints.norms import MaxNorm
+
+    largest = max(t.norms.maximum for t in tensors if t.norms is not None and t.norms.maximum)
+    shapes = {tensor.shape for tensor in tensors}
+    count = "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"
+    words = unit_words(tensors[0].shape, axes)
+    unit = words if len(shapes) == 1 else f"for example {words}"
+    return StartingRule(
+        id=id_,
+        tensors=patterns,
+        constraint=MaxNorm(max_value=rounded_up(min(largest * (1 + headroom), sys.float_info.max))),
+        axes=axes,
+        remark=f"{count}; a unit is {unit}. The largest norm is {largest:.6g}.",
+    )
+
+
+def rounded_up(value: float) -> float:
+    """`value`, positive, with four significant digits and never smaller."""
+    with localcontext(prec=_DIGITS, rounding=ROUND_CEILING):
+        rounded = float(+Decimal(value))
+    return rounded if math.isfinite(rounded) else value
+
+
+class _Ids:
+    """Rule ids made of names: short, plain, each once."""
+
+    def __init__(self) -> None:
+        self._used: Counter[str] = Counter()
+
+    def unique(self, name: str) -> str:
+        words = re.sub(r"[^A-Za-z0-9_]+", "-", name.replace("*", "N"))
+        base = words.strip("-").lower()[-60:].strip("-") or "rule"
+        self._used[base] += 1
+        return base if self._used[base] == 1 else f"{base}--{self._used[base]}"
+
+
+_SHOWN = 20
+_NO_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
+_ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
+
+
+SCHEMA = "ckptclamp.schema.json"
+"""The file beside a spec where editors find the JSON Schema, unless another one is chosen."""
+
+
+def render_spec(spec: StartingSpec, schema: str | None = SCHEMA) -> str:
+    """Return `spec` as YAML; `schema` is where editors find the JSON Schema, relative to it."""
+    return "\n".join(_lines(spec, schema)) + "\n"
+
+
+def _lines(spec: StartingSpec, schema: str | None) -> Iterator[str]:
+    if schema is not None:
+        yield f"# yaml-language-server: $schema={printable(schema, limit=None)}"
+    origin = "what its model declares" if spec.declared else "the norms that its weights have now"
+    yield f"# A first spec for {printable(Path(spec.checkpoint).name)}, made from {origin}."
+    yield "# A norm is taken over `axis`; a unit is what one norm belongs to."
+    if schema is not None:
+        yield "# Editors check this file by the schema in the first line; `ckptclamp schema` prints it."
+    yield "version: 1"
+    yield from _declared_constraints(spec)
+    yield "rules:"
+    for rule in spec.rules:
+        yield from _rule(rule)
+    yield from _left_out(spec.left_out)
+
+
+def _declared_constraints(spec: StartingSpec) -> Iterator[str]:
+    if not spec.declared and not spec.unknown:
+        yield "# `audit` judges what a model itself declares, too; `ignore` leaves it to the rules."
+        yield "declared: audit"
+        return
+    if spec.declared:
+        yield "# The rules below are what the model declares; `audit` would judge it a second time. Under"
+        yield "# `ignore`, what a later model declares besides is not judged."
+    if spec.warnings:
+        yield "# `audit` would also warn:"
+        yield from _listed([printable(warning, limit=None) for warning in spec.warnings])
+    if spec.unknown:
+        yield "# No rule was made of these declared constraints; nothing judges them under `ignore`:"
+        yield from _listed([_with_reason(*entry) for entry in spec.unknown])
+        yield "# Say under `custom_objects` what an unknown class is, for example"
+        yield "# `my_package>WeightClip: {constraint: Clip, low: -0.3, high: 0.3}`, and set `audit`."
+    yield "declared: ignore"
+
+
+def _rule(rule: StartingRule) -> Iterator[str]:
+    yield f"  # {printable(rule.remark, limit=None)}"
+    yield f"  - id: {_word(rule.id)}"
+    if len(rule.tensors) == 1:
+        yield f"    tensors: {quoted(rule.tensors[0])}"
+    else:
+        yield "    tensors:"
+        yield from (f"      - {quoted(pattern)}" for pattern in rule.tensors)
+    yield f"    constraint: {type(rule.constraint).__name__}"
+    for name, value in rule.constraint.get_config().items():
+        yield f"    {name}: {_number(value)}"
+    if rule.axes is not None:
+        yield f"    axis: {_axes(rule.axes)}"
+
+
+def _axes(axes: Sequence[int]) -> str:
+    if not axes:
+        return "null  # the whole tensor is one unit"
+    return str(axes[0]) if len(axes) == 1 else str(list(axes))
+
+
+def _word(text: str) -> str:
+    """A word as it is, unless YAML would take it for a number or another value."""
+    plain = re.fullmatch(r"[A-Za-z][\w-]*", text, re.ASCII) and text.lower() not in _NO_WORDS
+    return text if plain else quoted(text)
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return ".inf" if value > 0 else "-.inf"
+    return repr(float(value))
+
+
+def _left_out(left_out: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if left_out:
+        yield "# No rule governs these:"
+        yield from _listed([_with_reason(*entry) for entry in left_out])
+
+
+def _listed(lines: Sequence[str]) -> Iterator[str]:
+    """Comments, a line each, as many as anybody reads."""
+    yield from (f"#   {line}" for line in lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        yield f"#   and {len(lines) - _SHOWN} more"
+
+
+def _with_reason(name: str, reason: str) -> str:
+    return f"{printable(name)}: {printable(reason, limit=None)}"
+
+
+def quoted(text: str) -> str:
+    r"""Return `text` as a double-quoted YAML scalar in one line that hides nothing.
+
+    What `printable` would escape is written as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
+    """
+    return '"' + "".join(_escaped(char) for char in text).replace("##", r"#\x23") + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char.isascii() and char.isprintable():
+        return char
+    if char.isalnum() and printable(char) == char:
+        return char
+    code = ord(char)
+    return next(form for limit, form in _ESCAPES if code < limit).format(code)

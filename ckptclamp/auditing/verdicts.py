@@ -1,0 +1,188 @@
+"""Measurements → one verdict: what is kept of a tensor's units while they stream past.
+
+Memory is bounded: counts, extremes and the worst few units, never a number per unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptclamp.auditing.results import Result, Verdict, WorstUnit
+from ckptclamp.engine.histogram import UnitHistogram
+from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
+from ckptclamp.plan.units import unit_words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptclamp.constraints.base import Judgement, UnitStatistics
+    from ckptclamp.plan.build import Assignment
+
+OnUnit = Callable[["Assignment", WorstUnit], None]
+"""Called with every violating unit, in the order of the tensor."""
+
+
+class Tally:
+    """Counts the units of one assignment.
+
+    `keep` is how many of the worst units are remembered; `on_unit` hears of every violating one.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        *,
+        keep: int = 10,
+        histogram: bool = False,
+        on_unit: OnUnit | None = None,
+    ) -> None:
+        self.assignment = assignment
+        self.units = 0
+        self.violating = 0
+        self.within_tolerance = 0
+        self.nonfinite = 0
+        self.unmendable = 0
+        self.minimum = math.inf
+        self.maximum = -math.inf
+        self._keep = keep
+        self._on_unit = on_unit
+        self._histogram = UnitHistogram() if histogram else None
+        self._failure: Failed | None = None
+        self._worst: list[tuple[float, WorstUnit]] = []
+
+    def add(self, measurement: Measurement) -> None:
+        """Take in one piece of what was measured."""
+        match measurement:
+            case Screened():
+                self.units += measurement.count
+                self._widen(measurement.minimum, measurement.maximum)
+            case Failed():
+                self._failure = measurement
+            case Batch() if len(measurement.statistics):
+                self._add_batch(measurement)
+
+    def _add_batch(self, batch: Batch) -> None:
+        statistics = batch.statistics
+        with np.errstate(all="ignore"):  # non-finite units are judged by their own count
+            judgement = self.assignment.constraint.judge(statistics)
+        broken = statistics.nonfinite > 0
+        outside = judgement.violates(self.assignment.tolerance) | broken
+        self.units += len(statistics)
+        self.violating += int(np.count_nonzero(outside))
+        self.within_tolerance += int(np.count_nonzero(judgement.violates(0.0) & ~outside))
+        self.nonfinite += int(np.count_nonzero(broken))
+        self._see(judgement.measured[~broken])
+        if outside.any():
+            self._add_violating(batch, judgement, outside)
+
+    def _add_violating(
+        self, batch: Batch, judgement: Judgement, outside: NDArray[np.bool_]
+    ) -> None:
+        broken = batch.statistics.nonfinite > 0
+        hopeless = broken | self.assignment.constraint.unmendable(batch.statistics)
+        self.unmendable += int(np.count_nonzero(outside & hopeless))
+        positions = np.flatnonzero(outside)
+        if self._on_unit is not None:
+            for position in positions:
+                self._on_unit(self.assignment, _unit(batch, judgement, int(position)))
+        rank = _rank(judgement, batch.statistics)[positions]
+        if len(positions) > self._keep:
+            worst = np.argsort(-rank, kind="stable")[: self._keep]
+            positions, rank = positions[worst], rank[worst]
+        found = [
+            (float(r), _unit(batch, judgement, int(p)))
+            for r, p in zip(rank, positions, strict=True)
+        ]
+        self._worst = sorted(self._worst + found, key=lambda pair: (-pair[0], pair[1].index))
+        del self._worst[self._keep :]
+
+    def _see(self, measured: NDArray[np.float64]) -> None:
+        if len(measured):
+            self._widen(float(measured.min()), float(measured.max()))
+            if self._histogram is not None:
+                self._histogram.add(measured)
+
+    def _widen(self, minimum: float, maximum: float) -> None:
+        self.minimum = min(self.minimum, minimum)
+        self.maximum = max(self.maximum, maximum)
+
+    def result(self) -> Result:
+        """The verdict. A tensor that failed, or of which no unit was seen, is not evaluated."""
+        assignment, tensor = self.assignment, self.assignment.tensor
+        finite = self.minimum <= self.maximum
+        reason, hint = self._why_not_evaluated()
+        return Result(
+            tensor=tensor.name,
+            rule=assignment.rule,
+            constraint=str(assignment.constraint),
+            origin=assignment.origin,
+            verdict=self._verdict(reason),
+            reason=reason,
+            hint=hint,
+            label=assignment.label,
+            shape=tensor.shape,
+            dtype=str(tensor.dtype),
+            axes=assignment.axes,
+            unit_words=unit_words(tensor.shape, assignment.axes),
+            unit_size=math.prod(tensor.shape[axis] for axis in assignment.axes),
+            location=assignment.location,
+            why=assignment.why,
+            severity=assignment.severity,
+            tolerance=assignment.tolerance,
+            units=self.units,
+            violating=self.violating,
+            within_tolerance=self.within_tolerance,
+            nonfinite=self.nonfinite,
+            unmendable=self.unmendable,
+            bound=assignment.constraint.interval(),
+            measured_min=self.minimum if finite else None,
+            measured_max=self.maximum if finite else None,
+            worst=tuple(unit for _, unit in self._worst),
+            histogram=self._histogram.result() if self._histogram is not None else None,
+            notices=assignment.notices,
+        )
+
+    def _why_not_evaluated(self) -> tuple[str | None, str | None]:
+        if self._failure is not None:
+            return self._failure.reason, self._failure.hint
+        shape, axes = self.assignment.tensor.shape, self.assignment.axes
+        if not math.prod(shape):
+            return "it has no weights", None
+        expected = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
+        if self.units != expected:
+            # Nothing should lead here; a gate must not rest on that.
+            return f"{self.units} of {expected} units were measured", "please report this"
+        return None, None
+
+    def _verdict(self, reason: str | None) -> Verdict:
+        if reason is not None:
+            return Verdict.NOT_EVALUATED
+        return Verdict.VIOLATION if self.violating else Verdict.PASS
+
+
+def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64]:
+    """How bad each unit is: non-finite first, then by excess, then (bound 0) by distance."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = judgement.distance / judgement.scale
+    rank = np.where(judgement.scale > 0, relative, judgement.distance)
+    return np.where((statistics.nonfinite > 0) | np.isnan(rank), np.inf, rank)
+
+
+def _unit(batch: Batch, judgement: Judgement, position: int) -> WorstUnit:
+    extents = tuple(stop - start for start, stop in batch.units)
+    local = np.unravel_index(position, extents) if extents else ()
+    nonfinite = int(batch.statistics.nonfinite[position])
+    distance, scale = float(judgement.distance[position]), float(judgement.scale[position])
+    relative = distance / scale if scale > 0 and not nonfinite else None
+    return WorstUnit(
+        index=tuple(int(i) + start for i, (start, _) in zip(local, batch.units, strict=True)),
+        measured=float(judgement.measured[position]) if not nonfinite else math.nan,
+        bound=float(judgement.bound[position]),
+        distance=distance if not nonfinite else math.nan,
+        excess=relative,
+        nonfinite=nonfinite,
+    )

@@ -1,0 +1,145 @@
+"""Weights that are stored as small integers with scales, computed box by box as Keras does.
+
+Boxes of such a weight become rectangles of the matrix that its integers form, and a rectangle needs
+little more than its own integers and scales in memory. Everything is computed in float32, as Keras
+computes under its default dtype policy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.checkpoints.tensor import Dequantised, plan_runs
+from ckptclamp.errors import UnreadableError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.tensor import Box, Tensor
+
+Read = Callable[["Tensor", "Box"], "NDArray[Any]"]
+Range = tuple[int, int]
+
+
+def dequantise(read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
+    """Compute `box` of a dequantised `tensor` into `out`; `read` reads boxes of its parts.
+
+    Raises:
+        UnreadableError: a part cannot be read, or a group is named that does not exist.
+    """
+    storage = tensor.storage
+    assert isinstance(storage, Dequantised)
+    flat, done = out.reshape(-1), 0
+    with np.errstate(all="ignore"):
+        for start, stop in _ranges(tensor.shape, box):
+            for rectangle in boxes_of_range(storage.matrix, start, stop):
+                weights = _rectangle(read, storage, rectangle)
+                flat[done : done + weights.size] = weights.reshape(-1)
+                done += weights.size
+
+
+def _ranges(shape: tuple[int, ...], box: Box) -> Iterator[Range]:
+    """The runs of consecutive elements that make up `box`, in its own order."""
+    for runs in plan_runs(shape, box, 1):
+        for number in range(runs.count):
+            start = runs.offset + number * runs.stride
+            yield start, start + runs.length
+
+
+def boxes_of_range(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
+    """Cut the elements ``start <= i < stop`` of a C-ordered array into boxes, in order."""
+    if start >= stop:
+        return
+    if not shape:
+        yield ()
+        return
+    row = math.prod(shape[1:])
+    first, last = start // row, (stop - 1) // row
+    if first == last:
+        for inner in boxes_of_range(shape[1:], start - first * row, stop - first * row):
+            yield ((first, first + 1), *inner)
+        return
+    whole = (first + (start > first * row), last + (stop == (last + 1) * row))
+    if whole[0] > first:
+        yield from boxes_of_range(shape, start, whole[0] * row)
+    if whole[0] < whole[1]:
+        yield (whole, *((0, extent) for extent in shape[1:]))
+    if whole[1] == last:
+        yield from boxes_of_range(shape, last * row, stop)
+
+
+def _rectangle(read: Read, storage: Dequantised, rectangle: Box) -> NDArray[np.float32]:
+    """The weights of a rectangle of the matrix."""
+    integers = _integers(read, storage, rectangle).astype(np.float32)
+    if storage.groups is None or storage.zero is None:
+        own = _elements(read, storage.scale, *rectangle[storage.kept]).astype(np.float32)
+        integers /= np.expand_dims(own, 1 - storage.kept)
+        return integers
+    groups = _groups(read, storage, storage.groups, rectangle[1 - storage.kept])
+    zero = _of_groups(read, storage, storage.zero, groups, rectangle)
+    integers -= zero
+    integers *= _of_groups(read, storage, storage.scale, groups, rectangle)
+    return integers
+
+
+def _integers(read: Read, storage: Dequantised, rectangle: Box) -> NDArray[np.int8]:
+    """The integers of a rectangle, which is one range of the matrix's elements."""
+    shape = tuple(stop - start for start, stop in rectangle)
+    axis = storage.packed
+    if axis is None:
+        start = rectangle[0][0] * storage.matrix[1] + rectangle[1][0]
+        found = _elements(read, storage.values, start, start + math.prod(shape))
+        return found.astype(np.int8, copy=False).reshape(shape)
+    start, stop = rectangle[axis]
+    packed: list[Range] = [*rectangle]
+    packed[axis] = (start // 2, -(-stop // 2))
+    pairs = read(storage.values, tuple(packed)).astype(np.int8, copy=False)
+    # Shifting a signed byte to the right keeps the sign of its upper half.
+    halves = np.stack([np.left_shift(pairs, 4) >> 4, pairs >> 4], axis=axis + 1)
+    unpacked = halves.reshape([2 * n if i == axis else n for i, n in enumerate(pairs.shape)])
+    place = [slice(None), slice(None)]
+    place[axis] = slice(start % 2, start % 2 + stop - start)
+    return unpacked[tuple(place)]
+
+
+def _elements(read: Read, tensor: Tensor, start: int, stop: int) -> NDArray[Any]:
+    """Elements of `tensor` in C order, as a vector."""
+    boxes = boxes_of_range(tensor.shape, start, stop)
+    return np.concatenate([read(tensor, box).reshape(-1) for box in boxes])
+
+
+def _groups(read: Read, storage: Dequantised, groups: Tensor, where: Range) -> NDArray[np.int64]:
+    """The group of each index along the axis that is cut into groups."""
+    found = read(groups, (where,)).astype(np.float64)
+    count = storage.scale.shape[1 - storage.kept]
+    if not np.all((found >= 0) & (found < count) & (found == np.floor(found))):
+        raise UnreadableError(f"{groups.name} names groups that {storage.scale.name} does not have")
+    return found.astype(np.int64)
+
+
+def _of_groups(
+    read: Read,
+    storage: Dequantised,
+    tensor: Tensor,
+    groups: NDArray[np.int64],
+    rectangle: Box,
+) -> NDArray[np.float32]:
+    """What `tensor` holds for each weight of a rectangle."""
+    cut = 1 - storage.kept
+    shape = tuple(stop - start for start, stop in rectangle)
+    out = np.empty(shape, np.float32)
+    first = 0
+    for group, members in itertools.groupby(groups.tolist()):
+        last = first + sum(1 for _ in members)
+        box: list[Range] = [*rectangle]
+        box[cut] = (group, group + 1)
+        place = [slice(None), slice(None)]
+        place[cut] = slice(first, last)
+        out[tuple(place)] = read(tensor, tuple(box))
+        first = last
+    return out

@@ -1,0 +1,163 @@
+"""JSON from strangers, read so that it has one meaning: no duplicates, no depth, no surprises.
+
+Parsers differ in what they make of a duplicate key, a lone surrogate or ``1e999``; a file that uses
+one of these can say one thing to this program and another to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Never
+
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel
+from ckptclamp.errors import RefusedError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+_MAX_CONTAINERS = 4_000_000
+"""Objects and arrays in one document: empty ones cost twenty times their text in memory."""
+
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""Strings are matched whole (to the end where they are not closed), so the scan stays linear."""
+
+
+def parse_strict(
+    data: bytes,
+    *,
+    max_depth: int,
+    max_bytes: int,
+    what: str,
+    allow_infinity: bool = False,
+    path: str | PathLike[str] | None = None,
+) -> Any:  # noqa: ANN401 - JSON is any of its types
+    """Parse UTF-8 JSON of at most `max_bytes`, nested at most `max_depth` deep.
+
+    `what` names the document in messages (``header``), `path` the file it came from. With
+    `allow_infinity` the literals ``NaN``, ``Infinity`` and ``-Infinity`` are read as floats, as
+    Python writes them; a number that overflows to infinity is refused always.
+
+    Raises:
+        RefusedError: it is no JSON, is too large or too deep, repeats a key, or holds a lone
+            surrogate or a number that Python cannot hold.
+    """
+    reader = _Reader(what, path, allow_infinity)
+    if len(data) > max_bytes:
+        reader.refuse(f"is {len(data)} bytes long; at most {max_bytes} are read")
+    reader.check_nesting(data, max_depth)
+    return reader.parse(data)
+
+
+class _Reader:
+    """The hooks of one parse, which all refuse in the same words."""
+
+    def __init__(self, what: str, path: str | PathLike[str] | None, allow_infinity: bool) -> None:
+        self.what = what
+        self.path = path
+        self.allow_infinity = allow_infinity
+
+    def refuse(self, reason: str) -> Never:
+        raise RefusedError(f"the {self.what} {reason}", path=self.path)
+
+    def check_nesting(self, data: bytes, max_depth: int) -> None:
+        depth = containers = 0
+        for match in _STRING_OR_BRACKET.finditer(data):
+            token = match[0]
+            if token in (b"{", b"["):
+                depth += 1
+                containers += 1
+                if depth > max_depth:
+                    self.refuse(f"nests deeper than {max_depth} levels")
+            elif token in (b"}", b"]"):
+                depth -= 1
+        if containers > _MAX_CONTAINERS:
+            self.refuse(
+                f"holds {containers} objects and arrays; at most {_MAX_CONTAINERS} are read"
+            )
+
+    def parse(self, data: bytes) -> Any:  # noqa: ANN401 - JSON is any of its types
+        try:
+            value = json.loads(
+                data.decode("utf-8"),
+                object_pairs_hook=self.pairs,
+                parse_constant=self.constant,
+                parse_float=self.float,
+            )
+            if rb"\u" in data:
+                json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeDecodeError as error:
+            self.refuse(f"is not UTF-8 at byte {error.start}")
+        except UnicodeEncodeError:
+            self.refuse("holds a lone surrogate, which is no text")
+        except json.JSONDecodeError as error:
+            self.refuse(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}")
+        except ValueError:
+            self.refuse("holds an integer of thousands of digits")
+        except RecursionError:
+            self.refuse("nests deeper than can be read")
+        return value
+
+    def pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        unique = dict(pairs)
+        if len(unique) != len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            self.refuse(f"holds the key {twice!r} twice")
+        return unique
+
+    def constant(self, literal: str) -> float:
+        if not self.allow_infinity:
+            self.refuse(f"holds {literal}, which is not JSON")
+        return float(literal)
+
+    def float(self, literal: str) -> float:
+        value = float(literal)
+        if math.isinf(value):
+            self.refuse(f"holds the number {literal[:40]}, which overflows")
+        return value
+
+
+CONFIG = "config.json"
+METADATA = "metadata.json"
+WEIGHTS = "model.weights.h5"
+MAX_BYTES = 64 << 20
+
+_MAX_DEPTH = 256
+
+
+def parse_document(data: bytes, what: str, path: Path) -> dict[str, Any]:
+    """Parse a config or its metadata. ``Infinity`` and ``NaN`` are read: Keras writes them.
+
+    Raises:
+        RefusedError: it is no JSON object, is too large or deep, or repeats a key.
+    """
+    document = parse_strict(
+        data, max_depth=_MAX_DEPTH, max_bytes=MAX_BYTES, what=what, allow_infinity=True, path=path
+    )
+    if not isinstance(document, dict):
+        raise RefusedError(f"the {what} is no JSON object", path=path)
+    return document
+
+
+def join_documents(
+    path: Path,
+    weights: KerasModel | None,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None,
+) -> KerasModel:
+    """Join what the documents say of a model with what its weights file does.
+
+    Raises:
+        RefusedError: the weights are laid out as no version of Keras lays them out beside a config.
+    """
+    model = weights or KerasModel(KerasLayout.V3)
+    if model.layout is not KerasLayout.V3:
+        raise RefusedError(f"{WEIGHTS} is laid out as a legacy file", path=path)
+    version = (metadata or {}).get("keras_version")
+    return replace(model, config=config, version=version if isinstance(version, str) else None)

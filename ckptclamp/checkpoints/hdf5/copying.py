@@ -1,0 +1,218 @@
+"""Copies of HDF5 files in which chunks that went through filters can be changed as well.
+
+Contiguous tensors and plain chunks are overwritten in place. A compressed chunk has another size
+afterwards, and a chunk that was never written has no bytes at all: these are kept decoded in a file
+without a name, until `finish` encodes them and has a worker put them in. The HDF5 library may then
+move chunks and their index; everything that was not to change is compared afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.checkpoints.copying import Extent, FileCopy, ScratchFile
+from ckptclamp.checkpoints.hdf5.chunks import ChunkRecord
+from ckptclamp.checkpoints.hdf5.filters import encode_chunk
+from ckptclamp.checkpoints.reading import read_chunk
+from ckptclamp.checkpoints.sandbox import process
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import Chunked, Contiguous, plan_chunks
+from ckptclamp.errors import NotWrittenError, UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
+    from ckptclamp.checkpoints.tensor import Box, Chunk, ChunkPart, Tensor
+
+_BLOCK = 1 << 20
+_SECONDS = 60.0
+_SECONDS_PER_MIB = 1.0
+_INDEX_ROOM = 16 << 20
+"""Bytes by which a file may grow beyond its new chunks: the index of chunks may be rewritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A changed chunk: of which tensor, where it starts, where its elements lie in the spool."""
+
+    tensor: Tensor
+    source: int
+    start: tuple[int, ...]
+    offset: int
+
+
+class Hdf5Copy(FileCopy):
+    """A copy of HDF5 files, with others beside them; see `FileCopy` for the arguments.
+
+    `describe` describes the tensors in the files of such a copy, given as `reopen` is given them.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, Source]],
+        target: Target,
+        *,
+        reopen: Callable[[Sequence[Source]], Checkpoint],
+        describe: Callable[[Sequence[Source]], Mapping[str, Tensor]],
+    ) -> None:
+        super().__init__(files, target, reopen)
+        self._describe = describe
+        self._pending: dict[tuple[str, tuple[int, ...]], _Pending] = {}
+        self._rewritten: set[int] = set()
+        self._spool = ScratchFile(target.path)
+        self._spooled = 0
+        self._lock = Lock()
+        self._moved: Mapping[str, Tensor] = {}
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`; chunks that wait to be written are read as they will be."""
+        tensor = self._moved.get(tensor.name, tensor)
+        values = super().read(tensor, box, buffer)
+        if isinstance(tensor.storage, Chunked) and self._pending:
+            for part in plan_chunks(box, tensor.storage.chunk_shape):
+                pending = self._pending.get((tensor.name, part.start))
+                if pending is not None:
+                    values[part.in_box] = self._decoded(pending)[part.in_chunk]
+        return values
+
+    def write_chunk(
+        self, tensor: Tensor, chunked: Chunked, part: ChunkPart, values: NDArray[Any]
+    ) -> None:
+        """See `FileCopy.write_chunk`; what cannot be overwritten in place waits for `finish`."""
+        chunk = chunked.by_start.get(part.start)
+        if chunk is not None and not chunked.filters:
+            super().write_chunk(tensor, chunked, part, values)
+            return
+        with self._lock:
+            key = (tensor.name, part.start)
+            pending = self._pending.get(key)
+            if pending is None:
+                elements = self._elements(tensor, chunked, chunk)
+                pending = _Pending(tensor, chunked.source, part.start, self._spooled)
+                self._spooled += elements.nbytes
+            else:
+                elements = self._decoded(pending)
+            elements[part.in_chunk] = values
+            self._spool.put(elements.tobytes(), pending.offset)
+            self._pending[key] = pending
+
+    def _elements(self, tensor: Tensor, chunked: Chunked, chunk: Chunk | None) -> NDArray[Any]:
+        if chunk is not None:
+            return read_chunk(self.sources[chunked.source], tensor, chunk).copy()
+        assert tensor.dtype is not None
+        fill = np.frombuffer(chunked.fill, tensor.dtype.numpy)
+        return np.broadcast_to(fill.reshape(()), chunked.chunk_shape).copy()
+
+    def _decoded(self, pending: _Pending) -> NDArray[Any]:
+        chunked, dtype = pending.tensor.storage, pending.tensor.dtype
+        assert isinstance(chunked, Chunked)
+        assert dtype is not None
+        elements: NDArray[Any] = np.empty(chunked.chunk_shape, dtype.numpy)
+        data = os.pread(self._spool.fd, elements.nbytes, pending.offset)
+        elements.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+        return elements
+
+    def finish(self) -> None:
+        """See `Copy.finish`.
+
+        Raises:
+            NotWrittenError: the chunks could not be put in, or something else moved with them.
+        """
+        if self._pending:
+            self._rewritten = {pending.source for pending in self._pending.values()}
+            try:
+                for number in self._rewritten:
+                    self._put_in(number)
+                self._verify(self._rewritten)
+            except UnreadableError as error:
+                raise NotWrittenError(
+                    f"its compressed chunks could not be rewritten: {error.message}",
+                    path=self.target.path,
+                    tensor=error.tensor,
+                ) from error
+            self._pending = {}
+        self._spool.close()
+
+    def may_differ(self, number: int) -> list[Extent]:
+        """See `FileCopy.may_differ`; where the library was at work, `finish` compared tensors."""
+        if number in self._rewritten:
+            return [(0, max(self.originals[number].size, self.sources[number].size))]
+        return super().may_differ(number)
+
+    def _put_in(self, number: int) -> None:
+        """Let a worker write the waiting chunks of one file."""
+        source = self.sources[number]
+        task = process.Task(
+            name="write-chunks",
+            fd=source.fd,
+            path=self.target.path,
+            offset=0,
+            length=source.size,
+            seconds=_SECONDS + _SECONDS_PER_MIB * (self._spooled >> 20),
+            longest=source.size + 2 * self._spooled + _INDEX_ROOM,
+            records=self._records(number),
+        )
+        process.run(task)
+        self.sources[number] = Source.from_fd(source.fd, source.path)
+
+    def _records(self, number: int) -> Iterator[bytes]:
+        for pending in self._pending.values():
+            if pending.source != number:
+                continue
+            chunked, dtype = pending.tensor.storage, pending.tensor.dtype
+            assert isinstance(chunked, Chunked)
+            assert dtype is not None
+            data = encode_chunk(self._decoded(pending).tobytes(), chunked, dtype.itemsize)
+            yield ChunkRecord(pending.tensor.name, pending.start, data).encode()
+
+    def _verify(self, files: set[int]) -> None:
+        """Compare files as they are described now with what they were and what was put in."""
+        before = self._describe(self.originals)
+        self._moved = self._describe(self.sources)
+        if before.keys() != self._moved.keys():
+            raise UnreadableError("the names in the copy are not those of the file")
+        for name, tensor in before.items():
+            if getattr(tensor.storage, "source", None) in files:
+                self._verify_tensor(tensor, self._moved[name])
+
+    def _verify_tensor(self, old: Tensor, new: Tensor) -> None:
+        if replace(new, storage=old.storage) != old or type(new.storage) is not type(old.storage):
+            raise UnreadableError("is described in another way", tensor=old.name)
+        if isinstance(old.storage, Chunked) and isinstance(new.storage, Chunked):
+            self._verify_chunks(old, old.storage, new, new.storage)
+        elif new.storage != old.storage:
+            raise UnreadableError("moved", tensor=old.name)
+        elif isinstance(old.storage, Contiguous) and old.name not in self.changed:
+            place = old.storage
+            self._same_bytes(old.name, place.source, place.offset, place.offset, old.nbytes)
+
+    def _verify_chunks(self, old: Tensor, was: Chunked, new: Tensor, now: Chunked) -> None:
+        starts = {start for name, start in self._pending if name == old.name}
+        if set(now.by_start) != set(was.by_start) | starts:
+            raise UnreadableError("has other chunks", tensor=old.name)
+        for start, chunk in now.by_start.items():
+            pending = self._pending.get((old.name, start))
+            if pending is not None:
+                put_in = read_chunk(self.sources[now.source], new, chunk)
+                if put_in.tobytes() != self._decoded(pending).tobytes():
+                    raise UnreadableError("a chunk reads back differently", tensor=old.name)
+            elif was.filters or old.name not in self.changed:
+                same = was.by_start[start]
+                if (same.stored, same.filter_mask) != (chunk.stored, chunk.filter_mask):
+                    raise UnreadableError("a chunk changed", tensor=old.name)
+                self._same_bytes(old.name, now.source, same.offset, chunk.offset, chunk.stored)
+
+    def _same_bytes(self, name: str, number: int, was: int, now: int, length: int) -> None:
+        original, copy = self.originals[number], self.sources[number]
+        for at in range(0, length, _BLOCK):
+            size = min(_BLOCK, length - at)
+            if original.read_at(was + at, size) != copy.read_at(now + at, size):
+                raise UnreadableError("its bytes changed", tensor=name)

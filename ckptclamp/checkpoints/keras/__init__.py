@@ -1,0 +1,1 @@
+"""Keras' own containers: a .keras archive, a directory, split weights."""

@@ -1,0 +1,309 @@
+"""Keras' ``.keras`` archive: a zip of two JSON documents, an HDF5 file of weights, and assets.
+
+The weights of a stored member are read in place, at their offsets in the archive. A deflated member
+is first inflated into a file without a name. Nothing is ever unpacked by name.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.compression import crc32_of
+from ckptclamp.checkpoints.copying import Extent, FileCopy, ScratchFile, copy_bytes, refuse
+from ckptclamp.checkpoints.documents import (
+    CONFIG,
+    MAX_BYTES,
+    METADATA,
+    WEIGHTS,
+    join_documents,
+    parse_document,
+)
+from ckptclamp.checkpoints.hdf5.answer import Extent as Window
+from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Hdf5Description, describe_hdf5
+from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.source import Limits, Source
+from ckptclamp.checkpoints.tensor import Chunked
+from ckptclamp.checkpoints.zip.directory import STORED, Directory, Member, read_directory
+from ckptclamp.checkpoints.zip.members import (
+    inflate_to_file,
+    member_blocks,
+    replace_member,
+    verify_member,
+)
+from ckptclamp.errors import NotACheckpointError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
+    from ckptclamp.checkpoints.source import Source
+    from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.checkpoints.zip.directory import Directory, Member
+
+
+_NPZ = "model.weights.npz"
+_CONFIG_FLOOR = 1 << 20
+_CONFIG_RATIO = 200
+
+
+def open_keras_archive(source: Source, limits: Limits | None = None) -> Checkpoint:
+    """Open a ``.keras`` archive of Keras 3, TF 2.12 to 2.15, or tf_keras.
+
+    No member, nor all of them together, may unpack to more than `limits` allow.
+
+    Raises:
+        NotACheckpointError: the archive is none of Keras.
+        RefusedError: the archive, its config or its weights have two readings or cost too much.
+        UnreadableError: a member is damaged.
+    """
+    directory = read_directory(source)
+    members = {member.name: member for member in directory.members}
+    limits = limits or Limits()
+    _check_members(source, members, limits)
+    config = _document(source, members[CONFIG])
+    metadata = _document(source, members[METADATA]) if METADATA in members else None
+    weights = members[WEIGHTS]
+    sources: tuple[Source, ...] = (source,)
+    if weights.method == STORED:
+        extent = Window(0, weights.data, weights.stored)
+    else:
+        sources = (source, inflate_to_file(source, weights))
+        extent = Window(1, 0, weights.size)
+    try:
+        description = describe_hdf5(sources[-1], extent)
+    except BaseException:
+        for inflated in sources[1:]:
+            inflated.close()
+        raise
+    model = join_documents(source.path, description.keras, config, metadata)
+    return KerasArchive(sources, directory, weights, replace(description, keras=model), limits)
+
+
+class KerasArchive(Checkpoint):
+    """One ``.keras`` archive.
+
+    `sources` are the archive and, if its weights are deflated, the file they were inflated into.
+    """
+
+    format = "keras-zip"
+
+    def __init__(
+        self,
+        sources: tuple[Source, ...],
+        directory: Directory,
+        weights: Member,
+        description: Hdf5Description,
+        limits: Limits,
+    ) -> None:
+        self.path = sources[0].path
+        self.sources = sources
+        self.tensors = description.tensors
+        self.notes = (*_strangers(directory), *description.notes)
+        self.keras = description.keras
+        self.producer = description.producer
+        self.isolation = description.isolation
+        self._directory = directory
+        self._weights = weights
+        self._limits = limits
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """The archive."""
+        return self.sources[:1]
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `Checkpoint.read`."""
+        return read_box(self.sources, tensor, box, buffer)
+
+    def copy_to(self, target: Target) -> Copy:
+        """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
+        reopen = partial(open_keras_archive, limits=self._limits)
+        return copy_archive(self, self._directory, self._weights, target, reopen)
+
+    def verify_integrity(self) -> None:
+        """Compare the checksum of every member with its bytes."""
+        for member in self._directory.members:
+            verify_member(self.sources[0], member)
+
+
+def _check_members(source: Source, members: Mapping[str, Member], limits: Limits) -> None:
+    if _NPZ in members:
+        raise RefusedError(
+            f"keeps its weights in {_NPZ}, which Keras itself cannot reload", path=source.path
+        )
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in members]
+    if missing:
+        raise NotACheckpointError(
+            f"a zip archive without {missing[0]}, so no .keras file", path=source.path
+        )
+    for name in (CONFIG, METADATA):
+        member = members.get(name)
+        if member is not None and (
+            member.size > MAX_BYTES
+            or (member.size > _CONFIG_FLOOR and member.size > _CONFIG_RATIO * member.stored)
+        ):
+            raise RefusedError(
+                f"unpacks from {member.stored} to {member.size} bytes",
+                path=source.path,
+                tensor=name,
+            )
+    packed = [member for member in members.values() if member.method != STORED]
+    for member in packed:  # assets, too: their checksums are looked at
+        limits.check_packed(source.path, member.stored, member.size, member.name)
+    limits.check_packed(source.path, source.size, sum(member.size for member in packed))
+
+
+def _document(source: Source, member: Member) -> dict[str, Any]:
+    data = b"".join(member_blocks(source, member))
+    return parse_document(data, member.name, source.path)
+
+
+def _strangers(directory: Directory) -> tuple[str, ...]:
+    known = {CONFIG, METADATA, WEIGHTS}
+    strange = [
+        member.name
+        for member in directory.members
+        if member.name not in known and not member.name.startswith("assets/")
+    ]
+    if not strange:
+        return ()
+    return (f"{len(strange)} members that Keras does not write, the first {strange[0]!r}",)
+
+
+_BLOCK = 1 << 20
+
+
+Reopen = Callable[[Source], "Checkpoint"]
+"""Opens the file of a copy as an archive, which then owns it."""
+
+
+def copy_archive(
+    archive: Checkpoint, directory: Directory, weights: Member, target: Target, reopen: Reopen
+) -> Copy:
+    """Return a copy of `archive` in `target`, made in one of the two ways.
+
+    `directory` is the archive's own, and `weights` the member that holds the HDF5 file. `reopen`
+    opens the copy to be audited.
+    """
+    chunked = any(isinstance(tensor.storage, Chunked) for tensor in archive.tensors.values())
+    if weights.method == STORED and not chunked:
+        return _PatchedArchive(archive, weights, target, reopen)
+    return _RebuiltArchive(archive, directory, weights, target, reopen)
+
+
+class _PatchedArchive(FileCopy):
+    """A copy whose weights are changed where they lie."""
+
+    def __init__(
+        self, archive: Checkpoint, weights: Member, target: Target, reopen: Reopen
+    ) -> None:
+        source = archive.sources[0]
+        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
+        self._weights = weights
+
+    def finish(self) -> None:
+        """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
+        if self.changed:
+            member = self._weights
+            crc = crc32_of(self.sources[0], member.data, member.stored)
+            for place in member.crc_places:
+                self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
+
+    def may_differ(self, number: int) -> list[Extent]:
+        """See `FileCopy.may_differ`; checksums may, too."""
+        places = self._weights.crc_places if self.changed else ()
+        return [*super().may_differ(number), *((place, place + 4) for place in places)]
+
+
+class _RebuiltArchive:
+    """A copy whose weights are changed in a file of their own, and packed again."""
+
+    def __init__(
+        self,
+        archive: Checkpoint,
+        directory: Directory,
+        weights: Member,
+        target: Target,
+        reopen: Reopen,
+    ) -> None:
+        self._directory = directory
+        self._member = weights
+        self._target = target
+        self._reopen = reopen
+        self._archive = source = archive.sources[0]
+        self._fd = target.create(source.path.name, source.size)
+        self._unpacked = (
+            archive.sources[1].duplicate()
+            if len(archive.sources) > 1
+            else inflate_to_file(source, weights)
+        )
+        weakref.finalize(self, self._unpacked.close)
+        self._scratch = ScratchFile(target.path)
+        description = describe_hdf5(self._unpacked)
+        self._tensors = description.tensors
+        self._weights = Hdf5Checkpoint(self._unpacked, description).copy_to(self._scratch)
+        self._changed = False
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`."""
+        return self._weights.read(self._tensors[tensor.name], box, buffer)
+
+    def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
+        """See `Copy.write`."""
+        self._changed = True
+        self._weights.write(self._tensors[tensor.name], box, values)
+
+    @property
+    def files(self) -> Sequence[Source]:
+        """See `Copy.files`; the target closes it."""
+        return (Source.from_fd(self._fd, self._target.path),)
+
+    def finish(self) -> None:
+        """See `Copy.finish`; members other than the weights are copied as they are packed.
+
+        Raises:
+            NotWrittenError: the archive cannot be written, or would need zip64 fields.
+        """
+        self._weights.finish()
+        self._weights.compare(jobs=1)
+        try:
+            self._write_archive()
+        except OSError as error:
+            refuse(error, self._target.path)
+
+    def flush(self) -> None:
+        """See `Copy.flush`."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            refuse(error, self._target.path)
+
+    def compare(self, jobs: int) -> None:
+        """Nothing is left to compare: the weights were, before they were packed again."""
+
+    def _write_archive(self) -> None:
+        if self._changed:
+            directory, member = self._directory, self._member
+            replace_member(self._archive, directory, member, self._blocks(), self._fd)
+        else:
+            copy_bytes(self._archive, self._fd)
+
+    def _blocks(self) -> Iterator[bytes]:
+        weights = Source.from_fd(self._scratch.fd, self._target.path)
+        for at in range(0, weights.size, _BLOCK):
+            yield weights.read_at(at, min(_BLOCK, weights.size - at))
+
+    def reopen(self) -> Checkpoint:
+        """See `Copy.reopen`."""
+        return self._reopen(Source.from_fd(os.dup(self._fd), self._target.path))

@@ -1,0 +1,287 @@
+"""Opening a checkpoint: its bytes, never its name, say which format module gets it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.checkpoints.documents import CONFIG, METADATA, WEIGHTS, parse_strict
+from ckptclamp.checkpoints.safetensors.file import header_length
+from ckptclamp.checkpoints.source import MAX_HEADER_BYTES, Limits, Source
+from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.source import Source
+
+
+_INDEX_BYTES = 64 << 20
+_INDEX_DEPTH = 8
+
+
+def open_checkpoint(
+    path: str | Path, *, follow_symlinks: bool = False, limits: Limits | None = None
+) -> Checkpoint:
+    """Open the checkpoint at `path`: a file, the index of a sharded set, or a directory.
+
+    `path` itself may be a symbolic link; files that it leads to may be only with `follow_symlinks`.
+    `limits` say what is too much to be read.
+
+    Raises:
+        UnreadableError: it cannot be read; `NotACheckpointError` where it is something else, and
+            `RefusedError` where it would be unsafe, or has two meanings.
+    """
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = _open_directory(path, follow_symlinks, limits or Limits())
+    else:
+        source = Source.open(path)
+        checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
+    if checkpoint.format.startswith("safetensors"):
+        from ckptclamp.checkpoints.safetensors.config import stated_quantisation
+
+        checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
+    return checkpoint
+
+
+def open_source(
+    source: Source, *, follow_symlinks: bool = False, limits: Limits | None = None
+) -> Checkpoint:
+    """Open an opened file, which need not have a name; the checkpoint then owns `source`.
+
+    Raises as `open_checkpoint` does, and then closes `source`.
+    """
+    limits = limits or Limits()
+    try:
+        kind = sniff(source)
+        checkpoint = _open_kind(kind, source, follow_symlinks, limits)
+    except BaseException:
+        source.close()
+        raise
+    _check_limits(checkpoint, limits)
+    if note := name_note(source, kind):
+        checkpoint.notes = (*checkpoint.notes, note)
+    return checkpoint
+
+
+def _check_limits(checkpoint: Checkpoint, limits: Limits) -> None:
+    try:
+        limits.check(checkpoint)
+    except RefusedError:
+        checkpoint.close()
+        raise
+
+
+def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits) -> Checkpoint:
+    match kind:
+        case Kind.SAFETENSORS:
+            from ckptclamp.checkpoints.safetensors.file import open_safetensors
+
+            return open_safetensors(source, header_limit=limits.header)
+        case Kind.HDF5:
+            from ckptclamp.checkpoints.hdf5.file import open_hdf5
+
+            return open_hdf5(source)
+        case Kind.ZIP:
+            from ckptclamp.checkpoints.keras.archive import open_keras_archive
+
+            return open_keras_archive(source, limits)
+        case Kind.JSON:
+            return _open_index(source, follow_symlinks, limits.header)
+
+
+def _open_index(source: Source, follow_symlinks: bool, header_limit: int) -> Checkpoint:
+    """Open a sharded set by its index: the names of its shards tell of which format."""
+    if source.size > _INDEX_BYTES:
+        raise RefusedError(
+            f"is {source.size} bytes of JSON; an index has at most {_INDEX_BYTES}",
+            path=source.path,
+        )
+    data = source.read_at(0, source.size)
+    index: Any = parse_strict(
+        data, max_depth=_INDEX_DEPTH, max_bytes=_INDEX_BYTES, what="index", path=source.path
+    )
+    shards = _shard_names(index)
+    if shards and all(name.endswith(".safetensors") for name in shards):
+        from ckptclamp.checkpoints.safetensors.index import open_safetensors_index
+
+        return open_safetensors_index(
+            source, index, follow_symlinks=follow_symlinks, header_limit=header_limit
+        )
+    if shards and all(name.endswith(".weights.h5") for name in shards):
+        from ckptclamp.checkpoints.keras.shards import open_keras_shards
+
+        return open_keras_shards(source, follow_symlinks=follow_symlinks)
+    raise NotACheckpointError(
+        "no checkpoint, but JSON without a weight_map of shards",
+        path=source.path,
+        hint="name the checkpoint, or the index of its shards",
+    )
+
+
+def _shard_names(index: object) -> set[str]:
+    """Return the names of files in a ``weight_map``; each value is a name or a list of names."""
+    entries = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(entries, dict):
+        return set()
+    values = [
+        v for entry in entries.values() for v in (entry if isinstance(entry, list) else [entry])
+    ]
+    return {value for value in values if isinstance(value, str)}
+
+
+def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkpoint:
+    """Open a Keras directory, or the one checkpoint that a directory holds."""
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error), path=path) from error
+    if names >= KERAS_DIRECTORY:
+        from ckptclamp.checkpoints.keras.directory import open_keras_directory
+
+        directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
+        _check_limits(directory, limits)
+        return directory
+    indexes = {name for name in names if name.endswith(tuple(SHARDS))}
+    singles = {name for name in names if name.endswith(".safetensors")}
+    found = sorted(indexes or singles)
+    if len(found) != 1:
+        raise NotACheckpointError(
+            f"a directory with {len(found)} checkpoints"
+            if found
+            else "a directory without weights",
+            path=path,
+            hint=f"name one of them: {', '.join(found[:3])}" if found else "name a checkpoint",
+        )
+    source = Source.open(path / found[0], follow_symlinks=follow_symlinks)
+    checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
+    others = sorted(singles - {file.path.name for file in checkpoint.files})
+    if others:
+        checkpoint.close()
+        raise RefusedError(
+            f"the directory holds {others[0]} beside {found[0]}; which one is loaded is not said",
+            path=path,
+            hint="name the file or the index",
+        )
+    return checkpoint
+
+
+_PREFIX = 4096
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HDF5_USER_BLOCKS = (512, 1024, 2048)
+
+
+class Kind(StrEnum):
+    """The containers that can be opened."""
+
+    SAFETENSORS = "safetensors"
+    HDF5 = "HDF5"
+    ZIP = "a zip archive"
+    JSON = "JSON"
+
+
+_SUFFIXES = {
+    Kind.SAFETENSORS: (".safetensors",),
+    Kind.HDF5: (".h5", ".hdf5", ".hdf"),
+    Kind.ZIP: (".keras", ".zip"),
+    Kind.JSON: (".json",),
+}
+
+_AGAIN = "download or save it again"
+
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (rb"\Z", "an empty file", _AGAIN),
+    (rb"\0{64}", "all zeros where a file should begin", _AGAIN),
+    (
+        rb"version https://git-lfs",
+        "a Git LFS pointer, not the file that it points to",
+        "run `git lfs pull`",
+    ),
+    (
+        rb"\x80[\x02-\x05]|PK\x03\x04.{26}[^\0]{0,200}?data\.pkl",
+        "a Python pickle (PyTorch .pt or .bin), which is never unpickled here",
+        "save it as safetensors",
+    ),
+    (rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy", "a NumPy file", "save it as safetensors"),
+    (rb"GGUF", "a GGUF file", "audit the safetensors that it was made from"),
+    (rb"\s*<(?:!doctype|html|\?xml)", "a web page or XML", "download the file again"),
+    (
+        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
+        "a compressed file or a tar archive",
+        "unpack it first",
+    ),
+)
+"""What is no checkpoint: how its bytes begin, what it is, what to do."""
+
+
+def sniff(source: Source) -> Kind:
+    """Return what `source` is by its bytes.
+
+    Raises:
+        NotACheckpointError: it is nothing that can be opened here; the message says what it looks
+            like, the hint what to do.
+    """
+    prefix = source.read_at(0, min(_PREFIX, source.size))
+    kind = _kind(prefix)
+    # A zip may hold another format; what is HDF5 or safetensors may look like another by chance.
+    foreign = _foreign(prefix) if kind in (None, Kind.ZIP) else None
+    if foreign or kind is None:
+        what, hint = foreign or _unknown(prefix, source)
+        raise NotACheckpointError(f"no checkpoint, but {what}", path=source.path, hint=hint)
+    return kind
+
+
+def name_note(source: Source, kind: Kind) -> str | None:
+    """Return a sentence if the file's name promises another kind than the one it is of."""
+    suffix = source.path.suffix.lower()
+    promised = next((k for k, suffixes in _SUFFIXES.items() if suffix in suffixes), kind)
+    return None if promised is kind else f"named {suffix} but holds {kind}"
+
+
+def _kind(prefix: bytes) -> Kind | None:
+    if any(prefix.startswith(_HDF5_SIGNATURE, start) for start in (0, *_HDF5_USER_BLOCKS)):
+        return Kind.HDF5
+    if prefix.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return Kind.ZIP
+    if header_length(prefix) <= MAX_HEADER_BYTES and prefix[8:9] == b"{":
+        return Kind.SAFETENSORS
+    return Kind.JSON if prefix.lstrip(b" \t\r\n").startswith(b"{") else None
+
+
+def _foreign(prefix: bytes) -> tuple[str, str] | None:
+    """Say what a known kind of file that is no checkpoint is, and what to do."""
+    for pattern, what, hint in _FOREIGN:
+        if re.match(pattern, prefix, re.DOTALL | re.IGNORECASE):
+            return what, hint
+    return None
+
+
+def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
+    """Say what unknown bytes look like, and what to do."""
+    if header_length(prefix) + 8 <= min(source.size, MAX_HEADER_BYTES):
+        return "a safetensors file whose header does not begin with '{'", _AGAIN
+    if all(byte >= 32 or byte in b"\t\r\n" for byte in prefix):
+        return "text", "name the checkpoint itself"
+    return (
+        f"bytes that begin with {prefix[:8].hex(' ')}",
+        "safetensors, HDF5, .keras and their indexes can be opened",
+    )
+
+
+SHARDS: Mapping[str, str] = {
+    ".safetensors.index.json": ".safetensors",
+    ".weights.json": ".weights.h5",
+}
+"""How the names of indexes end, and those of their shards."""
+
+KERAS_DIRECTORY = frozenset({CONFIG, WEIGHTS})
+"""The files that make a directory an unzipped Keras archive."""
+
+CHECKPOINTS = (".safetensors", ".h5", ".keras", *SHARDS)
+"""How the names of files with weights, and of indexes, end."""
+
+PARTS = (CONFIG, METADATA, *CHECKPOINTS)
+"""How the names of files end that belong to a directory that is a checkpoint."""

@@ -1,0 +1,1 @@
+"""The safetensors format: one file, or a sharded set with its index."""

@@ -1,0 +1,304 @@
+"""The header of a safetensors file, read strictly: bytes in, descriptions out, no file.
+
+The format: eight bytes of little-endian header length, a JSON object that may be padded with
+spaces, then the tensors' bytes without gap or overlap (https://github.com/huggingface/safetensors).
+The reference parser lets a name stand twice (the last one wins), white space lead and unknown
+fields pass; here each of these is refused, for another reader could make another model of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Never
+
+from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.copying import FileCopy
+from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
+from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES
+from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
+from ckptclamp.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Copy, Target
+    from ckptclamp.checkpoints.source import Source
+    from ckptclamp.checkpoints.tensor import Box, Tensor
+
+
+MAX_NAME_CHARACTERS = 1024
+MAX_RANK = 64
+"""NumPy has no array of more axes."""
+
+_DEPTH = 3
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
+
+_READABLE: dict[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BOOL": "bool",
+    "C64": "complex64",
+}
+DTYPE_BITS: dict[str, int] = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    **{name: DTYPES[numpy_name].bits for name, numpy_name in _READABLE.items()},
+}
+"""The width of one element, for every dtype of the format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a header says: tensors in the order of their bytes, and free text.
+
+    `extents` holds each tensor's (begin, end), in bytes from the start of the data.
+    """
+
+    tensors: Mapping[str, Tensor]
+    extents: Mapping[str, tuple[int, int]]
+    metadata: Mapping[str, str]
+
+
+def header_length(prefix: bytes) -> int:
+    """Return the length in bytes that the first eight bytes of a file give for its header."""
+    return int.from_bytes(prefix[:8], "little")
+
+
+def parse_header(data: bytes, data_length: int, *, limit: int, path: str | PathLike[str]) -> Header:
+    """Describe a file whose header is `data` and which has `data_length` bytes after it.
+
+    Raises:
+        RefusedError: the header is no valid one, or has more than one reading.
+    """
+    return _HeaderParser(path, len(data)).parse(data, data_length, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeaderParser:
+    path: str | PathLike[str]
+    header_bytes: int
+
+    def parse(self, data: bytes, data_length: int, limit: int) -> Header:
+        if data[:1] != b"{":
+            self.refuse("the header does not begin with '{'")
+        content = data.rstrip(b" ")
+        if content[-1:] != b"}":
+            self.refuse("the header does not end with '}' and spaces")
+        entries: dict[str, Any] = parse_strict(
+            content, max_depth=_DEPTH, max_bytes=limit, what="header", path=self.path
+        )
+        metadata = self.metadata(entries.pop("__metadata__", {}))
+        extents = {name: self.extent(name, entry) for name, entry in entries.items()}
+        order = sorted(extents, key=extents.__getitem__)
+        self.check_cover(order, extents, data_length)
+        tensors = {name: self.tensor(name, entries[name], extents[name]) for name in order}
+        return Header(tensors, {name: extents[name] for name in order}, metadata)
+
+    def refuse(self, reason: str, tensor: str | None = None) -> Never:
+        raise RefusedError(reason, path=self.path, tensor=tensor)
+
+    def metadata(self, entry: object) -> dict[str, str]:
+        if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
+            self.refuse("__metadata__ is not an object of strings")
+        return entry
+
+    def extent(self, name: str, entry: object) -> tuple[int, int]:
+        """Check one entry's form and return its (begin, end)."""
+        if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+            self.refuse(
+                f"a tensor's name has {len(name)} characters, not 1 to {MAX_NAME_CHARACTERS}"
+            )
+        if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+            self.refuse("the entry does not hold just dtype, shape and data_offsets", name)
+        if not isinstance(entry["dtype"], str):
+            self.refuse("dtype is not a string", name)
+        if not _is_sizes(entry["shape"]):
+            self.refuse("shape is not a list of whole numbers", name)
+        offsets = entry["data_offsets"]
+        if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            self.refuse("data_offsets is not [begin, end]", name)
+        return offsets[0], offsets[1]
+
+    def check_cover(
+        self, order: list[str], extents: dict[str, tuple[int, int]], data_length: int
+    ) -> None:
+        """Refuse tensors that overlap, leave a gap, or do not end with the file."""
+        position = 0
+        for name in order:
+            begin, end = extents[name]
+            if begin != position:
+                what = "overlaps the tensor before it" if begin < position else "leaves a gap"
+                self.refuse(f"{what}: begins at byte {begin} of the data, not {position}", name)
+            position = end
+        if position != data_length:
+            what = "truncated" if position > data_length else "longer than its header says"
+            self.refuse(
+                f"the file is {what}: the tensors take {position} bytes, "
+                f"{data_length} follow the header"
+            )
+
+    def tensor(self, name: str, entry: dict[str, Any], extent: tuple[int, int]) -> Tensor:
+        shape = tuple(entry["shape"])
+        dtype_name = entry["dtype"]
+        if dtype_name not in DTYPE_BITS:
+            self.refuse(f"the dtype {dtype_name} is not of the format", name)
+        length = extent[1] - extent[0]
+        if math.prod(shape) * DTYPE_BITS[dtype_name] != length * 8:
+            self.refuse(f"{dtype_name} {list(shape)} does not fill {length} bytes", name)
+        dtype = DTYPES[_READABLE[dtype_name]] if dtype_name in _READABLE else None
+        begin = 8 + self.header_bytes + extent[0]
+        storage = _storage(dtype_name, dtype, shape, begin)
+        return Tensor(name, shape, dtype, storage, dtype_name=dtype_name)
+
+
+def _storage(
+    dtype_name: str, dtype: StorageDType | None, shape: tuple[int, ...], offset: int
+) -> Storage:
+    if dtype is None:
+        return Unreadable(f"the dtype {dtype_name} cannot be read")
+    if len(shape) > MAX_RANK:
+        return Unreadable(f"it has {len(shape)} axes; at most {MAX_RANK} can be read")
+    return Contiguous(0, offset)
+
+
+def _is_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """A single safetensors file; see `Checkpoint`."""
+
+    format = "safetensors"
+
+    def __init__(self, source: Source, header: Header, header_limit: int) -> None:
+        self.path = source.path
+        self.sources = (source,)
+        self.tensors = header.tensors
+        self.metadata = header.metadata
+        self._header_limit = header_limit
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`."""
+        return read_box(self.sources, tensor, box, buffer)
+
+    def copy_to(self, target: Target) -> Copy:
+        """See `Checkpoint.copy_to`."""
+        (source,) = self.sources
+        limit = self._header_limit
+        return FileCopy(
+            [(source.path.name, source)],
+            target,
+            lambda sources: open_safetensors(sources[0], header_limit=limit),
+        )
+
+
+def open_safetensors(
+    source: Source, *, header_limit: int = DEFAULT_HEADER_LIMIT
+) -> SafetensorsCheckpoint:
+    """Describe the safetensors file `source`, which the checkpoint then owns.
+
+    `header_limit` bounds the header in bytes, and so the memory that describing it takes.
+
+    Raises:
+        RefusedError: it is no valid safetensors file, or has more than one reading.
+    """
+    return SafetensorsCheckpoint(source, read_header(source, header_limit), header_limit)
+
+
+def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT) -> Header:
+    """Read the header of `source`; raises as `open_safetensors` does."""
+    limit = min(limit, MAX_HEADER_BYTES)
+    prefix = source.read_at(0, min(8, source.size))
+    length = header_length(prefix)
+    if len(prefix) < 8 or length + 8 > source.size:
+        raise RefusedError(
+            f"the file is truncated: it has {source.size} bytes, and its header ends later",
+            path=source.path,
+        )
+    if length > limit:
+        raise RefusedError(
+            f"the header is {length} bytes long; at most {limit} are read",
+            path=source.path,
+        )
+    data = source.read_at(8, length)
+    header = parse_header(data, source.size - 8 - length, limit=limit, path=source.path)
+    _check_with_library(header, prefix + data, source)
+    return header
+
+
+def _check_with_library(header: Header, prefix: bytes, source: Source) -> None:
+    """Refuse what the reference parser refuses, or reads otherwise."""
+    from safetensors import SafetensorError
+
+    try:
+        with _hollow_file(prefix, source.size) as path:
+            theirs = _library_reading(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = f"the safetensors library refuses it: {error}"
+        raise RefusedError(reason, path=source.path) from error
+    if theirs != _our_reading(header):
+        raise RefusedError("the safetensors library reads the header otherwise", path=source.path)
+
+
+@contextmanager
+def _hollow_file(prefix: bytes, size: int) -> Iterator[str]:
+    """Give the path of a file in memory that begins with `prefix` and is a hole up to `size`."""
+    fd = os.memfd_create("safetensors-header", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(prefix)
+        os.ftruncate(fd, size)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+Reading = dict[str, tuple[str, tuple[int, ...], int | None]]
+"""What one parser makes of a header: for each name the dtype, the shape, and where it begins."""
+
+
+def _library_reading(path: str) -> Reading:
+    """Read a header with the library, which tells the order of the tensors but no offsets.
+
+    It has checked sizes and the absence of gaps, so a running sum gives each offset. A tensor of
+    no bytes may stand anywhere among its like, so its offset is left out.
+    """
+    from safetensors import safe_open
+
+    reading: Reading = {}
+    bits = 0
+    with safe_open(path, framework="numpy") as file:
+        for name in file.offset_keys():
+            part = file.get_slice(name)
+            dtype, shape = part.get_dtype(), tuple(part.get_shape())
+            length = math.prod(shape) * DTYPE_BITS[dtype]
+            reading[name] = (dtype, shape, bits // 8 if length else None)
+            bits += length
+    return reading
+
+
+def _our_reading(header: Header) -> Reading:
+    return {
+        name: (tensor.dtype_name, tensor.shape, begin if end > begin else None)
+        for (name, tensor), (begin, end) in zip(
+            header.tensors.items(), header.extents.values(), strict=True
+        )
+    }

@@ -1,0 +1,1 @@
+"""The isolated process in which untrusted files are parsed."""

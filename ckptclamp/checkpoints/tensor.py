@@ -1,0 +1,290 @@
+"""What a checkpoint is made of, as plain frozen data: which tensors, and where their bytes lie.
+
+A format module describes a file in these words and holds no weights; `reading` then fetches weights
+from the places that are named here. Nothing in this module opens a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptclamp.checkpoints.dtypes import StorageDType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+Box = tuple[tuple[int, int], ...]
+"""A rectangular part of a tensor: for each axis (start, stop)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contiguous:
+    """A tensor's bytes in C order, one extent of one source.
+
+    `source` is an index into the checkpoint's sources, `offset` counts bytes from its start.
+    """
+
+    source: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One stored chunk: its first element's coordinates, its bytes, and the filters that were left out.
+
+    Bit k of `filter_mask` says that filter k was not applied to this chunk.
+    """
+
+    start: tuple[int, ...]
+    offset: int
+    stored: int
+    filter_mask: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunked:
+    """A tensor in chunks of `chunk_shape`, each put through `filters` in order when it was written.
+
+    Filters are named ``shuffle``, ``deflate``, ``fletcher32`` or ``lzf``. A chunk that is not listed
+    was never written: all its elements are `fill` (one element's bytes). `by_start` finds a chunk
+    by its first element's coordinates.
+    """
+
+    source: int
+    chunk_shape: tuple[int, ...]
+    filters: tuple[str, ...]
+    chunks: tuple[Chunk, ...]
+    fill: bytes
+    deflate_level: int | None = None
+    by_start: Mapping[tuple[int, ...], Chunk] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_start", {chunk.start: chunk for chunk in self.chunks})
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A tensor whose bytes were never written: every element is `fill` (one element's bytes)."""
+
+    source: int
+    fill: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A tensor that can be named but not read, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantised:
+    """A weight that is stored as small integers with scales, and computed where it is read.
+
+    The weight's elements, in C order, fill a `matrix` of (rows, columns). `values` holds their
+    integers q: of the weight's own shape, or two to a byte along the axis `packed` of the matrix, the
+    even one in the low half. Each index along the axis `kept` of the matrix has a scale of its own,
+    in C order of `scale`, and the weight is q / scale. Where there are `groups` the other axis of the
+    matrix is cut up too: its index i belongs to group ``groups[i]``, `scale` and `zero` are matrices
+    of one row (or column) for each group, and the weight is (q - zero) · scale.
+    """
+
+    values: Tensor
+    scale: Tensor
+    matrix: tuple[int, int]
+    kept: Literal[0, 1]
+    packed: Literal[0, 1] | None = None
+    zero: Tensor | None = None
+    groups: Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors of the file that the weight is computed from."""
+        every = (self.values, self.scale, self.zero, self.groups)
+        return tuple(tensor for tensor in every if tensor is not None)
+
+
+Storage = Contiguous | Chunked | Constant | Unreadable | Dequantised
+
+
+class Role(StrEnum):
+    """What a tensor is to the model. Only weights can be governed by a declared constraint."""
+
+    WEIGHT = "weight"
+    OPTIMIZER = "optimizer"
+    STATE = "state"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named n-d array in a checkpoint.
+
+    `name` is the format's own full name: the safetensors key, or the path of the HDF5 dataset
+    without a leading slash. `aliases` are other names by which a user may know it (other hard
+    links to the same bytes, Keras' own variable path); globs match any of them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: StorageDType | None
+    storage: Storage
+    aliases: tuple[str, ...] = ()
+    role: Role = Role.WEIGHT
+    dtype_name: str = ""
+
+    @property
+    def size(self) -> int:
+        """How many elements, as an exact Python integer."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the elements take, decoded."""
+        return 0 if self.dtype is None else (self.size * self.dtype.bits + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """Who wrote a checkpoint, as far as it says: ``Producer("keras", "3.15.1", "jax")``."""
+
+    framework: str
+    version: str | None = None
+    backend: str | None = None
+
+    def __str__(self) -> str:
+        backend = f" ({self.backend})" if self.backend else ""
+        return " ".join(filter(None, (self.framework, self.version))) + backend
+
+
+class KerasLayout(StrEnum):
+    """How Keras named the datasets."""
+
+    LEGACY = "legacy"
+    """By layer name and `weight_names`: whole-model and weights-only ``.h5`` of any generation."""
+    V3 = "v3"
+    """By class and position, ``layers/dense/vars/0``: ``.keras``, ``.weights.h5`` and shards."""
+
+
+@dataclass(frozen=True, slots=True)
+class KerasModel:
+    """What a Keras file says of the model beside its weights; nothing in it is ever instantiated.
+
+    `config` is the parsed model config (``None`` in weights-only files). `weights_root` is the
+    group that holds the layers (``model_weights`` or empty). Legacy layout: `layer_names` and, for
+    each layer, `weight_names` in the order of the file's attributes. V3 layout: `group_names` maps
+    each group that owns a ``vars`` group (its path without ``/vars``) to its ``name`` attribute,
+    ``None`` where it has none.
+    """
+
+    layout: KerasLayout
+    version: str | None = None
+    backend: str | None = None
+    config: Mapping[str, Any] | None = None
+    weights_root: str = ""
+    layer_names: tuple[str, ...] = ()
+    weight_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    group_names: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """`count` runs of `length` bytes, the first at `offset`, each `stride` bytes after the last."""
+
+    offset: int
+    length: int
+    count: int
+    stride: int
+
+
+def box_shape(box: Box) -> tuple[int, ...]:
+    """Return the shape of an array that holds `box`."""
+    return tuple(stop - start for start, stop in box)
+
+
+def check_box(shape: tuple[int, ...], box: Box) -> None:
+    """Raise `ValueError` unless `box` lies inside an array of `shape`."""
+    if len(box) != len(shape) or not all(
+        0 <= start <= stop <= extent for (start, stop), extent in zip(box, shape, strict=True)
+    ):
+        raise ValueError(f"{box} is no box of an array of shape {shape}")
+
+
+def one_run(shape: tuple[int, ...], box: Box, itemsize: int) -> tuple[int, int] | None:
+    """Return the offset and the length of `box` in bytes if it is one run of a C-ordered array.
+
+    ``None`` where it is several runs, or lies outside an array of `shape`. It is what `plan_runs`
+    says, at a small part of the cost: most blocks of most tensors are one run.
+    """
+    if len(box) != len(shape):
+        return None
+    offset, count = 0, 1
+    for (start, stop), extent in zip(box, shape, strict=True):
+        length = stop - start
+        if not 0 <= start < stop <= extent or (count > 1 and length != extent):
+            return None
+        offset = offset * extent + start
+        count *= length
+    return offset * itemsize, count * itemsize
+
+
+def plan_runs(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[Runs]:
+    """Yield where the bytes of `box` lie in a C-ordered array of `shape`, in the box's own order.
+
+    Offsets are in bytes from the start of the array. A box that is one extent gives one run.
+    """
+    check_box(shape, box)
+    if any(start == stop for start, stop in box):
+        return
+    strides = [itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    origin = sum(start * stride for (start, _), stride in zip(box, strides, strict=True))
+    extents = box_shape(box)
+    # Axes that are read whole join the axis before them: first into runs, then into their count.
+    inner = _join_whole(shape, extents, len(shape))
+    length = math.prod(extents[inner:]) * itemsize
+    middle = _join_whole(shape, extents, inner)
+    count = math.prod(extents[middle:inner])
+    stride = strides[inner - 1] if inner else length
+    for index in itertools.product(*(range(extent) for extent in extents[:middle])):
+        shift = sum(i * step for i, step in zip(index, strides, strict=False))
+        yield Runs(origin + shift, length, count, stride)
+
+
+def _join_whole(shape: tuple[int, ...], extents: tuple[int, ...], end: int) -> int:
+    """Return the first axis of a group that ends before `end` and is whole but for that axis."""
+    axis = max(end - 1, 0)
+    while axis > 0 and extents[axis] == shape[axis]:
+        axis -= 1
+    return axis
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPart:
+    """The part of a box that one chunk holds: where it lies in the chunk, and where in the box."""
+
+    start: tuple[int, ...]
+    in_chunk: tuple[slice, ...]
+    in_box: tuple[slice, ...]
+
+
+def plan_chunks(box: Box, chunk_shape: tuple[int, ...]) -> Iterator[ChunkPart]:
+    """Yield the part of `box` that each chunk of a regular grid holds; `start` names the chunk."""
+    grid = (
+        range(start // extent * extent, stop, extent) if start < stop else range(0)
+        for (start, stop), extent in zip(box, chunk_shape, strict=True)
+    )
+    for corner in itertools.product(*grid):
+        bounds = [
+            (max(start, at), min(stop, at + extent), at, start)
+            for (start, stop), at, extent in zip(box, corner, chunk_shape, strict=True)
+        ]
+        yield ChunkPart(
+            corner,
+            tuple(slice(low - at, high - at) for low, high, at, _ in bounds),
+            tuple(slice(low - start, high - start) for low, high, _, start in bounds),
+        )

@@ -1,0 +1,1 @@
+"""Zip archives, read strictly and rewritten byte for byte."""

@@ -1,0 +1,91 @@
+"""Running work on any `concurrent.futures.Executor`, in order and never far ahead of the reader."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor, Future
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def threads(jobs: int) -> Iterator[Executor | None]:
+    """Give a pool of `jobs` threads, or ``None`` where one thread is enough: the caller's own."""
+    if jobs <= 1:
+        yield None
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="ckptclamp")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in a thread of its own while the block runs, and wait for it when the block ends.
+
+    What `work` raises is raised then, unless the block raises something itself.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, thread_name_prefix="beside") as pool:
+        future = pool.submit(work)
+        yield
+        future.result()
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], executor: Executor | None, window: int
+) -> Iterator[tuple[Item, Result]]:
+    """Run `work` on each item and yield the results in the order of the items.
+
+    At most `window` items are in flight, and `items` is drawn from no faster. Without an executor
+    each item is worked on when its result is asked for. What `work` raises is raised here.
+    """
+    if executor is None:
+        for item in items:
+            yield item, work(item)
+        return
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, executor.submit(work, item)))
+            if len(pending) >= window:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all), with growing numbers until both are the same."""
+
+
+class Meter:
+    """Adds up the bytes of one pass over `total` bytes, for `progress` (``None``: for nobody)."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def add(self, more: int) -> None:
+        """Count `more` bytes as done; work that is done twice counts once."""
+        self._done = min(self._done + more, self._total)
+        if self._progress is not None:
+            self._progress(self._done, self._total)

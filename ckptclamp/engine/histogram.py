@@ -1,0 +1,107 @@
+"""A histogram of any number of values in bounded memory, the same for any order of arrival.
+
+A float64's bits, read as an integer, are in the order of the values (after a flip for negative
+ones). Dropping low bits gives bins that are fine everywhere, from 1e-300 to 1e300; where there
+would be too many, one more bit is dropped. Every count is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of units by measured value: bin i spans ``edges[i] <= value < edges[i + 1]``."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+_FINE = 2048
+"""Bins kept while values arrive."""
+
+_BINS = 32
+"""Bins of the result."""
+
+_FIRST_SHIFT = 52 - 10
+"""Low bits dropped at first: 1,024 bins from one power of two to the next."""
+
+_WIDE_RANGE = 100.0
+"""Positive values over more than this ratio are binned in equal ratios, not in equal steps."""
+
+
+class UnitHistogram:
+    """Counts measured values; non-finite ones are left out."""
+
+    def __init__(self) -> None:
+        self._shift = _FIRST_SHIFT
+        self._keys = np.zeros(0, np.int64)
+        self._counts = np.zeros(0, np.int64)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Count some values."""
+        keys = _ordered(values[np.isfinite(values)]) >> self._shift
+        self._take(keys, np.ones(len(keys), np.int64))
+
+    def merge(self, other: UnitHistogram) -> None:
+        """Count what `other` counted."""
+        while self._shift < other._shift:
+            self._coarsen()
+        self._take(other._keys >> (self._shift - other._shift), other._counts)
+
+    def result(self) -> Histogram:
+        """Return at most 32 bins from the smallest value to the largest; no edges if none came."""
+        if not len(self._keys):
+            return Histogram((), ())
+        low, high = self._keys[0], self._keys[-1] + 1
+        targets = _spaced(*_values(np.array([low, high]) << self._shift).tolist())
+        inner = (_ordered(targets) >> self._shift) + 1
+        keys = np.unique(np.clip(np.concatenate([[low], inner, [high]]), low, high))
+        places = np.searchsorted(keys, self._keys, side="right") - 1
+        counts = np.bincount(places, self._counts, len(keys) - 1).astype(np.int64)
+        return Histogram(
+            tuple(_values(keys << self._shift).tolist()), tuple(int(count) for count in counts)
+        )
+
+    def _take(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        self._keys, places = np.unique(np.concatenate([self._keys, keys]), return_inverse=True)
+        total = np.zeros(len(self._keys), np.int64)
+        np.add.at(total, places, np.concatenate([self._counts, counts]))
+        self._counts = total
+        while len(self._keys) > _FINE:
+            self._coarsen()
+
+    def _coarsen(self) -> None:
+        self._shift += 1
+        keys, counts = self._keys >> 1, self._counts
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
+        self._keys = keys[starts]
+        self._counts = np.add.reduceat(counts, starts) if len(keys) else counts
+
+
+def _ordered(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Integers in the order of the values; both zeros are 0."""
+    bits = (np.asarray(values, np.float64) + 0.0).view(np.int64)
+    return np.where(bits < 0, np.int64(-1) - (bits & np.int64(2**63 - 1)), bits)
+
+
+def _values(ordered: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The inverse of `_ordered`."""
+    sign = np.int64(-(2**63))
+    return np.where(ordered < 0, (np.int64(-1) - ordered) | sign, ordered).view(np.float64)
+
+
+def _spaced(low: float, high: float) -> NDArray[np.float64]:
+    """Where inner edges would best be: in equal ratios over a wide positive range, or equal steps."""
+    steps = np.arange(1, _BINS) / _BINS
+    if low > 0 and high / low > _WIDE_RANGE:
+        return np.asarray(low * np.exp(steps * math.log(high / low)))
+    return low * (1 - steps) + high * steps

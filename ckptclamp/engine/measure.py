@@ -1,0 +1,240 @@
+"""Measuring tensors: requests in, statistics of whole units out, in one pass over the weights."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial as bound
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.checkpoints.source import default_jobs
+from ckptclamp.checkpoints.tensor import Chunked, Dequantised
+from ckptclamp.constraints.base import UnitStatistics
+from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, grid_of
+from ckptclamp.engine.executors import in_order, threads
+from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
+from ckptclamp.engine.segments import (
+    Answer,
+    Group,
+    Item,
+    Part,
+    Segment,
+    count_of,
+    finished,
+    reduce_elsewhere,
+    reduce_item,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.engine.blocks import Grid
+
+DEFAULT_MEMORY = 256 << 20
+
+COPIES = 4
+"""Blocks that a job has in hand, at most, when it projects: read, chosen, tried, and as they will be."""
+
+_PIECES = 6
+"""Pieces of float64 that a job has in hand, at most."""
+
+
+def measure(
+    reader: TensorReader,
+    requests: Sequence[Request],
+    *,
+    memory: int = DEFAULT_MEMORY,
+    jobs: int | None = None,
+    executor: Executor | None = None,
+    reopen: Callable[[], TensorReader] | None = None,
+    progress: Callable[[int], None] | None = None,
+    block: int = BLOCK,
+) -> Iterator[Measurement]:
+    """Measure what `requests` ask for; requests for one tensor share one read where they can.
+
+    Args:
+        reader: where weights are read from, by several threads at once.
+        requests: what to measure.
+        memory: bytes that blocks, partial results and results in flight may take.
+        jobs: threads; by default as many as there are processors, fewer where the memory asks for
+            it. With an `executor`: how many items it works on at once.
+        executor: runs the work instead of threads of our own, and is left running. One that runs
+            it in another process needs `reopen`.
+        reopen: opens the same checkpoint again; must be picklable, as requests are.
+        progress: is told how many more bytes of weights have been measured.
+        block: elements of a block; the results' last bits depend on it and on nothing else here.
+
+    Yields:
+        Batches of whole units. Tensors come in the order in which requests first name them; the
+        units of a request come in the order in which they are complete. The same requests give the
+        same sequence, bit for bit, whatever runs the work. Every request is answered at least once:
+        a tensor without weights by a batch of no units. `Failed` is the last word on its request.
+    """
+    groups, at_once = _grouped(requests, memory, block)
+    yield from at_once
+    waiting = max((_result_bytes(group) for group in groups), default=0)
+    jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting=waiting)
+    work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
+    if executor is not None and reopen is not None:
+        work = bound(reduce_elsewhere, pickle.dumps(reopen))
+    small = sum(group.tensor.size for group in groups) <= SEGMENT
+    failed: set[int] = set()
+    with threads(1 if executor is not None or small else jobs) as pool:
+        items = _items([(group, 0, len(group.grid)) for group in groups], failed)
+        results = in_order(work, items, executor or pool, jobs + 1)
+        yield from _assemble(requests, results, failed, progress)
+
+
+def measure_boxes(
+    reader: TensorReader, group: Group, boxes: range, pool: Executor | None, window: int
+) -> Iterator[Measurement]:
+    """Measure the units that lie in `boxes` of a group of one request.
+
+    The answers are, bit for bit, those that `measure` gives for these units.
+    """
+    items = _items([(group, boxes.start, boxes.stop)], set())
+    results = in_order(bound(reduce_item, reader), items, pool, window)
+    yield from _assemble([group.requests[0][1]], results, set(), None)
+
+
+def _grouped(
+    requests: Sequence[Request], memory: int, block: int
+) -> tuple[list[Group], list[Measurement]]:
+    """Sort requests into groups that share a read; answer those that need no weights."""
+    members: dict[tuple[int, Grid], list[tuple[int, Request]]] = {}
+    at_once: list[Measurement] = []
+    for place, request in enumerate(requests):
+        refusal = unreadable(request.tensor, memory)
+        if refusal is not None:
+            at_once.append(Failed(place, *refusal))
+        elif request.tensor.size == 0:
+            at_once.append(_empty(place, request))
+        else:
+            key = (id(request.tensor), grid_of(request.tensor, request.axes, block))
+            members.setdefault(key, []).append((place, request))
+    return [
+        Group(shared[0][1].tensor, grid, tuple(shared)) for (_, grid), shared in members.items()
+    ], at_once
+
+
+def unreadable(tensor: Tensor, memory: int) -> tuple[str, str | None] | None:
+    """Why a tensor cannot be measured, and what to do, or ``None`` if it can."""
+    dtype = tensor.dtype
+    if dtype is None or dtype.kind is Kind.COMPLEX or dtype.bits % 8:
+        return f"holds {dtype or tensor.dtype_name or 'an unknown dtype'}, not real numbers", None
+    needed = _chunk_bytes(tensor)
+    if needed > memory:
+        return f"has chunks that take {needed} bytes to decode", "raise --memory"
+    return None
+
+
+def _chunk_bytes(tensor: Tensor) -> int:
+    """What it takes to decode a chunk: as stored, decoded, put in place, and widened."""
+    if isinstance(tensor.storage, Dequantised):
+        return max(map(_chunk_bytes, tensor.storage.parts))
+    if not isinstance(tensor.storage, Chunked) or tensor.dtype is None:
+        return 0
+    return 4 * math.prod(tensor.storage.chunk_shape) * tensor.dtype.itemsize
+
+
+def affordable(
+    jobs: int, tensors: Sequence[Tensor], memory: int, *, waiting: int = 0, copies: int = 1
+) -> int:
+    """As many of `jobs` as the memory has room for.
+
+    Each has some `copies` of a block, pieces of it as float64, a chunk to decode, and bytes of
+    results `waiting` for their turn.
+    """
+    chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
+    itemsize = max((t.dtype.itemsize for t in tensors if t.dtype is not None), default=0)
+    each = copies * itemsize * BLOCK + _PIECES * 8 * PIECE + chunk + 2 * waiting
+    return max(1, min(jobs, memory // each))
+
+
+def _result_bytes(group: Group) -> int:
+    """The most that one segment of `group` answers."""
+    weights = min(group.tensor.size, SEGMENT)
+    total = 0
+    for _, request in group.requests:
+        unit = math.prod(request.tensor.shape[axis] for axis in request.axes)
+        # A weight that is a unit is each of its own statistics.
+        arrays = 1 + (len(request.needs) if request.axes else 1)
+        total += 8 * arrays * -(-weights // min(unit, 8))
+    return total
+
+
+def _empty(place: int, request: Request) -> Batch:
+    none = np.zeros(0)
+    statistics = UnitStatistics(0, dict.fromkeys(request.needs, none), none.astype(np.int64))
+    return Batch(place, tuple((0, 0) for _ in request.kept), statistics)
+
+
+def _items(ranges: Iterable[tuple[Group, int, int]], failed: set[int]) -> Iterator[Item]:
+    """Cut ranges of boxes into segments, several small ones to an item; skip groups that failed.
+
+    Segments begin at multiples of their length, wherever the range begins.
+    """
+    item: list[Segment] = []
+    weight = 0
+    for group, first, last in ranges:
+        step = group.grid.segment
+        for start in range(first - first % step, last, step):
+            if group.requests[0][0] in failed:
+                break
+            item.append(Segment(group, max(first, start), min(start + step, last)))
+            weight += max(group.tensor.size * step // len(group.grid), SEGMENT // 256)
+            if weight >= SEGMENT:
+                yield tuple(item)
+                item, weight = [], 0
+    if item:
+        yield tuple(item)
+
+
+def _assemble(
+    requests: Sequence[Request],
+    results: Iterable[tuple[Item, list[Answer]]],
+    failed: set[int],
+    progress: Callable[[int], None] | None,
+) -> Iterator[Batch | Screened | Failed]:
+    """Merge parts of units, in the order of the weights, and pass on what is whole."""
+    pending: dict[tuple[int, Box], Part] = {}
+    for item, answers in results:
+        for answer in answers:
+            if answer.request in failed:
+                continue
+            if isinstance(answer, Failed):
+                failed.add(answer.request)
+            if not isinstance(answer, Part):
+                yield answer
+                continue
+            part = _merged(pending.pop((answer.request, answer.units), None), answer)
+            request = requests[part.request]
+            size = math.prod(request.tensor.shape[axis] for axis in request.axes)
+            if part.weights < size * count_of(part.units):
+                pending[part.request, part.units] = part
+            else:
+                yield finished(part.request, request, part.units, part.partial)
+        if progress is not None:
+            progress(sum(_bytes(segment) for segment in item))
+    lost = {request for request, _ in pending} - failed
+    assert not lost, f"requests {lost} were left incomplete"
+
+
+def _merged(before: Part | None, after: Part) -> Part:
+    if before is None:
+        return after
+    with np.errstate(all="ignore"):
+        before.partial.merge(after.partial)
+    return Part(after.request, after.units, before.weights + after.weights, before.partial)
+
+
+def _bytes(segment: Segment) -> int:
+    """Bytes of weights in a segment, about; all segments of a tensor have its bytes exactly."""
+    boxes, nbytes = len(segment.group.grid), segment.group.tensor.nbytes
+    return segment.last * nbytes // boxes - segment.first * nbytes // boxes

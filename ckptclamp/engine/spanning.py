@@ -1,0 +1,251 @@
+"""Projecting units that no block holds whole: columns, convolution kernels, whole tensors.
+
+They are measured first. A trial is read through `_Trial`, so that what is measured is, bit for bit,
+what would be stored; nothing is written before the last trial is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial as bound
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.constraints.base import Transform, UnitStatistics
+from ckptclamp.engine.blocks import PENDING
+from ckptclamp.engine.executors import in_order
+from ckptclamp.engine.measure import measure_boxes
+from ckptclamp.engine.mending import Job, joined
+from ckptclamp.engine.requests import Batch, Failed, Projected
+from ckptclamp.engine.segments import WORKSPACE, Group, count_of, read
+from ckptclamp.engine.transform import (
+    Arithmetic,
+    as_keras,
+    as_matrix,
+    changed_units,
+    distances,
+    exactly,
+    moved,
+    moved_few,
+    relative,
+)
+from ckptclamp.errors import UnreadableError
+from ckptclamp.spec.model import Projection
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.engine.search import Step
+
+
+_FEW = 4
+"""Where fewer than one unit in so many moves, the others are left out of the arithmetic."""
+
+_MARGIN = 4
+"""In u/√n: a second trial is a pass over the whole tensor, so next to none may be needed."""
+
+
+def spanning_units(
+    job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
+) -> Iterator[tuple[int, Projected]]:
+    """Project all units, as many at a time as the accumulators have room for.
+
+    `known` is what is known of the units beforehand: everything, or nothing. Yields how many weights
+    were looked at, and what was done to their units.
+    """
+    for first, last in _unit_groups(job):
+        with np.errstate(all="ignore"):
+            done = _Units(job, range(first, last), pool, window, known).mend()
+        yield sum(count_of(job.grid.box(index)) for index in range(first, last)), done
+
+
+def _unit_groups(job: Job) -> Iterator[tuple[int, int]]:
+    """Ranges of boxes that hold whole units: all boxes, or some stripes at a time."""
+    grid = job.grid
+    if grid.order == tuple(range(len(grid.shape))):
+        yield 0, len(grid)
+        return
+    boxes = math.prod(grid.counts[axis] for axis in job.axes)
+    units = math.prod(grid.tile[axis] for axis in job.request.kept)
+    step = boxes * max(1, PENDING // units)
+    for first in range(0, len(grid), step):
+        yield first, min(first + step, len(grid))
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Which units move, and how the units of a slice of them do.
+
+    `change` is how far each moves relative to its largest magnitude, where that is known beforehand:
+    then each moves.
+    """
+
+    chosen: NDArray[np.bool_]
+    arithmetic: Callable[[slice | NDArray[np.intp]], Arithmetic]
+    change: NDArray[np.float64] | None = None
+
+
+class _Units:
+    """The units of a range of boxes, measured and moved together.
+
+    `places` tells where the units of each box stand in arrays of all units.
+    """
+
+    def __init__(
+        self, job: Job, boxes: range, pool: Executor | None, window: int, known: Sequence[Batch]
+    ) -> None:
+        self.job = job
+        self.boxes = boxes
+        self.pool = pool
+        self.window = window
+        self.places: dict[Box, slice] = {}
+        self.statistics = self._taken(known) or self._measure(job.copy)
+
+    def mend(self) -> Projected:
+        """Move the units that are to move, and write them."""
+        if self.job.projection is Projection.KERAS:
+            return self._follow_keras()
+        outside, chosen = self.job.mendable(self.statistics)
+        search = self.job.search(self.statistics, chosen, margin=_MARGIN)
+        while search.active.any():
+            trial = _Trial(self, _stepping(search.step, search.active))
+            search.observe(self._measure(trial))
+        move = _stepping(search.best, search.accepted)
+        scale = search.pure_scale()
+        written = self._write(move if scale is None else replace(move, change=np.abs(scale - 1)))
+        left = np.count_nonzero(outside & ~chosen) + np.count_nonzero(search.left)
+        return written + Projected(0, 0, 0.0, int(left))
+
+    def _follow_keras(self) -> Projected:
+        transform = self.job.constraint.project_keras(self.statistics)
+        move = _Move(
+            self.statistics.nonfinite == 0,
+            lambda place: as_keras(_part(transform, place)),
+        )
+        trial = self._measure(_Trial(self, move))
+        left = self.job.left_by_keras(self.statistics, trial)
+        written = self._write(replace(move, chosen=move.chosen & (trial.nonfinite == 0)))
+        return written + Projected(0, 0, 0.0, int(np.count_nonzero(left)))
+
+    def _measure(self, reader: TensorReader) -> UnitStatistics:
+        """Measure all units, in the order in which they are complete, which is always the same."""
+        job = self.job
+        group = Group(job.tensor, job.grid, ((0, job.request),))
+        batches: list[Batch] = []
+        for answer in measure_boxes(reader, group, self.boxes, self.pool, self.window):
+            if isinstance(answer, Failed):
+                raise UnreadableError(answer.reason, tensor=job.tensor.name, hint=answer.hint)
+            assert isinstance(answer, Batch)
+            batches.append(answer)
+        return self._joined(batches)
+
+    def _taken(self, known: Sequence[Batch]) -> UnitStatistics | None:
+        """Take what an audit measured of these units, if that is each of them, and once."""
+        mine = {self._units(self.job.grid.box(index)) for index in self.boxes} if known else set()
+        batches = [batch for batch in known if batch.units in mine]
+        return self._joined(batches) if 0 < len(batches) == len(mine) else None
+
+    def _joined(self, batches: list[Batch]) -> UnitStatistics:
+        count = 0
+        for batch in batches:
+            self.places[batch.units] = slice(count, count + len(batch.statistics))
+            count += len(batch.statistics)
+        return joined([batch.statistics for batch in batches])
+
+    def _units(self, box: Box) -> Box:
+        return tuple(box[axis] for axis in self.job.request.kept)
+
+    def place(self, box: Box) -> slice:
+        """Where the units of `box` stand."""
+        return self.places[self._units(box)]
+
+    def moved(self, box: Box, block: NDArray[Any], move: _Move) -> NDArray[Any]:
+        """Return `block`, which is `box`, with its chosen units moved."""
+        place, axes = self.place(box), self.job.axes
+        chosen = move.chosen[place]
+        some = np.flatnonzero(chosen)
+        if not len(some):
+            return block
+        matrix = as_matrix(block.shape, axes) if _FEW * len(some) < len(chosen) else None
+        if matrix is not None:
+            arithmetic = move.arithmetic(place.start + some)
+            return moved_few(block, matrix, some, arithmetic, WORKSPACE)
+        return moved(block, axes, chosen, move.arithmetic(place), WORKSPACE)
+
+    def _write(self, move: _Move) -> Projected:
+        """Write all boxes in which a unit moves, and count what that changes."""
+        units = len(self.statistics)
+        changed = np.zeros(units, np.bool_)
+        largest, peak = np.zeros(units), np.zeros(units)
+        step = self.job.grid.segment
+        items = (self.boxes[i : i + step] for i in range(0, len(self.boxes), step))
+        if not move.chosen.any():
+            return Projected(units, 0, 0.0, 0)
+        for _, parts in in_order(bound(self._write_boxes, move), items, self.pool, self.window):
+            for place, some, distance, magnitude in parts:
+                changed[place] |= some
+                np.maximum(largest[place], distance, out=largest[place])
+                np.maximum(peak[place], magnitude, out=peak[place])
+        if move.change is not None:
+            change = float(move.change[move.chosen].max(initial=0.0))
+            return Projected(units, int(np.count_nonzero(move.chosen)), change, 0)
+        return Projected(units, int(np.count_nonzero(changed)), relative(largest, peak), 0)
+
+    def _write_boxes(self, move: _Move, indices: range) -> list[_Written]:
+        job, written = self.job, []
+        with np.errstate(all="ignore"):
+            for index in indices:
+                box = job.grid.box(index)
+                place = self.place(box)
+                if not move.chosen[place].any():
+                    continue
+                block = read(job.copy, job.tensor, box)
+                after = self.moved(box, block, move)
+                if move.change is not None:
+                    job.write(box, move.chosen[place], after)
+                    continue
+                changed = changed_units(block, after, job.axes)
+                job.write(box, changed, after)
+                written.append((place, changed, *distances(block, after, job.axes, WORKSPACE)))
+        return written
+
+
+_Written = tuple[slice, "NDArray[np.bool_]", "NDArray[np.float64]", "NDArray[np.float64]"]
+"""Where a box's units stand, which of them changed in it, by how much, and how large they were."""
+
+
+def _stepping(step: Step, chosen: NDArray[np.bool_]) -> _Move:
+    return _Move(chosen, lambda place: exactly(step.part(place)))
+
+
+class _Trial:
+    """Reads a tensor as it would be stored if units moved."""
+
+    def __init__(self, units: _Units, move: _Move) -> None:
+        self.units = units
+        self.move = move
+
+    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `TensorReader.read`."""
+        block = self.units.job.copy.read(tensor, box, buffer)
+        return self.units.moved(box, block, self.move)
+
+
+def _part(transform: Transform, place: slice | NDArray[np.intp]) -> Transform:
+    scale, shift, low, high = (
+        value[place] if np.ndim(value) else value
+        for value in (
+            np.asarray(transform.scale),
+            np.asarray(transform.shift),
+            np.asarray(transform.low),
+            np.asarray(transform.high),
+        )
+    )
+    return Transform(scale, shift, low, high)

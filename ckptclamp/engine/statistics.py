@@ -1,0 +1,275 @@
+"""Statistics of parts of units, and how they become statistics of whole units.
+
+Inside a segment the sums of squares are added; between segments norms merge by `hypot`, in the
+order of the segments. Both are the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.constraints.base import Statistic, UnitStatistics
+from ckptclamp.engine import kernels
+from ckptclamp.engine.blocks import PIECE, Spread, contiguous
+from ckptclamp.engine.kernels import extremes, widen
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptclamp.engine.blocks import Workspace
+
+_TINY, _HUGE = 1e-280, 1e300
+"""Between these a float64 sum of squares has lost nothing to underflow or overflow."""
+
+SQUARES = "squares"
+"""Key of a sum of squares that is not yet a norm."""
+
+_MERGE: Mapping[str, np.ufunc] = {
+    SQUARES: np.add,
+    Statistic.NORM: np.hypot,
+    Statistic.SUM: np.add,
+    Statistic.SUM_ABS: np.add,
+    Statistic.MIN: np.minimum,
+    Statistic.MAX: np.maximum,
+}
+
+_MERGE_START: Mapping[str, float] = {Statistic.MIN: np.inf, Statistic.MAX: -np.inf}
+
+EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
+
+Values = dict[str, "NDArray[np.float64]"]
+
+
+@dataclass(slots=True)
+class Partial:
+    """What is known so far of some units: float64 values by key, each of shape (units,).
+
+    `nonfinite` counts non-finite weights (int64); ``None`` means that there are none.
+    """
+
+    values: Values
+    nonfinite: NDArray[np.int64] | None = None
+
+    def merge(self, other: Partial) -> None:
+        """Take in statistics of the same units, of weights that come after."""
+        for key, value in other.values.items():
+            mine = self.values.get(key)
+            self.values[key] = value if mine is None else _MERGE[key](mine, value)
+        if other.nonfinite is not None:
+            mine_count = 0 if self.nonfinite is None else self.nonfinite
+            self.nonfinite = mine_count + other.nonfinite
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Partial], counts: Sequence[int]) -> Partial:
+        """Join statistics of units that follow each other, `counts` units in each part."""
+        if len(parts) == 1:
+            return parts[0]
+        keys = {key for part in parts for key in part.values}
+        return cls(
+            {
+                key: np.concatenate(
+                    [
+                        part.values.get(key, np.zeros(n))
+                        for part, n in zip(parts, counts, strict=True)
+                    ]
+                )
+                for key in keys
+            },
+            None
+            if all(part.nonfinite is None for part in parts)
+            else np.concatenate(
+                [
+                    np.zeros(n, np.int64) if part.nonfinite is None else part.nonfinite
+                    for part, n in zip(parts, counts, strict=True)
+                ]
+            ),
+        )
+
+    def close(self) -> None:
+        """Turn sums of squares into norms."""
+        squares = self.values.pop(SQUARES, None)
+        if squares is None:
+            return
+        norm = np.sqrt(squares)
+        apart = self.values.get(Statistic.NORM)
+        self.values[Statistic.NORM] = norm if apart is None else np.hypot(norm, apart)
+
+    def statistics(self, needs: frozenset[Statistic], size: int, units: int) -> UnitStatistics:
+        """Return the statistics that were asked for, of units with `size` weights each."""
+        if Statistic.MAX_ABS in needs:
+            low, high = self.values[Statistic.MIN], self.values[Statistic.MAX]
+            self.values[Statistic.MAX_ABS] = np.maximum(-low, high)
+        count = self.nonfinite
+        return UnitStatistics(
+            size=size,
+            values={key: self.values[key] for key in sorted(needs)},
+            nonfinite=np.zeros(units, np.int64) if count is None else count,
+        )
+
+
+def measured(needs: frozenset[Statistic]) -> frozenset[Statistic]:
+    """What is measured to know `needs` and to notice non-finite weights."""
+    wanted = needs - {Statistic.MAX_ABS}
+    sums = {Statistic.NORM, Statistic.SUM, Statistic.SUM_ABS}
+    if Statistic.MAX_ABS in needs or not wanted & sums:
+        wanted |= {Statistic.MIN, Statistic.MAX}
+    return wanted
+
+
+def measure_box(
+    block: NDArray[Any],
+    axes: tuple[int, ...],
+    needs: frozenset[Statistic],
+    workspace: Workspace,
+    limit: int = PIECE,
+) -> Partial:
+    """Do `measure_block` on an array of any size, in pieces that the cache holds."""
+    if block.size <= 2 * limit:
+        return measure_block(block, axes, needs, workspace)
+    values = _without_pieces(block, axes, needs, workspace, limit) if axes else None
+    if values is not None:
+        return Partial(values, _count_nonfinite(values, block, axes))
+    grid = contiguous(block.shape, axes, limit)
+    kept = [axis for axis in range(block.ndim) if axis not in axes]
+    units = tuple(block.shape[axis] for axis in kept)
+    whole: Values = {}
+    count: NDArray[np.int64] | None = None
+    for index in range(len(grid)):
+        box = grid.box(index)
+        piece = measure_block(block[tuple(slice(*span) for span in box)], axes, needs, workspace)
+        place = tuple(slice(*box[axis]) for axis in kept)
+        for key, value in piece.values.items():
+            target = whole.setdefault(key, np.full(units, _MERGE_START.get(key, 0.0)))
+            _merge_into(_MERGE[key], target[place or ...], value)
+        if piece.nonfinite is not None:
+            count = np.zeros(units, np.int64) if count is None else count
+            _merge_into(np.add, count[place or ...], piece.nonfinite)
+    flat = {key: value.reshape(-1) for key, value in whole.items()}
+    return Partial(flat, None if count is None else count.reshape(-1))
+
+
+def _without_pieces(
+    block: NDArray[Any],
+    axes: tuple[int, ...],
+    needs: frozenset[Statistic],
+    workspace: Workspace,
+    limit: int,
+) -> Values | None:
+    """Measure norms and extremes in as few calls as there can be, or ``None`` where these do not do."""
+    values: Values = {}
+    if needs & EXTREMES:
+        found = extremes(block, axes)
+        if found is None:
+            return None
+        values[Statistic.MIN], values[Statistic.MAX] = found
+    rest = needs - EXTREMES
+    if not rest:
+        return values
+    if rest != {Statistic.NORM} or _may_leave_range(block.dtype):
+        return None
+    squares = kernels.sum_of_squares_in_pieces(
+        block, axes, partial(widen, workspace=workspace), limit
+    )
+    if squares is None:
+        return None
+    values[SQUARES] = squares
+    return values
+
+
+def extremes_inside(
+    block: NDArray[Any], bounds: tuple[float, float], workspace: Workspace
+) -> tuple[float, float] | None:
+    """The extremes of a block, or ``None`` if a weight is not finite or lies outside `bounds`."""
+    found = measure_box(block, tuple(range(block.ndim)), EXTREMES, workspace)
+    low, high = float(found.values[Statistic.MIN][0]), float(found.values[Statistic.MAX][0])
+    inside = found.nonfinite is None and bounds[0] <= low and high <= bounds[1]
+    return (low, high) if inside else None
+
+
+def _merge_into(ufunc: np.ufunc, target: NDArray[Any], value: NDArray[Any]) -> None:
+    ufunc(target, value.reshape(target.shape), out=target)
+
+
+def measure_block(
+    block: NDArray[Any], axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
+) -> Partial:
+    """Measure the parts of units in a C-contiguous `block` (storage dtype, the shape of a box).
+
+    `needs` comes from `measured`. NumPy's floating-point warnings should be off.
+    """
+    if not axes:
+        return _single_weights(block, needs, workspace)
+    values: Values = {}
+    found = extremes(block, axes) if needs & EXTREMES else None
+    if found is not None:
+        values[Statistic.MIN], values[Statistic.MAX] = found
+    wide = None if found and needs <= EXTREMES else widen(block, workspace)
+    if wide is not None and needs & EXTREMES and found is None:
+        values[Statistic.MIN] = kernels.reduce(np.minimum, wide, axes)
+        values[Statistic.MAX] = kernels.reduce(np.maximum, wide, axes)
+    if wide is not None:
+        scratch = workspace.float64("scratch", wide.size)
+        if Statistic.NORM in needs:
+            values[SQUARES] = kernels.sum_of_squares(wide, axes, scratch)
+        if Statistic.SUM in needs:
+            values[Statistic.SUM] = kernels.reduce(np.add, wide, axes)
+        if Statistic.SUM_ABS in needs:
+            magnitudes = np.abs(wide, out=scratch.reshape(wide.shape))
+            values[Statistic.SUM_ABS] = kernels.reduce(np.add, magnitudes, axes)
+        if SQUARES in values and _may_leave_range(block.dtype):
+            _rescue_squares(values, wide, axes, scratch)
+    return Partial(values, _count_nonfinite(values, block if wide is None else wide, axes))
+
+
+def _may_leave_range(dtype: np.dtype[Any]) -> bool:
+    """Whether squares of weights may overflow or vanish in float64."""
+    return dtype.kind == "f" and dtype.itemsize == 8
+
+
+def _single_weights(
+    block: NDArray[Any], needs: frozenset[Statistic], workspace: Workspace
+) -> Partial:
+    """Statistics of units of one weight each: the weight itself, or its magnitude."""
+    weights = widen(block, workspace).reshape(-1).copy()
+    magnitudes = np.abs(weights) if needs & {Statistic.NORM, Statistic.SUM_ABS} else weights
+    signed = {Statistic.SUM, Statistic.MIN, Statistic.MAX}
+    values: Values = {key: weights if key in signed else magnitudes for key in needs}
+    infinite = ~np.isfinite(weights)
+    return Partial(values, infinite.astype(np.int64) if infinite.any() else None)
+
+
+def _rescue_squares(
+    values: Values, wide: NDArray[np.float64], axes: tuple[int, ...], scratch: NDArray[np.float64]
+) -> None:
+    """Where squares left float64's range, measure the norm again with a power of two taken out."""
+    squares = values[SQUARES]
+    lost = ~((squares > _TINY) & (squares < _HUGE))
+    if not lost.any():
+        return
+    magnitudes = np.abs(wide, out=scratch.reshape(wide.shape))
+    peak = kernels.reduce(np.maximum, magnitudes, axes)
+    lost &= (peak > 0) & np.isfinite(peak)
+    if not lost.any():
+        return
+    exponent = np.where(lost, np.frexp(peak)[1], 0)
+    over = Spread(wide.shape, axes, tuple(slice(None) for _ in wide.shape))
+    scaled = np.ldexp(magnitudes, -over(exponent))
+    norm = np.sqrt(kernels.sum_of_squares(scaled, axes, scratch))
+    values[Statistic.NORM] = np.where(lost, np.ldexp(norm, exponent), 0.0)
+    values[SQUARES] = np.where(lost, 0.0, squares)
+
+
+def _count_nonfinite(
+    values: Values, block: NDArray[Any], axes: tuple[int, ...]
+) -> NDArray[np.int64] | None:
+    """Count non-finite weights, but only where a statistic shows that there may be one."""
+    if all(np.isfinite(value).all() for value in values.values()):
+        return None
+    infinite = ~np.isfinite(block)
+    count = kernels.reduce(np.add, infinite.astype(np.int64), axes)
+    return count if count.any() else None

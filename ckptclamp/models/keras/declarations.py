@@ -1,0 +1,290 @@
+"""Every constraint that a Keras model's config declares, and the tensors that it governs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.checkpoints.tensor import KerasLayout
+from ckptclamp.errors import Notice, printable
+from ckptclamp.models.keras.binding import NAME_IT, Bindings, Bound, Unbound, is_quantised
+from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a_builtin
+from ckptclamp.models.keras.mapping import bind
+from ckptclamp.models.keras.names import distinct_labels, labels_of_bound, variable_label
+from ckptclamp.models.keras.tree import Layer, RepeatedLayers, read_model
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.models.keras.tree import Layer
+
+
+def declared_constraints(
+    model: KerasModel, tensors: Mapping[str, Tensor]
+) -> tuple[Declaration, ...]:
+    """One declaration for each layer and ``*_constraint`` of the config that is not null.
+
+    Every such argument is answered for: with the exact tensors, with a reason why they cannot be
+    told, or with a notice that it governs nothing. A file without a config declares nothing.
+
+    Raises:
+        RefusedError: the config nests layers deeper than 64 levels.
+    """
+    root, bindings = bind(model, tensors)
+    if root is None:
+        return ()
+    legacy = model.layout is KerasLayout.LEGACY
+    labels = distinct_labels(labels_of_bound(model, tensors, root, bindings))
+    return tuple(_Declarations(root, bindings, tensors, legacy, labels).all())
+
+
+def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
+    """What the config cannot tell: constraints that a user's own code may set."""
+    if model.config is None:
+        return ()
+    root = read_model(model.config)
+    if root.container is None:
+        return (
+            Notice(
+                "config-lists-no-layers",
+                f"{printable(root.class_name)} is a model of its own code: its config lists no "
+                "layers, so constraints that the code sets cannot be seen",
+                "write rules for them",
+                informational=True,
+            ),
+        )
+    own = {layer.class_name for layer in root.walk() if layer.custom and layer.container is None}
+    if not own:
+        return ()
+    shown = ", ".join(printable(name) for name in sorted(own)[:5])
+    return (
+        Notice(
+            "custom-layers",
+            f"constraints that the code of {len(own)} custom layer class(es) sets ({shown}) "
+            "cannot be seen in a config",
+            "write rules for them",
+            informational=True,
+        ),
+    )
+
+
+class _Declarations:
+    """One config, its layers bound to tensors."""
+
+    def __init__(
+        self,
+        root: Layer,
+        bindings: Bindings,
+        tensors: Mapping[str, Tensor],
+        legacy: bool,
+        distinct: Mapping[str, str],
+    ) -> None:
+        self.root = root
+        self.legacy = legacy
+        self.repeats = RepeatedLayers(root.walk())
+        self.bindings = bindings
+        self.tensors = tensors
+        self.distinct = distinct
+        self.twins: dict[int, list[Layer]] = {}
+        self.mirrors: dict[int, Layer] = {}
+        for layer in root.walk():
+            if layer.twin is not None:
+                self.twins.setdefault(layer.twin, []).append(layer)
+            if any(variable.mirror for variable in layer.variables) and layer.children:
+                self.mirrors[layer.children[0].key] = layer
+
+    def all(self) -> Iterator[Declaration]:
+        for layer in self.root.walk():
+            if layer.twin is None:
+                for argument, serialised in layer.declared.items():
+                    yield self._declaration(layer, argument, serialised)
+                yield from unread_constraints(layer)
+
+    def _declaration(self, layer: Layer, argument: str, serialised: Any) -> Declaration:  # noqa: ANN401 - untrusted JSON
+        place: dict[str, Any] = {
+            "layer": "/".join(layer.path),
+            "layer_class": layer.class_name,
+            "argument": argument,
+            "serialised": serialised if isinstance(serialised, (str, Mapping)) else str(serialised),
+        }
+        if not layer.known:
+            return Declaration(**place, **_unknown_class(layer))
+        governed = [
+            i for i, variable in enumerate(layer.variables) if variable.argument == argument
+        ]
+        if not governed:
+            return Declaration(**place, notices=(_governs_nothing(layer, argument),))
+        return self._on_tensors(layer, governed, place)
+
+    def _on_tensors(self, layer: Layer, governed: list[int], place: dict[str, Any]) -> Declaration:
+        names: list[str] = []
+        labels: list[str | None] = []
+        for member in (layer, *self.twins.get(layer.key, ())):
+            binding = self.bindings[member.key]
+            if isinstance(binding, Unbound):
+                return Declaration(**place, not_evaluated=binding.reason, hint=binding.hint)
+            for index in governed:
+                found = (*binding.tensors[index], *self._mirror(member, index))
+                names += found
+                label = variable_label(member, member.variables[index])
+                labels += [label if name in self.distinct else None for name in found]
+        notices = tuple(self._notices(layer, names))
+        mode = layer.variables[governed[0]].quantised or self._integers(names)
+        if mode is not None:
+            notices += (_dropped(layer, place["argument"], mode),)
+        unique = dict(zip(names, labels, strict=True))
+        return Declaration(
+            **place, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
+        )
+
+    def _mirror(self, layer: Layer, index: int) -> tuple[str, ...]:
+        """The copy of a wrapped layer's first variable that its wrapper keeps."""
+        wrapper = self.mirrors.get(layer.key)
+        if wrapper is None or index != 0:
+            return ()
+        binding = self.bindings[wrapper.key]
+        return binding.tensors[0] if isinstance(binding, Bound) else ()
+
+    def _integers(self, names: list[str]) -> str | None:
+        """The dtype of the first tensor that holds no fractions."""
+        quantised = (self.tensors[name] for name in names if is_quantised(self.tensors[name]))
+        return next((str(tensor.dtype) for tensor in quantised), None)
+
+    def _notices(self, layer: Layer, names: list[str]) -> Iterator[Notice]:
+        path = printable("/".join(layer.path))
+        if layer.frozen:
+            yield Notice(
+                "never-ran",
+                f"{path} was frozen when it was saved: Keras constrains no frozen layer",
+                informational=True,
+            )
+        earlier = self.repeats.first(layer)
+        if earlier is None:
+            return
+        other = printable("/".join(earlier.path))
+        if self.bindings[layer.key] == self.bindings[earlier.key]:
+            yield Notice(
+                "shared-twice",
+                f"{path} is the same layer as {other}, and is saved once",
+                informational=True,
+            )
+        elif self.legacy:
+            yield Notice(
+                "shared-twice",
+                f"{path} has the name and settings of {other}: if they are one layer, the file holds "
+                "it twice, and Keras loads the last copy",
+                tensor=names[0],
+                informational=True,
+            )
+
+
+def _unknown_class(layer: Layer) -> dict[str, Any]:
+    name = printable(layer.class_name)
+    return {
+        "not_evaluated": f"{name} is no layer of Keras' own, so which of its weights this "
+        "constrains is known to its code alone",
+        "hint": NAME_IT,
+    }
+
+
+def _governs_nothing(layer: Layer, argument: str) -> Notice:
+    return Notice(
+        "governs-nothing",
+        f"{printable('/'.join(layer.path))} declares {printable(argument)}, but a "
+        f"{printable(layer.class_name)} with its settings has no such weight",
+        "remove the argument, or constrain the weight that was meant",
+    )
+
+
+def _dropped(layer: Layer, argument: str, mode: str) -> Notice:
+    return Notice(
+        "never-ran",
+        f"{printable('/'.join(layer.path))} was quantised to {printable(mode)}, and Keras dropped its "
+        f"{printable(argument)}; what is judged is the weight that the integers stand for",
+        informational=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One ``*_constraint`` of one layer, and the tensors that it governs.
+
+    `layer` is the path of layer names in the config (``outer/dense``), `argument` the constructor's
+    argument (``kernel_constraint``), `serialised` the constraint as it stands in the config.
+    `tensors` are full tensor names; `labels` the friendly name of each (``dense/kernel``), ``None``
+    where another tensor has the same. When
+    `not_evaluated` holds a reason there are no tensors to judge, and `hint` says what would help.
+    A declaration that is known to govern nothing has neither tensors nor a reason, but a notice.
+    """
+
+    layer: str
+    layer_class: str
+    argument: str
+    serialised: Mapping[str, Any] | str
+    tensors: tuple[str, ...] = ()
+    labels: tuple[str | None, ...] = ()
+    not_evaluated: str | None = None
+    hint: str | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+def unread_constraints(layer: Layer) -> Iterator[Declaration]:
+    """Declarations, all not evaluated, for what the tree of layers does not reach in `layer`."""
+    for key in layer.odd:
+        yield Declaration(
+            layer="/".join(layer.path),
+            layer_class=layer.class_name,
+            argument=key,
+            serialised="unknown",
+            not_evaluated=f"{key} is no serialised layer, so what it declares cannot be known",
+            hint=NAME_IT,
+        )
+    for key, value in layer.unread:
+        for argument, serialised in _constraints(key, value):
+            yield Declaration(
+                layer="/".join(layer.path),
+                layer_class=layer.class_name,
+                argument=argument,
+                serialised=serialised if isinstance(serialised, str) else dict(serialised),
+                not_evaluated=f"{printable(argument)} is a setting of {printable(layer.class_name)} "
+                "that only its code can read",
+                hint=NAME_IT,
+            )
+
+
+def _constraints(key: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - untrusted JSON
+    """Every serialised constraint at or below a setting, with the path of keys to it."""
+    pending: list[tuple[str, Any, bool]] = [(key, value, _tells(key))]
+    while pending:
+        path, item, told = pending.pop()
+        if _is_constraint(path, item, told):
+            yield path, item
+        elif isinstance(item, Mapping):
+            pending.extend((f"{path}.{k}", v, told or _tells(str(k))) for k, v in item.items())
+        elif isinstance(item, list):
+            pending.extend((f"{path}[{i}]", v, told) for i, v in enumerate(item))
+
+
+def _tells(key: str) -> bool:
+    """Whether a key says that constraints stand under it."""
+    return key.lower().endswith(("constraint", "constraints"))
+
+
+def _is_constraint(path: str, item: object, told: bool) -> bool:
+    """Whether `item` is a constraint, by its form or because it stands where one must.
+
+    Under a key that tells (`told`), what has a class is one, and so is a string that names a
+    built-in one. The very value of such a key, or an element of a list there, is one whatever it is
+    called; ``constraints`` may be a mapping of them, too.
+    """
+    if is_serialised_constraint(item):
+        return True
+    if not (told and isinstance(item, (str, Mapping))):
+        return False
+    element = re.sub(r"(\[\d+\])+$", "", path)
+    is_value = _tells(element)
+    if isinstance(item, str):
+        return is_value or names_a_builtin(item)
+    is_many = element == path and path.lower().endswith("s")
+    return "class_name" in item or (is_value and not is_many)

@@ -1,0 +1,214 @@
+"""The weights that a quantised Keras layer computes with: integers, and the scales beside them.
+
+How Keras 3 stores ``int8`` and ``int4`` kernels is told by the layer's class and checked against
+every shape. What does not fit, and every other mode, stays unreadable with the reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Literal
+
+from ckptclamp.checkpoints.dtypes import DTYPES, Kind
+from ckptclamp.checkpoints.tensor import Dequantised, KerasLayout, Unreadable
+from ckptclamp.models.keras.binding import Bound, is_quantised
+from ckptclamp.models.keras.layers import einsum_equation
+from ckptclamp.models.keras.mapping import bind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.models.keras.layers import Variable
+    from ckptclamp.models.keras.tree import Layer
+
+Shape = tuple[int, ...]
+
+_HALF_A_STEP: Final = {"int8": 1 / 254, "int4": 1 / 14}
+"""By how much rounding to integers moves a weight, relative to the largest that shares its scale."""
+
+_ATTENTION: Final = {"attention_output/kernel": (0, 1)}
+"""The axes that a scale spans, where they are not the first one only."""
+
+
+class _NotUnderstoodError(Exception):
+    """Why the weights cannot be computed."""
+
+
+def dequantised_weights(model: KerasModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What each quantised tensor that a layer holds stands for, by the tensor's full name.
+
+    The result keeps the name; its shape and dtype are those of the weight. Where the weight cannot
+    be computed its storage is `Unreadable`, with the reason.
+
+    Raises:
+        RefusedError: the config nests layers deeper than 64 levels.
+    """
+    root, bindings = bind(model, tensors)
+    found: dict[str, Tensor] = {}
+    for layer in () if root is None else root.walk():
+        binding = bindings[layer.key]
+        if not isinstance(binding, Bound):
+            continue
+        for variable, names in zip(layer.variables, binding.tensors, strict=True):
+            for name in names:
+                if _concerns(variable, tensors[name]):
+                    beside = _beside(model.layout, layer, variable, name, tensors)
+                    found.setdefault(name, _weight(layer, variable, tensors[name], beside))
+    return found
+
+
+def _concerns(variable: Variable, tensor: Tensor) -> bool:
+    if variable.quantised is not None:
+        return True
+    return variable.argument is not None and is_quantised(tensor)
+
+
+def _beside(
+    layout: KerasLayout, layer: Layer, variable: Variable, name: str, tensors: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """The tensors that follow a layer's own: scales, then zero points and groups if there are any."""
+    group, _, last = name.rpartition("/")
+    if layout is KerasLayout.LEGACY:
+        own = last.partition(":")[0]
+        names = [f"{own}_scale", f"{own}_zero", "g_idx"]
+    else:
+        own_count = sum(other.place == variable.place for other in layer.variables)
+        names = [str(own_count + number) for number in range(3)]
+    found = (tensors.get(f"{group}/{name}") for name in names)
+    return [tensor for tensor in itertools.takewhile(bool, found) if tensor is not None]
+
+
+def _weight(layer: Layer, variable: Variable, tensor: Tensor, beside: Sequence[Tensor]) -> Tensor:
+    mode = variable.quantised or _guessed(variable, tensor)
+    try:
+        shape, storage = _understood(mode, layer, variable, tensor, beside)
+    except _NotUnderstoodError as why:
+        reason = f"it is quantised to {mode}, and its weights cannot be computed: {why}"
+        return replace(tensor, storage=Unreadable(reason))
+    dtype = replace(DTYPES["float32"], unit_roundoff=_HALF_A_STEP[mode])
+    return replace(tensor, shape=shape, dtype=dtype, storage=storage)
+
+
+def _guessed(variable: Variable, tensor: Tensor) -> str:
+    """The mode of a layer whose config does not tell, as an attention layer's does not."""
+    if tensor.dtype is None or tensor.dtype.name != "int8":
+        return str(tensor.dtype)
+    return "int8" if _agrees(variable, tensor.shape) else "int4"
+
+
+def _agrees(variable: Variable, shape: Shape) -> bool:
+    """Whether the config implies this shape, as far as it tells."""
+    expected = variable.shape
+    return expected is None or (
+        len(expected) == len(shape)
+        and all(e in (None, n) for e, n in zip(expected, shape, strict=True))
+    )
+
+
+def _understood(
+    mode: str, layer: Layer, variable: Variable, tensor: Tensor, beside: Sequence[Tensor]
+) -> tuple[Shape, Dequantised]:
+    if mode not in _HALF_A_STEP:
+        raise _NotUnderstoodError(f"how {mode} kernels are stored is not known here")
+    if tensor.dtype is None or tensor.dtype.name != "int8":
+        raise _NotUnderstoodError(f"the file holds {tensor.dtype}")
+    if not beside:
+        raise _NotUnderstoodError("the file holds no scales for it")
+    shape = tensor.shape if mode == "int8" else _whole_shape(variable, tensor, beside[0])
+    if not _agrees(variable, shape):
+        raise _NotUnderstoodError(f"it has shape {shape}, and the config implies {variable.shape}")
+    matrix, kept = _matrix(mode, layer, variable, shape)
+    storage = Dequantised(
+        values=tensor,
+        scale=beside[0],
+        matrix=matrix,
+        kept=kept,
+        packed=_packed(tensor, matrix) if mode == "int4" else None,
+    )
+    if mode == "int4" and len(beside[0].shape) == 2:
+        storage = _grouped(storage, beside)
+    elif beside[0].size != matrix[kept]:
+        raise _NotUnderstoodError(f"it has {beside[0].size} scales, not {matrix[kept]}")
+    if beside[0].dtype is None or beside[0].dtype.kind is not Kind.FLOAT:
+        raise _NotUnderstoodError(f"its scales are {beside[0].dtype}")
+    return shape, storage
+
+
+def _whole_shape(variable: Variable, tensor: Tensor, scale: Tensor) -> Shape:
+    """The shape of a packed kernel; where the config leaves one size open, its bytes tell it."""
+    shape = variable.shape or ()
+    known = [size for size in shape if size is not None]
+    if not shape or len(known) < len(shape) - 1:
+        raise _NotUnderstoodError("the config does not tell its shape")
+    if len(known) == len(shape):
+        return tuple(known)
+    columns = scale.shape[-1] if scale.shape else 0
+    size, rest = math.prod(tensor.shape[:1]) * columns, math.prod(known)
+    if columns < 2 or tensor.shape[1:] != (-(-columns // 2),) or rest == 0 or size % rest:
+        raise _NotUnderstoodError("the config does not tell its shape")
+    return tuple(size // rest if extent is None else extent for extent in shape)
+
+
+def _matrix(
+    mode: str, layer: Layer, variable: Variable, shape: Shape
+) -> tuple[tuple[int, int], Literal[0, 1]]:
+    """The matrix that the weight's elements form, and its axis along which scales differ."""
+    spanned = _spanned(mode, layer, variable, shape)
+    rows = math.prod(shape[axis] for axis in spanned)
+    columns = math.prod(shape) // max(rows, 1)
+    if variable.name == "embeddings":
+        return (columns, rows), 0
+    leading = spanned == tuple(range(len(spanned)))
+    if mode == "int8" and not leading:
+        if spanned != tuple(range(len(shape)))[-len(spanned) :]:
+            raise _NotUnderstoodError("its scales span axes that do not lie together")
+        return (columns, rows), 0
+    return (rows, columns), 1
+
+
+def _spanned(mode: str, layer: Layer, variable: Variable, shape: Shape) -> Shape:
+    """The axes that one scale spans: those that the layer contracts."""
+    if variable.name == "embeddings":
+        return (1,)
+    if "/" in variable.name:
+        return _ATTENTION.get(variable.name, (0,))
+    if variable.name != "kernel" or layer.class_name not in ("Dense", "EinsumDense"):
+        raise _NotUnderstoodError(f"Keras quantises no {layer.class_name}")
+    if layer.class_name == "Dense":
+        return (0,)
+    equation = einsum_equation(layer.config)
+    if equation is None or len(equation["kernel"]) != len(shape):
+        raise _NotUnderstoodError("its equation cannot be read")
+    kernel, output = equation["kernel"], equation["output"]
+    kept = [label for label in output if label in kernel]
+    if mode == "int8" and kept != [label for label in kernel if label in output]:
+        raise _NotUnderstoodError("its scales are in another order than its weights")
+    return tuple(axis for axis, label in enumerate(kernel) if label not in output)
+
+
+def _packed(tensor: Tensor, matrix: tuple[int, int]) -> Literal[0, 1]:
+    """The axis along which two integers share a byte: the last one, the first before Keras 3.15."""
+    rows, columns = matrix
+    if tensor.shape == (rows, -(-columns // 2)):
+        return 1
+    if tensor.shape == (-(-rows // 2), columns):
+        return 0
+    raise _NotUnderstoodError(f"shape {tensor.shape} is no packed matrix of shape {matrix}")
+
+
+def _grouped(storage: Dequantised, beside: Sequence[Tensor]) -> Dequantised:
+    """Scales for blocks of the contracted axis, with zero points."""
+    if len(beside) < 3:
+        raise _NotUnderstoodError("the file holds no zero points and groups for its scales")
+    scale, zero, groups = beside
+    kept, length = storage.matrix[storage.kept], storage.matrix[1 - storage.kept]
+    if scale.shape[storage.kept] != kept or zero.shape != scale.shape or groups.shape != (length,):
+        raise _NotUnderstoodError("its scales, zero points and groups do not fit its shape")
+    if zero.dtype is None or zero.dtype.name != "int8":
+        raise _NotUnderstoodError(f"its zero points are {zero.dtype}")
+    if groups.dtype is None or groups.dtype.kind not in (Kind.FLOAT, Kind.INTEGER):
+        raise _NotUnderstoodError(f"its groups are {groups.dtype}")
+    return replace(storage, zero=zero, groups=groups)

@@ -1,0 +1,343 @@
+"""In which order a legacy file lists the weights of one top-level layer.
+
+Keras writes the trainable weights first, then the others, by the flags at the time of saving. How a
+nested layer's flags enter differs between generations only where a model is frozen and something in
+it is not. Source: the `trainable_weights` and `non_trainable_weights` of Keras 3 and of tf_keras.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.errors import printable
+from ckptclamp.models.keras.binding import (
+    Bindings,
+    Bound,
+    Unbound,
+    disagreement,
+    is_quantised,
+    unbound_below,
+)
+from ckptclamp.models.keras.quantisation import FLOAT8_HISTORY
+from ckptclamp.models.keras.tree import RepeatedLayers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.models.keras.layers import Variable
+    from ckptclamp.models.keras.tree import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One weight that is to be expected: the variable `index` of `layer`."""
+
+    layer: Layer
+    index: int
+
+    @property
+    def variable(self) -> Variable:
+        """The variable itself."""
+        return self.layer.variables[self.index]
+
+
+def keras_3_order(top: Layer) -> list[Slot]:
+    """By each variable's own flag; all in order of creation where the top-level layer is frozen."""
+    slots = _creation_order(top)
+    if not top.trainable:
+        return slots
+    return sorted(slots, key=lambda s: not (s.variable.trainable and s.layer.trainable))
+
+
+def keras_3_order_of_late_sublayers(top: Layer) -> list[Slot]:
+    """The same, where a layer was frozen before it made the sublayers that the config does not list.
+
+    Some releases leave the variables of such sublayers trainable.
+    """
+    slots = _creation_order(top)
+    if not top.trainable:
+        return slots
+    return sorted(
+        slots,
+        key=lambda s: not (s.variable.trainable and (s.layer.trainable or "/" in s.variable.name)),
+    )
+
+
+def _creation_order(layer: Layer) -> list[Slot]:
+    slots = _own(layer)
+    for inner in layer.children:
+        slots += _creation_order(inner)
+    return slots
+
+
+def _own(layer: Layer) -> list[Slot]:
+    return [Slot(layer, index) for index in range(len(layer.variables))]
+
+
+def keras_2_order(top: Layer) -> list[Slot]:
+    """By gathering the trainable and the other weights of each layer from those inside it."""
+    moving, still = _split(top, unsaid=True)
+    return moving + still
+
+
+def keras_2_order_of_frozen_models(top: Layer) -> list[Slot]:
+    """The same, where a model whose config does not say so was frozen if a layer in it is.
+
+    Sequential models never wrote their own flag.
+    """
+    moving, still = _split(top, unsaid=False)
+    return moving + still
+
+
+def _split(layer: Layer, unsaid: bool) -> tuple[list[Slot], list[Slot]]:
+    own = _own(layer)
+    moving = [slot for slot in own if slot.variable.trainable]
+    still = [slot for slot in own if not slot.variable.trainable]
+    inner = [_split(child, unsaid) for child in layer.children]
+    if layer.container == "layers":
+        moving += [slot for part, _ in inner for slot in part]
+        still += [slot for _, part in inner for slot in part]
+        return (moving, still) if _moves(layer, unsaid) else ([], moving + still)
+    if layer.trainable:
+        for part, rest in inner:
+            moving += part
+            still += rest
+        return moving, still
+    return [], own + [slot for part, rest in inner for slot in (*part, *rest)]
+
+
+def _moves(model: Layer, unsaid: bool) -> bool:
+    if unsaid or "trainable" in model.config.values:
+        return model.trainable
+    return all(inner.trainable for inner in model.walk())
+
+
+def without_mirrors(slots: Sequence[Slot]) -> list[Slot]:
+    """Leave out a wrapped layer's variable where the wrapper holds it too, and so comes first."""
+    mirrored = {slot.layer.children[0] for slot in slots if slot.variable.mirror}
+    return [slot for slot in slots if not (slot.index == 0 and slot.layer in mirrored)]
+
+
+def without_repeats(slots: Sequence[Slot]) -> list[Slot]:
+    """Leave out the variables of a layer that may be one that came before."""
+    repeats = RepeatedLayers(dict.fromkeys(slot.layer for slot in slots))
+    return [slot for slot in slots if repeats.first(slot.layer) is None]
+
+
+Assignment = dict[tuple[int, int], str]
+"""Tensor names by (`Layer.key`, index of the variable)."""
+
+_KERAS_2_ORDERS: Final = (keras_2_order, keras_2_order_of_frozen_models)
+_KERAS_3_ORDERS: Final = (keras_3_order, keras_3_order_of_late_sublayers)
+
+_MOST_OF_ONE_NAME: Final = 1000
+"""Weights that may name one layer; more are not compared one by one."""
+
+_SAME_SAVE: Final = "give the config that was saved with these weights"
+
+
+def bind_legacy(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bindings:
+    """Where the variables of every layer of the config are stored, or why that cannot be told."""
+    if root.container != "layers":
+        return unbound_below(root, Unbound("the config lists no layers"))
+    by_path = _by_path(tensors)
+    bindings: Bindings = {root.key: Bound(tuple(() for _ in root.variables))}
+    repeated = Counter(element.name for element in root.elements)
+    for element in root.elements:
+        if element.name is None or repeated[element.name] > 1:
+            why = Unbound(f"the config has no name of its own for this {element.class_name}")
+            bindings.update(unbound_below(element, why))
+        else:
+            bindings.update(_bind_group(model, element, element.name, by_path))
+    return bindings
+
+
+def _by_path(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by every path at which they lie, their own name before other links to them."""
+    weights = [tensor for tensor in tensors.values() if tensor.role is not Role.OPTIMIZER]
+    by_path = {alias: tensor for tensor in weights for alias in tensor.aliases}
+    by_path.update((tensor.name, tensor) for tensor in weights)
+    return by_path
+
+
+def _bind_group(
+    model: KerasModel, top: Layer, name: str, by_path: Mapping[str, Tensor]
+) -> Bindings:
+    weights = model.weight_names.get(name)
+    if weights is None:
+        why = Unbound(f"the file has no weights for the layer {printable(name)!r}", _SAME_SAVE)
+        return unbound_below(top, why)
+    prefix = f"{model.weights_root}/{name}" if model.weights_root else name
+    found = [by_path.get(f"{prefix}/{weight}") for weight in weights]
+    stored = [tensor for tensor in found if tensor is not None]
+    if len(stored) != len(found):
+        return unbound_below(top, Unbound(f"weights of {printable(name)!r} are not in the file"))
+    group = _Group(top, weights, stored)
+    answer = group.by_name() if group.open_ended else group.by_order(_is_keras_3(model))
+    if isinstance(answer, Unbound):
+        return unbound_below(top, answer)
+    return _bindings(top, answer)
+
+
+def _is_keras_3(model: KerasModel) -> bool | None:
+    """Whether Keras 3 wrote the file; ``None`` where it does not say."""
+    return None if model.version is None else model.version.startswith("3.")
+
+
+def _bindings(top: Layer, answer: Assignment) -> Bindings:
+    bindings: Bindings = {}
+    for layer in top.walk():
+        places = [answer.get((layer.key, i)) for i in range(len(layer.variables))]
+        if None in places:
+            bindings[layer.key] = Unbound(
+                "the file's names do not tell which of its weights are this layer's"
+            )
+        else:
+            bindings[layer.key] = Bound(tuple((place,) for place in places if place is not None))
+    return bindings
+
+
+class _Group:
+    """The weights of one top-level layer, as they are named and as the config expects them."""
+
+    def __init__(self, top: Layer, weights: Sequence[str], stored: Sequence[Tensor]) -> None:
+        self.top = top
+        self.stored = stored
+        self.parts = [_components(weight) for weight in weights]
+        quantised = any(is_quantised(tensor) for tensor in stored) or any(
+            parts[-1] == FLOAT8_HISTORY for parts in self.parts
+        )
+        self.open_ended = quantised or any(layer.open_ended for layer in top.walk())
+
+    def by_order(self, keras_3: bool | None) -> Assignment | Unbound:
+        """Assign by position, by the one order that all names and shapes agree with."""
+        orders = {
+            None: [*_KERAS_3_ORDERS, *_KERAS_2_ORDERS],
+            True: [*_KERAS_3_ORDERS],
+            False: [*_KERAS_2_ORDERS],
+        }[keras_3]
+        answers: list[Assignment] = []
+        problem = ""
+        for order in orders:
+            complete = without_mirrors(order(self.top))
+            for slots in (complete, without_repeats(complete)):
+                refusal = self._refusal(slots)
+                if refusal is not None:
+                    problem = problem or refusal
+                    continue
+                answer = self._assignment(slots)
+                if answer not in answers:
+                    answers.append(answer)
+        if len(answers) == 1:
+            return answers[0]
+        if answers:
+            return Unbound("the file's weights can be told apart in more than one way")
+        return Unbound(problem, _SAME_SAVE)
+
+    def _refusal(self, slots: Sequence[Slot]) -> str | None:
+        """Why the weights cannot be these variables, in this order."""
+        name = printable(self.top.name or "")
+        if len(slots) != len(self.stored):
+            return (
+                f"the file lists {len(self.stored)} weights for {name!r}, and with these "
+                f"settings it has {len(slots)}"
+            )
+        for slot, parts, tensor in zip(slots, self.parts, self.stored, strict=True):
+            if not _is_called(slot, parts):
+                return (
+                    f"{printable(tensor.name)} stands where the config has "
+                    f"{slot.variable.name} of {'/'.join(map(printable, slot.layer.path))}"
+                )
+            problem = disagreement(slot.variable, tensor)
+            if problem is not None:
+                return problem
+        return self._order_against_names(slots)
+
+    def _order_against_names(self, slots: Sequence[Slot]) -> str | None:
+        """Where every weight names exactly one of the layers, it must be this one or around it."""
+        layers = {slot.layer.name for slot in slots if slot.layer.name is not None}
+        mentioned = [layers.intersection(parts[:-1]) for parts in self.parts]
+        if not all(len(names) == 1 for names in mentioned):
+            return None
+        for slot, names, tensor in zip(slots, mentioned, self.stored, strict=True):
+            if names.isdisjoint(slot.layer.path) and not slot.variable.mirror:
+                return (
+                    f"by order {printable(tensor.name)} belongs to "
+                    f"{printable(slot.layer.name or '')!r}, by name it does not"
+                )
+        return None
+
+    def _assignment(self, slots: Sequence[Slot]) -> Assignment:
+        """The tensors by variable, also of the variables that the file does not repeat."""
+        answer = {
+            (slot.layer.key, slot.index): tensor.name
+            for slot, tensor in zip(slots, self.stored, strict=True)
+        }
+        kept = (slot.layer for slot in slots)
+        repeats = RepeatedLayers(dict.fromkeys((*kept, *self.top.walk())))
+        for layer in self.top.walk():
+            earlier = repeats.first(layer)
+            for index, variable in enumerate(layer.variables):
+                name = answer.get((layer.key, index))
+                if name is None and earlier is not None:
+                    answer[layer.key, index] = answer[earlier.key, index]
+                elif name is not None and variable.mirror:
+                    answer[layer.children[0].key, 0] = name
+        return answer
+
+    def by_name(self) -> Assignment:
+        """Assign by name alone, for groups in which some layer holds what is not known here.
+
+        Each variable must find exactly one weight that names its layer and itself, has its shape,
+        and is found by no other variable.
+        """
+        naming: dict[str, list[int]] = defaultdict(list)
+        for number, parts in enumerate(self.parts):
+            for part in set(parts[:-1]):
+                naming[part].append(number)
+        answer: Assignment = {}
+        for slot in keras_3_order(self.top):
+            numbers: Sequence[int] = naming[slot.layer.name or ""]
+            if slot.layer is self.top:
+                numbers = range(len(self.parts))
+            elif len(numbers) > _MOST_OF_ONE_NAME:
+                continue
+            fitting = [self.stored[number].name for number in numbers if self._fits(slot, number)]
+            if len(fitting) == 1:
+                answer[slot.layer.key, slot.index] = fitting[0]
+        claims = Counter(answer.values())
+        return {key: name for key, name in answer.items() if claims[name] == 1}
+
+    def _fits(self, slot: Slot, number: int) -> bool:
+        """Whether a weight is called as the variable is, in its sublayer, and has its shape."""
+        parts = self.parts[number]
+        within = slot.variable.name.split("/")[:-1]
+        return (
+            _is_called(slot, parts)
+            and (not within or within == list(parts[-1 - len(within) : -1]))
+            and disagreement(slot.variable, self.stored[number]) is None
+        )
+
+
+def _components(weight: str) -> tuple[str, ...]:
+    """The parts of a weight's name, without TF's ``:0``."""
+    return tuple(re.sub(r":\d+$", "", weight).split("/"))
+
+
+def _is_called(slot: Slot, parts: Sequence[str]) -> bool:
+    """Whether the last part names the variable.
+
+    Keras 1 puts the layer's name before it (``dense_1_W``), and TF a number after it.
+    """
+    last = parts[-1]
+    if last in slot.variable.names or re.sub(r"_\d+$", "", last) in slot.variable.names:
+        return True
+    return any(
+        last == f"{slot.layer.name}_{name}" or (len(name) == 1 and last.endswith(f"_{name}"))
+        for name in slot.variable.names
+    )

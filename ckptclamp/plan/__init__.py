@@ -1,0 +1,1 @@
+"""Rules and declared constraints matched with tensors: what will be judged, and what cannot be."""

@@ -1,0 +1,124 @@
+"""Rules × tensors → Plan: every (tensor, constraint) pair that will be judged, and why."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptclamp.errors import SpecError, SpecProblem, UsageError
+from ckptclamp.plan.model import Assignment, NotEvaluated, Plan, combined
+from ckptclamp.plan.rules import plan_rules
+from ckptclamp.spec.model import Declared, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.plan.model import Assignment
+
+
+__all__ = ["Assignment", "NotEvaluated", "Plan", "build_plan"]
+
+
+def build_plan(
+    checkpoint: Checkpoint,
+    spec: Spec | None,
+    *,
+    allow_import: AbstractSet[str] = frozenset(),
+    tolerance: float | None = None,
+) -> Plan:
+    """Decide what will be judged of `checkpoint`; no weight is read.
+
+    The rules of `spec` come first, in their order, then what the checkpoint's own model declares,
+    unless the spec ignores it. The same tensor may be judged under several constraints.
+
+    Args:
+        checkpoint: what is audited.
+        spec: the rules; ``None`` leaves only declared constraints.
+        allow_import: modules from which a declared custom constraint may be imported.
+        tolerance: a relative tolerance that replaces every rule's own.
+
+    Raises:
+        SpecError: a rule makes no sense for a tensor that it matches, such as an axis that the
+            tensor does not have, or has the id of a declared constraint that is judged as well; all
+            such problems are in it.
+        UsageError: `tolerance` is no relative tolerance, from 0 up to but not including 1.
+    """
+    if tolerance is not None and not 0 <= tolerance < 1:
+        raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
+    spec = spec or Spec()
+    plan = plan_rules(checkpoint, spec, tolerance)
+    if checkpoint.keras is None:
+        return plan
+    if spec.declared is Declared.AUDIT:
+        from ckptclamp.plan.declarations import plan_declarations
+
+        declared = plan_declarations(checkpoint, spec, allow_import, tolerance)
+        _refuse_shared_ids(spec, declared)
+        plan = combined([plan, declared])
+    return replace(plan, twins=_governed_twins(checkpoint, checkpoint.keras, plan))
+
+
+def _refuse_shared_ids(spec: Spec, declared: Plan) -> None:
+    """Refuse a rule with the id of a declared constraint: baselines and ignore rules go by it."""
+    taken = {pair.rule for pair in declared.assignments}
+    taken |= {pair.rule for pair in declared.not_evaluated}
+    problems = tuple(
+        SpecProblem(
+            f"rule {rule.id}: a constraint that the model declares, and that is judged too, has this id",
+            line=None if rule.location is None else rule.location.line,
+            column=None if rule.location is None else rule.location.column,
+            hint="give the rule another id, or say `declared: ignore`",
+        )
+        for rule in spec.rules
+        if rule.id in taken
+    )
+    if problems:
+        raise SpecError(spec.path or "options", problems)
+
+
+def _governed_twins(
+    checkpoint: Checkpoint, model: KerasModel, plan: Plan
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Copies of one variable of which some constraint governs at least one."""
+    from ckptclamp.models.keras import twin_tensors
+
+    governed = {assignment.tensor.name for assignment in plan.assignments}
+    return tuple(
+        (checkpoint.tensors[one], checkpoint.tensors[other])
+        for one, other in twin_tensors(model, checkpoint.tensors)
+        if not governed.isdisjoint((one, other))
+    )
+
+
+def exclusive(assignments: Iterable[Assignment]) -> Iterator[tuple[Assignment, Assignment]]:
+    """Pairs that bound the same numbers of the same units, by intervals that do not meet.
+
+    Of rules that bound the same numbers, only the two that are farthest apart are told.
+    Only that can be told without weights: rules about different numbers (a norm and each weight), or
+    about different units, may exclude each other too.
+    """
+    alike: dict[object, list[Assignment]] = defaultdict(list)
+    for assignment in assignments:
+        constraint = assignment.constraint
+        if constraint.streaming:
+            measured = None if constraint.elementwise else constraint.needs
+            alike[assignment.tensor.name, assignment.axes, measured].append(assignment)
+    for group in alike.values():
+        lowest = min(group, key=lambda a: _forgiven(a)[1])
+        highest = max(group, key=lambda a: _forgiven(a)[0])
+        if _forgiven(highest)[0] > _forgiven(lowest)[1]:
+            yield lowest, highest
+
+
+def _forgiven(assignment: Assignment) -> tuple[float, float]:
+    """The interval of a rule, with what its tolerance forgives."""
+    low, high = assignment.constraint.interval()
+    return (
+        -math.inf if low is None else low - assignment.tolerance * abs(low),
+        math.inf if high is None else high + assignment.tolerance * abs(high),
+    )

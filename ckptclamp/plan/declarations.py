@@ -1,0 +1,222 @@
+"""What a checkpoint's own model declares, turned into pairs of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.constraints.custom import import_custom
+from ckptclamp.constraints.radial import RadialConstraint
+from ckptclamp.constraints.registry import make
+from ckptclamp.errors import Notice, UsageError
+from ckptclamp.models.keras import (
+    ParsedConstraint,
+    declared_constraints,
+    parse_constraint,
+    undeclared_notices,
+)
+from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, combined
+from ckptclamp.plan.tensors import (
+    judged_tensors,
+    stored,
+    tolerance_for,
+    why_not_judged,
+    why_not_projected,
+)
+from ckptclamp.plan.units import degenerate, meant_axes, reduced_axes, suspicious
+from ckptclamp.spec.model import Units
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.tensor import Tensor
+    from ckptclamp.constraints.base import Constraint
+    from ckptclamp.models.keras.declarations import Declaration
+    from ckptclamp.spec.model import CustomObject, Spec
+
+
+def plan_declarations(
+    checkpoint: Checkpoint, spec: Spec, allow_import: AbstractSet[str], tolerance: float | None
+) -> Plan:
+    """Plan every constraint that the checkpoint's model config declares.
+
+    What cannot be understood (a custom constraint that nobody mapped, an axis that the tensor does
+    not have) is not evaluated, with the reason; it never stops the rest.
+    """
+    if checkpoint.keras is None:
+        return Plan()
+    tensors = judged_tensors(checkpoint)
+    plans = [
+        _Planner(declaration, tensors, spec, allow_import, tolerance).plan()
+        for declaration in declared_constraints(checkpoint.keras, checkpoint.tensors)
+    ]
+    return combined([*plans, Plan(notices=undeclared_notices(checkpoint.keras))])
+
+
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """One declaration and what is needed to plan it."""
+
+    declaration: Declaration
+    tensors: Mapping[str, Tensor]
+    spec: Spec
+    allow_import: AbstractSet[str]
+    tolerance: float | None
+
+    @property
+    def rule(self) -> str:
+        return f"{self.declaration.layer}.{self.declaration.argument}"
+
+    def plan(self) -> Plan:
+        declaration = self.declaration
+        if declaration.not_evaluated is not None:
+            return self._refused(declaration.not_evaluated, declaration.hint)
+        if not declaration.tensors:
+            return Plan(notices=declaration.notices)
+        parsed = parse_constraint(declaration.serialised)
+        if parsed.builtin == "Constraint" and self._mapped(parsed) is None:
+            return Plan(notices=(*declaration.notices, self._constrains_nothing()))
+        try:
+            constraint, units = self._constraint(parsed)
+        except UsageError as error:
+            return self._refused(error.message, error.hint)
+        labels = declaration.labels or (None,) * len(declaration.tensors)
+        return combined(
+            self._pair(self.tensors[name], label, constraint, units)
+            for name, label in zip(declaration.tensors, labels, strict=True)
+        )
+
+    def _constraint(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
+        """What the spec says that it is, or else what Keras does, or an allowed import."""
+        if parsed.opaque is not None:
+            raise UsageError(f"the declared constraint cannot be known: {parsed.opaque}")
+        mapped = self._mapped(parsed)
+        if mapped is not None:
+            constraint = mapped.make(parsed.config)
+            if mapped.units.stated:
+                return constraint, mapped.units
+        elif parsed.builtin is not None:
+            constraint = make(parsed.builtin, parsed.config)
+        else:
+            constraint = self._imported(parsed.custom or "", parsed.config)
+        if not constraint.streaming or constraint.elementwise:
+            return constraint, Units()
+        if parsed.builtin is not None:
+            return constraint, _units(parsed.axis)
+        return constraint, Units.in_config(parsed.config)
+
+    def _mapped(self, parsed: ParsedConstraint) -> CustomObject | None:
+        """What the spec knows under its name; as in Keras, that goes before a class of Keras' own."""
+        name, known = parsed.builtin or parsed.custom or "", self.spec.custom_objects
+        return known.get(name) or known.get(name.rpartition(">")[2])
+
+    def _imported(self, name: str, config: Mapping[str, Any]) -> Constraint:
+        target = _importable(self.declaration.serialised)
+        if target is not None and self.allow_import:
+            return import_custom(target, config, self.allow_import, from_file=True)
+        flag = ""
+        if target is not None:
+            flag = f", or allow {target} with --allow-import {target.partition(':')[0].partition('.')[0]}"
+        raise UsageError(
+            f"the custom constraint {name!r} is not known here",
+            hint=f"map it under custom_objects in a spec{flag}",
+        )
+
+    def _pair(
+        self, tensor: Tensor, label: str | None, constraint: Constraint, units: Units
+    ) -> Plan:
+        reason = why_not_judged(tensor)
+        if reason is not None:
+            return self._refused(reason, None, tensor, str(constraint))
+        try:
+            axes = reduced_axes(units, constraint, tensor.shape)
+        except UsageError as error:
+            return self._refused(error.message, error.hint, tensor, str(constraint))
+        declaration = self.declaration
+        lint = self._lint(tensor, axes, constraint)
+        is_degenerate = lint is not None and lint.code == "degenerate-axis"
+        assignment = Assignment(
+            tensor=tensor,
+            constraint=stored(constraint, tensor),
+            axes=axes,
+            rule=self.rule,
+            origin=Origin.DECLARED,
+            why=f"{declaration.layer_class} {declaration.layer} declares {declaration.argument}",
+            tolerance=tolerance_for(tensor, self.spec.tolerance, self.tolerance),
+            automatic=self.spec.tolerance is None and self.tolerance is None,
+            label=label,
+            location=self.rule,
+            notices=declaration.notices if lint is None else (*declaration.notices, lint),
+            unprojected=why_not_projected(tensor) or _only_audited(constraint),
+            meant=self._meant(tensor) if is_degenerate else None,
+        )
+        return Plan((assignment,))
+
+    def _lint(self, tensor: Tensor, axes: tuple[int, ...], constraint: Constraint) -> Notice | None:
+        if constraint.elementwise or not constraint.streaming:
+            return None
+        layer, argument = self.declaration.layer_class, self.declaration.argument
+        found = degenerate(tensor.name, tensor.shape, axes, self._meant(tensor))
+        return found or suspicious(tensor.name, tensor.shape, axes, layer, argument)
+
+    def _meant(self, tensor: Tensor) -> tuple[int, ...]:
+        return meant_axes(tensor.shape, self.declaration.layer_class, self.declaration.argument)
+
+    def _refused(
+        self,
+        reason: str,
+        hint: str | None,
+        tensor: Tensor | None = None,
+        constraint: str | None = None,
+    ) -> Plan:
+        entry = NotEvaluated(
+            subject=self.declaration.layer if tensor is None else tensor.name,
+            rule=self.rule,
+            constraint=constraint or _written_name(self.declaration.serialised),
+            origin=Origin.DECLARED,
+            reason=reason,
+            hint=hint,
+            location=self.rule,
+            tensor=tensor,
+            notices=self.declaration.notices,
+        )
+        return Plan(not_evaluated=(entry,))
+
+    def _constrains_nothing(self) -> Notice:
+        return Notice(
+            "constrains-nothing",
+            f"{self.rule} is the base class Constraint, which constrains nothing",
+            informational=True,
+        )
+
+
+def _only_audited(constraint: Constraint) -> str | None:
+    """Keras' own formula goes on moving kernels that conform, so a projection has to be asked for."""
+    if not isinstance(constraint, RadialConstraint):
+        return None
+    return "a declared RadialConstraint is only audited; a rule of the spec has it projected"
+
+
+def _units(axis: tuple[int, ...] | str | None) -> Units:
+    if axis is None:
+        return Units()
+    return Units(whole=True) if isinstance(axis, str) else Units(axis=axis)
+
+
+def _importable(serialised: Mapping[str, Any] | str) -> str | None:
+    """``module:Class`` of a serialised object that says where its class lives."""
+    if isinstance(serialised, str):
+        return None
+    module, name = serialised.get("module"), serialised.get("class_name")
+    if not (isinstance(module, str) and isinstance(name, str) and module != "builtins"):
+        return None
+    return f"{module}:{name}"
+
+
+def _written_name(serialised: Mapping[str, Any] | str) -> str:
+    if isinstance(serialised, str):
+        return serialised
+    name = serialised.get("class_name", serialised.get("name"))
+    return name if isinstance(name, str) else "unknown"

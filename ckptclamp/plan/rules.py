@@ -1,0 +1,313 @@
+"""A spec's rules matched with the tensors of a checkpoint."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
+from ckptclamp.plan.matching import governed, labels_of, names_of
+from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, UnmatchedRule
+from ckptclamp.plan.tensors import (
+    RAW_HINT,
+    judged_tensors,
+    parts_of,
+    quantised_notice,
+    stored,
+    tolerance_for,
+    unread_config_notice,
+    why_no_weight,
+    why_not_judged,
+    why_not_projected,
+)
+from ckptclamp.plan.units import defaulted, degenerate, meant_axes, reduced_axes
+from ckptclamp.spec.model import Storage
+from ckptclamp.spec.patterns import TensorPatterns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.tensor import Tensor
+    from ckptclamp.models.families import Part
+    from ckptclamp.spec.model import Rule, Spec
+
+
+Pair = Assignment | NotEvaluated
+
+_MOST, _LONGEST, _GUESSES = 2000, 200, 20
+"""How many names, and how long ones, are compared with how many patterns that match nothing."""
+
+
+def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
+    """Match every rule of `spec` with every tensor.
+
+    Raises:
+        SpecError: a rule states axes that a tensor does not have, or none where it must.
+    """
+    labels = labels_of(checkpoint)
+    patterns = TensorPatterns([rule.tensors for rule in spec.rules])
+    matching = governed(patterns, judged_tensors(checkpoint).values(), labels)
+    pairs: list[Pair] = []
+    problems: list[SpecProblem] = []
+    shown = _distinct(labels)
+    parts = parts_of(checkpoint)
+    for rule, tensors in zip(spec.rules, matching, strict=True):
+        refused = []
+        for tensor in tensors:
+            try:
+                part = parts.get(tensor.name)
+                pairs.append(_pair(rule, tensor, part, shown.get(tensor.name), tolerance))
+            except UsageError as error:
+                refused.append((tensor, error))
+        if refused:
+            problems.append(_problem(rule, *refused[0], others=len(refused) - 1))
+    if problems:
+        raise SpecError(spec.path or "options", tuple(problems))
+    empty = [rule for rule, tensors in zip(spec.rules, matching, strict=True) if not tensors]
+    nearest = _Nearest(checkpoint.tensors)
+    partly = (
+        _matches_in_part(spec.rules[index], unused, nearest)
+        for index, unused in patterns.never_met().items()
+        if matching[index] and spec.rules[index].required
+    )
+    return Plan(
+        assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),
+        not_evaluated=tuple(pair for pair in pairs if isinstance(pair, NotEvaluated)),
+        unmatched=tuple(_unmatched(rule, nearest) for rule in empty if rule.required),
+        notices=(
+            *(_matches_nothing(rule) for rule in empty if not rule.required),
+            *partly,
+            *_unnamed(checkpoint, spec.rules, labels),
+            *(unread_config_notice(checkpoint) if any(matching) else ()),
+        ),
+    )
+
+
+def _distinct(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Only a label that names one tensor tells a reader which one is meant."""
+    if not labels:
+        return {}
+    from ckptclamp.models.keras import distinct_labels
+
+    return distinct_labels(labels)
+
+
+def _unnamed(
+    checkpoint: Checkpoint, rules: Sequence[Rule], labels: Mapping[str, str]
+) -> tuple[Notice, ...]:
+    if checkpoint.keras is None or not rules:
+        return ()
+    from ckptclamp.models.keras import unnamed_weights
+
+    tensors = checkpoint.tensors
+    unnamed = unnamed_weights(checkpoint.keras, tensors)
+    names = {name: names_of(tensors[name], labels.get(name)) for name in unnamed}
+    return unnamed_notice(rules, unnamed, names, labels.values())
+
+
+def _pair(
+    rule: Rule, tensor: Tensor, part: Part | None, label: str | None, tolerance: float | None
+) -> Pair:
+    effective = rule.storage is Storage.EFFECTIVE
+    no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
+    reason = no_weight or why_not_judged(tensor)
+    if reason is not None:
+        return NotEvaluated(
+            subject=tensor.name,
+            rule=rule.id,
+            constraint=str(rule.constraint),
+            origin=Origin.SPEC,
+            reason=reason,
+            hint=None if no_weight is None else RAW_HINT,
+            location=_place(rule),
+            tensor=tensor,
+            severity=rule.severity,
+            no_weight=no_weight is not None,
+        )
+    axes = reduced_axes(rule.units, rule.constraint, tensor.shape)
+    notice = _axis_notice(rule, tensor, axes)
+    return Assignment(
+        tensor=tensor,
+        constraint=stored(rule.constraint, tensor),
+        axes=axes,
+        rule=rule.id,
+        origin=Origin.SPEC,
+        why=_why(rule),
+        tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
+        automatic=rule.tolerance is None and tolerance is None,
+        severity=rule.severity,
+        label=label,
+        location=_place(rule),
+        notices=(*(() if notice is None else (notice,)), *quantised_notice(tensor)),
+        unprojected=why_not_projected(tensor),
+        meant=meant_axes(tensor.shape) if _is_degenerate(notice) else None,
+    )
+
+
+def _place(rule: Rule) -> str | None:
+    return None if rule.location is None else str(rule.location)
+
+
+def _why(rule: Rule) -> str:
+    matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
+    return f"{matched}; as stored (storage: raw)" if rule.storage is Storage.RAW else matched
+
+
+def _axis_notice(rule: Rule, tensor: Tensor, axes: tuple[int, ...]) -> Notice | None:
+    if rule.constraint.elementwise or not rule.constraint.streaming:
+        return None
+    if rule.units.stated:
+        return degenerate(tensor.name, tensor.shape, axes, meant_axes(tensor.shape))
+    return defaulted(tensor.name, tensor.shape, axes, rule.constraint)
+
+
+def _is_degenerate(notice: Notice | None) -> bool:
+    return notice is not None and notice.code == "degenerate-axis"
+
+
+def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> SpecProblem:
+    more = f" (and {others} more)" if others else ""
+    shape = "x".join(map(str, tensor.shape)) or "()"
+    return SpecProblem(
+        f"rule {rule.id}: {tensor.name} of shape {shape}{more}: {error.message}",
+        line=None if rule.location is None else rule.location.line,
+        column=None if rule.location is None else rule.location.column,
+        hint=error.hint,
+    )
+
+
+def _unmatched(rule: Rule, nearest: _Nearest) -> UnmatchedRule:
+    """Tell where the rule stands, and which tensor it may have meant."""
+    literal = next((p for p in rule.tensors if not p.startswith(("!", "re:"))), None)
+    return UnmatchedRule(
+        rule=rule.id,
+        patterns=rule.tensors,
+        location=None if rule.location is None else str(rule.location),
+        meant=None if literal is None else nearest.to(literal),
+    )
+
+
+class _Nearest:
+    """Guesses which tensor a pattern meant; only the first few, since each looks at many names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = names
+        self._left = _GUESSES
+
+    def to(self, pattern: str) -> str | None:
+        """The name nearest to `pattern`, if one is near."""
+        if not self._left:
+            return None
+        self._left -= 1
+        import difflib
+
+        few = islice((name for name in self._names if len(name) <= _LONGEST), _MOST)
+        return next(iter(difflib.get_close_matches(pattern, list(few), n=1)), None)
+
+
+def _matches_in_part(rule: Rule, unused: Sequence[str], nearest: _Nearest) -> Notice:
+    """Some of a rule's patterns may be misspelt though others match; what they meant is not judged."""
+    meant = nearest.to(unused[0])
+    more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
+    return Notice(
+        "pattern-matches-nothing",
+        f"rule {rule.id}: no tensor matches {unused[0]}{more}, though others of its patterns do",
+        hint=f"did you mean {meant}?" if meant else "remove it, or make it a rule of its own",
+    )
+
+
+def _matches_nothing(rule: Rule) -> Notice:
+    return Notice(
+        "no-match",
+        f"rule {rule.id} matches no tensor, and need not",
+        informational=True,
+    )
+
+
+_SHOWN = 5
+_TRIALS = 200_000
+"""How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
+
+
+def unnamed_notice(
+    rules: Sequence[Rule],
+    unnamed: Mapping[str, str],
+    names: Mapping[str, Sequence[str]],
+    labels: Iterable[str],
+) -> tuple[Notice, ...]:
+    """Warn of weights that a rule may have meant and matched none of in their layer.
+
+    Args:
+        rules: the rules of a spec.
+        unnamed: the layers that each weight without a known name lies in, by its full name.
+        names: what each of these weights is called, by its full name.
+        labels: what weights of which it is known are called.
+    """
+    if not (rules and unnamed):
+        return ()
+    patterns = TensorPatterns([rule.tensors for rule in rules])
+    words = _words(rules, labels)
+    unnamed = dict(islice(unnamed.items(), max(1, _TRIALS // max(1, len(words)))))
+    met: dict[str, set[int]] = defaultdict(set)
+    for tensor, layer in unnamed.items():
+        met[layer] |= patterns.matching(names[tensor])
+    passed = {
+        tensor: by
+        for tensor, layer in unnamed.items()
+        if (by := _meant(patterns, names[tensor], layer, words) - met[layer])
+    }
+    if not passed:
+        return ()
+    ids = sorted({rules[index].id for by in passed.values() for index in by})
+    return (
+        Notice(
+            "unnamed-weights",
+            f"nothing tells what {len(passed)} weight(s) are called in their layers "
+            f"({_few(list(passed))}), so a rule that asks for such names passes them by: "
+            f"{_few(ids)}",
+            "match them by these names, or exclude them by '!' and such a name",
+            tensor=next(iter(passed)),
+        ),
+    )
+
+
+def _meant(
+    patterns: TensorPatterns, names: Sequence[str], layer: str, words: Sequence[str]
+) -> frozenset[int]:
+    """The rules that would match a weight with `names` if it were called by one of `words`.
+
+    One word at a time: an exclusion of biases is none of what may be a kernel.
+    """
+    found = (patterns.matching((*names, f"{layer}/{word}")) for word in words)
+    return frozenset[int]().union(*found)
+
+
+def _words(rules: Sequence[Rule], labels: Iterable[str]) -> list[str]:
+    """What weights are called: in this checkpoint, and in the patterns.
+
+    The config's labels end in few words. A file's own names may be as many as it likes, and each
+    word is tried with each weight.
+    """
+    asked = (_last(pattern) for rule in rules for pattern in rule.tensors)
+    known = (label.rpartition("/")[2] for label in labels)
+    return sorted({word for word in (*asked, *known) if word and not word.isdecimal()})
+
+
+def _last(pattern: str) -> str:
+    """The last segment of a glob, as the shortest name that it stands for."""
+    if pattern.startswith(("!", "re:")):
+        return ""
+    last = pattern.rpartition("/")[2].replace("*", "")
+    return "" if set(last) & set("?[") else last
+
+
+def _few(values: Sequence[str]) -> str:
+    return ", ".join(_shown(values))
+
+
+def _shown(values: Sequence[str]) -> Iterator[str]:
+    yield from map(printable, values[:_SHOWN])
+    if len(values) > _SHOWN:
+        yield f"and {len(values) - _SHOWN} more"

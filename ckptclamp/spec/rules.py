@@ -1,0 +1,255 @@
+"""From the form of a spec to its rules: what several values mean together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptclamp.constraints.custom import import_custom
+from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
+from ckptclamp.errors import UsageError
+from ckptclamp.spec.model import CustomObject, Rule, Severity, Spec, Storage, Suppression, Units
+from ckptclamp.spec.patterns import TensorPatterns
+from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
+
+if TYPE_CHECKING:
+    from ckptclamp.constraints.base import Constraint
+    from ckptclamp.spec.model import Location
+
+
+ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
+"""What a rule may say of its constraint beside the name."""
+
+
+class MisplacedError(UsageError):
+    """What is wrong with one part of a form: `key` says which (``constraint``), ``""`` all of it."""
+
+    def __init__(self, key: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class RuleBuilder:
+    """Makes rules of forms.
+
+    Attributes:
+        allow_import: modules from which a custom constraint may be imported.
+        tolerance: that of rules that state none; ``None`` is `auto`.
+    """
+
+    allow_import: AbstractSet[str] = frozenset()
+    tolerance: float | None = None
+
+    def rule(self, form: RuleForm, name: str, location: Location | None) -> Rule:
+        """Make the rule that `form` describes; `name` is its id if it has none.
+
+        Raises:
+            MisplacedError: its values do not go together.
+        """
+        stated = form.model_fields_set
+        constraint, units = self._constraint(form)
+        return Rule(
+            id=form.id if "id" in stated else name,
+            tensors=form.tensors,
+            constraint=constraint,
+            units=_units(form, units),
+            severity=Severity(form.severity),
+            tolerance=form.tolerance if "tolerance" in stated else self.tolerance,
+            required=form.required,
+            storage=Storage(form.storage),
+            location=location,
+        )
+
+    def custom_object(self, form: str | SerialisedForm | ConstraintForm) -> CustomObject:
+        """What a name under ``custom_objects`` stands for.
+
+        With arguments it is one constraint; without, each declaration's own config makes one.
+
+        Raises:
+            UsageError: there is no such constraint, or it may not be imported.
+        """
+        if isinstance(form, ConstraintForm):
+            constraint, units = self._constraint(form)
+            return CustomObject(lambda _: constraint, _units(form, units))
+        if isinstance(form, SerialisedForm) and form.config is not None:
+            constraint, units = self._serialised(form)
+            return CustomObject(lambda _: constraint, units)
+        name = form if isinstance(form, str) else form.class_name
+        if ":" not in name and canonical(name) is None:
+            raise UsageError(f"unknown constraint {name!r}", hint=suggestion(name, BUILTIN))
+        return CustomObject(functools.partial(self._from_config, name))
+
+    def _from_config(self, name: str, config: Mapping[str, Any]) -> Constraint:
+        if ":" in name:
+            return import_custom(name, config, self.allow_import)
+        return make(name, {key: value for key, value in config.items() if key != "axis"})
+
+    def _constraint(self, form: ConstraintForm) -> tuple[Constraint, Units]:
+        arguments = {key: getattr(form, key) for key in ARGUMENTS if key in form.model_fields_set}
+        if isinstance(form.constraint, str):
+            return self._named(form.constraint, arguments), Units()
+        if arguments:
+            key = next(iter(arguments))
+            raise MisplacedError(key, f"{key} belongs into the constraint's config")
+        try:
+            return self._serialised(form.constraint)
+        except UsageError as error:
+            raise MisplacedError("constraint", error.message, error.hint) from error
+
+    def _named(self, name: str, arguments: Mapping[str, Any]) -> Constraint:
+        try:
+            if ":" in name:
+                return import_custom(name, arguments, self.allow_import)
+            return make(name, arguments)
+        except UsageError as error:
+            raise MisplacedError(
+                _blamed(error, name, arguments), error.message, error.hint
+            ) from error
+
+    def _serialised(self, form: SerialisedForm) -> tuple[Constraint, Units]:
+        """A constraint as Keras writes it, or a class of the user's."""
+        config = dict(form.config or {})
+        if ":" in form.class_name:
+            made = import_custom(form.class_name, config, self.allow_import)
+            return made, Units.in_config(config) if made.streaming else Units()
+        from ckptclamp.models.keras import parse_constraint
+
+        parsed = parse_constraint(form.model_dump(exclude_unset=True))
+        if parsed.opaque is not None:
+            raise UsageError(parsed.opaque)
+        if parsed.builtin in BUILTIN:
+            assert parsed.builtin is not None
+            return make(parsed.builtin, parsed.config), Units.in_config(config)
+        if parsed.builtin is None and "registered_name" not in form.model_fields_set:
+            return self._from_config(form.class_name, config), Units.in_config(config)
+        raise UsageError(
+            f"{parsed.builtin or parsed.custom} is not known here",
+            hint="write class_name as 'package.module:Class'",
+        )
+
+
+def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
+    """Make the suppression that `form` describes.
+
+    Raises:
+        MisplacedError: it would accept everything.
+    """
+    stated = form.model_fields_set
+    if stated.isdisjoint({"tensors", "rules"}):
+        raise MisplacedError("", "needs tensors or rules: it would accept everything")
+    return Suppression(
+        tensors=form.tensors if "tensors" in stated else ("**",),
+        rules=form.rules if "rules" in stated else ("**",),
+        reason=form.reason,
+        expires=form.expires if "expires" in stated else None,
+        location=location,
+    )
+
+
+def _units(form: ConstraintForm, in_config: Units) -> Units:
+    stated = form.model_fields_set
+    if {"axis", "unit_axis"} <= stated:
+        raise MisplacedError("unit_axis", "axis and unit_axis exclude each other")
+    key = next((key for key in ("axis", "unit_axis") if key in stated), None)
+    if key is None:
+        return in_config
+    if in_config.stated:
+        raise MisplacedError(key, f"{key} is stated twice: here and in the constraint's config")
+    if key == "unit_axis":
+        return Units(unit_axis=form.unit_axis)
+    return Units(whole=True) if form.axis is None else Units(axis=form.axis)
+
+
+def _blamed(error: UsageError, name: str, arguments: Mapping[str, Any]) -> str:
+    """The key that an error is about: an argument that it names, or else the constraint."""
+    known = canonical(name)
+    for argument in arguments:
+        is_foreign = known is not None and argument not in arguments_of(known)
+        if is_foreign or error.message.startswith(f"{argument} "):
+            return argument
+    return "constraint"
+
+
+Axis = Sequence[int] | Literal["all"] | None
+"""Axes as an option states them; ``all`` is the whole tensor, ``None`` says nothing."""
+
+
+def inline_spec(
+    *,
+    tensors: Sequence[str],
+    max_norm: float | None = None,
+    min_max_norm: tuple[float, float] | None = None,
+    unit_norm: bool = False,
+    non_neg: bool = False,
+    clip: tuple[float, float] | None = None,
+    center: float | None = None,
+    axis: Axis = None,
+    unit_axis: Axis = None,
+    storage: str = "effective",
+) -> Spec:
+    """Return a spec with one rule for each constraint that is given, all over the same tensors.
+
+    A rule's id is its option's name (``max-norm``). The axes belong to the rules that have any, so
+    ``--non-neg --max-norm 2 --axis 0`` is two rules, of which only the second has an axis. `storage`
+    is that of every rule.
+
+    Raises:
+        UsageError: a bound, a pattern or an axis makes no sense, or no constraint is given.
+    """
+    given: dict[str, tuple[str, dict[str, Any]]] = {}
+    if max_norm is not None:
+        given["max-norm"] = ("MaxNorm", {"max_value": max_norm})
+    if min_max_norm is not None:
+        low, high = min_max_norm
+        given["min-max-norm"] = ("MinMaxNorm", {"min_value": low, "max_value": high})
+    if unit_norm:
+        given["unit-norm"] = ("UnitNorm", {})
+    if non_neg:
+        given["non-neg"] = ("NonNeg", {})
+    if clip is not None:
+        given["clip"] = ("Clip", {"low": clip[0], "high": clip[1]})
+    if center is not None:
+        given["center"] = ("CenterAround", {"ref_value": center})
+    if not given:
+        raise UsageError("no constraint is given", hint="for example --max-norm 2")
+    TensorPatterns([tensors])
+    stated = units(axis, unit_axis)
+    rules = [
+        replace(_rule(option, *what, tuple(tensors), stated), storage=Storage(storage))
+        for option, what in given.items()
+    ]
+    if stated.stated and not any(rule.units.stated for rule in rules):
+        raise UsageError(f"--{rules[0].id} is about each weight by itself, so it has no axis")
+    return Spec(rules=tuple(rules))
+
+
+def _rule(
+    option: str, name: str, arguments: dict[str, Any], tensors: tuple[str, ...], units: Units
+) -> Rule:
+    constraint = make(name, arguments)
+    own = Units() if constraint.elementwise else units
+    return Rule(id=option, tensors=tensors, constraint=constraint, units=own)
+
+
+def units(axis: Axis, unit_axis: Axis) -> Units:
+    """Return what the options ``--axis`` and ``--unit-axis`` say of units.
+
+    Raises:
+        UsageError: both are given, or no axis is left to take a norm over.
+    """
+    if axis is not None and unit_axis is not None:
+        raise UsageError("--axis and --unit-axis exclude each other")
+    if unit_axis is not None:
+        if isinstance(unit_axis, str):
+            raise UsageError(
+                "--unit-axis all would make each weight a unit",
+                hint="--clip bounds each weight by itself",
+            )
+        return Units(unit_axis=tuple(unit_axis))
+    if axis is None:
+        return Units()
+    return Units(whole=True) if isinstance(axis, str) else Units(axis=tuple(axis))

@@ -1,0 +1,186 @@
+"""A project's settings: ``ckptclamp.toml``, or ``[tool.ckptclamp]`` in ``pyproject.toml``.
+
+The nearest one is taken, from the working directory upward to the root of the repository; outside
+of a repository only the working directory counts, so that nobody else's directory above it does.
+
+A settings file gives options their defaults: the command line and the environment win. It may only
+hold options that choose what is judged and how it is shown. Whatever runs code, writes a file,
+reaches through links or turns a failure into success must be asked for where the program is called,
+because the working directory may be a checkpoint that somebody else made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptclamp.errors import NotACheckpointError, UnreadableError, UsageError
+
+OWN_FILE = "ckptclamp.toml"
+PROJECT_FILE = "pyproject.toml"
+
+ALLOWED: Mapping[str, tuple[type, ...]] = {
+    "baseline": (str,),
+    "color": (str,),
+    "expansion-limit": (int,),
+    "hash": (bool,),
+    "header-limit": (str, int),
+    "headroom": (str,),
+    "jobs": (int,),
+    "max-distance": (str,),
+    "max-drift": (str,),
+    "memory": (str, int),
+    "no-cache-pollution": (bool,),
+    "projection": (str,),
+    "quiet": (bool,),
+    "require-isolation": (bool,),
+    "show-suppressed": (bool,),
+    "spec": (str,),
+    "strict": (bool,),
+    "tolerance": (float, int),
+    "unpacked-limit": (str, int),
+    "verbose": (int,),
+    "worst": (int,),
+}
+"""The options that a settings file may hold, and the TOML types of their values."""
+
+COMMAND_LINE_ONLY: Mapping[str, str] = {
+    "allow-import": "runs code",
+    "allow-remaining": "lets a copy pass that does not conform",
+    "attest": "writes a file",
+    "dry-run": "makes no copy",
+    "exit-zero": "turns a failure into success",
+    "follow-symlinks": "leads out of the checkpoint",
+    "force": "overwrites a file",
+    "in-place": "overwrites a file",
+    "output": "writes a file",
+    "report": "writes a file",
+    "schema": "writes a file",
+    "write-baseline": "writes a file, and accepts what it finds",
+}
+"""What the environment may not decide either, and what each option does."""
+
+_PATHS = frozenset({"baseline", "spec"})
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one settings file says: option names (``max-drift``) to values; paths are absolute."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+
+def find_settings(start: Path) -> Settings | None:
+    """Read the settings that hold for the directory `start`; ``None`` where there are none.
+
+    Raises:
+        UsageError: a settings file cannot be read, or holds what does not belong there.
+    """
+    for directory in _upward(start.resolve()):
+        for path in (directory / OWN_FILE, directory / PROJECT_FILE):
+            if path.is_file():
+                table = _table(path)
+                if table is not None:
+                    return Settings(path, dict(_checked(path, table)))
+    return None
+
+
+def brought_along(settings: Settings, checkpoint: Path) -> bool:
+    """Whether `settings` lie inside `checkpoint`, so that its author would choose his own judge.
+
+    Inside are the directory that is named, and the directory of a set of which a file is named: its
+    index, a shard beside the index, the weights of an unzipped Keras archive. A single file has no
+    inside: settings beside it are those of the project in whose directory it lies.
+    """
+    if checkpoint.is_dir():
+        return checkpoint.resolve() in settings.path.parents
+    # Shards are looked for beside the name that is given, wherever the file itself may lie.
+    return any(
+        file.parent.resolve() in settings.path.parents and _is_of_a_set(file)
+        for file in (checkpoint, checkpoint.resolve())
+    )
+
+
+def _is_of_a_set(file: Path) -> bool:
+    """Whether `file` is an index, by its content, or by its name a member of a set beside it."""
+    from ckptclamp.checkpoints.opening import KERAS_DIRECTORY, SHARDS
+
+    try:
+        names = {entry.name for entry in file.parent.iterdir()}
+    except OSError:
+        return False  # whoever opens it will say why it cannot be read
+    if file.name in KERAS_DIRECTORY and names >= KERAS_DIRECTORY:
+        return True
+    return _is_index(file) or any(
+        file.name.endswith(shard) and any(name.endswith(index) for name in names)
+        for index, shard in SHARDS.items()
+    )
+
+
+def _is_index(file: Path) -> bool:
+    from ckptclamp.checkpoints.opening import Kind, sniff
+    from ckptclamp.checkpoints.source import Source
+
+    try:
+        source = Source.open(file)
+    except UnreadableError:
+        return False  # whoever opens it will say why
+    try:
+        return sniff(source) is Kind.JSON
+    except NotACheckpointError:
+        return False
+    finally:
+        source.close()
+
+
+def _upward(start: Path) -> Iterator[Path]:
+    """`start` and the directories above it, down from the repository's root."""
+    lineage = [start, *start.parents]
+    roots = [i for i, directory in enumerate(lineage) if (directory / ".git").exists()]
+    yield from lineage[: roots[0] + 1] if roots else [start]
+
+
+def _table(path: Path) -> Mapping[str, Any] | None:
+    """The settings in `path`; ``None`` for a project file that has none."""
+    import tomllib
+
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError("is too large for a settings file", path=path)
+        document = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UsageError(error.strerror or str(error), path=path) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        if path.name == PROJECT_FILE and b"ckptclamp" not in path.read_bytes():
+            return None
+        raise UsageError(f"is no TOML: {error}", path=path) from error
+    if path.name == OWN_FILE:
+        return document
+    tool = document.get("tool", {})
+    table = tool.get("ckptclamp") if isinstance(tool, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise UsageError("tool.ckptclamp must be a table", path=path)
+    return table
+
+
+def _checked(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if name not in ALLOWED:
+            raise UsageError(f"{name!r} is no setting", path=path, hint=_meant(name))
+        if type(value) not in ALLOWED[name]:
+            words = " or ".join(kind.__name__ for kind in ALLOWED[name])
+            raise UsageError(f"{name} must be of type {words}", path=path)
+        yield name, str(path.parent / value) if name in _PATHS else value
+
+
+def _meant(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, ALLOWED, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known here: {', '.join(ALLOWED)}; all else belongs on the command line"

@@ -1,1 +1,0 @@
-"""Measuring and projecting tensors in blocks, within a memory budget."""

@@ -1,0 +1,121 @@
+"""Measurements kept for the next pass: all of a tensor or nothing, and never more than allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.engine.measure import measure
+from ckptclamp.engine.project import project
+from ckptclamp.engine.requests import Batch, Failed, Kept, Request
+from ckptclamp.spec.model import Projection
+from tests.engine.raw import InMemory
+
+
+class Counting(InMemory):
+    """Counts the bytes that are read."""
+
+    read_bytes = 0
+
+    def read(self, tensor, box, buffer=None):
+        values = super().read(tensor, box, buffer)
+        self.read_bytes += values.nbytes
+        return values
+
+
+def measured(copy, axes):
+    tensor = copy.tensors["w"]
+    return list(measure(copy, [Request(tensor, axes, MaxNorm(1.0).needs)]))
+
+
+def batches(copy, block, axis=1):
+    tensor = copy.tensors["w"]
+    answers = measure(copy, [Request(tensor, (axis,), MaxNorm(1.0).needs)], block=block)
+    return [answer for answer in answers if isinstance(answer, Batch)]
+
+
+def columns():
+    return np.random.default_rng(3).standard_normal((3000, 500)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bound", [30.0, 56.0], ids=["every column", "few columns"])
+def test_what_is_known_saves_a_pass_and_changes_no_bit(bound):
+    """The copy is that of a projection which measured for itself, with one reading less."""
+    fresh, told = Counting(w=columns()), Counting(w=columns())
+    answers = measured(told, (0,))
+    told.read_bytes = 0
+    one = project(fresh, fresh.tensors["w"], (0,), MaxNorm(bound), 0.0)
+    other = project(told, told.tensors["w"], (0,), MaxNorm(bound), 0.0, known=answers)
+    assert one == other
+    assert one.changed > 0
+    assert (fresh.arrays["w"] == told.arrays["w"]).all()
+    assert told.read_bytes == fresh.read_bytes - columns().nbytes
+
+
+@pytest.mark.parametrize("projection", Projection)
+@pytest.mark.parametrize("bound", [10.0, 24.0], ids=["every row", "few rows"])
+def test_rows_that_are_known_to_conform_are_not_read(bound, projection):
+    """Boxes with nothing to mend cost nothing, and the others come out the same."""
+    fresh, told = Counting(w=columns()), Counting(w=columns())
+    arguments = {"projection": projection, "block": 5000}
+    answers = batches(told, 5000)
+    told.read_bytes = 0
+    one = project(fresh, fresh.tensors["w"], (1,), MaxNorm(bound), 0.0, **arguments)
+    other = project(told, told.tensors["w"], (1,), MaxNorm(bound), 0.0, known=answers, **arguments)
+    assert one == other
+    assert one.changed > 0
+    assert (fresh.arrays["w"] == told.arrays["w"]).all()
+    less = bound > 20 and projection is Projection.EXACT
+    assert (told.read_bytes < fresh.read_bytes) == less
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    "told",
+    [lambda a: a[::-1], lambda a: a[:-1], lambda a: [*a, *a]],
+    ids=["turned", "less", "twice"],
+)
+def test_answers_that_are_not_each_unit_once_are_not_believed(axis, told):
+    """Units of which something is not certain are measured again."""
+    fresh, copy = (InMemory(w=columns()) for _ in range(2))
+    tensor = copy.tensors["w"]
+    answers = told(batches(copy, 5000, axis))
+    one = project(fresh, fresh.tensors["w"], (axis,), MaxNorm(10.0), 0.0, block=5000)
+    other = project(copy, tensor, (axis,), MaxNorm(10.0), 0.0, block=5000, known=answers)
+    assert one == other
+    assert (fresh.arrays["w"] == copy.arrays["w"]).all()
+
+
+def test_what_is_kept_is_given_once():
+    """Afterwards the weights may have moved."""
+    copy, kept = InMemory(w=columns()), Kept(1 << 20)
+    tensor = copy.tensors["w"]
+    for axes in ((0,), (1,)):
+        for answer in measured(copy, axes):
+            kept.add(tensor, f"rule {axes}", answer)
+    assert [len(batch.statistics) for batch in kept.take(tensor, "rule (0,)")] == [500]
+    assert not kept.take(tensor, "rule (0,)")
+    assert sum(len(batch.statistics) for batch in kept.take(tensor, "rule (1,)")) == 3000
+
+
+@pytest.mark.parametrize("room", [0, 7999])
+def test_what_does_not_fit_is_forgotten_whole(room):
+    """A part of a tensor's units would be taken for all of them."""
+    copy, kept = InMemory(w=columns()), Kept(room)
+    tensor = copy.tensors["w"]
+    (batch,) = measured(copy, (0,))
+    for _ in range(2):
+        kept.add(tensor, "rule", batch)
+    assert not kept.take(tensor, "rule")
+
+
+def test_a_tensor_that_failed_is_forgotten():
+    """Nothing is known of it, whatever was measured before."""
+    copy, kept = InMemory(w=columns()), Kept(1 << 20)
+    tensor = copy.tensors["w"]
+    (batch,) = measured(copy, (0,))
+    kept.add(tensor, "rule", batch)
+    kept.add(tensor, "rule", Failed(0, "is damaged"))
+    kept.add(tensor, "rule", batch)
+    assert not kept.take(tensor, "rule")

@@ -1,0 +1,85 @@
+"""What one unit is: from what a rule states to the axes of one shape."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckptclamp.constraints.center import CenterAround
+from ckptclamp.constraints.custom import CallableConstraint
+from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.errors import UsageError
+from ckptclamp.plan.units import reduced_axes
+from ckptclamp.spec.model import Units
+
+OWN = CallableConstraint(abs, "own")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "units", "shape", "axes"),
+    [
+        (MaxNorm(), Units(axis=(0,)), (4, 5), (0,)),
+        (MaxNorm(), Units(axis=(-1,)), (4, 5), (1,)),
+        (MaxNorm(), Units(axis=(2, 0)), (4, 5, 6), (0, 2)),
+        (MaxNorm(), Units(unit_axis=(-1,)), (3, 3, 4, 5), (0, 1, 2)),
+        (MaxNorm(), Units(unit_axis=(0,)), (5, 4), (1,)),
+        (MaxNorm(), Units(whole=True), (4, 5), (0, 1)),
+        (MaxNorm(), Units(), (4, 5), (0,)),
+        (MaxNorm(), Units(), (4,), (0,)),
+        (MaxNorm(), Units(), (), ()),
+        (CenterAround(), Units(), (3, 4, 5), (0, 1, 2)),
+        (CenterAround(), Units(axis=(0,)), (3, 4, 5), (0,)),
+        (NonNeg(), Units(), (3, 4, 5), ()),
+        (Clip(0, 1), Units(), (), ()),
+        (OWN, Units(), (3, 4, 5), (0, 1, 2)),
+    ],
+)
+def test_resolved(constraint, units, shape, axes):
+    """Reduced or kept, negative or not, stated or left to the default."""
+    assert reduced_axes(units, constraint, shape) == axes
+
+
+@pytest.mark.parametrize(
+    ("constraint", "units", "shape", "message"),
+    [
+        (MaxNorm(), Units(axis=(2,)), (4, 5), "axis 2 does not exist"),
+        (MaxNorm(), Units(axis=(-3,)), (4, 5), "axis -3 does not exist"),
+        (MaxNorm(), Units(unit_axis=(2,)), (4, 5), "axis 2 does not exist"),
+        (MaxNorm(), Units(axis=(0,)), (), "axis 0 does not exist"),
+        (MaxNorm(), Units(axis=(0, -2)), (4, 5), "one axis twice"),
+        (MaxNorm(), Units(axis=()), (4, 5), "no axis at all"),
+        (MaxNorm(), Units(unit_axis=(0,)), (4,), "leaves no axis"),
+        (MaxNorm(), Units(), (3, 4, 5), "need an axis to be stated"),
+        (NonNeg(), Units(axis=(0,)), (4, 5), "has no axis"),
+        (Clip(0, 1), Units(whole=True), (4, 5), "has no axis"),
+        (OWN, Units(unit_axis=(0,)), (4, 5), "states no axis"),
+    ],
+)
+def test_refused(constraint, units, shape, message):
+    """No axis is made up, dropped or wrapped around."""
+    with pytest.raises(UsageError, match=message):
+        reduced_axes(units, constraint, shape)
+
+
+def test_what_to_state_is_said_in_words():
+    """For a kernel of a convolution the message says what the usual axes would mean."""
+    with pytest.raises(UsageError) as caught:
+        reduced_axes(Units(), MaxNorm(), (3, 3, 16, 32))
+    assert caught.value.hint == (
+        "axis [0, 1, 2] would make a unit one of 32 filters (last axis): 3x3x16 = 144 weights"
+    )
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=5).map(tuple), st.data())
+def test_axis_and_unit_axis_are_complements(shape, data):
+    """Reducing some axes is keeping the others, however they are counted."""
+    rank = len(shape)
+    axes = data.draw(st.sets(st.integers(0, rank - 1), min_size=1, max_size=rank - 1))
+    kept = tuple(axis - rank for axis in range(rank) if axis not in axes)
+    assert (
+        reduced_axes(Units(axis=tuple(axes)), MaxNorm(), shape)
+        == reduced_axes(Units(unit_axis=kept), MaxNorm(), shape)
+        == tuple(sorted(axes))
+    )
