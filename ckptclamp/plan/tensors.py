@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Dequantised, Unreadable
-from ckptclamp.constraints.base import auto_tolerance
+from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import Notice, NotWrittenError
 from ckptclamp.models.families import find_parts
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.constraints.base import FLOOR, Statistic, UnitStatistics, auto_tolerance
+from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.constraints.norms import MaxNorm, UnitNorm
+from ckptclamp.constraints.tolerance import FLOOR, auto_tolerance
 
 ROUNDED = [n for n, d in DTYPES.items() if d.kind is Kind.FLOAT and n != "float8_e8m0fnu"]
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.constraints.base import auto_tolerance
 from ckptclamp.constraints.center import CenterAround
 from ckptclamp.constraints.elementwise import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.requests import Batch, Request

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.checkpoints.tensor import Role, Unreadable
-from ckptclamp.constraints.base import auto_tolerance
 from ckptclamp.constraints.elementwise import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import SpecError, UsageError
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.model import Origin, UnmatchedRule
