@@ -20,8 +20,8 @@ from ckptclamp.spec.regular import Expression, ExpressionSet, parse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_ROOT = "model_weights/"
-_SUFFIX = ":0"
+_ROOT = "(model_weights/)?"
+_SUFFIX = "(:0)?"
 _EXCLUDE = "!"
 _REGULAR = "re:"
 
@@ -93,7 +93,7 @@ def _excludes(pattern: str) -> bool:
 def _expression(pattern: str) -> Expression:
     """What a pattern means, with the root and the suffix made optional."""
     body = _body(pattern)
-    return Expression(f"(?:{_ROOT})?(?:{body.text})(?:{_SUFFIX})?", body.size)
+    return Expression(f"{parse(_ROOT).text}(?:{body.text}){parse(_SUFFIX).text}", body.size)
 
 
 def _body(pattern: str) -> Expression:

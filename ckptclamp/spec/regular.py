@@ -6,15 +6,16 @@ is of the whole text, so they mean nothing or something that takes memory.
 
 `re` backtracks, and a name from an untrusted file can make it run for ever. RE2 takes time linear in
 the text and bounded memory. It is imported where it is first needed, to keep start-up small.
+
+RE2's ``\\w`` means ASCII, and a class of all scripts' letters is 1,300 of its instructions. So each
+character of a text is matched after a mark of its kind, one of `_KINDS`: ``\\w`` is two of the marks.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from array import array
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ckptclamp.errors import UsageError
@@ -31,8 +32,8 @@ _GROUP_LENGTH, _GROUP_SIZE = 200, 100_000
 _GROUP_MEMORY = 16 << 20
 """Bytes for the program and the cached states of one group; RE2 asks for 150 per instruction."""
 
-_MEMORY = 8 << 20
-"""Bytes for one expression, which may so become 87,000 instructions."""
+_MEMORY = 2 << 20
+"""Bytes for one expression: 21,000 instructions, so that a literal of `MAX_LENGTH` fits."""
 
 # What RE2 reads as a quantifier; it takes 'a{01}' and 'a{100000}' for text.
 _COUNT = r"(?:0|[1-9][0-9]{0,3})"
@@ -42,13 +43,18 @@ _TOKEN = re.compile(
       \\(?P<escape>.)
     | (?P<class>\[\^?\]?(?:\\.|[^\]\\])*\])
     | (?P<refused> \(\?(?!:) | {_QUANTIFIER}[*+?{{] )
-    | \((?:\?:)? | {_QUANTIFIER}
+    | (?P<operator>\((?:\?:)? | [)|] | {_QUANTIFIER})
     | (?P<misplaced>[\[{{}}^$\\])
     | .
     """,
     re.VERBOSE | re.DOTALL,
 )
-_SHORTHANDS = "dDwWsS"
+_KINDS = "0123"
+_SHORTHANDS = {"d": "0", "D": "123", "w": "01", "W": "23", "s": "2", "S": "013"}
+"""The kinds of characters that a shorthand takes; see `_kind`."""
+
+_CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
+_NOTHING = r"[^\x{0}-\x{10ffff}]"
 _REASONS = {
     "missing )": "a '(' that is not closed",
     "unexpected )": "a ')' that closes nothing",
@@ -78,9 +84,7 @@ class ExpressionSet:
         for place, expression in enumerate(expressions):
             self._places.setdefault(expression, []).append(place)
         if sum(expression.size for expression in self._places) > MAX_SIZE:
-            raise UsageError(
-                "the patterns are too large together", hint=r"repeat less, or use less \w"
-            )
+            raise UsageError("the patterns are too large together", hint="repeat less")
         self._groups = [(group, _compiled_set(group)) for group in _grouped(list(self._places))]
 
     def matching(self, text: str) -> frozenset[int]:
@@ -89,7 +93,7 @@ class ExpressionSet:
         Raises:
             UsageError: RE2 had too little memory to find out.
         """
-        encoded = _encoded(text)
+        encoded = _encoded("".join(map(_marked, text)))
         places: set[int] = set()
         for group, compiled in self._groups:
             matched = compiled.Match(encoded)
@@ -134,27 +138,33 @@ def _translated(token: re.Match[str]) -> str:
     """Give one token the meaning in RE2 that it has in Python; `ValueError` if it may not be there."""
     text = token.group()
     match token.lastgroup:
+        case "operator":
+            return text
         case "escape":
             return _escape(token["escape"])
         case "class":
             return _class(text)
+        case "refused" if text == "(?":
+            raise ValueError("'(?', for look-around and flags")
         case "refused":
-            what = (
-                "'(?', for look-around and flags"
-                if text == "(?"
-                else "a quantifier on a quantifier"
-            )
-            raise ValueError(what)
+            raise ValueError("a quantifier on a quantifier")
         case "misplaced":
             raise ValueError(f"{text!r} in a place where it is not understood")
-        case _:
-            return text
+    return "(?:..)" if text == "." else _literal(text)
+
+
+def _literal(char: str) -> str:
+    return rf"(?:{_kind(char)}\x{{{ord(char):x}}})"
 
 
 def _escape(char: str) -> str:
-    if char.isalnum() and char not in _SHORTHANDS + "ntrfv":
+    if char in _SHORTHANDS:
+        return f"(?:[{_SHORTHANDS[char]}].)"
+    if char in _CONTROLS:
+        return _literal(_CONTROLS[char])
+    if char.isalnum():
         raise ValueError(f"'\\{char}'")
-    return f"[{_ranges(char)}]" if char in _SHORTHANDS else _in_class(char)
+    return _literal(char)
 
 
 def _class(text: str) -> str:
@@ -162,23 +172,40 @@ def _class(text: str) -> str:
     inner = re.sub(r"\\.|[\[&~|]", lambda m: m[0] if len(m[0]) == 2 else f"\\{m[0]}", text[1:-1])
     inner = inner.replace("--", r"-\-")
     re.compile(f"[{inner}]")
-    return "[" + re.sub(r"\\(.)", lambda m: _in_class(m[1]), inner, flags=re.DOTALL) + "]"
+    negated, inner = inner.startswith("^"), inner.removeprefix("^")
+    kinds = "".join(_SHORTHANDS.get(char, "") for char in re.findall(r"\\(.)", inner, re.DOTALL))
+    chars = re.sub(r"\\(.)", lambda m: _in_class(m[1]), inner, flags=re.DOTALL)
+    # What is left may not begin with a sign that it did not begin with.
+    chars = re.sub(r"^\^", r"\^", chars)
+    if negated:
+        others = "".join(sorted(set(_KINDS) - set(kinds)))
+        return f"(?:{_one_of(others)}[^{chars}])" if chars else f"(?:{_one_of(others)}.)"
+    return f"(?:{_one_of(kinds)}.|[{_KINDS}]{_one_of(chars)})"
+
+
+def _one_of(chars: str) -> str:
+    return f"[{chars}]" if chars else _NOTHING
 
 
 def _in_class(char: str) -> str:
-    """The inside of a class that means an escaped `char`."""
+    """The inside of a class that means an escaped `char`, which is no shorthand."""
     if char in _SHORTHANDS:
-        return _ranges(char)
+        return ""
     return f"\\{char}" if char.isascii() and char.isalnum() else rf"\x{{{ord(char):x}}}"
 
 
-@cache
-def _ranges(letter: str) -> str:
-    r"""What ``\d``, ``\w`` and so on mean to Python, as the inside of a class; RE2 means ASCII alone."""
-    numbers = array("I", range(sys.maxunicode + 1))
-    every = numbers.tobytes().decode("utf-32", "surrogatepass")
-    runs = re.finditer(rf"\{letter}+", every)
-    return "".join(rf"\x{{{run.start():x}}}-\x{{{run.end() - 1:x}}}" for run in runs)
+@lru_cache(maxsize=1 << 12)
+def _marked(char: str) -> str:
+    return _kind(char) + char
+
+
+def _kind(char: str) -> str:
+    """What kind of character Python takes `char` for, as one of `_KINDS`."""
+    if char.isdecimal():
+        return "0"
+    if char.isalnum() or char == "_":
+        return "1"
+    return "2" if char.isspace() else "3"
 
 
 def _grouped(expressions: Sequence[Expression]) -> Iterator[list[Expression]]:
