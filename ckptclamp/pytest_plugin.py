@@ -46,7 +46,7 @@ def assert_conforms(
     if known is not None:
         report = compare(report, known)
     if report.exit_code:
-        from ckptclamp.reports.options import RenderOptions
+        from ckptclamp.reports.formats import RenderOptions
         from ckptclamp.reports.text import render
 
         raise AssertionError("the checkpoint does not conform\n" + render(report, RenderOptions()))

@@ -88,7 +88,7 @@ def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  #
 
 
 def _check_output(options: dict[str, Any]) -> None:
-    from ckptclamp.reports.registry import REPORTERS
+    from ckptclamp.reports.formats import REPORTERS
     from ckptclamp.reports.writing import UNITS
 
     given = [options["output"] is not None, options["in_place"], options["dry_run"]]

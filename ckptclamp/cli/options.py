@@ -247,7 +247,7 @@ engine_options = together(
 
 def _report_format(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
     """Refuse an unknown format before the hour of work that a report may take."""
-    from ckptclamp.reports.registry import reporter_named
+    from ckptclamp.reports.formats import reporter_named
 
     return reporter_named(name).name
 
@@ -281,7 +281,7 @@ def report_option(*short: str, units: bool = True) -> Callable[[F], F]:
 def _complete_format(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> Sequence[str]:
-    from ckptclamp.reports.registry import REPORTERS
+    from ckptclamp.reports.formats import REPORTERS
 
     return [name for name in REPORTERS if name.startswith(incomplete)]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.verdicts import OnUnit
     from ckptclamp.engine.executors import Progress
     from ckptclamp.plan.build import Assignment
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
 
 _MOST_WARNINGS = 20
@@ -101,7 +101,7 @@ def _model_config(
 
 def render_options(options: dict[str, Any]) -> RenderOptions:
     """How the report on stdout is to look."""
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
     terminal = sys.stdout.isatty()
     return RenderOptions(
@@ -163,7 +163,7 @@ def units_output(options: dict[str, Any]) -> Iterator[OnUnit | None]:
     if not paths:
         yield None
         return
-    from ckptclamp.reports.units import units_file
+    from ckptclamp.reports.writing import units_file
 
     with ExitStack() as opened:
         writers = [opened.enter_context(units_file(path)) for path in paths]

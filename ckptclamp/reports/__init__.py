@@ -3,8 +3,7 @@
 `reports` computes nothing about weights: it shows what `ckptclamp.auditing.results` holds.
 """
 
-from ckptclamp.reports.options import RenderOptions
-from ckptclamp.reports.registry import REPORTERS, Reporter, render
+from ckptclamp.reports.formats import REPORTERS, RenderOptions, Reporter, render
 from ckptclamp.reports.writing import parse_outputs, write_reports, write_stream
 
 __all__ = [

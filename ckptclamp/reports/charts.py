@@ -1,17 +1,17 @@
-"""Plots as inline SVG: histograms of units with the bound drawn in, and the strip of all results.
+"""What the plots of a page show, as numbers: histograms of units with the bound, and a strip.
 
-Colours come from the page's style sheet by class, so that they follow light, dark and print.
+`page.html.jinja` makes SVG of it; colours come from the style sheet by class, so that they follow
+light, dark and print.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import count, pairwise
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptclamp.auditing.results import Verdict
-from ckptclamp.reports.markup import element
 from ckptclamp.reports.wording import (
     beside,
     interval,
@@ -24,7 +24,6 @@ from ckptclamp.reports.wording import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from xml.etree import ElementTree as ET
 
     from ckptclamp.auditing.results import Result
     from ckptclamp.engine.histogram import Histogram
@@ -44,7 +43,48 @@ _MOST_CELLS = 180
 """A cell stays two pixels wide on a phone, so that a single bad layer is seen."""
 
 _CELL = 28
+"""From one cell to the next; the template draws a box of 26."""
+
 _LEAST_FILL = 12.0
+
+
+class Path(NamedTuple):
+    """One SVG path and its class in the style sheet."""
+
+    kind: str
+    data: str
+
+
+class Text(NamedTuple):
+    """Words in a plot, and where they stand."""
+
+    words: str
+    x: float
+    y: float
+    anchor: str = "start"
+    kind: str = "label"
+
+
+class Cell(NamedTuple):
+    """One cell of the strip: a box that is `filled` from below, and the place that it links to."""
+
+    kind: str
+    words: str
+    link: str
+    x: int
+    filled: float
+
+
+class Plot(NamedTuple):
+    """What one SVG shows, in the coordinates of a view box of `width` x `height`."""
+
+    title: str
+    description: str
+    width: float
+    height: float
+    paths: tuple[Path, ...] = ()
+    texts: tuple[Text, ...] = ()
+    cells: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +95,21 @@ class Axis:
     high: float
     logarithmic: bool = False
 
+    def scaled(self, value: float) -> float:
+        """`value` on the axis; halved, so that the distance of two values never overflows."""
+        if self.logarithmic:
+            return math.log(value) if value > 0 else -math.inf
+        return value / 2
+
+    @property
+    def extent(self) -> float:
+        """The distance of the two ends."""
+        return self.scaled(self.high) - self.scaled(self.low)
+
     def place(self, value: float) -> float:
         """Where `value` stands, held within the plot."""
-        scaled = _log if self.logarithmic else _half
-        low, high, at = scaled(self.low), scaled(self.high), scaled(value)
-        share = (at - low) / (high - low) if high > low else 0.5
+        extent = self.extent
+        share = (self.scaled(value) - self.scaled(self.low)) / extent if extent > 0 else 0.5
         return _SIDE + min(max(share, 0.0), 1.0) * (_WIDTH - 2 * _SIDE)
 
 
@@ -72,24 +122,10 @@ def axis_of(histograms: Sequence[Histogram], bound: tuple[float | None, float | 
         if limit is None or (logarithmic and limit <= 0):
             continue
         wide = Axis(min(low, limit), max(high, limit), logarithmic)
-        narrow = 0.0 if logarithmic else _NARROW * _half(max(abs(low), abs(high)))
-        if _extent(wide) <= _FAR * max(narrow, _extent(Axis(low, high, logarithmic))):
+        narrow = 0.0 if logarithmic else _NARROW * max(abs(low), abs(high)) / 2
+        if wide.extent <= _FAR * max(narrow, Axis(low, high, logarithmic).extent):
             low, high = wide.low, wide.high
     return Axis(low, high, logarithmic)
-
-
-def _extent(axis: Axis) -> float:
-    scaled = _log if axis.logarithmic else _half
-    return scaled(axis.high) - scaled(axis.low)
-
-
-def _half(value: float) -> float:
-    """Halved, so that the distance of two values never overflows."""
-    return value / 2
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
 
 
 def drawable(result: Result | None) -> bool:
@@ -97,39 +133,28 @@ def drawable(result: Result | None) -> bool:
     return result is not None and result.histogram is not None and bool(result.histogram.counts)
 
 
-def histogram_chart(
-    result: Result, ids: count[int], *, axis: Axis | None = None, words: str = ""
-) -> ET.Element:
+def histogram_plot(result: Result, axis: Axis | None = None, words: str = "Units") -> Plot:
     """The units of `result` by measured value, those outside in the colour of a violation.
 
-    `axis` is shared with another chart where the two are to be compared; `words` tell which it is.
+    `axis` is shared with another plot where the two are to be compared; `words` tell which it is.
     """
     histogram = result.histogram
     assert histogram is not None
     axis = axis or axis_of([histogram], result.bound)
-    finite = result.violating - result.nonfinite
-    inside, outside = _bars(histogram, axis, _inner(result), finite)
-    title = f"{words or 'Units'} of {tensor_name(result)}"
-    spread = f"{number(histogram.edges[0])} to {number(histogram.edges[-1])}"
-    description = (
-        f"{plural(result.units, 'unit')} measure {spread}; the bound is {interval(result.bound)}; "
-        f"{result.violating:,} outside."
+    inside, outside = _bars(histogram, axis, _inner(result), result.violating - result.nonfinite)
+    limits = sorted({limit for limit in result.bound if limit is not None})
+    paths = [Path("bars", inside), Path("bars out", outside)]
+    paths += [Path("axis", f"M0 {_BASE:g}H{_WIDTH:g}"), *(_line(limit, axis) for limit in limits)]
+    low, high = number(histogram.edges[0]), number(histogram.edges[-1])
+    return Plot(
+        f"{words} of {tensor_name(result)}",
+        f"{plural(result.units, 'unit')} measure {low} to {high}; the bound is "
+        f"{interval(result.bound)}; {result.violating:,} outside.",
+        _WIDTH,
+        _HEIGHT,
+        tuple(path for path in paths if path.data),
+        (*_axis_labels(axis), *(_bound_label(limit, axis) for limit in limits)),
     )
-    return _figure(
-        (_WIDTH, _HEIGHT),
-        (title, description),
-        ids,
-        element("path", d=inside, class_="bars") if inside else None,
-        element("path", d=outside, class_="bars out") if outside else None,
-        element("path", d=f"M0 {_BASE:g}H{_WIDTH:g}", class_="axis"),
-        *_axis_labels(axis),
-        *(mark for limit in _limits(result) for mark in _bound_mark(limit, axis)),
-        class_="histogram",
-    )
-
-
-def _limits(result: Result) -> list[float]:
-    return sorted({limit for limit in result.bound if limit is not None})
 
 
 def _inner(result: Result) -> tuple[float, float]:
@@ -192,30 +217,30 @@ def _bar(axis: Axis, start: float, stop: float, height: float) -> str:
     return f"M{left:.1f} {_BASE:g}V{_BASE - height:.1f}H{right:.1f}V{_BASE:g}Z"
 
 
-def _axis_labels(axis: Axis) -> Iterator[ET.Element]:
+def _axis_labels(axis: Axis) -> Iterator[Text]:
     low, high = beside(axis.low, axis.high)
     line = _HEIGHT - 4
-    yield element("text", low, x=0, y=line)
+    yield Text(low, 0, line)
     if axis.logarithmic:
-        yield element("text", "log scale", x=_WIDTH / 2, y=line, text_anchor="middle")
-    yield element("text", high, x=_WIDTH, y=line, text_anchor="end")
+        yield Text("log scale", _WIDTH / 2, line, "middle")
+    yield Text(high, _WIDTH, line, "end")
 
 
-def _bound_mark(limit: float, axis: Axis) -> Iterator[ET.Element]:
-    """A line at the bound with its number, or an arrow where it is out of sight."""
+def _line(limit: float, axis: Axis) -> Path:
+    """A line at the bound; none where it is out of sight."""
+    shown = axis.low <= limit <= axis.high
+    return Path("bound", f"M{axis.place(limit):.1f} {_TOP - 4:g}V{_BASE:g}" if shown else "")
+
+
+def _bound_label(limit: float, axis: Axis) -> Text:
+    """The number of the bound, with an arrow where it is out of sight."""
     at = axis.place(limit)
     anchor = "start" if at < _WIDTH / 3 else "end" if at > 2 * _WIDTH / 3 else "middle"
-    words = f"bound {number(limit)}"
-    if limit < axis.low:
-        words = f"← {words}"
-    elif limit > axis.high:
-        words = f"{words} →"
-    else:
-        yield element("path", d=f"M{at:.1f} {_TOP - 4:g}V{_BASE:g}", class_="bound")
-    yield element("text", words, x=at, y=11, text_anchor=anchor, class_="bound-label")
+    before, after = "← " * (limit < axis.low), " →" * (limit > axis.high)
+    return Text(f"{before}bound {number(limit)}{after}", at, 11, anchor, "bound-label")
 
 
-def strip_chart(results: Sequence[tuple[Result, str]], ids: count[int]) -> ET.Element:
+def strip(results: Sequence[tuple[Result, str]]) -> Plot:
     """One cell a result in the order of the file: where in the model is it bad?
 
     `results` come with the places on the page that their cells link to. The share of violating
@@ -224,64 +249,25 @@ def strip_chart(results: Sequence[tuple[Result, str]], ids: count[int]) -> ET.El
     """
     size = -(-len(results) // _MOST_CELLS)
     groups = [results[i : i + size] for i in range(0, len(results), size)]
-    width = len(groups) * _CELL
-    cells = [_cell(group, i * _CELL) for i, group in enumerate(groups)]
+    cells = tuple(_cell(group, i * _CELL) for i, group in enumerate(groups))
     bad = sum(result.verdict is Verdict.VIOLATION for result, _ in results)
     missing = sum(result.verdict is Verdict.NOT_EVALUATED for result, _ in results)
     description = (
         f"{plural(len(results), 'result')} in the order of the file: {plural(bad, 'violation')}, "
         f"{missing:,} not evaluated."
     )
-    strip = _figure(
-        (width, 48.0), ("All results in order", description), ids, *cells, class_="strip"
-    )
-    strip.set("preserveAspectRatio", "none")
-    return strip
+    return Plot("All results in order", description, len(cells) * _CELL, 48, cells=cells)
 
 
-def _cell(group: Sequence[tuple[Result, str]], x: int) -> ET.Element:
+def _cell(group: Sequence[tuple[Result, str]], x: int) -> Cell:
     ranks = (Verdict.PASS, Verdict.NOT_EVALUATED, Verdict.VIOLATION)
     result, link = max(group, key=lambda pair: (ranks.index(pair[0].verdict), _share(pair[0])))
     words = f"{tensor_name(result)}: {verdict_word(result)}, {worst_value(result)}"
     more = f"; worst of {len(group)} results" if len(group) > 1 else ""
     kind = "suppressed" if result.suppressed else result.verdict.value
     filled = max(_LEAST_FILL, 44 * _share(result)) if kind == Verdict.VIOLATION else 0.0
-    box = {"x": x + 1, "width": _CELL - 2}
-    return element(
-        "a",
-        element("title", words + more),
-        element("rect", **box, y=2, height=44, class_=f"cell {kind}"),
-        element("rect", **box, y=46 - filled, height=filled, class_="fill") if filled else None,
-        element("path", d=f"M{x + 6} 40L{x + 22} 8", class_="slash")
-        if result.verdict is Verdict.NOT_EVALUATED
-        else None,
-        href=f"#{link}",
-    )
+    return Cell(kind, words + more, link, x, filled)
 
 
 def _share(result: Result) -> float:
     return result.violating / result.units if result.units else 0.0
-
-
-def _figure(
-    size: tuple[float, float],
-    words: tuple[str, str],
-    ids: count[int],
-    *children: ET.Element | None,
-    class_: str,
-) -> ET.Element:
-    """An SVG that tells a screen reader what it shows."""
-    number_ = next(ids)
-    title, description = f"t{number_}", f"d{number_}"
-    return element(
-        "svg",
-        element("title", words[0], id=title),
-        element("desc", words[1], id=description),
-        *children,
-        viewBox=f"0 0 {size[0]:g} {size[1]:g}",
-        width=f"{size[0]:g}",
-        height=f"{size[1]:g}",
-        role="img",
-        aria_labelledby=f"{title} {description}",
-        class_=class_,
-    )

@@ -3,11 +3,15 @@
 Strict both ways: what is read must have every field that has no default and no field that is
 unknown, each of the stated type. Floats that JSON lacks are the strings ``NaN``, ``Infinity`` and
 ``-Infinity``. Lone surrogates, which are no Unicode text, are written as ``\\u{…}``.
+
+pydantic is not used for it: where it is strict it refuses those strings, yet reads a number that no
+float can hold as infinite; and every JSON report would wait for its import.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import operator
 import types
@@ -17,9 +21,8 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-Encode = Callable[[Any], Any]
-Decode = Callable[[Any, str], Any]
-"""Called with a JSON value and where it stands (``$.results[3].units``)."""
+Value = Any
+"""A JSON value, or what it stands for: a dataclass and what its fields hold."""
 
 _NAMED_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -30,26 +33,28 @@ class MisfitError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Codec:
-    """How values of one type are written and read."""
+    """How values of one type are written, and read from where they stand (``$.results[3].units``)."""
 
-    encode: Encode
-    decode: Decode
+    encode: Callable[[Value], Value]
+    decode: Callable[[Value, str], Value]
+
+
+def json_text(value: Value, indent: int | None = None, *, allow_nan: bool = False) -> str:
+    """Return `value` as JSON in ASCII, without the ``##[`` that CI runners take for a command."""
+    return json.dumps(value, indent=indent, allow_nan=allow_nan).replace("##", r"#\u0023")
 
 
 @cache
-def codec(kind: Any) -> Codec:  # noqa: ANN401 - a type, or what typing makes of one
+def codec(kind: Value) -> Codec:
     """Return the codec of `kind`: a dataclass, an enumeration, a scalar, or a tuple, mapping or
     optional of these.
     """
+    origin: Value = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass_codec(typing.cast("type", kind))
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return Codec(lambda value: value.value, _enum_decoder(kind))
-    return _SCALARS[kind] if kind in _SCALARS else _composite_codec(kind)
-
-
-def _composite_codec(kind: Any) -> Codec:  # noqa: ANN401 - what typing makes of a type
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        return _enum_codec(kind)
     if origin in (types.UnionType, typing.Union):
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         return _optional_codec(codec(inner))
@@ -57,9 +62,13 @@ def _composite_codec(kind: Any) -> Codec:  # noqa: ANN401 - what typing makes of
         return _array_codec(codec(arguments[0]))
     if origin is tuple:
         return _record_codec([codec(argument) for argument in arguments])
-    if origin is Mapping:
-        return _mapping_codec(codec(arguments[1]))
-    raise TypeError(f"no codec for {kind!r}")
+    return _mapping_codec(codec(arguments[1])) if origin is Mapping else _SCALARS[kind]
+
+
+def _checked(value: Value, kind: type, place: str, words: str) -> Value:
+    if type(value) is not kind:
+        raise MisfitError(f"{place} must be {words}")
+    return value
 
 
 def _text(value: str) -> str:
@@ -77,7 +86,7 @@ def _float(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _read_float(value: Any, place: str) -> float:  # noqa: ANN401 - JSON is any of its types
+def _read_float(value: Value, place: str) -> float:
     if isinstance(value, str) and value in _NAMED_FLOATS:
         return _NAMED_FLOATS[value]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -88,32 +97,23 @@ def _read_float(value: Any, place: str) -> float:  # noqa: ANN401 - JSON is any 
         raise MisfitError(f"{place} must be a number that a float can hold") from None
 
 
-def _reader(kind: type, words: str) -> Decode:
-    def decode(value: Any, place: str) -> Any:  # noqa: ANN401 - JSON is any of its types
-        if type(value) is not kind:
-            raise MisfitError(f"{place} must be {words}")
-        return value
-
-    return decode
-
-
-_SCALARS: dict[Any, Codec] = {
-    str: Codec(_text, _reader(str, "a string")),
-    int: Codec(operator.index, _reader(int, "an integer")),
-    bool: Codec(bool, _reader(bool, "true or false")),
+_SCALARS: dict[Value, Codec] = {
+    str: Codec(_text, lambda value, place: _checked(value, str, place, "a string")),
+    int: Codec(operator.index, lambda value, place: _checked(value, int, place, "an integer")),
+    bool: Codec(bool, lambda value, place: _checked(value, bool, place, "true or false")),
     float: Codec(_float, _read_float),
 }
 
 
-def _enum_decoder(kind: type[Enum]) -> Decode:
+def _enum_codec(kind: type[Enum]) -> Codec:
     members = {member.value: member for member in kind}
 
-    def decode(value: Any, place: str) -> Enum:  # noqa: ANN401 - JSON is any of its types
+    def decode(value: Value, place: str) -> Enum:
         if not isinstance(value, (str, int)) or value not in members:
             raise MisfitError(f"{place} must be one of {', '.join(map(str, members))}")
         return members[value]
 
-    return decode
+    return Codec(lambda value: value.value, decode)
 
 
 def _optional_codec(inner: Codec) -> Codec:
@@ -124,32 +124,29 @@ def _optional_codec(inner: Codec) -> Codec:
 
 
 def _array_codec(inner: Codec) -> Codec:
-    def decode(value: Any, place: str) -> tuple[Any, ...]:  # noqa: ANN401 - JSON is any of its types
-        if not isinstance(value, list):
-            raise MisfitError(f"{place} must be an array")
-        return tuple(inner.decode(item, f"{place}[{i}]") for i, item in enumerate(value))
+    def decode(value: Value, place: str) -> tuple[Value, ...]:
+        items = enumerate(_checked(value, list, place, "an array"))
+        return tuple(inner.decode(item, f"{place}[{i}]") for i, item in items)
 
     return Codec(lambda value: [inner.encode(item) for item in value], decode)
 
 
 def _record_codec(inners: list[Codec]) -> Codec:
-    def decode(value: Any, place: str) -> tuple[Any, ...]:  # noqa: ANN401 - JSON is any of its types
+    def decode(value: Value, place: str) -> tuple[Value, ...]:
         if not isinstance(value, list) or len(value) != len(inners):
             raise MisfitError(f"{place} must be an array of {len(inners)}")
         pairs = enumerate(zip(inners, value, strict=True))
         return tuple(inner.decode(item, f"{place}[{i}]") for i, (inner, item) in pairs)
 
-    def encode(value: tuple[Any, ...]) -> list[Any]:
-        return [inner.encode(item) for inner, item in zip(inners, value, strict=True)]
-
-    return Codec(encode, decode)
+    return Codec(
+        lambda value: [c.encode(item) for c, item in zip(inners, value, strict=True)], decode
+    )
 
 
 def _mapping_codec(inner: Codec) -> Codec:
-    def decode(value: Any, place: str) -> dict[str, Any]:  # noqa: ANN401 - JSON is any of its types
-        if not isinstance(value, dict):
-            raise MisfitError(f"{place} must be an object")
-        return {key: inner.decode(item, f"{place}.{key}") for key, item in value.items()}
+    def decode(value: Value, place: str) -> dict[str, Value]:
+        items = _checked(value, dict, place, "an object").items()
+        return {key: inner.decode(item, f"{place}.{key}") for key, item in items}
 
     return Codec(
         lambda value: {_text(key): inner.encode(item) for key, item in value.items()}, decode
@@ -157,26 +154,19 @@ def _mapping_codec(inner: Codec) -> Codec:
 
 
 def _dataclass_codec(kind: type) -> Codec:
-    hints = typing.get_type_hints(kind)
-    members = {field.name: codec(hints[field.name]) for field in dataclasses.fields(kind)}
-    needed = {
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    members = {field.name: codec(hints[field.name]) for field in fields}
+    none = dataclasses.MISSING
+    needed = {f.name for f in fields if f.default is none and f.default_factory is none}
 
-    def encode(value: Any) -> dict[str, Any]:  # noqa: ANN401 - an instance of `kind`
-        return {name: member.encode(getattr(value, name)) for name, member in members.items()}
-
-    def decode(value: Any, place: str) -> Any:  # noqa: ANN401 - JSON in, an instance of `kind` out
-        if not isinstance(value, dict):
-            raise MisfitError(f"{place} must be an object")
+    def decode(value: Value, place: str) -> Value:
+        _checked(value, dict, place, "an object")
         if missing := sorted(needed - value.keys()):
             raise MisfitError(f"{place} lacks {', '.join(missing)}")
         if unknown := sorted(value.keys() - members.keys()):
             raise MisfitError(f"{place} has {unknown[0]!r}, which is unknown here")
-        return kind(
-            **{name: members[name].decode(v, f"{place}.{name}") for name, v in value.items()}
-        )
+        return kind(**{key: members[key].decode(v, f"{place}.{key}") for key, v in value.items()})
 
-    return Codec(encode, decode)
+    return Codec(
+        lambda value: {name: c.encode(getattr(value, name)) for name, c in members.items()}, decode
+    )

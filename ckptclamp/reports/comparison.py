@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.comparison import Comparison
 from ckptclamp.auditing.drift import worst_first
 from ckptclamp.errors import printable
-from ckptclamp.reports.codec import codec
+from ckptclamp.reports.codec import codec, json_text
 from ckptclamp.reports.inspection import sparkline
 from ckptclamp.reports.table import Column, first_that_fits, table_lines
 from ckptclamp.reports.wording import plural, sentence, shape_words, unit_index
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ckptclamp.auditing.drift import TensorDrift
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
 SCHEMA = "ckptclamp-diff-1"
 
@@ -37,11 +36,8 @@ _COLUMNS = (
 def render_comparison(comparison: Comparison, format_: str, options: RenderOptions) -> str:
     """Return the comparison as ``text`` or ``json``, without a line break at the end."""
     if format_ == "json":
-        exit_code = int(comparison.exit_code)
         encoded = codec(Comparison).encode(comparison)
-        document = {"schema": SCHEMA, "exit_code": exit_code, **encoded}
-        text = json.dumps(document, allow_nan=False)
-        return text.replace("##", r"#\u0023")  # a CI log takes `##[` for a command
+        return json_text({"schema": SCHEMA, "exit_code": int(comparison.exit_code), **encoded})
     return "\n".join(_lines(comparison, options))
 
 
@@ -50,7 +46,7 @@ def _lines(comparison: Comparison, options: RenderOptions) -> Iterator[str]:
         yield f"{printable(comparison.old)} => {printable(comparison.new)}"
         different = list(_differences(comparison, options))
         yield from ["", *different, ""] if different else [""]
-    yield _census(comparison)
+    yield _summary(comparison)
 
 
 def _differences(comparison: Comparison, options: RenderOptions) -> Iterator[str]:
@@ -121,7 +117,7 @@ def _listed(what: str, names: Sequence[str], everything: bool) -> Iterator[str]:
         yield f"… {len(names) - len(shown):,} more {what} (-v lists all)"
 
 
-def _census(comparison: Comparison) -> str:
+def _summary(comparison: Comparison) -> str:
     moved = sum(bool(drift.changed) for drift in comparison.drifts)
     retyped = sum(drift.old_dtype != drift.new_dtype for drift in comparison.drifts)
     parts = [

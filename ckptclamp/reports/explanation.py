@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import printable
 from ckptclamp.plan.units import unit_words
+from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.wording import plural, shape_words, unmatched_words
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.inspection import Explanation
     from ckptclamp.errors import Notice
     from ckptclamp.plan.build import Assignment, NotEvaluated
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
 _SHOWN_UNGOVERNED = 10
 
@@ -23,7 +23,7 @@ _SHOWN_UNGOVERNED = 10
 def render_explanation(explanation: Explanation, format_: str, options: RenderOptions) -> str:
     """Return the explanation as ``text`` or ``json``, without a line break at the end."""
     if format_ == "json":
-        return json.dumps(_as_json(explanation), indent=2)
+        return json_text(_as_json(explanation), indent=2, allow_nan=True)
     return "\n".join(_lines(explanation, options))
 
 

@@ -32,12 +32,15 @@ from ckptclamp.reports.wording import (
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from ckptclamp.auditing.results import Result
-    from ckptclamp.errors import Notice
 
 _SPEC_PLACE = re.compile(r"(?P<path>.+):(?P<line>[1-9]\d{0,8}):(?P<column>[1-9]\d{0,8})", re.DOTALL)
+
+
+Report = AuditReport | ApplyReport
+"""What every format shows."""
 
 
 class Kind(IntEnum):
@@ -104,14 +107,12 @@ class Finding:
         return f"{self.tensor}: {self.message}" if self.tensor else self.message
 
 
-def subject(report: AuditReport | ApplyReport) -> AuditReport:
+def subject(report: Report) -> AuditReport:
     """The audit that a report's answer is about: for an apply, that of the copy if there is one."""
     return report if isinstance(report, AuditReport) else report.after or report.before
 
 
-def findings(
-    report: AuditReport | ApplyReport, *, show_suppressed: bool = False
-) -> tuple[Finding, ...]:
+def findings(report: Report, *, show_suppressed: bool = False) -> tuple[Finding, ...]:
     """Everything to act on in `report`: errors before warnings before notes, worst first."""
     audit = subject(report)
     numbered = _Fingerprints()
@@ -239,26 +240,18 @@ def _from_unmatched(audit: AuditReport, numbered: _Fingerprints) -> Iterator[Fin
         )
 
 
-def _from_notices(
-    report: AuditReport | ApplyReport, audit: AuditReport, numbered: _Fingerprints
-) -> Iterator[Finding]:
+def _from_notices(report: Report, audit: AuditReport, numbered: _Fingerprints) -> Iterator[Finding]:
     own = report.notices if isinstance(report, ApplyReport) else ()
     names = {result.tensor: tensor_name(result) for result in audit.results}
     for notice in (*own, *audit.all_notices):
-        yield _from_notice(notice, audit, names, numbered)
-
-
-def _from_notice(
-    notice: Notice, audit: AuditReport, names: Mapping[str, str], numbered: _Fingerprints
-) -> Finding:
-    tensor = notice.tensor
-    return Finding(
-        kind=Kind.NOTICE,
-        level=Level.NOTE if notice.informational else Level.WARNING,
-        code=printable(notice.code),
-        message=sentence(notice.message),
-        place=Place(audit.checkpoint.path),
-        fingerprint=numbered(Kind.NOTICE, notice.tensor, notice.code),
-        tensor=None if tensor is None else names.get(tensor) or printable(tensor),
-        help=sentence(notice.hint) if notice.hint else None,
-    )
+        tensor = notice.tensor
+        yield Finding(
+            kind=Kind.NOTICE,
+            level=Level.NOTE if notice.informational else Level.WARNING,
+            code=printable(notice.code),
+            message=sentence(notice.message),
+            place=Place(audit.checkpoint.path),
+            fingerprint=numbered(Kind.NOTICE, tensor, notice.code),
+            tensor=None if tensor is None else names.get(tensor) or printable(tensor),
+            help=sentence(notice.hint) if notice.hint else None,
+        )

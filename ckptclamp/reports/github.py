@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.reports.findings import Finding, Level, findings, subject
-from ckptclamp.reports.wording import census_line, plural
+from ckptclamp.reports.findings import Finding, Level, Report, findings, subject
+from ckptclamp.reports.wording import plural, summary_line
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.results import ApplyReport, AuditReport
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
 _MOST = 10
 _COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}
 
 
-def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+def render(report: Report, options: RenderOptions) -> str:
     """Return at most ten workflow commands, and the census."""
     found = findings(report, show_suppressed=options.show_suppressed)
     told = found if len(found) <= _MOST else found[: _MOST - 1]
     lines = [_annotation(finding, options) for finding in told]
     if len(found) > len(told):
         lines.append(_left_out(found[len(told) :]))
-    lines.append(census_line(subject(report), report.exit_code))
+    lines.append(summary_line(subject(report), report.exit_code))
     return "\n".join(lines) + "\n"
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings, subject
-from ckptclamp.reports.wording import census_line, plural
+from ckptclamp.reports.codec import json_text
+from ckptclamp.reports.findings import Finding, Kind, Level, Place, Report, findings, subject
+from ckptclamp.reports.wording import plural, summary_line
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.results import ApplyReport, AuditReport
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.auditing.results import AuditReport
+    from ckptclamp.reports.formats import RenderOptions
 
 MOST = 5000
 _SEVERITIES = {Level.ERROR: "major", Level.WARNING: "minor", Level.NOTE: "info"}
 
 
-def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+def render(report: Report, options: RenderOptions) -> str:
     """Return the JSON array: the worst 5,000 findings, and entries that count what is not among them."""
     found = findings(report, show_suppressed=options.show_suppressed)
     audit = subject(report)
@@ -27,9 +27,9 @@ def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
         message = f"{more}, less bad, left out of this report"
         entries.append(_count(audit, Level.ERROR, "left-out", message, options))
     if audit.census.suppressed:
-        message = census_line(audit, report.exit_code)
+        message = summary_line(audit, report.exit_code)
         entries.append(_count(audit, Level.NOTE, "suppressed", message, options))
-    return json.dumps(entries, indent=1).replace("##", r"#\u0023") + "\n"
+    return json_text(entries, indent=1) + "\n"
 
 
 def _entry(finding: Finding, options: RenderOptions) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import printable
+from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.table import Column, Table, first_that_fits, table_lines
 from ckptclamp.reports.wording import file_size, number, plural, shape_words
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.inspection import Inspection, NormStatistics, TensorSummary
     from ckptclamp.engine.histogram import Histogram
     from ckptclamp.models.keras.declarations import Declaration
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BARS = 12
@@ -25,7 +25,7 @@ _BARS = 12
 def render_inspection(inspection: Inspection, format_: str, options: RenderOptions) -> str:
     """Return the inspection as ``text`` or ``json``, without a line break at the end."""
     if format_ == "json":
-        return json.dumps(_as_json(inspection), indent=2)
+        return json_text(_as_json(inspection), indent=2, allow_nan=True)
     return "\n".join(_lines(inspection, options))
 
 
@@ -77,42 +77,38 @@ def _tensor_table(inspection: Inspection, options: RenderOptions) -> Iterator[st
 
 def _with_places(tensors: Sequence[TensorSummary]) -> list[Table]:
     """Where tensors lie; on a narrow terminal by the names that people use, then without places."""
-    columns = [_TENSOR, Column("shape"), Column("dtype"), Column("size", right=True)]
-    rows = [
-        (shape_words(tensor.shape), printable(tensor.dtype), file_size(tensor.nbytes))
-        for tensor in tensors
-    ]
-    places = [printable(tensor.place) for tensor in tensors]
-    full, short = [_name(tensor) for tensor in tensors], _short_names(tensors)
-    where = [*columns, Column("where")]
-    return [
-        (where, [(*cells, place) for cells, place in zip(_named(full, rows), places, strict=True)]),
-        (
-            where,
-            [(*cells, place) for cells, place in zip(_named(short, rows), places, strict=True)],
-        ),
-        (columns, _named(short, rows)),
-    ]
+    columns = [Column("shape"), Column("dtype"), Column("size", right=True), Column("where")]
+    rows = [(*_kind(t), file_size(t.nbytes), printable(t.place)) for t in tensors]
+    return _tables(tensors, columns, rows, slice(0, -1))
 
 
 def _with_norms(tensors: Sequence[TensorSummary]) -> list[Table]:
     """Norms of units; on a narrow terminal by the names that people use, then without dtypes."""
-    columns = [_TENSOR, Column("shape"), Column("dtype"), *_NORM_COLUMNS]
-    rows = [
-        (shape_words(tensor.shape), printable(tensor.dtype), *_norm_cells(tensor.norms))
-        for tensor in tensors
-    ]
+    columns = [Column("shape"), Column("dtype"), *_NORM_COLUMNS]
+    rows = [(*_kind(tensor), *_norm_cells(tensor.norms)) for tensor in tensors]
+    return _tables(tensors, columns, rows, slice(2, None))
+
+
+def _kind(tensor: TensorSummary) -> tuple[str, str]:
+    return shape_words(tensor.shape), printable(tensor.dtype)
+
+
+def _tables(
+    tensors: Sequence[TensorSummary],
+    columns: Sequence[Column],
+    rows: Sequence[tuple[str, ...]],
+    narrow: slice,
+) -> list[Table]:
+    """By full names, by short ones, and by short ones with no more than the `narrow` columns."""
     full, short = [_name(tensor) for tensor in tensors], _short_names(tensors)
-    narrow = [_TENSOR, *_NORM_COLUMNS]
+    variants = ((full, slice(None)), (short, slice(None)), (short, narrow))
     return [
-        (columns, _named(full, rows)),
-        (columns, _named(short, rows)),
-        (narrow, _named(short, [row[2:] for row in rows])),
+        (
+            (_TENSOR, *columns[kept]),
+            [(name, *row[kept]) for name, row in zip(names, rows, strict=True)],
+        )
+        for names, kept in variants
     ]
-
-
-def _named(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    return [(name, *row) for name, row in zip(names, rows, strict=True)]
 
 
 def _short_names(tensors: Sequence[TensorSummary]) -> list[str]:

@@ -1,40 +1,43 @@
-"""The master report: versioned JSON that holds everything, and from which all others can be made.
+"""The master report: versioned JSON that holds everything, written and read back.
 
-`docs/report-format.md` tells what is stable in it; `schemas/report-1.schema.json` is its schema.
+All other formats can be made from it. `docs/report-format.md` tells what is stable in it;
+`schemas/report-1.schema.json` is its schema.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Census, Result
 from ckptclamp.checkpoints.documents import parse_strict
-from ckptclamp.errors import UsageError, printable
-from ckptclamp.reports.codec import MisfitError, codec
-from ckptclamp.reports.findings import subject
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.errors import RefusedError, UsageError, printable
+from ckptclamp.reports.codec import MisfitError, Value, codec, json_text
+from ckptclamp.reports.findings import Report, subject
 
 if TYPE_CHECKING:
     from os import PathLike
+    from pathlib import Path
 
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
 SCHEMA = "ckptclamp-report-1"
 """The name of the format; a change that could break a reader counts it up."""
 
 _MAX_BYTES = 1 << 29
 _MAX_DEPTH = 16
+_HEAD = 256
 _KINDS = {"audit": codec(AuditReport), "apply": codec(ApplyReport)}
 
 
-def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+def render(report: Report, options: RenderOptions) -> str:
     """Return the whole report; no option shortens it. ASCII, one line for each result."""
     return "".join(stream(report, options))
 
 
-def stream(report: AuditReport | ApplyReport, options: RenderOptions) -> Iterator[str]:
+def stream(report: Report, options: RenderOptions) -> Iterator[str]:
     """Yield what `render` returns piece by piece, so that a large report need not be in memory."""
     del options
     kind = "audit" if isinstance(report, AuditReport) else "apply"
@@ -64,36 +67,54 @@ def _apply(report: ApplyReport) -> dict[str, Any]:
     return members
 
 
-def _lines(value: Any, indent: str) -> Iterator[str]:  # noqa: ANN401 - JSON is any of its types
+def _lines(value: Value, indent: str) -> Iterator[str]:
     """Objects a line a member, arrays of objects a line an item, all else in one line."""
     inner = indent + " "
     if isinstance(value, dict) and not all(map(_is_plain, value.values())):
         for i, (key, member) in enumerate(value.items()):
-            yield f"{',' if i else '{'}\n{inner}{_line(key)}: "
+            yield f"{',' if i else '{'}\n{inner}{json_text(key)}: "
             yield from _lines(member, inner)
         yield f"\n{indent}}}"
     elif isinstance(value, map) or (isinstance(value, list) and not all(map(_is_plain, value))):
         opening = "["
         for item in value:
-            yield f"{opening}\n{inner}{_line(item)}"
+            yield f"{opening}\n{inner}{json_text(item)}"
             opening = ","
         yield f"\n{indent}]" if opening == "," else "[]"
     else:
-        yield _line(value)
+        yield json_text(value)
 
 
-def _is_plain(value: Any) -> bool:  # noqa: ANN401 - JSON is any of its types
+def _is_plain(value: Value) -> bool:
     return not isinstance(value, (dict, list, map))
 
 
-def _line(value: Any) -> str:  # noqa: ANN401 - JSON is any of its types
-    """One value in one line, without the ``##[`` that CI runners take for a command in a log."""
-    return json.dumps(value, allow_nan=False).replace("##", r"#\u0023")
+def read_report(path: Path) -> Report:
+    """Read the JSON report at `path`.
+
+    Raises:
+        UnreadableError: it cannot be read, or is no JSON with one meaning.
+        UsageError: it is no report of this version.
+    """
+    source = Source.open(path)
+    try:
+        if source.size > _MAX_BYTES:
+            raise RefusedError(f"is {source.size} bytes long, too large for a report", path=path)
+        return load_report(source.read_at(0, source.size), path=path)
+    finally:
+        source.close()
 
 
-def load_report(
-    data: bytes | str, *, path: str | PathLike[str] | None = None
-) -> AuditReport | ApplyReport:
+def is_report(path: Path) -> bool:
+    """Tell whether `path` begins as a JSON report does; `read_report` makes sure."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return head.lstrip().startswith(b"{") and SCHEMA.encode() in head
+
+
+def load_report(data: bytes | str, *, path: str | PathLike[str] | None = None) -> Report:
     """Read what `render` wrote; `path` is where it came from, for messages.
 
     Raises:
@@ -115,7 +136,7 @@ def load_report(
         ) from None
 
 
-def _checked(document: Any) -> AuditReport | ApplyReport:  # noqa: ANN401 - JSON is any of its types
+def _checked(document: Value) -> Report:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise MisfitError(f"$.schema must be {SCHEMA!r}")
     unknown = document.keys() - {"schema", "kind", "exit_code", "census", "report"}

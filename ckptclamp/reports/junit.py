@@ -12,11 +12,11 @@ from xml.etree import ElementTree as ET
 
 from ckptclamp.auditing.results import AuditReport, Verdict
 from ckptclamp.errors import ExitCode, printable
-from ckptclamp.reports.findings import Finding, Level, findings, subject
+from ckptclamp.reports.findings import Finding, Level, Report, findings, subject
 from ckptclamp.reports.wording import (
-    census_line,
     file_path,
     sentence,
+    summary_line,
     tensor_name,
     verdict_sentence,
 )
@@ -24,20 +24,20 @@ from ckptclamp.reports.wording import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptclamp.auditing.results import ApplyReport, Result
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.auditing.results import Result
+    from ckptclamp.reports.formats import RenderOptions
 
 _GATE = "audit passes"
 
 
-def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+def render(report: Report, options: RenderOptions) -> str:
     """Return the XML; options do not change it, but for what paths are relative to."""
     audit = subject(report)
     found = findings(report, show_suppressed=True)
     told = {id(finding.result): finding for finding in found if finding.result is not None}
     suites = ET.Element("testsuites", name="ckptclamp")
     suite = ET.SubElement(suites, "testsuite", name=file_path(audit.checkpoint.path))
-    suite.append(_properties(audit, census_line(audit, report.exit_code)))
+    suite.append(_properties(audit, summary_line(audit, report.exit_code)))
     for result in audit.results:
         case = _case(suite, classname=printable(result.rule), name=printable(result.tensor))
         finding = told.get(id(result))
@@ -93,7 +93,7 @@ def _help(finding: Finding) -> str:
     return f"\nhelp: {finding.help}" if finding.help else ""
 
 
-def _gate(suite: ET.Element, report: AuditReport | ApplyReport, others: Sequence[Finding]) -> None:
+def _gate(suite: ET.Element, report: Report, others: Sequence[Finding]) -> None:
     """The one testcase that is red whenever the exit code is not 0; it tells `others` too."""
     audit = subject(report)
     case = _case(suite, classname="ckptclamp", name=_GATE)
@@ -103,7 +103,7 @@ def _gate(suite: ET.Element, report: AuditReport | ApplyReport, others: Sequence
             ET.SubElement(case, "system-out").text = text
         return
     red = "failure" if report.exit_code is ExitCode.VIOLATIONS else "error"
-    message = f"{verdict_sentence(audit)}: {census_line(audit, report.exit_code)}"
+    message = f"{verdict_sentence(audit)}: {summary_line(audit, report.exit_code)}"
     ET.SubElement(case, red, message=message, type=f"exit {int(report.exit_code)}").text = text
 
 

@@ -10,35 +10,34 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
-from ckptclamp.errors import printable
-from ckptclamp.reports.findings import Finding, findings, subject, worst_first
+from ckptclamp.reports.findings import Finding, Report, findings, subject, worst_first
 from ckptclamp.reports.wording import (
+    CHANGE_HEADS,
     LEGEND,
-    census_line,
+    ResultCells,
+    change_cells,
     file_path,
     headline,
     plural,
-    tensor_name,
-    units_cells,
-    verdict_word,
-    worst_value,
+    result_cells,
+    summary_line,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptclamp.auditing.results import Result, TensorChange
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.auditing.results import TensorChange
+    from ckptclamp.reports.formats import RenderOptions
 
 _ROOM = 300_000
 """Bytes for the rows of one table; a page has three at most."""
 
 
-def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+def render(report: Report, options: RenderOptions) -> str:
     """Return the page."""
     audit = subject(report)
     lines = [f"## ckptclamp: {headline(report)}", ""]
-    lines += [census_line(audit, report.exit_code), "", *_about(audit), ""]
+    lines += [summary_line(audit, report.exit_code), "", *_about(audit), ""]
     if isinstance(report, ApplyReport):
         lines += [*_changes(report), ""]
     found = findings(report, show_suppressed=options.show_suppressed)
@@ -70,12 +69,14 @@ def _about(audit: AuditReport) -> Iterator[str]:
     yield f"- ckptclamp {code(audit.tool_version)}"
 
 
-def _table(heading: tuple[str, ...], rows: Iterable[str], total: int, noun: str) -> Iterator[str]:
+def _table(
+    heading: Sequence[str], rows: Iterable[Sequence[str]], total: int, noun: str
+) -> Iterator[str]:
     """A table with as many rows as there is room for, and the count of the others."""
-    yield f"| {' | '.join(heading)} |"
+    yield _row(heading)
     yield f"|{' --- |' * len(heading)}"
     room = _ROOM
-    for shown, row in enumerate(rows):
+    for shown, row in enumerate(map(_row, rows)):
         room -= len(row.encode()) + 1
         if room < 0:
             yield ""
@@ -84,37 +85,27 @@ def _table(heading: tuple[str, ...], rows: Iterable[str], total: int, noun: str)
         yield row
 
 
-def _finding_cells(finding: Finding) -> str:
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _finding_cells(finding: Finding) -> tuple[str, ...]:
     tensor = code(finding.tensor) if finding.tensor else ""
     advice = code(finding.help) if finding.help else ""
-    cells = (finding.level.value, code(finding.code), tensor, code(finding.message), advice)
-    return f"| {' | '.join(cells)} |"
+    return finding.level.value, code(finding.code), tensor, code(finding.message), advice
 
 
 def _results(audit: AuditReport) -> Iterator[str]:
     count = len(audit.results)
-    heading = ("tensor", "rule", "constraint", "units", "violating", "worst", "verdict")
     yield f"<details><summary>{plural(count, 'result')}, worst first</summary>"
     yield ""
-    rows = (_result_cells(result) for result in worst_first(audit.results))
-    yield from _table(heading, rows, count, "result")
+    rows = (result_cells(result, code) for result in worst_first(audit.results))
+    yield from _table(ResultCells._fields, rows, count, "result")
     yield ""
     if any(result.verdict is Verdict.NOT_EVALUATED for result in audit.results):
         yield LEGEND
         yield ""
     yield "</details>"
-
-
-def _result_cells(result: Result) -> str:
-    cells = (
-        code(tensor_name(result)),
-        code(result.rule),
-        code(result.constraint),
-        *units_cells(result),
-        code(worst_value(result)),
-        verdict_word(result),
-    )
-    return f"| {' | '.join(cells)} |"
 
 
 def _changes(report: ApplyReport) -> Iterator[str]:
@@ -127,18 +118,12 @@ def _changes(report: ApplyReport) -> Iterator[str]:
         yield f"The copy is {code(report.output or '?')}; the counts above are of it, as written."
     yield ""
     if count:
-        heading = ("tensor", "rules", "units", "changed", "largest change")
-        yield from _table(heading, map(_change_cells, report.changes), count, "changed tensor")
+        rows = map(_change_cells, report.changes)
+        yield from _table(CHANGE_HEADS, rows, count, "changed tensor")
     else:
         yield "Nothing had to change."
 
 
-def _change_cells(change: TensorChange) -> str:
-    cells = (
-        code(change.label or change.tensor),
-        code(", ".join(printable(rule) for rule in change.rules)),
-        f"{change.units:,}",
-        f"{change.changed:,}",
-        f"{100 * change.largest_change:.3g} %",
-    )
-    return f"| {' | '.join(cells)} |"
+def _change_cells(change: TensorChange) -> tuple[str, ...]:
+    tensor, rules, *numbers = change_cells(change, code)
+    return tensor, code(rules), *numbers

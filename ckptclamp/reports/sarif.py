@@ -8,20 +8,20 @@ successful. A constraint that the checkpoint itself declares is placed at the ch
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ckptclamp.errors import ExitCode, printable
-from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings, subject
-from ckptclamp.reports.wording import census_line, sentence
+from ckptclamp.reports.codec import json_text
+from ckptclamp.reports.findings import Finding, Kind, Level, Place, Report, findings, subject
+from ckptclamp.reports.wording import sentence, summary_line
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptclamp.auditing.results import ApplyReport, AuditReport, FileDigest
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.auditing.results import AuditReport, FileDigest
+    from ckptclamp.reports.formats import RenderOptions
 
 MOST = 5000
 """GitHub keeps this many results of a run, and refuses files with 25,000."""
@@ -31,17 +31,15 @@ _ROOT = "%SRCROOT%"
 _OPEN = (Kind.NOT_EVALUATED, Kind.UNMATCHED)
 
 
-def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+def render(report: Report, options: RenderOptions) -> str:
     """Return the log: one run with the worst 5,000 findings, and the true total."""
     found = findings(report, show_suppressed=True)
     run = _run(report, found, options)
     log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(log, indent=1).replace("##", r"#\u0023") + "\n"
+    return json_text(log, indent=1) + "\n"
 
 
-def _run(
-    report: AuditReport | ApplyReport, found: Sequence[Finding], options: RenderOptions
-) -> dict[str, Any]:
+def _run(report: Report, found: Sequence[Finding], options: RenderOptions) -> dict[str, Any]:
     audit = subject(report)
     kept = found[:MOST]
     rules = {finding.code: index for index, finding in reversed(list(enumerate(kept)))}
@@ -73,11 +71,9 @@ def _rule(finding: Finding) -> dict[str, Any]:
     return {"id": finding.code, "shortDescription": {"text": text}}
 
 
-def _invocation(
-    report: AuditReport | ApplyReport, audit: AuditReport, found: Sequence[Finding]
-) -> dict[str, Any]:
+def _invocation(report: Report, audit: AuditReport, found: Sequence[Finding]) -> dict[str, Any]:
     complete = report.exit_code in (ExitCode.OK, ExitCode.VIOLATIONS)
-    notifications = [_notification(census_line(audit, report.exit_code), "note")]
+    notifications = [_notification(summary_line(audit, report.exit_code), "note")]
     if len(found) > MOST:
         notifications.append(
             _notification(f"the worst {MOST:,} of {len(found):,} findings are listed", "warning")

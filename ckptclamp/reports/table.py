@@ -1,4 +1,7 @@
-"""A plain table: aligned columns, and names shortened in the middle where a terminal is narrow."""
+"""A plain table: aligned columns, and names shortened in the middle where a terminal is narrow.
+
+rich's tables cut a name at its end, where those of one model differ, and cost a gate their import.
+"""
 
 from __future__ import annotations
 

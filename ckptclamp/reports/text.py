@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.errors import printable
-from ckptclamp.reports.findings import Finding, Kind, Level, findings, subject
+from ckptclamp.reports.findings import Finding, Kind, Level, Report, findings, subject
 from ckptclamp.reports.table import Column, cell_width, first_that_fits, table_lines
 from ckptclamp.reports.wording import (
+    CHANGE_HEADS,
     LEGEND,
-    beside,
-    census_line,
+    WORST_HEADS,
+    ResultCells,
+    about,
+    change_cells,
     file_path,
-    file_size,
-    number,
+    isolation,
     plural,
-    relative_excess,
+    result_cells,
     sentence,
     shape_words,
+    summary_line,
     tensor_name,
-    unit_index,
     unit_sentence,
-    units_cells,
-    verdict_word,
-    worst_value,
+    worst_cells,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange, WorstUnit
+    from ckptclamp.auditing.results import CheckpointSummary, Result
     from ckptclamp.errors import ExitCode
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.formats import RenderOptions
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "1;31", "32", "1;33"
 _LEVEL_COLORS = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _DIM}
@@ -48,18 +48,20 @@ _VERDICT_COLORS = {
     "suppressed": _DIM,
 }
 
-_TENSOR = Column("tensor", shrinks=True, least=14)
-_RULE = Column("rule", shrinks=True)
-_CONSTRAINT = Column("constraint")
-_NUMBERS = (
-    Column("units", right=True),
-    Column("violating", right=True),
-    Column("worst"),
-    Column("verdict"),
-)
+_NAMES = {
+    "tensor": Column("tensor", shrinks=True, least=14),
+    "rule": Column("rule", shrinks=True),
+    "rules": Column("rules", shrinks=True),
+}
+_WORDS = ("constraint", "worst", "verdict")
 
 
-def render(report: AuditReport | ApplyReport, options: RenderOptions) -> str:
+def _columns(heads: Sequence[str]) -> list[Column]:
+    """Names shrink, words are set left, numbers right."""
+    return [_NAMES.get(head) or Column(head, right=head not in _WORDS) for head in heads]
+
+
+def render(report: Report, options: RenderOptions) -> str:
     """Return the report as text that ends with a line break."""
     page = _Page(options)
     lines = page.audit(report) if isinstance(report, AuditReport) else page.apply(report)
@@ -78,7 +80,7 @@ class _Page:
             yield ""
             yield from self._table(report)
             yield from self._findings(report)
-        yield from self._census(report, report.exit_code)
+        yield from self._summary(report, report.exit_code)
 
     def apply(self, report: ApplyReport) -> Iterator[str]:
         audit = subject(report)
@@ -88,10 +90,10 @@ class _Page:
             yield from self._changes(report)
             yield from self._findings(report)
         if report.after is None:
-            yield from self._census(audit, report.exit_code, "as it is: ")
+            yield from self._summary(audit, report.exit_code, "as it is: ")
             yield self._paint(_BOLD, "dry run: nothing was written")
         else:
-            yield from self._census(audit, report.exit_code, "as written: ")
+            yield from self._summary(audit, report.exit_code, "as written: ")
             yield self._paint(_BOLD, f"copy: {file_path(report.output or '?')}")
             yield from self._digests(audit.checkpoint)
 
@@ -103,15 +105,7 @@ class _Page:
 
     def _heading(self, report: AuditReport) -> Iterator[str]:
         summary = report.checkpoint
-        about = [
-            printable(summary.format),
-            plural(summary.tensors, "tensor"),
-            file_size(sum(file.size for file in summary.files)),
-        ]
-        if summary.producer:
-            about.append(printable(summary.producer))
-        path = file_path(summary.path)
-        yield f"{self._paint(_BOLD, path)} ({', '.join(about)})"
+        yield f"{self._paint(_BOLD, file_path(summary.path))} ({about(summary)})"
         yield from self._digests(summary)
         if report.spec_path is not None:
             digest = f" (sha256 {printable(report.spec_sha256)})" if report.spec_sha256 else ""
@@ -130,8 +124,7 @@ class _Page:
     def _settings(self, report: AuditReport) -> Iterator[str]:
         for name, value in sorted(report.parameters.items()):
             yield f"  {printable(name)}: {sentence(value)}"
-        walls = ", ".join(printable(wall) for wall in report.checkpoint.isolation)
-        yield f"  isolation: {walls or 'none'}"
+        yield f"  isolation: {isolation(report.checkpoint)}"
         yield f"  ckptclamp {printable(report.tool_version)}, {report.seconds:.2f} s"
 
     def _table(self, report: AuditReport) -> Iterator[str]:
@@ -142,9 +135,10 @@ class _Page:
         ]
         if not shown:
             return
-        rows = [_row(result) for result in shown]
-        everything = [_TENSOR, _RULE, _CONSTRAINT, *_NUMBERS], rows
-        narrow = [_TENSOR, _RULE, *_NUMBERS], [(*row[:2], *row[3:]) for row in rows]
+        rows = [result_cells(result) for result in shown]
+        heads = _columns(ResultCells._fields)
+        everything = heads, rows
+        narrow = [*heads[:2], *heads[3:]], [(*row[:2], *row[3:]) for row in rows]
         width = self.options.width
         columns, cells = first_that_fits([everything, narrow], width)
         yield from table_lines(columns, cells, width=width, paint=self._paint_verdict)
@@ -165,7 +159,7 @@ class _Page:
                 yield f"  = why: {sentence(result.why)}"
         yield ""
 
-    def _findings(self, report: AuditReport | ApplyReport) -> Iterator[str]:
+    def _findings(self, report: Report) -> Iterator[str]:
         found = findings(report, show_suppressed=self.options.show_suppressed)
         short = self.options.width is not None and self.options.verbose < 1
         told = found[: self.options.max_findings] if short else found
@@ -199,13 +193,7 @@ class _Page:
         worst = result.worst[: self.options.max_worst]
         if not worst:
             return
-        columns = (
-            Column("unit", right=True),
-            Column("measured", right=True),
-            Column("bound", right=True),
-            Column("excess", right=True),
-        )
-        for line in table_lines(columns, [_worst_row(unit) for unit in worst]):
+        for line in table_lines(_columns(WORST_HEADS), [worst_cells(unit) for unit in worst]):
             yield f"      {line}"
         if result.violating > len(worst):
             yield f"      … {plural(result.violating - len(worst), 'more violating unit')}"
@@ -215,15 +203,9 @@ class _Page:
             yield "nothing had to change"
             yield ""
             return
-        columns = (
-            _TENSOR,
-            Column("rules", shrinks=True),
-            Column("units", right=True),
-            Column("changed", right=True),
-            Column("largest change", right=True),
-        )
-        rows = [_change_row(change) for change in report.changes]
-        yield from table_lines(columns, rows, width=self.options.width)
+        cells = map(change_cells, report.changes)
+        rows = [(tensor, rules or "-", *numbers) for tensor, rules, *numbers in cells]
+        yield from table_lines(_columns(CHANGE_HEADS), rows, width=self.options.width)
         changed = sum(change.changed for change in report.changes)
         verb = "would change" if report.after is None else "changed"
         yield (
@@ -232,8 +214,8 @@ class _Page:
         )
         yield ""
 
-    def _census(self, audit: AuditReport, exit_code: ExitCode, about: str = "") -> Iterator[str]:
-        for line in self._wrapped(f"{about}{census_line(audit, exit_code)}"):
+    def _summary(self, audit: AuditReport, exit_code: ExitCode, about: str = "") -> Iterator[str]:
+        for line in self._wrapped(f"{about}{summary_line(audit, exit_code)}"):
             yield self._paint(_RED if exit_code else _GREEN, line)
 
     def _wrapped(self, text: str) -> list[str]:
@@ -250,32 +232,3 @@ def _forgiven(result: Result) -> str:
     if not result.within_tolerance:
         return ""
     return f"; {plural(result.within_tolerance, 'unit')} outside by no more than that"
-
-
-def _row(result: Result) -> tuple[str, ...]:
-    return (
-        tensor_name(result),
-        printable(result.rule),
-        printable(result.constraint),
-        *units_cells(result),
-        worst_value(result),
-        verdict_word(result),
-    )
-
-
-def _worst_row(unit: WorstUnit) -> tuple[str, ...]:
-    if unit.nonfinite:
-        weights = f"{unit.nonfinite:,} non-finite"
-        return unit_index(unit.index), weights, number(unit.bound), relative_excess(unit.excess)
-    measured, bound = beside(unit.measured, unit.bound)
-    return unit_index(unit.index), measured, bound, relative_excess(unit.excess)
-
-
-def _change_row(change: TensorChange) -> tuple[str, ...]:
-    return (
-        printable(change.label or change.tensor),
-        ", ".join(printable(rule) for rule in change.rules) or "-",
-        f"{change.units:,}",
-        f"{change.changed:,}",
-        f"{100 * change.largest_change:.3g} %",
-    )

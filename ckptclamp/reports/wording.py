@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptclamp.auditing.results import AuditReport, Verdict
 from ckptclamp.errors import ExitCode, printable
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.results import ApplyReport, Result, WorstUnit
+    from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange, WorstUnit
     from ckptclamp.plan.model import UnmatchedRule
+    from ckptclamp.reports.findings import Report
 
 NOT_EVALUATED_MARK = "-"
 LEGEND = "'-': not evaluated; '0': no unit outside"
@@ -157,16 +159,72 @@ def verdict_word(result: Result) -> str:
     return "pass" if result.verdict is Verdict.PASS else "NOT EVALUATED"
 
 
-def units_cells(result: Result) -> tuple[str, str]:
-    """How many units, and how many of them violate; ``-`` where that is not known."""
-    if result.verdict is Verdict.NOT_EVALUATED:
-        return NOT_EVALUATED_MARK, NOT_EVALUATED_MARK
-    return f"{result.units:,}", f"{result.violating:,}"
-
-
 def tensor_name(result: Result) -> str:
     """The name a person knows a tensor by."""
     return printable(result.label or result.tensor)
+
+
+class ResultCells(NamedTuple):
+    """What a table shows of a result; the fields are the table's headings."""
+
+    tensor: str
+    rule: str
+    constraint: str
+    units: str
+    violating: str
+    worst: str
+    verdict: str
+
+
+def result_cells(result: Result, quote: Callable[[str], str] = printable) -> ResultCells:
+    """A result's row, in which names are quoted with `quote`; ``-`` where a number is not known."""
+    missing = result.verdict is Verdict.NOT_EVALUATED
+    return ResultCells(
+        quote(tensor_name(result)),
+        quote(result.rule),
+        quote(result.constraint),
+        NOT_EVALUATED_MARK if missing else f"{result.units:,}",
+        NOT_EVALUATED_MARK if missing else f"{result.violating:,}",
+        quote(worst_value(result)),
+        verdict_word(result),
+    )
+
+
+CHANGE_HEADS = ("tensor", "rules", "units", "changed", "largest change")
+
+
+def change_cells(change: TensorChange, quote: Callable[[str], str] = printable) -> tuple[str, ...]:
+    """A changed tensor's row, in which its name is quoted with `quote`."""
+    return (
+        quote(change.label or change.tensor),
+        ", ".join(printable(rule) for rule in change.rules),
+        f"{change.units:,}",
+        f"{change.changed:,}",
+        f"{100 * change.largest_change:.3g} %",
+    )
+
+
+WORST_HEADS = ("unit", "measured", "bound", "excess")
+
+
+def worst_cells(unit: WorstUnit) -> tuple[str, ...]:
+    """A violating unit's row."""
+    measured, bound = beside(unit.measured, unit.bound)
+    if unit.nonfinite:
+        measured, bound = f"{unit.nonfinite:,} non-finite", number(unit.bound)
+    return unit_index(unit.index), measured, bound, relative_excess(unit.excess)
+
+
+def about(summary: CheckpointSummary) -> str:
+    """What kind of checkpoint it is: format, tensors, size, producer."""
+    size = file_size(sum(file.size for file in summary.files))
+    parts = [printable(summary.format), plural(summary.tensors, "tensor"), size]
+    return ", ".join([*parts, printable(summary.producer)] if summary.producer else parts)
+
+
+def isolation(summary: CheckpointSummary) -> str:
+    """What the checkpoint was parsed behind, or ``none``."""
+    return ", ".join(map(printable, summary.isolation)) or "none"
 
 
 def unit_sentence(result: Result) -> str:
@@ -211,14 +269,14 @@ def verdict_sentence(report: AuditReport) -> str:
     return _VERDICTS[code]
 
 
-def headline(report: AuditReport | ApplyReport) -> str:
+def headline(report: Report) -> str:
     """The first line of a page."""
     if isinstance(report, AuditReport):
         return verdict_sentence(report)
     return verdict_sentence(report.after) if report.after else "Dry run: nothing was written"
 
 
-def census_line(report: AuditReport, exit_code: ExitCode) -> str:
+def summary_line(report: AuditReport, exit_code: ExitCode) -> str:
     """The counts of an audit in one line that ends with the program's exit code."""
     census = report.census
     outside = f" ({census.violating_units:,} of {plural(census.units, 'unit')})"

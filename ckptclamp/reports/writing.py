@@ -1,4 +1,4 @@
-"""Reports on their way out: several at once, each file whole or not at all."""
+"""Reports and units on their way out: several at once, each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptclamp.auditing.results import WorstUnit
 from ckptclamp.errors import CkptclampError, UsageError
-from ckptclamp.reports.registry import reporter_named
+from ckptclamp.reports.codec import codec, json_text
+from ckptclamp.reports.formats import reporter_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import BinaryIO, TextIO
 
-    from ckptclamp.auditing.results import ApplyReport, AuditReport
-    from ckptclamp.reports.options import RenderOptions
+    from ckptclamp.reports.findings import Report
+    from ckptclamp.reports.formats import RenderOptions
 
 STDOUT = "-"
 
 UNITS = "units"
-"""Not a rendering of a report: every violating unit, written while the audit runs (`units`)."""
+"""Not a rendering of a report: every violating unit, written while the audit runs (`units_file`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def check_place(path: Path) -> None:
 
 
 def write_reports(
-    report: AuditReport | ApplyReport,
+    report: Report,
     outputs: Sequence[Output],
     options: RenderOptions,
     stdout: TextIO | None = None,
@@ -158,3 +160,32 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+class UnitsWriter:
+    """Writes every violating unit to an open file as JSON Lines, while the audit runs.
+
+    A report keeps the worst few units of a tensor; whoever needs all of them asks for this file. One
+    line is one unit: ``{"tensor", "rule", "index", "measured", "bound", "distance", "excess",
+    "nonfinite"}``, with numbers as in the JSON report.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, tensor: str, rule: str, unit: WorstUnit) -> None:
+        """Write one violating unit of `tensor` under `rule`, both by their full names."""
+        named = {"tensor": codec(str).encode(tensor), "rule": codec(str).encode(rule)}
+        line = json_text(named | codec(WorstUnit).encode(unit))
+        self._file.write(line.encode() + b"\n")
+
+
+@contextmanager
+def units_file(path: Path) -> Iterator[UnitsWriter]:
+    """A writer whose file appears at `path` when the block ends well, and not at all otherwise.
+
+    Raises:
+        CkptclampError: the file could not be written (exit 3).
+    """
+    with whole_file(path) as file:
+        yield UnitsWriter(file)

@@ -10,8 +10,7 @@ import pytest
 
 from ckptclamp.plan.model import UnmatchedRule
 from ckptclamp.reports import github, gitlab, junit, markdown
-from ckptclamp.reports.options import RenderOptions, repository_root
-from ckptclamp.reports.registry import render
+from ckptclamp.reports.formats import RenderOptions, render, repository_root
 from tests.reports import samples
 
 OPTIONS = RenderOptions(base=Path.cwd())

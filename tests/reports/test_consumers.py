@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from ckptclamp.reports import junit, markdown
 from ckptclamp.reports.findings import subject
-from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.formats import RenderOptions
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 

@@ -19,8 +19,7 @@ from ckptclamp.auditing.results import (
 )
 from ckptclamp.errors import Notice
 from ckptclamp.plan.model import Origin, UnmatchedRule
-from ckptclamp.reports.options import RenderOptions
-from ckptclamp.reports.registry import REPORTERS, render
+from ckptclamp.reports.formats import REPORTERS, RenderOptions, render
 from tests.reports import samples
 
 OPTIONS = RenderOptions(show_suppressed=True, verbose=1)

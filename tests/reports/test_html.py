@@ -11,7 +11,6 @@ import subprocess
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
-from itertools import count
 
 import pytest
 from hypothesis import given
@@ -19,9 +18,9 @@ from hypothesis import strategies as st
 
 from ckptclamp.auditing.results import Verdict, WorstUnit
 from ckptclamp.engine.histogram import Histogram
-from ckptclamp.reports.charts import Axis, axis_of, histogram_chart
+from ckptclamp.reports.charts import Axis, axis_of, histogram_plot
+from ckptclamp.reports.formats import RenderOptions
 from ckptclamp.reports.html import render
-from ckptclamp.reports.options import RenderOptions
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 
@@ -302,8 +301,7 @@ def bars_of(histogram, bound, violating):
     result = replace(
         samples.VIOLATING, histogram=histogram, bound=bound, violating=violating, nonfinite=0
     )
-    paths = [p.attrib for p in histogram_chart(result, count(1)).iter("path")]
-    bars = {p["class"]: p["d"] for p in paths if p["class"].startswith("bars")}
+    bars = {p.kind: p.data for p in histogram_plot(result).paths if p.kind.startswith("bars")}
     return {
         name: [round(86 - float(top), 1) for top in re.findall(r"V([\d.]+)H", path)]
         for name, path in bars.items()

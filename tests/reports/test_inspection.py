@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from ckptclamp.auditing.inspection import Inspection, NormStatistics, TensorSummary
 from ckptclamp.auditing.results import CheckpointSummary, FileDigest
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.models.keras.declarations import Declaration
+from ckptclamp.reports.formats import RenderOptions
 from ckptclamp.reports.inspection import render_inspection
-from ckptclamp.reports.options import RenderOptions
 from ckptclamp.reports.table import cell_width
 
 NORMS = NormStatistics(
@@ -84,3 +87,11 @@ def test_quiet_keeps_the_totals():
     """-q prints one line."""
     text = render_inspection(inspection(), "text", RenderOptions(verbose=-1))
     assert text == "1 tensor, 1.0 kB; 1 declared constraint"
+
+
+def test_json_holds_no_command_for_a_ci_log():
+    """Azure obeys ``##[`` wherever it stands in a line; a parser still reads the name as it is."""
+    hostile = replace(inspection(), metadata=(("##[error]", "a ##vso[task.complete]"),))
+    text = render_inspection(hostile, "json", RenderOptions())
+    assert "##" not in text
+    assert json.loads(text)["metadata"] == [["##[error]", "a ##vso[task.complete]"]]

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from jsonschema import Draft4Validator
 
-from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.formats import RenderOptions
 from ckptclamp.reports.sarif import render
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile

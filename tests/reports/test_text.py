@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ckptclamp.errors import ExitCode
-from ckptclamp.reports.options import RenderOptions
+from ckptclamp.reports.formats import RenderOptions
 from ckptclamp.reports.table import cell_width
 from ckptclamp.reports.text import render
 from tests.reports import samples
