@@ -244,3 +244,51 @@ def test_hostile_files_never_do_harm():
         except CkptclampError as error:
             refused += error.exit_code == 3
     assert refused
+
+
+_TABLE_END = bytes.fromhex("57fb808b247547db")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what", "way_out"),
+    [
+        ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(64), "TensorFlow Lite", "Keras model"),
+        ("m.npz", b"PK\x03\x04" + bytes(26) + b"w.npy" + bytes(64), "NumPy", "save_file"),
+        (
+            "model.json",
+            json.dumps({"format": "layers-model", "modelTopology": [[[[[[[[[[1]]]]]]]]]]}).encode(),
+            "TensorFlow.js",
+            "tensorflowjs.converters",
+        ),
+        ("checkpoint", b'model_checkpoint_path: "checkpoint"\n', "TensorFlow", "save_weights"),
+        ("c.index", bytes(64) + _TABLE_END, "TensorFlow checkpoint", "save_weights"),
+        ("saved_model.pb", b"\x08\x01\x12\xcc\x80" + bytes(64), "SavedModel", "load_model"),
+        ("m.pt", b"\x80\x02}q\0.", "pickle", "safetensors.torch.save_file"),
+    ],
+)
+def test_other_formats_are_named_with_a_way_out(tmp_path, name, data, what, way_out):
+    """Whoever has a file of another framework learns which it is, and the line that converts it."""
+    (tmp_path / name).write_bytes(b"\1" * 8 + data if name == "c.index" else data)
+    with pytest.raises(NotACheckpointError, match=what) as refusal:
+        open_checkpoint(tmp_path / name)
+    assert way_out in (refusal.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["saved_model.pb", "variables"], "SavedModel"),
+        (["checkpoint", "c.index", "c.data-00000-of-00001"], "TensorFlow checkpoint"),
+        (["model.json", "group1-shard1of1.bin"], "TensorFlow.js"),
+        (["manifest.ocdbt", "d"], "Orbax"),
+        (["pytorch_model.bin", "config.json"], "pickles"),
+        (["flax_model.msgpack"], "Flax"),
+    ],
+)
+def test_directories_of_other_formats_are_named_with_a_way_out(tmp_path, names, what):
+    """A directory is told by the files in it; none of them is opened."""
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(NotACheckpointError, match=what) as refusal:
+        open_checkpoint(tmp_path)
+    assert refusal.value.hint
