@@ -47,7 +47,7 @@ def assert_conforms(
         report = compare(report, known)
     if report.exit_code:
         from ckptclamp.reports.formats import RenderOptions
-        from ckptclamp.reports.text import render
+        from ckptclamp.reports.formats.text import render
 
         raise AssertionError("the checkpoint does not conform\n" + render(report, RenderOptions()))
     return report

@@ -32,7 +32,7 @@ def command() -> None:
 
 def _outside_settings(ctx: click.Context, param: click.Parameter, audited: Path) -> Path:
     """Refuse settings of a checkpoint's own; a report is no checkpoint, and may lie anywhere."""
-    from ckptclamp.reports.json import is_report
+    from ckptclamp.reports.formats.json import is_report
 
     return audited if is_report(audited) else outside_settings(ctx, param, audited)
 
@@ -69,7 +69,7 @@ def _report(audited: Path, options: dict[str, Any]) -> Any:  # noqa: ANN401 - an
     from ckptclamp.auditing.audit import audit
     from ckptclamp.auditing.results import AuditReport
     from ckptclamp.cli.running import engine, progress_bar
-    from ckptclamp.reports.json import is_report, read_report
+    from ckptclamp.reports.formats.json import is_report, read_report
 
     if is_report(audited):
         _check_options_of_a_report()

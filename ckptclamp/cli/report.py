@@ -29,7 +29,7 @@ def command(result: Path, **options: Any) -> None:  # noqa: ANN401
     """
     from ckptclamp.cli.gating import check_places
     from ckptclamp.cli.running import emit
-    from ckptclamp.reports.json import read_report
+    from ckptclamp.reports.formats.json import read_report
     from ckptclamp.reports.writing import STDOUT, UNITS
 
     if any(output.format == UNITS for output in options["reports"]):

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft4Validator
 
 from ckptclamp.reports.formats import RenderOptions
-from ckptclamp.reports.sarif import render
+from ckptclamp.reports.formats.sarif import render
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 

@@ -11,7 +11,7 @@ from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import Notice
 from ckptclamp.plan.model import UnmatchedRule
 from ckptclamp.reports.formats import RenderOptions
-from ckptclamp.reports.json import SCHEMA, render
+from ckptclamp.reports.formats.json import SCHEMA, render
 from tests.reports import samples
 
 FILE = resources.files("ckptclamp.reports").joinpath("schemas/report-1.schema.json")

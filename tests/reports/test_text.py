@@ -7,8 +7,8 @@ import pytest
 
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports.formats import RenderOptions
+from ckptclamp.reports.formats.text import render
 from ckptclamp.reports.table import cell_width
-from ckptclamp.reports.text import render
 from tests.reports import samples
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ckptclamp.errors import CkptclampError, UsageError
 from ckptclamp.reports.formats import REPORTERS, RenderOptions, render
-from ckptclamp.reports.json import load_report
+from ckptclamp.reports.formats.json import load_report
 from ckptclamp.reports.writing import (
     parse_outputs,
     write_reports,

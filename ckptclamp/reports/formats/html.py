@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptclamp.auditing.results import ApplyReport, AuditReport
 from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports import wording
-from ckptclamp.reports.charts import Plot, axis_of, drawable, histogram_plot, strip
 from ckptclamp.reports.findings import Finding, Kind, Report, findings, subject, worst_first
+from ckptclamp.reports.formats.charts import Plot, axis_of, drawable, histogram_plot, strip
 from ckptclamp.reports.wording import (
     ResultCells,
     about,
@@ -47,7 +47,7 @@ def render(report: Report, options: RenderOptions) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("ckptclamp.reports", ""),
+        loader=PackageLoader("ckptclamp.reports.formats", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -61,7 +61,7 @@ def render(report: Report, options: RenderOptions) -> str:
 def _content(report: Report, options: RenderOptions) -> dict[str, Any]:
     """What the template shows."""
     audit = subject(report)
-    style = resources.files("ckptclamp.reports").joinpath("style.css").read_text("utf-8")
+    style = resources.files("ckptclamp.reports.formats").joinpath("style.css").read_text("utf-8")
     shown = _shown(audit.results)
     found = findings(report, show_suppressed=options.show_suppressed)
     told = found[:_MOST_FINDINGS]

@@ -70,7 +70,7 @@ class Reporter:
 
     def stream(self, report: Report, options: RenderOptions) -> Iterable[str]:
         """Return what `render` does in pieces: rendered as they are taken, if the format can do so."""
-        module = import_module(f"ckptclamp.reports.{self.name}")
+        module = import_module(f"ckptclamp.reports.formats.{self.name}")
         pieces: Iterable[str] = (
             module.stream(report, options)
             if hasattr(module, "stream")
