@@ -15,9 +15,9 @@ import numpy as np
 from ckptclamp.checkpoints.hdf5.filters import decode_chunk, decode_into
 from ckptclamp.checkpoints.tensor import (
     Chunked,
+    Computed,
     Constant,
     Contiguous,
-    Dequantised,
     Unreadable,
     box_shape,
     check_box,
@@ -70,10 +70,8 @@ def read_box(
                 _read_chunks(sources[tensor.storage.source], tensor, tensor.storage, box, out)
             case Constant():
                 out[...] = _element(tensor.storage.fill, out)
-            case Dequantised():
-                from ckptclamp.checkpoints.dequantise import dequantise
-
-                dequantise(partial(read_box, sources), tensor, box, out)
+            case Computed():
+                tensor.storage.compute(partial(read_box, sources), tensor, box, out)
     except UnreadableError as error:
         raise type(error)(
             error.message, path=error.path or _path(sources), tensor=tensor.name, hint=error.hint
