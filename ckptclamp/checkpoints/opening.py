@@ -8,14 +8,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.documents import CONFIG, METADATA, WEIGHTS, parse_strict
-from ckptclamp.checkpoints.safetensors.file import header_length
+from ckptclamp.checkpoints.documents import (
+    CONFIG,
+    METADATA,
+    WEIGHTS,
+    parse_strict,
+    stated_quantisation,
+)
 from ckptclamp.checkpoints.source import MAX_HEADER_BYTES, Limits, Source
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.source import Source
 
 
 _INDEX_BYTES = 64 << 20
@@ -41,8 +45,6 @@ def open_checkpoint(
         source = Source.open(path)
         checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
     if checkpoint.format.startswith("safetensors"):
-        from ckptclamp.checkpoints.safetensors.config import stated_quantisation
-
         checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
     return checkpoint
 
@@ -78,7 +80,7 @@ def _check_limits(checkpoint: Checkpoint, limits: Limits) -> None:
 def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits) -> Checkpoint:
     match kind:
         case Kind.SAFETENSORS:
-            from ckptclamp.checkpoints.safetensors.file import open_safetensors
+            from ckptclamp.checkpoints.safetensors import open_safetensors
 
             return open_safetensors(source, header_limit=limits.header)
         case Kind.HDF5:
@@ -106,13 +108,13 @@ def _open_index(source: Source, follow_symlinks: bool, header_limit: int) -> Che
     )
     shards = _shard_names(index)
     if shards and all(name.endswith(".safetensors") for name in shards):
-        from ckptclamp.checkpoints.safetensors.index import open_safetensors_index
+        from ckptclamp.checkpoints.safetensors_index import open_safetensors_index
 
         return open_safetensors_index(
             source, index, follow_symlinks=follow_symlinks, header_limit=header_limit
         )
     if shards and all(name.endswith(".weights.h5") for name in shards):
-        from ckptclamp.checkpoints.keras.shards import open_keras_shards
+        from ckptclamp.checkpoints.keras.files import open_keras_shards
 
         return open_keras_shards(source, follow_symlinks=follow_symlinks)
     raise NotACheckpointError(
@@ -140,7 +142,7 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), path=path) from error
     if names >= KERAS_DIRECTORY:
-        from ckptclamp.checkpoints.keras.directory import open_keras_directory
+        from ckptclamp.checkpoints.keras.files import open_keras_directory
 
         directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
         _check_limits(directory, limits)
@@ -246,9 +248,14 @@ def _kind(prefix: bytes) -> Kind | None:
         return Kind.HDF5
     if prefix.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return Kind.ZIP
-    if header_length(prefix) <= MAX_HEADER_BYTES and prefix[8:9] == b"{":
+    if _header_length(prefix) <= MAX_HEADER_BYTES and prefix[8:9] == b"{":
         return Kind.SAFETENSORS
     return Kind.JSON if prefix.lstrip(b" \t\r\n").startswith(b"{") else None
+
+
+def _header_length(prefix: bytes) -> int:
+    """The length in bytes that the first eight bytes of a safetensors file give for its header."""
+    return int.from_bytes(prefix[:8], "little")
 
 
 def _foreign(prefix: bytes) -> tuple[str, str] | None:
@@ -261,7 +268,7 @@ def _foreign(prefix: bytes) -> tuple[str, str] | None:
 
 def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
     """Say what unknown bytes look like, and what to do."""
-    if header_length(prefix) + 8 <= min(source.size, MAX_HEADER_BYTES):
+    if _header_length(prefix) + 8 <= min(source.size, MAX_HEADER_BYTES):
         return "a safetensors file whose header does not begin with '{'", _AGAIN
     if all(byte >= 32 or byte in b"\t\r\n" for byte in prefix):
         return "text", "name the checkpoint itself"

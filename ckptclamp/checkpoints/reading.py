@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.hdf5.filters import decode_chunk, decode_into
 from ckptclamp.checkpoints.tensor import (
     Chunked,
     Computed,
@@ -120,6 +119,8 @@ def _read_runs(source: Source, origin: int, runs: Runs, out: NDArray[np.uint8]) 
 def _read_chunks(
     source: Source, tensor: Tensor, chunked: Chunked, box: Box, out: NDArray[Any]
 ) -> None:
+    from ckptclamp.checkpoints.hdf5.filters import decode_into
+
     places = np.moveaxis(as_bytes(out).reshape(*out.shape, out.itemsize), -1, 0)
     for part in plan_chunks(box, chunked.chunk_shape):
         chunk = chunked.by_start.get(part.start)
@@ -156,6 +157,8 @@ def read_chunk(source: Source, tensor: Tensor, chunk: Chunk) -> NDArray[Any]:
     Raises:
         UnreadableError: the bytes are not there, or cannot be decoded.
     """
+    from ckptclamp.checkpoints.hdf5.filters import decode_chunk
+
     chunked, dtype = tensor.storage, tensor.dtype
     assert isinstance(chunked, Chunked)
     assert dtype is not None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -15,7 +14,7 @@ from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
     from pathlib import Path
@@ -163,6 +162,17 @@ class Source:
             fd, self.fd = self.fd, -1
             with suppress(OSError):  # nothing was written through it
                 os.close(fd)
+
+
+@contextmanager
+def open_all(paths: Iterable[Path], *, follow_symlinks: bool) -> Iterator[list[Source]]:
+    """Open files as `Source.open` does; they are closed only if that, or the block, fails."""
+    with ExitStack() as opened:
+        yield [
+            opened.enter_context(closing(Source.open(path, follow_symlinks=follow_symlinks)))
+            for path in paths
+        ]
+        opened.pop_all()
 
 
 DEFAULT_EXPANSION_LIMIT = 1000

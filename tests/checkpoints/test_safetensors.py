@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from ckptclamp.checkpoints.safetensors.file import (
+from ckptclamp.checkpoints.safetensors import (
     Header,
     SafetensorsCheckpoint,
     open_safetensors,

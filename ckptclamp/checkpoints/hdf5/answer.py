@@ -35,7 +35,7 @@ _SMALLEST_SUPERBLOCK = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class Place:
     """Where an HDF5 file lies: in source number `source`, `length` bytes from `offset` on."""
 
     source: int
@@ -50,14 +50,14 @@ _Span = tuple[int, int, str]
 class Answer:
     """A worker's answer, field by field.
 
-    `path` is the file in messages, `extent` where the HDF5 file lies. What makes no sense, or
+    `path` is the file in messages, `place` where the HDF5 file lies. What makes no sense, or
     reaches outside the file, raises `RefusedError`.
     """
 
-    def __init__(self, told: dict[str, Any], path: Path, extent: Extent) -> None:
+    def __init__(self, told: dict[str, Any], path: Path, place: Place) -> None:
         self.told = told
         self.path = path
-        self.extent = extent
+        self.place = place
 
     def refuse(self, message: str, tensor: str | None = None) -> Never:
         """Raise `RefusedError` about the file, or about one tensor in it."""
@@ -92,8 +92,8 @@ class Answer:
             seen.add(normalize("NFC", name))
 
     def _refuse_overlaps(self, spans: list[_Span]) -> None:
-        first = self.extent.offset + _SMALLEST_SUPERBLOCK
-        last = self.extent.offset + self.extent.length
+        first = self.place.offset + _SMALLEST_SUPERBLOCK
+        last = self.place.offset + self.place.length
         for start, stop, name in spans:
             if start < first or stop > last:
                 self.refuse("its bytes lie outside the file", tensor=name)
@@ -152,12 +152,12 @@ class _Row:
         if layout == "chunked":
             return self.chunked(tensor, dtype)
         if layout == "constant":
-            return Constant(self.answer.extent.source, self.fill(dtype))
+            return Constant(self.answer.place.source, self.fill(dtype))
         if layout != "contiguous":
             self.refuse("the HDF5 worker's storage layout makes no sense")
         if self.integer("stored size", self.row.get("stored")) != tensor.nbytes:
             self.refuse("its stored size is not what its shape and datatype take")
-        return Contiguous(self.answer.extent.source, self.offset(self.row.get("offset")))
+        return Contiguous(self.answer.place.source, self.offset(self.row.get("offset")))
 
     def chunked(self, tensor: Tensor, dtype: StorageDType) -> Chunked | Unreadable:
         rank = len(tensor.shape)
@@ -175,7 +175,7 @@ class _Row:
             # any other filter notices.
             return Unreadable("is shuffled but not compressed, so chunks at its edge are ambiguous")
         return Chunked(
-            self.answer.extent.source, chunk_shape, filters, chunks, fill, deflate_level=level
+            self.answer.place.source, chunk_shape, filters, chunks, fill, deflate_level=level
         )
 
     def chunks(
@@ -200,7 +200,7 @@ class _Row:
         whole = math.prod(chunk_shape) * (0 if tensor.dtype is None else tensor.dtype.itemsize)
         if not filtered and any(size != whole for size in sizes):
             self.refuse("a chunk's stored size is not what its shape takes")
-        base = self.answer.extent.offset
+        base = self.answer.place.offset
         chunks = map(Chunk, starts, (base + offset for offset in offsets), sizes, masks)
         return tuple(sorted(chunks, key=attrgetter("start")))
 
@@ -230,7 +230,7 @@ class _Row:
         return fill
 
     def offset(self, told: Any) -> int:  # noqa: ANN401 - untrusted JSON
-        return self.answer.extent.offset + self.integer("offset", told)
+        return self.answer.place.offset + self.integer("offset", told)
 
     def integer(self, what: str, value: Any) -> int:  # noqa: ANN401 - untrusted JSON
         if not _naturals([value]):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints.copying import Extent, FileCopy, ScratchFile
-from ckptclamp.checkpoints.hdf5.chunks import ChunkRecord
 from ckptclamp.checkpoints.hdf5.filters import encode_chunk
+from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
 from ckptclamp.checkpoints.reading import read_chunk
 from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source

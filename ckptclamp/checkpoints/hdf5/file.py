@@ -5,28 +5,23 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.documents import parse_document
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.hdf5.answer import Answer, Extent
-from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
-from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.hdf5.answer import Answer, Place
 from ckptclamp.checkpoints.sandbox import process
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Producer, Role, Tensor
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from ckptclamp.checkpoints.checkpoint import Copy, Target
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, KerasModel, Producer, Tensor
+    from ckptclamp.checkpoints.tensor import Tensor
 
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -48,26 +43,20 @@ class Hdf5Description:
     notes: tuple[str, ...]
     isolation: tuple[str, ...]
 
-    @property
-    def producer(self) -> Producer | None:
-        """Who wrote the file, as far as it says."""
-        return producer(self.keras)
 
-
-def describe_hdf5(source: Source, extent: Extent | None = None) -> Hdf5Description:
-    """Describe the HDF5 file that fills `source`, or the part of it that `extent` names.
+def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description:
+    """Describe the HDF5 file that fills `source`, or the part of it that `place` names.
 
     Raises:
         NotACheckpointError: it does not begin as HDF5 does.
         RefusedError: it reaches outside itself, has two readings, or declares too much.
         UnreadableError: the HDF5 library cannot read it, crashes or stalls on it.
     """
-    extent = extent or Extent(0, 0, source.size)
-    notes = _check_superblock(source, extent)
-    seconds = min(_SECONDS + _SECONDS_PER_MIB * (extent.length >> 20), _MOST_SECONDS)
-    place = (source.fd, source.path, extent.offset, extent.length)
-    task = process.Task("describe", *place, seconds)
-    answer = Answer(process.run(task), source.path, extent)
+    place = place or Place(0, 0, source.size)
+    notes = _check_superblock(source, place)
+    seconds = min(_SECONDS + _SECONDS_PER_MIB * (place.length >> 20), _MOST_SECONDS)
+    task = process.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
+    answer = Answer(process.run(task), source.path, place)
     model = keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(
@@ -95,16 +84,13 @@ class Hdf5Checkpoint(Checkpoint):
         self.sources = (source,)
         self.tensors = description.tensors
         self.notes = description.notes
-        self.producer = description.producer
         self.keras = description.keras
         self.isolation = description.isolation
 
-    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
-        """See `Checkpoint.read`."""
-        return read_box(self.sources, tensor, box, buffer)
-
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
+        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
+
         return Hdf5Copy(
             [(self.path.name, self.sources[0])],
             target,
@@ -126,9 +112,9 @@ def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     return (*notes[:_MAX_NOTES], f"and {more} second names more") if more > 0 else notes
 
 
-def _check_superblock(source: Source, extent: Extent) -> tuple[str, ...]:
+def _check_superblock(source: Source, place: Place) -> tuple[str, ...]:
     """Refuse what has two readings; return a note about bytes that have none."""
-    head = source.read_at(extent.offset, min(2048 + len(SIGNATURE), extent.length))
+    head = source.read_at(place.offset, min(2048 + len(SIGNATURE), place.length))
     if not head.startswith(SIGNATURE):
         if any(head.startswith(SIGNATURE, start) for start in (512, 1024, 2048)):
             raise RefusedError("holds a user block before its HDF5 part", path=source.path)
@@ -145,19 +131,19 @@ def _check_superblock(source: Source, extent: Extent) -> tuple[str, ...]:
     base, _, end = struct.unpack_from("<QQQ", head, base_at)
     if base != 0:
         raise RefusedError("holds a user block before its HDF5 part", path=source.path)
-    if end > extent.length:
+    if end > place.length:
         raise UnreadableError(
-            f"is truncated: {extent.length} of {end} bytes are there", path=source.path
+            f"is truncated: {place.length} of {end} bytes are there", path=source.path
         )
-    return _after(source, extent, extent.length - end)
+    return _after(source, place, place.length - end)
 
 
-def _after(source: Source, extent: Extent, extra: int) -> tuple[str, ...]:
+def _after(source: Source, place: Place, extra: int) -> tuple[str, ...]:
     """Readers of HDF5 ignore what follows its end; readers of zip archives begin there."""
     if extra == 0:
         return ()
     looked_at = min(extra, _ZIP_TAIL)
-    tail = source.read_at(extent.offset + extent.length - looked_at, looked_at)
+    tail = source.read_at(place.offset + place.length - looked_at, looked_at)
     if _ZIP_END in tail:
         raise RefusedError("is an HDF5 file and a zip archive at once", path=source.path)
     return (f"{extra} bytes follow its HDF5 part and belong to no tensor",)
@@ -232,11 +218,6 @@ def format_name(model: KerasModel | None) -> str:
     if model.layout is KerasLayout.V3:
         return "keras-weights-h5"
     return "keras-h5" if model.weights_root or model.config is not None else "keras-h5-weights"
-
-
-def producer(model: KerasModel | None) -> Producer | None:
-    """Return who wrote the file, as far as it says."""
-    return None if model is None else Producer("keras", model.version, model.backend)
 
 
 def with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:

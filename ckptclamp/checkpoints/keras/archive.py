@@ -27,18 +27,17 @@ from ckptclamp.checkpoints.documents import (
     join_documents,
     parse_document,
 )
-from ckptclamp.checkpoints.hdf5.answer import Extent as Window
+from ckptclamp.checkpoints.hdf5.answer import Place
 from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Hdf5Description, describe_hdf5
-from ckptclamp.checkpoints.reading import read_box
-from ckptclamp.checkpoints.source import Limits, Source
-from ckptclamp.checkpoints.tensor import Chunked
-from ckptclamp.checkpoints.zip.directory import STORED, Directory, Member, read_directory
-from ckptclamp.checkpoints.zip.members import (
+from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
+from ckptclamp.checkpoints.keras.zip_members import (
     inflate_to_file,
     member_blocks,
     replace_member,
     verify_member,
 )
+from ckptclamp.checkpoints.source import Limits, Source
+from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
@@ -47,9 +46,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
+    from ckptclamp.checkpoints.keras.zip_directory import Directory, Member
     from ckptclamp.checkpoints.source import Source
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.checkpoints.zip.directory import Directory, Member
 
 
 _NPZ = "model.weights.npz"
@@ -76,12 +75,12 @@ def open_keras_archive(source: Source, limits: Limits | None = None) -> Checkpoi
     weights = members[WEIGHTS]
     sources: tuple[Source, ...] = (source,)
     if weights.method == STORED:
-        extent = Window(0, weights.data, weights.stored)
+        place = Place(0, weights.data, weights.stored)
     else:
         sources = (source, inflate_to_file(source, weights))
-        extent = Window(1, 0, weights.size)
+        place = Place(1, 0, weights.size)
     try:
-        description = describe_hdf5(sources[-1], extent)
+        description = describe_hdf5(sources[-1], place)
     except BaseException:
         for inflated in sources[1:]:
             inflated.close()
@@ -111,7 +110,6 @@ class KerasArchive(Checkpoint):
         self.tensors = description.tensors
         self.notes = (*_strangers(directory), *description.notes)
         self.keras = description.keras
-        self.producer = description.producer
         self.isolation = description.isolation
         self._directory = directory
         self._weights = weights
@@ -121,10 +119,6 @@ class KerasArchive(Checkpoint):
     def files(self) -> tuple[Source, ...]:
         """The archive."""
         return self.sources[:1]
-
-    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
-        """See `Checkpoint.read`."""
-        return read_box(self.sources, tensor, box, buffer)
 
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""

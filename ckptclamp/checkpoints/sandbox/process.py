@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckptclamp.checkpoints.documents import parse_strict
-from ckptclamp.checkpoints.sandbox.isolation import WALLS
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
@@ -93,6 +92,8 @@ def run(task: Task) -> dict[str, Any]:
 @cache
 def missing_walls() -> tuple[str, ...]:
     """Return the walls that this system cannot raise around a worker, by trying on one without a file."""
+    from ckptclamp.checkpoints.sandbox.isolation import WALLS
+
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         told = run(Task("nothing", fd, Path(os.devnull), 0, 0, _SECONDS_TO_START))

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.copying import FileCopy
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
-from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES
 from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
 from ckptclamp.errors import RefusedError
@@ -27,11 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from os import PathLike
 
-    from numpy.typing import NDArray
-
     from ckptclamp.checkpoints.checkpoint import Copy, Target
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, Tensor
 
 
 MAX_NAME_CHARACTERS = 1024
@@ -75,11 +70,6 @@ class Header:
     tensors: Mapping[str, Tensor]
     extents: Mapping[str, tuple[int, int]]
     metadata: Mapping[str, str]
-
-
-def header_length(prefix: bytes) -> int:
-    """Return the length in bytes that the first eight bytes of a file give for its header."""
-    return int.from_bytes(prefix[:8], "little")
 
 
 def parse_header(data: bytes, data_length: int, *, limit: int, path: str | PathLike[str]) -> Header:
@@ -195,12 +185,10 @@ class SafetensorsCheckpoint(Checkpoint):
         self.metadata = header.metadata
         self._header_limit = header_limit
 
-    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
-        """See `TensorReader.read`."""
-        return read_box(self.sources, tensor, box, buffer)
-
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`."""
+        from ckptclamp.checkpoints.copying import FileCopy
+
         (source,) = self.sources
         limit = self._header_limit
         return FileCopy(
@@ -227,7 +215,7 @@ def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT) -> Header:
     """Read the header of `source`; raises as `open_safetensors` does."""
     limit = min(limit, MAX_HEADER_BYTES)
     prefix = source.read_at(0, min(8, source.size))
-    length = header_length(prefix)
+    length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length + 8 > source.size:
         raise RefusedError(
             f"the file is truncated: it has {source.size} bytes, and its header ends later",

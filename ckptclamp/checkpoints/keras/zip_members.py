@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.compression import crc32_of
 from ckptclamp.checkpoints.copying import ScratchFile, write_at
+from ckptclamp.checkpoints.keras.zip_directory import DEFLATED, STORED
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.zip.directory import DEFLATED, STORED
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ckptclamp.checkpoints.keras.zip_directory import Directory, Member
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.zip.directory import Directory, Member
 
 
 _BLOCK = 1 << 20
