@@ -145,6 +145,11 @@ class Source:
                 )
             done += count
 
+    def blocks(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes from `offset` on, a MiB at a time; raises as `read_at` does."""
+        for at in range(0, length, _BLOCK):
+            yield self.read_at(offset + at, min(_BLOCK, length - at))
+
     def verify_unchanged(self) -> None:
         """Raise `ChangedError` if the file, or what its name points at, is not what was opened."""
         try:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
     from ckptclamp.checkpoints.tensor import Box, Chunk, ChunkPart, Tensor
 
-_BLOCK = 1 << 20
 _SECONDS = 60.0
 _SECONDS_PER_MIB = 1.0
 _INDEX_ROOM = 16 << 20
@@ -211,8 +210,7 @@ class Hdf5Copy(FileCopy):
                 self._same_bytes(old.name, now.source, same.offset, chunk.offset, chunk.stored)
 
     def _same_bytes(self, name: str, number: int, was: int, now: int, length: int) -> None:
-        original, copy = self.originals[number], self.sources[number]
-        for at in range(0, length, _BLOCK):
-            size = min(_BLOCK, length - at)
-            if original.read_at(was + at, size) != copy.read_at(now + at, size):
-                raise UnreadableError("its bytes changed", tensor=name)
+        before = self.originals[number].blocks(was, length)
+        after = self.sources[number].blocks(now, length)
+        if any(one != other for one, other in zip(before, after, strict=True)):
+            raise UnreadableError("its bytes changed", tensor=name)

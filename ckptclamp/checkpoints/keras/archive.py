@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +39,11 @@ from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
-    from ckptclamp.checkpoints.keras.zip_directory import Directory, Member
-    from ckptclamp.checkpoints.source import Source
+    from ckptclamp.checkpoints.checkpoint import Copy, Target
     from ckptclamp.checkpoints.tensor import Box, Tensor
 
 
@@ -93,6 +89,7 @@ class KerasArchive(Checkpoint):
     """One ``.keras`` archive.
 
     `sources` are the archive and, if its weights are deflated, the file they were inflated into.
+    `directory` is the archive's own, `weights` the member that holds the HDF5 file.
     """
 
     format = "keras-zip"
@@ -108,12 +105,12 @@ class KerasArchive(Checkpoint):
         self.path = sources[0].path
         self.sources = sources
         self.tensors = description.tensors
-        self.notes = (*_strangers(directory), *description.notes)
+        self.notes = (*_unknown_members(directory), *description.notes)
         self.keras = description.keras
         self.isolation = description.isolation
-        self._directory = directory
-        self._weights = weights
-        self._limits = limits
+        self.directory = directory
+        self.weights = weights
+        self.limits = limits
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -122,12 +119,14 @@ class KerasArchive(Checkpoint):
 
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
-        reopen = partial(open_keras_archive, limits=self._limits)
-        return copy_archive(self, self._directory, self._weights, target, reopen)
+        chunked = any(isinstance(tensor.storage, Chunked) for tensor in self.tensors.values())
+        if self.weights.method == STORED and not chunked:
+            return _PatchedArchive(self, target)
+        return _RebuiltArchive(self, target)
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
-        for member in self._directory.members:
+        for member in self.directory.members:
             verify_member(self.sources[0], member)
 
 
@@ -163,48 +162,29 @@ def _document(source: Source, member: Member) -> dict[str, Any]:
     return parse_document(data, member.name, source.path)
 
 
-def _strangers(directory: Directory) -> tuple[str, ...]:
+def _unknown_members(directory: Directory) -> tuple[str, ...]:
     known = {CONFIG, METADATA, WEIGHTS}
-    strange = [
+    unknown = [
         member.name
         for member in directory.members
         if member.name not in known and not member.name.startswith("assets/")
     ]
-    if not strange:
+    if not unknown:
         return ()
-    return (f"{len(strange)} members that Keras does not write, the first {strange[0]!r}",)
-
-
-_BLOCK = 1 << 20
-
-
-Reopen = Callable[[Source], "Checkpoint"]
-"""Opens the file of a copy as an archive, which then owns it."""
-
-
-def copy_archive(
-    archive: Checkpoint, directory: Directory, weights: Member, target: Target, reopen: Reopen
-) -> Copy:
-    """Return a copy of `archive` in `target`, made in one of the two ways.
-
-    `directory` is the archive's own, and `weights` the member that holds the HDF5 file. `reopen`
-    opens the copy to be audited.
-    """
-    chunked = any(isinstance(tensor.storage, Chunked) for tensor in archive.tensors.values())
-    if weights.method == STORED and not chunked:
-        return _PatchedArchive(archive, weights, target, reopen)
-    return _RebuiltArchive(archive, directory, weights, target, reopen)
+    return (f"{len(unknown)} members that Keras does not write, the first {unknown[0]!r}",)
 
 
 class _PatchedArchive(FileCopy):
     """A copy whose weights are changed where they lie."""
 
-    def __init__(
-        self, archive: Checkpoint, weights: Member, target: Target, reopen: Reopen
-    ) -> None:
-        source = archive.sources[0]
-        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
-        self._weights = weights
+    def __init__(self, archive: KerasArchive, target: Target) -> None:
+        source, limits = archive.sources[0], archive.limits
+        super().__init__(
+            [(source.path.name, source)],
+            target,
+            lambda copies: open_keras_archive(copies[0], limits),
+        )
+        self._weights = archive.weights
 
     def finish(self) -> None:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
@@ -223,24 +203,14 @@ class _PatchedArchive(FileCopy):
 class _RebuiltArchive:
     """A copy whose weights are changed in a file of their own, and packed again."""
 
-    def __init__(
-        self,
-        archive: Checkpoint,
-        directory: Directory,
-        weights: Member,
-        target: Target,
-        reopen: Reopen,
-    ) -> None:
-        self._directory = directory
-        self._member = weights
+    def __init__(self, archive: KerasArchive, target: Target) -> None:
+        self._archive = archive
         self._target = target
-        self._reopen = reopen
-        self._archive = source = archive.sources[0]
-        self._fd = target.create(source.path.name, source.size)
+        self._fd = target.create(archive.path.name, archive.sources[0].size)
         self._unpacked = (
             archive.sources[1].duplicate()
             if len(archive.sources) > 1
-            else inflate_to_file(source, weights)
+            else inflate_to_file(archive.sources[0], archive.weights)
         )
         weakref.finalize(self, self._unpacked.close)
         self._scratch = ScratchFile(target.path)
@@ -287,17 +257,15 @@ class _RebuiltArchive:
         """Nothing is left to compare: the weights were, before they were packed again."""
 
     def _write_archive(self) -> None:
+        source = self._archive.sources[0]
         if self._changed:
-            directory, member = self._directory, self._member
-            replace_member(self._archive, directory, member, self._blocks(), self._fd)
+            weights = Source.from_fd(self._scratch.fd, self._target.path)
+            blocks = weights.blocks(0, weights.size)
+            replace_member(source, self._archive.directory, self._archive.weights, blocks, self._fd)
         else:
-            copy_bytes(self._archive, self._fd)
-
-    def _blocks(self) -> Iterator[bytes]:
-        weights = Source.from_fd(self._scratch.fd, self._target.path)
-        for at in range(0, weights.size, _BLOCK):
-            yield weights.read_at(at, min(_BLOCK, weights.size - at))
+            copy_bytes(source, self._fd)
 
     def reopen(self) -> Checkpoint:
         """See `Copy.reopen`."""
-        return self._reopen(Source.from_fd(os.dup(self._fd), self._target.path))
+        source = Source.from_fd(os.dup(self._fd), self._target.path)
+        return open_keras_archive(source, self._archive.limits)

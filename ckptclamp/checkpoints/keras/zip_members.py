@@ -55,10 +55,7 @@ def verify_member(source: Source, member: Member) -> None:
 
 
 def _unpacked(source: Source, member: Member) -> Iterator[bytes]:
-    packed = (
-        source.read_at(member.data + at, min(_BLOCK, member.stored - at))
-        for at in range(0, member.stored, _BLOCK)
-    )
+    packed = source.blocks(member.data, member.stored)
     if member.method == STORED:
         yield from packed
         return
@@ -148,9 +145,9 @@ def replace_member(
 
 
 def _copy(source: Source, start: int, length: int, fd: int, to: int) -> None:
-    for at in range(0, length, _BLOCK):
-        block = source.read_at(start + at, min(_BLOCK, length - at))
-        write_at(fd, memoryview(block), to + at)
+    for block in source.blocks(start, length):
+        write_at(fd, memoryview(block), to)
+        to += len(block)
 
 
 def _pack(member: Member, blocks: Iterator[bytes], fd: int) -> tuple[int, int, int]:
