@@ -1,4 +1,7 @@
-"""One regular file that weights are read from: opened once, read by `pread`, watched for changes."""
+"""Regular files that weights are read from: opened once, read by `pread`, watched for changes.
+
+`Limits` say how much of them is too much, `Digests` hash them beside other work.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
 
 
-MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
-
-
-DEFAULT_HEADER_LIMIT = 16 << 20
-
-
+_BLOCK = 1 << 20
 _RWF_DONTCACHE = 0x80
 """Linux 6.14 and later: pages that a read has to bring into the page cache leave it afterwards."""
 
@@ -180,6 +177,9 @@ def open_all(paths: Iterable[Path], *, follow_symlinks: bool) -> Iterator[list[S
         opened.pop_all()
 
 
+MAX_HEADER_BYTES = 100_000_000
+"""The limit that the safetensors format sets itself."""
+DEFAULT_HEADER_LIMIT = 16 << 20
 DEFAULT_EXPANSION_LIMIT = 1000
 """Deflate packs at most 1032 zeros into a byte."""
 DEFAULT_UNPACKED_LIMIT = 1 << 40
@@ -239,7 +239,6 @@ def _stored(tensor: Tensor) -> int:
     return 0 if isinstance(storage, Constant) else tensor.nbytes
 
 
-_BLOCK = 1 << 20
 _SMALL = 1 << 20
 """Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 

@@ -63,12 +63,17 @@ class Answer:
         """Raise `RefusedError` about the file, or about one tensor in it."""
         raise RefusedError(message, path=self.path, tensor=tensor)
 
-    def texts(self, name: str) -> tuple[str, ...]:
-        """Return the list of strings called `name`."""
-        values = self.told.get(name, [])
+    def texts(self, what: str, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - untrusted JSON
+        """Return `values` if they are a list of strings; `what` names them in messages."""
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            self.refuse(f"the HDF5 worker's {name} make no sense")
+            self.refuse(f"the HDF5 worker's {what} make no sense")
         return tuple(values)
+
+    def pairs(self, what: str, rows: Any) -> list[list[Any]]:  # noqa: ANN401 - untrusted JSON
+        """Return `rows` if they are a list of lists of two."""
+        if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
+            self.refuse(f"the HDF5 worker's {what} make no sense")
+        return rows
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by name, with offsets from the start of the source."""

@@ -6,7 +6,7 @@ import re
 import struct
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.documents import parse_document
@@ -57,13 +57,13 @@ def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description
     seconds = min(_SECONDS + _SECONDS_PER_MIB * (place.length >> 20), _MOST_SECONDS)
     task = process.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
     answer = Answer(process.run(task), source.path, place)
-    model = keras_model(answer)
+    model = _keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(
-        tensors=with_roles(tensors, model),
+        tensors=_with_roles(tensors, model),
         keras=model,
         notes=(*notes, *_notes(answer, tensors)),
-        isolation=answer.texts("isolation"),
+        isolation=answer.texts("isolation", answer.told.get("isolation", [])),
     )
 
 
@@ -80,7 +80,7 @@ class Hdf5Checkpoint(Checkpoint):
 
     def __init__(self, source: Source, description: Hdf5Description) -> None:
         self.path = source.path
-        self.format = format_name(description.keras)
+        self.format = _format_name(description.keras)
         self.sources = (source,)
         self.tensors = description.tensors
         self.notes = description.notes
@@ -94,14 +94,14 @@ class Hdf5Checkpoint(Checkpoint):
         return Hdf5Copy(
             [(self.path.name, self.sources[0])],
             target,
-            reopen=lambda copies: open_hdf5(copies[0]),
-            describe=lambda sources: describe_hdf5(sources[0]).tensors,
+            reopen=lambda files: open_hdf5(files[0]),
         )
 
 
 def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Tell of second names: of groups, and of tensors."""
-    groups = [f"{name!r} is a second name of a group" for name in answer.texts("group_aliases")]
+    aliases = answer.texts("group_aliases", answer.told.get("group_aliases", []))
+    groups = [f"{name!r} is a second name of a group" for name in aliases]
     datasets = [
         f"{alias!r} is a second name of {name!r}: it is judged, and changed, once"
         for name, tensor in tensors.items()
@@ -155,7 +155,7 @@ _V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
 _SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
 
 
-def keras_model(answer: Answer) -> KerasModel | None:
+def _keras_model(answer: Answer) -> KerasModel | None:
     """Return what the file says of its model; ``None`` if Keras did not write it.
 
     Raises:
@@ -166,52 +166,34 @@ def keras_model(answer: Answer) -> KerasModel | None:
         answer.refuse("the HDF5 worker's answer makes no sense")
     texts = {name: value for name, value in facts.items() if isinstance(value, str)}
     version, backend = texts.get("keras_version"), texts.get("backend")
-    group_names = _group_names(answer, answer.told.get("variables"))
+    group_names = {
+        str(path).removesuffix("vars").removesuffix("/"): name if isinstance(name, str) else None
+        for path, name in answer.pairs("groups", answer.told.get("variables"))
+    }
     if "layer_names" not in facts and "model_config" not in texts:
         model = KerasModel(KerasLayout.V3, version, backend, group_names=group_names)
         return model if group_names else None
-    layer_names = _texts(answer, facts.get("layer_names", []))
+    layer_names = answer.texts("names", facts.get("layer_names", []))
     if any(group.startswith(_V3_ROOTS) for group in group_names) and "layers" not in layer_names:
         answer.refuse("is laid out both as a legacy file and as one of Keras 3")
+    config = None
+    if "model_config" in texts:
+        config = parse_document(texts["model_config"].encode(), "model_config", answer.path)
     return KerasModel(
         KerasLayout.LEGACY,
         version,
         backend,
-        config=_config(texts, answer),
+        config=config,
         weights_root=texts.get("weights_root", ""),
         layer_names=layer_names,
-        weight_names=_weight_names(answer, facts.get("weight_names", [])),
+        weight_names={
+            str(layer): answer.texts("names", weights)
+            for layer, weights in answer.pairs("names", facts.get("weight_names", []))
+        },
     )
 
 
-def _config(texts: Mapping[str, str], answer: Answer) -> dict[str, Any] | None:
-    if "model_config" not in texts:
-        return None
-    return parse_document(texts["model_config"].encode(), "model_config", answer.path)
-
-
-def _texts(answer: Answer, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - untrusted JSON
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        answer.refuse("the HDF5 worker's names make no sense")
-    return tuple(values)
-
-
-def _weight_names(answer: Answer, rows: Any) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - untrusted JSON
-    if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
-        answer.refuse("the HDF5 worker's names make no sense")
-    return {str(layer): _texts(answer, weights) for layer, weights in rows}
-
-
-def _group_names(answer: Answer, rows: Any) -> dict[str, str | None]:  # noqa: ANN401 - untrusted JSON
-    if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
-        answer.refuse("the HDF5 worker's groups make no sense")
-    return {
-        str(path).removesuffix("vars").removesuffix("/"): name if isinstance(name, str) else None
-        for path, name in rows
-    }
-
-
-def format_name(model: KerasModel | None) -> str:
+def _format_name(model: KerasModel | None) -> str:
     """Return the name of the format of an HDF5 file of its own."""
     if model is None:
         return "hdf5"
@@ -220,7 +202,7 @@ def format_name(model: KerasModel | None) -> str:
     return "keras-h5" if model.weights_root or model.config is not None else "keras-h5-weights"
 
 
-def with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:
+def _with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:
     """Return the tensors with the roles and aliases that Keras' naming gives them."""
     if model is None:
         return dict(tensors)

@@ -99,8 +99,7 @@ class KerasDirectory(Checkpoint):
             return Hdf5Copy(
                 [*known, *others],
                 target,
-                reopen=lambda copies: KerasDirectory(target.path, copies[: len(known)]),
-                describe=lambda copies: describe_hdf5(copies[0]).tensors,
+                reopen=lambda files: KerasDirectory(target.path, files[: len(known)]),
             )
 
     def _other_names(self, known: set[str]) -> list[str]:
@@ -186,12 +185,7 @@ class KerasShards(Checkpoint):
         return Hdf5Copy(
             [*zip(self._names, self.sources, strict=True), (self.path.name, self._index)],
             target,
-            reopen=lambda copies: KerasShards(copies[count], self._weight_map, copies[:count]),
-            describe=lambda copies: {
-                name: tensor
-                for described in _describe(copies[:count])
-                for name, tensor in described.tensors.items()
-            },
+            reopen=lambda files: KerasShards(files[count], self._weight_map, files[:count]),
         )
 
 
