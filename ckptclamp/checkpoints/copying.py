@@ -8,7 +8,6 @@ import tempfile
 import weakref
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
-    from ckptclamp.checkpoints.tensor import Box, ChunkPart, Tensor
+    from ckptclamp.checkpoints.tensor import Box, ChunkPart, Extent, Tensor
 
 
 _BLOCK = 1 << 20
@@ -46,11 +45,7 @@ _NOT_HERE = frozenset(
 )
 """What `copy_file_range` answers where it does not work between two files."""
 
-
 NO_BYTES = "it has no bytes of its own to overwrite"
-
-Extent = tuple[int, int]
-"""Bytes of a file: the first, and the one after the last."""
 
 
 class FileCopy:
@@ -153,7 +148,8 @@ class FileCopy:
 
     def may_differ(self, number: int) -> list[Extent]:
         """Where the copy of one source may differ from it: where the written tensors lie."""
-        return [extent for t in self.changed.values() for extent in _extents(t, number)]
+        tensors = [t for t in self.changed.values() if getattr(t.storage, "source", None) == number]
+        return [extent for tensor in tensors for extent in tensor.extents]
 
     @property
     def files(self) -> Sequence[Source]:
@@ -209,17 +205,6 @@ def copy_bytes(source: Source, fd: int) -> None:
         source.read_into(block, done)
         write_at(fd, block, done)
         done += len(block)
-
-
-def _extents(tensor: Tensor, number: int) -> list[Extent]:
-    """Where in source `number` the bytes of a tensor lie."""
-    match tensor.storage:
-        case Contiguous(source, offset) if source == number:
-            return [(offset, offset + tensor.nbytes)]
-        case Chunked(source=source) as chunked if source == number:
-            return [(chunk.offset, chunk.offset + chunk.stored) for chunk in chunked.chunks]
-        case _:
-            return []
 
 
 def compare_bytes(

@@ -151,8 +151,8 @@ def _element(fill: bytes, like: NDArray[Any]) -> NDArray[Any]:
     return np.frombuffer(fill, like.dtype).reshape(())
 
 
-def read_chunk(source: Source, tensor: Tensor, chunk: Chunk) -> NDArray[Any]:
-    """Return all elements of one chunk of a chunked `tensor`, those beyond its edge too.
+def read_chunk(source: Source, tensor: Tensor, start: tuple[int, ...]) -> NDArray[Any]:
+    """Return all elements of the chunk of `tensor` that begins at `start`, also beyond its edge.
 
     Raises:
         UnreadableError: the bytes are not there, or cannot be decoded.
@@ -162,6 +162,10 @@ def read_chunk(source: Source, tensor: Tensor, chunk: Chunk) -> NDArray[Any]:
     chunked, dtype = tensor.storage, tensor.dtype
     assert isinstance(chunked, Chunked)
     assert dtype is not None
+    chunk = chunked.by_start.get(start)
+    if chunk is None:
+        fill = np.frombuffer(chunked.fill, dtype.numpy).reshape(())
+        return np.broadcast_to(fill, chunked.chunk_shape)
     expected = math.prod(chunked.chunk_shape) * dtype.itemsize
     raw = _raw(source, chunk)
     try:

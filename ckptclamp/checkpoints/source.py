@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.tensor import Tensor
 
 
 _BLOCK = 1 << 20
@@ -204,7 +203,9 @@ class Limits:
         """Raise `RefusedError` if a tensor of `checkpoint`, or all together, declare too much."""
         total = 0
         for tensor in checkpoint.tensors.values():
-            stored = _stored(tensor)
+            if not isinstance(tensor.storage, Chunked | Constant):
+                continue
+            stored = sum(stop - start for start, stop in tensor.extents)
             if tensor.nbytes > stored:
                 self._check_declared(checkpoint.path, stored, tensor.nbytes, tensor.name)
                 total += tensor.nbytes
@@ -229,14 +230,6 @@ class Limits:
             said = f"takes {size} bytes when unpacked; at most {self.unpacked} are read"
             hint = "--unpacked-limit allows more, if it is meant"
             raise RefusedError(said, path=path, tensor=name, hint=hint)
-
-
-def _stored(tensor: Tensor) -> int:
-    """The bytes that a tensor takes in its file."""
-    storage = tensor.storage
-    if isinstance(storage, Chunked):
-        return sum(chunk.stored for chunk in storage.chunks)
-    return 0 if isinstance(storage, Constant) else tensor.nbytes
 
 
 _SMALL = 1 << 20

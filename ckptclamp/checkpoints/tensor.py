@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Box = tuple[tuple[int, int], ...]
 """A rectangular part of a tensor: for each axis (start, stop)."""
 
+Extent = tuple[int, int]
+"""Bytes of a file: the first, and the one after the last."""
+
 Read = Callable[["Tensor", Box], "NDArray[Any]"]
 """Returns a box of a stored tensor."""
 
@@ -150,6 +153,17 @@ class Tensor:
     def nbytes(self) -> int:
         """How many bytes the elements take, decoded."""
         return 0 if self.dtype is None else (self.size * self.dtype.bits + 7) // 8
+
+    @property
+    def extents(self) -> list[Extent]:
+        """Where in its source the tensor's bytes lie; nowhere if it is not stored."""
+        match self.storage:
+            case Contiguous(offset=offset) if self.nbytes:
+                return [(offset, offset + self.nbytes)]
+            case Chunked(chunks=chunks):
+                return [(chunk.offset, chunk.offset + chunk.stored) for chunk in chunks]
+            case _:
+                return []
 
 
 @dataclass(frozen=True, slots=True)

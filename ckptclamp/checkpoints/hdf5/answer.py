@@ -83,11 +83,12 @@ class Answer:
         parsed = [_Row(self, row).tensor() for row in rows]
         tensors = {tensor.name: tensor for tensor in parsed}
         names = [name for tensor in parsed for name in (tensor.name, *tensor.aliases)]
-        self._refuse_twins(names)
-        self._refuse_overlaps(sorted(span for tensor in parsed for span in _spans(tensor)))
+        self._refuse_duplicates(names)
+        spans = [(*extent, tensor.name) for tensor in parsed for extent in tensor.extents]
+        self._refuse_overlaps(sorted(spans))
         return tensors
 
-    def _refuse_twins(self, names: list[str]) -> None:
+    def _refuse_duplicates(self, names: list[str]) -> None:
         if len({normalize("NFC", name) for name in names}) == len(names):
             return
         seen: set[str] = set()
@@ -105,16 +106,6 @@ class Answer:
         for (_, stop, one), (start, _, other) in pairwise(spans):
             if start < stop:
                 self.refuse(f"shares its bytes with {one!r}", tensor=other)
-
-
-def _spans(tensor: Tensor) -> list[_Span]:
-    storage = tensor.storage
-    if isinstance(storage, Contiguous) and tensor.nbytes:
-        return [(storage.offset, storage.offset + tensor.nbytes, tensor.name)]
-    if isinstance(storage, Chunked):
-        chunks = storage.chunks
-        return [(chunk.offset, chunk.offset + chunk.stored, tensor.name) for chunk in chunks]
-    return []
 
 
 class _Row:

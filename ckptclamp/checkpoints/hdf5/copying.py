@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.copying import Extent, FileCopy, ScratchFile
+from ckptclamp.checkpoints.copying import FileCopy, ScratchFile
 from ckptclamp.checkpoints.hdf5.filters import encode_chunk
 from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
 from ckptclamp.checkpoints.reading import as_bytes, read_chunk
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
     from ckptclamp.checkpoints.dtypes import StorageDType
-    from ckptclamp.checkpoints.tensor import Box, Chunk, ChunkPart, Tensor
+    from ckptclamp.checkpoints.tensor import Box, ChunkPart, Extent, Tensor
 
 _SECONDS = 60.0
 _SECONDS_PER_MIB = 1.0
@@ -95,7 +95,7 @@ class Hdf5Copy(FileCopy):
             key = (tensor.name, part.start)
             pending = self._pending.get(key)
             if pending is None:
-                elements = self._elements(tensor, chunked, chunk)
+                elements = read_chunk(self.sources[chunked.source], tensor, part.start).copy()
                 pending = _Pending(tensor.name, chunked, tensor.dtype, part.start, self._spooled)
                 self._spooled += elements.nbytes
             else:
@@ -103,13 +103,6 @@ class Hdf5Copy(FileCopy):
             elements[part.in_chunk] = values
             self._spool.put(elements.tobytes(), pending.offset)
             self._pending[key] = pending
-
-    def _elements(self, tensor: Tensor, chunked: Chunked, chunk: Chunk | None) -> NDArray[Any]:
-        if chunk is not None:
-            return read_chunk(self.sources[chunked.source], tensor, chunk).copy()
-        assert tensor.dtype is not None
-        fill = np.frombuffer(chunked.fill, tensor.dtype.numpy)
-        return np.broadcast_to(fill.reshape(()), chunked.chunk_shape).copy()
 
     def _decoded(self, pending: _Pending) -> NDArray[Any]:
         elements: NDArray[Any] = np.empty(pending.chunked.chunk_shape, pending.dtype.numpy)
@@ -200,7 +193,7 @@ class Hdf5Copy(FileCopy):
         for start, chunk in now.by_start.items():
             pending = self._pending.get((old.name, start))
             if pending is not None:
-                put_in = read_chunk(self.sources[now.source], new, chunk)
+                put_in = read_chunk(self.sources[now.source], new, start)
                 if put_in.tobytes() != self._decoded(pending).tobytes():
                     raise UnreadableError("a chunk reads back differently", tensor=old.name)
             elif was.filters or old.name not in self.changed:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.compression import crc32_of
-from ckptclamp.checkpoints.copying import Extent, FileCopy, ScratchFile, copy_bytes, refuse
+from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, refuse
 from ckptclamp.checkpoints.documents import (
     CONFIG,
     MAX_BYTES,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Copy, Target
-    from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.checkpoints.tensor import Box, Extent, Tensor
 
 
 _NPZ = "model.weights.npz"
