@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ckptclamp.checkpoints.reading import read_box
-from ckptclamp.checkpoints.tensor import Producer
+from ckptclamp.checkpoints.tensor import Box, KerasModel, Producer, Tensor, Unreadable
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, KerasModel, Tensor, Unreadable
 
 
 class TensorReader(Protocol):
@@ -35,7 +34,7 @@ class TensorReader(Protocol):
 
 
 class Target(Protocol):
-    """Where a copy is put while it has no final name yet; `publish.staged` makes one.
+    """Where a copy is put while it has no final name yet; `publication.staged` makes one.
 
     Attributes:
         path: the name that the copy will have, for messages.
@@ -103,13 +102,13 @@ class Checkpoint(ABC):
         format: the name of the format, such as ``safetensors`` or ``keras-zip``.
         sources: the regular files that hold the weights; `Contiguous.source` indexes them.
         tensors: every tensor by name, in the order of the file.
-        notes: sentences a reader must be told (a name that disagrees with the content, aliases).
+        notes: sentences that a reader must know (a name that disagrees with the content, aliases).
         metadata: free text that the file carries about itself, as it stands there.
         keras: what a Keras file says of its model, if it is one.
         quantisation: what the config in a safetensors checkpoint's directory says of quantised
             weights, if anything, or why that cannot be known.
         several_files: whether a copy is a directory of files, so that its target must be one.
-        isolation: which walls stood around the parser (``landlock``, ``seccomp``, ``rlimits``).
+        isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
 
     path: Path

@@ -22,8 +22,68 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 
+class Kind(StrEnum):
+    """The containers that can be opened."""
+
+    SAFETENSORS = "safetensors"
+    HDF5 = "HDF5"
+    ZIP = "a zip archive"
+    JSON = "JSON"
+
+
+SHARDS: Mapping[str, str] = {
+    ".safetensors.index.json": ".safetensors",
+    ".weights.json": ".weights.h5",
+}
+"""How the names of indexes end, and those of their shards."""
+
+KERAS_DIRECTORY = frozenset({CONFIG, WEIGHTS})
+"""The files that make a directory an unzipped Keras archive."""
+
+CHECKPOINTS = (".safetensors", ".h5", ".keras", *SHARDS)
+"""How the names of files with weights, and of indexes, end."""
+
+PARTS = (CONFIG, METADATA, *CHECKPOINTS)
+"""How the names of files end that belong to a directory that is a checkpoint."""
+
 _INDEX_BYTES = 64 << 20
 _INDEX_DEPTH = 8
+_PREFIX = 4096
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HDF5_USER_BLOCKS = (512, 1024, 2048)
+
+_SUFFIXES = {
+    Kind.SAFETENSORS: (".safetensors",),
+    Kind.HDF5: (".h5", ".hdf5", ".hdf"),
+    Kind.ZIP: (".keras", ".zip"),
+    Kind.JSON: (".json",),
+}
+
+_AGAIN = "download or save it again"
+
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (rb"\Z", "an empty file", _AGAIN),
+    (rb"\0{64}", "all zeros where a file should begin", _AGAIN),
+    (
+        rb"version https://git-lfs",
+        "a Git LFS pointer, not the file that it points to",
+        "run `git lfs pull`",
+    ),
+    (
+        rb"\x80[\x02-\x05]|PK\x03\x04.{26}[^\0]{0,200}?data\.pkl",
+        "a Python pickle (PyTorch .pt or .bin), which is never unpickled here",
+        "save it as safetensors",
+    ),
+    (rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy", "a NumPy file", "save it as safetensors"),
+    (rb"GGUF", "a GGUF file", "audit the safetensors that it was made from"),
+    (rb"\s*<(?:!doctype|html|\?xml)", "a web page or XML", "download the file again"),
+    (
+        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
+        "a compressed file or a tar archive",
+        "unpack it first",
+    ),
+)
+"""What is no checkpoint: how its bytes begin, what it is, what to do."""
 
 
 def open_checkpoint(
@@ -80,17 +140,17 @@ def _check_limits(checkpoint: Checkpoint, limits: Limits) -> None:
 def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits) -> Checkpoint:
     match kind:
         case Kind.SAFETENSORS:
-            from ckptclamp.checkpoints.safetensors import open_safetensors
+            from ckptclamp.checkpoints.safetensors import SafetensorsCheckpoint
 
-            return open_safetensors(source, header_limit=limits.header)
+            return SafetensorsCheckpoint(source, limits.header)
         case Kind.HDF5:
-            from ckptclamp.checkpoints.hdf5.file import open_hdf5
+            from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint
 
-            return open_hdf5(source)
+            return Hdf5Checkpoint(source)
         case Kind.ZIP:
-            from ckptclamp.checkpoints.keras.archive import open_keras_archive
+            from ckptclamp.checkpoints.keras.archive import KerasArchive
 
-            return open_keras_archive(source, limits)
+            return KerasArchive(source, limits)
         case Kind.JSON:
             return _open_index(source, follow_symlinks, limits.header)
 
@@ -171,54 +231,6 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     return checkpoint
 
 
-_PREFIX = 4096
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HDF5_USER_BLOCKS = (512, 1024, 2048)
-
-
-class Kind(StrEnum):
-    """The containers that can be opened."""
-
-    SAFETENSORS = "safetensors"
-    HDF5 = "HDF5"
-    ZIP = "a zip archive"
-    JSON = "JSON"
-
-
-_SUFFIXES = {
-    Kind.SAFETENSORS: (".safetensors",),
-    Kind.HDF5: (".h5", ".hdf5", ".hdf"),
-    Kind.ZIP: (".keras", ".zip"),
-    Kind.JSON: (".json",),
-}
-
-_AGAIN = "download or save it again"
-
-_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (rb"\Z", "an empty file", _AGAIN),
-    (rb"\0{64}", "all zeros where a file should begin", _AGAIN),
-    (
-        rb"version https://git-lfs",
-        "a Git LFS pointer, not the file that it points to",
-        "run `git lfs pull`",
-    ),
-    (
-        rb"\x80[\x02-\x05]|PK\x03\x04.{26}[^\0]{0,200}?data\.pkl",
-        "a Python pickle (PyTorch .pt or .bin), which is never unpickled here",
-        "save it as safetensors",
-    ),
-    (rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy", "a NumPy file", "save it as safetensors"),
-    (rb"GGUF", "a GGUF file", "audit the safetensors that it was made from"),
-    (rb"\s*<(?:!doctype|html|\?xml)", "a web page or XML", "download the file again"),
-    (
-        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
-        "a compressed file or a tar archive",
-        "unpack it first",
-    ),
-)
-"""What is no checkpoint: how its bytes begin, what it is, what to do."""
-
-
 def sniff(source: Source) -> Kind:
     """Return what `source` is by its bytes.
 
@@ -276,19 +288,3 @@ def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
         f"bytes that begin with {prefix[:8].hex(' ')}",
         "safetensors, HDF5, .keras and their indexes can be opened",
     )
-
-
-SHARDS: Mapping[str, str] = {
-    ".safetensors.index.json": ".safetensors",
-    ".weights.json": ".weights.h5",
-}
-"""How the names of indexes end, and those of their shards."""
-
-KERAS_DIRECTORY = frozenset({CONFIG, WEIGHTS})
-"""The files that make a directory an unzipped Keras archive."""
-
-CHECKPOINTS = (".safetensors", ".h5", ".keras", *SHARDS)
-"""How the names of files with weights, and of indexes, end."""
-
-PARTS = (CONFIG, METADATA, *CHECKPOINTS)
-"""How the names of files end that belong to a directory that is a checkpoint."""

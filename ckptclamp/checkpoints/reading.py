@@ -1,6 +1,6 @@
 """Boxes of tensors, fetched from where a description says their bytes lie.
 
-What to read is planned first (`boxes`); then it is read with `pread`, which needs no shared
+What to read is planned first (`tensor.plan_runs`); then it is read with `pread`, which needs no shared
 position, so any number of threads may read at once.
 """
 
@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import (
+    Box,
+    Chunk,
     Chunked,
     Computed,
     Constant,
     Contiguous,
+    Runs,
+    Tensor,
     Unreadable,
     box_shape,
     check_box,
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, Chunk, Runs, Tensor
 
 _GAP = 16 << 10
 """Reading so many bytes for nothing costs less than one more system call."""

@@ -1,6 +1,6 @@
 """A sharded set of safetensors files and its index, ``model.safetensors.index.json``.
 
-The index comes from a stranger as the shards do: a shard is a plain file name beside the index, and
+The index is untrusted as the shards are: a shard is a plain file name beside the index, and
 what the index says of each shard must be what the shard says of itself.
 """
 
@@ -10,18 +10,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.safetensors import Header, read_header
 from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, Source, open_all
-from ckptclamp.checkpoints.tensor import Contiguous
+from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ckptclamp.checkpoints.checkpoint import Copy, Target
-    from ckptclamp.checkpoints.tensor import Tensor
 
 MAX_SHARDS = 10_000
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 1 << 20
+_SMALL = 1 << 20
+"""Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 _RWF_DONTCACHE = 0x80
 """Linux 6.14 and later: pages that a read has to bring into the page cache leave it afterwards."""
 
@@ -230,10 +232,6 @@ class Limits:
             said = f"takes {size} bytes when unpacked; at most {self.unpacked} are read"
             hint = "--unpacked-limit allows more, if it is meant"
             raise RefusedError(said, path=path, tensor=name, hint=hint)
-
-
-_SMALL = 1 << 20
-"""Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 
 
 class Digests:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.hdf5.answer import Answer, Place
-from ckptclamp.checkpoints.hdf5.file import open_hdf5
+from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source
@@ -86,7 +86,7 @@ def opened(path: Path) -> Checkpoint:
     """The checkpoint at `path`, which the test closes."""
     source = Source.open(path)
     try:
-        return open_hdf5(source)
+        return Hdf5Checkpoint(source)
     except BaseException:
         source.close()
         raise

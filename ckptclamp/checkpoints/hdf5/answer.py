@@ -1,4 +1,4 @@
-"""Turns what a worker told of an HDF5 file into a description, trusting none of it.
+"""Turns a worker's answer about an HDF5 file into a description, trusting none of it.
 
 The worker has read a file that may have taken it over. So every field is looked at again: types,
 ranges, products in exact integers, extents inside the file and apart from each other. What comes
@@ -54,8 +54,8 @@ class Answer:
     reaches outside the file, raises `RefusedError`.
     """
 
-    def __init__(self, told: dict[str, Any], path: Path, place: Place) -> None:
-        self.told = told
+    def __init__(self, fields: dict[str, Any], path: Path, place: Place) -> None:
+        self.fields = fields
         self.path = path
         self.place = place
 
@@ -77,7 +77,7 @@ class Answer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by name, with offsets from the start of the source."""
-        rows = self.told.get("datasets")
+        rows = self.fields.get("datasets")
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             self.refuse("the HDF5 worker's datasets make no sense")
         parsed = [_Row(self, row).tensor() for row in rows]
@@ -153,7 +153,8 @@ class _Row:
             self.refuse("the HDF5 worker's storage layout makes no sense")
         if self.integer("stored size", self.row.get("stored")) != tensor.nbytes:
             self.refuse("its stored size is not what its shape and datatype take")
-        return Contiguous(self.answer.place.source, self.offset(self.row.get("offset")))
+        offset = self.answer.place.offset + self.integer("offset", self.row.get("offset"))
+        return Contiguous(self.answer.place.source, offset)
 
     def chunked(self, tensor: Tensor, dtype: StorageDType) -> Chunked | Unreadable:
         rank = len(tensor.shape)
@@ -180,11 +181,11 @@ class _Row:
         """The stored chunks. A file may list a million, so they come as one flat list of numbers, for
         each chunk its start, offset, size and filter mask, and are checked column by column.
         """
-        rank, told = len(chunk_shape), self.row.get("chunks")
-        if not isinstance(told, list) or len(told) % (rank + 3) or not _naturals(told):
+        rank, values = len(chunk_shape), self.row.get("chunks")
+        if not isinstance(values, list) or len(values) % (rank + 3) or not _naturals(values):
             self.refuse("the HDF5 worker's chunks make no sense")
-        starts = [tuple(told[at : at + rank]) for at in range(0, len(told), rank + 3)]
-        *axes, offsets, sizes, masks = (told[at :: rank + 3] for at in range(rank + 3))
+        starts = [tuple(values[at : at + rank]) for at in range(0, len(values), rank + 3)]
+        *axes, offsets, sizes, masks = (values[at :: rank + 3] for at in range(rank + 3))
         outside = any(
             any(start % step or start >= stop for start in axis)
             for axis, step, stop in zip(axes, chunk_shape, tensor.shape, strict=True)
@@ -216,17 +217,14 @@ class _Row:
         return names, None if level is None else min(self.integer("deflate level", level), 9)
 
     def fill(self, dtype: StorageDType) -> bytes:
-        told = self.row.get("fill")
+        value = self.row.get("fill")
         try:
-            fill = bytes(dtype.itemsize) if told is None else bytes.fromhex(str(told))
+            fill = bytes(dtype.itemsize) if value is None else bytes.fromhex(str(value))
         except ValueError:
             fill = b""
         if len(fill) != dtype.itemsize:
             self.refuse("the HDF5 worker's fill value makes no sense")
         return fill
-
-    def offset(self, told: Any) -> int:  # noqa: ANN401 - untrusted JSON
-        return self.answer.place.offset + self.integer("offset", told)
 
     def integer(self, what: str, value: Any) -> int:  # noqa: ANN401 - untrusted JSON
         if not _naturals([value]):

@@ -22,7 +22,15 @@ from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
 from ckptclamp.checkpoints.reading import as_bytes, read_chunk
 from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.tensor import Chunked, Contiguous, plan_chunks
+from ckptclamp.checkpoints.tensor import (
+    Box,
+    Chunked,
+    ChunkPart,
+    Contiguous,
+    Extent,
+    Tensor,
+    plan_chunks,
+)
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
@@ -32,7 +40,6 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
     from ckptclamp.checkpoints.dtypes import StorageDType
-    from ckptclamp.checkpoints.tensor import Box, ChunkPart, Extent, Tensor
 
 _SECONDS = 60.0
 _SECONDS_PER_MIB = 1.0

@@ -8,20 +8,18 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.documents import parse_document
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.hdf5.answer import Answer, Place
 from ckptclamp.checkpoints.sandbox import process
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptclamp.checkpoints.checkpoint import Copy, Target
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Tensor
 
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -32,6 +30,38 @@ _MAX_NOTES = 20
 _SECONDS = 8.0
 _SECONDS_PER_MIB = 1.0
 _MOST_SECONDS = 300.0
+
+_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
+_METRICS = "metrics/"
+_V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
+_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
+
+
+class Hdf5Checkpoint(Checkpoint):
+    """One HDF5 file: Keras' legacy or v3 layout, or any file of numeric datasets.
+
+    Raises what `describe_hdf5` raises.
+    """
+
+    def __init__(self, source: Source) -> None:
+        description = describe_hdf5(source)
+        self.path = source.path
+        self.format = _format_name(description.keras)
+        self.sources = (source,)
+        self.tensors = description.tensors
+        self.notes = description.notes
+        self.keras = description.keras
+        self.isolation = description.isolation
+
+    def copy_to(self, target: Target) -> Copy:
+        """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
+        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
+
+        return Hdf5Copy(
+            [(self.path.name, self.sources[0])],
+            target,
+            reopen=lambda files: Hdf5Checkpoint(files[0]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +93,13 @@ def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description
         tensors=_with_roles(tensors, model),
         keras=model,
         notes=(*notes, *_notes(answer, tensors)),
-        isolation=answer.texts("isolation", answer.told.get("isolation", [])),
+        isolation=answer.texts("isolation", answer.fields.get("isolation", [])),
     )
 
 
-def open_hdf5(source: Source) -> Checkpoint:
-    """Open an HDF5 file: Keras' legacy or v3 layout, or any file of numeric datasets.
-
-    Raises what `describe_hdf5` raises.
-    """
-    return Hdf5Checkpoint(source, describe_hdf5(source))
-
-
-class Hdf5Checkpoint(Checkpoint):
-    """One HDF5 file."""
-
-    def __init__(self, source: Source, description: Hdf5Description) -> None:
-        self.path = source.path
-        self.format = _format_name(description.keras)
-        self.sources = (source,)
-        self.tensors = description.tensors
-        self.notes = description.notes
-        self.keras = description.keras
-        self.isolation = description.isolation
-
-    def copy_to(self, target: Target) -> Copy:
-        """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
-        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
-
-        return Hdf5Copy(
-            [(self.path.name, self.sources[0])],
-            target,
-            reopen=lambda files: open_hdf5(files[0]),
-        )
-
-
 def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Tell of second names: of groups, and of tensors."""
-    aliases = answer.texts("group_aliases", answer.told.get("group_aliases", []))
+    """Name the second names: of groups, and of tensors."""
+    aliases = answer.texts("group_aliases", answer.fields.get("group_aliases", []))
     groups = [f"{name!r} is a second name of a group" for name in aliases]
     datasets = [
         f"{alias!r} is a second name of {name!r}: it is judged, and changed, once"
@@ -149,26 +148,20 @@ def _after(source: Source, place: Place, extra: int) -> tuple[str, ...]:
     return (f"{extra} bytes follow its HDF5 part and belong to no tensor",)
 
 
-_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
-_METRICS = "metrics/"
-_V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
-_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
-
-
 def _keras_model(answer: Answer) -> KerasModel | None:
     """Return what the file says of its model; ``None`` if Keras did not write it.
 
     Raises:
         RefusedError: it could be read as a file of either layout.
     """
-    facts = answer.told.get("keras")
+    facts = answer.fields.get("keras")
     if not isinstance(facts, dict):
         answer.refuse("the HDF5 worker's answer makes no sense")
     texts = {name: value for name, value in facts.items() if isinstance(value, str)}
     version, backend = texts.get("keras_version"), texts.get("backend")
     group_names = {
         str(path).removesuffix("vars").removesuffix("/"): name if isinstance(name, str) else None
-        for path, name in answer.pairs("groups", answer.told.get("variables"))
+        for path, name in answer.pairs("groups", answer.fields.get("variables"))
     }
     if "layer_names" not in facts and "model_config" not in texts:
         model = KerasModel(KerasLayout.V3, version, backend, group_names=group_names)

@@ -1,6 +1,6 @@
 """The child that loads the HDF5 library: one file, one task, one answer.
 
-Started by `worker_process` as ``main()`` with ``task fd offset length longest`` on its command line:
+Started by `sandbox.process` as ``main()`` with ``task fd offset length longest`` on its command line:
 where the HDF5 file lies, and how long the file may get by writing. The answer is eight bytes of
 length, big-endian, and that much JSON on standard output. Nothing here is read from a path: the
 file is a window on an inherited descriptor. Chunks that are to be written come through standard
@@ -51,8 +51,8 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
     try:
         return {**tasks[task](Window(fd, offset, length)), "isolation": walls}
     except CkptclampError as error:
-        told = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
-        return {"error": {"class": type(error).__name__, **told}}
+        fields = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
+        return {"error": {"class": type(error).__name__, **fields}}
     except MemoryError:
         return _unreadable(
             f"the HDF5 library needed more than {_MEMORY[task] >> 20} MiB to read it"
@@ -146,10 +146,6 @@ class Window(io.RawIOBase):
         self.position = start + offset
         return self.position
 
-    def tell(self) -> int:
-        """Return the position in the window."""
-        return self.position
-
     def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed's Buffer
         """Fill `buffer`; beyond the window there is nothing to read."""
         room = min(len(buffer), max(self.length - self.position, 0))
@@ -173,6 +169,3 @@ class Window(io.RawIOBase):
             os.ftruncate(self.fd, self.offset + size)
             self.length = size
         return size
-
-    def flush(self) -> None:
-        """Do nothing: there is no buffer here."""

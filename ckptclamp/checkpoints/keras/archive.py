@@ -9,14 +9,11 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.compression import crc32_of
-from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, refuse
+from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, write_at, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
     MAX_BYTES,
@@ -26,7 +23,7 @@ from ckptclamp.checkpoints.documents import (
     parse_document,
 )
 from ckptclamp.checkpoints.hdf5.answer import Place
-from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Hdf5Description, describe_hdf5
+from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, describe_hdf5
 from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
 from ckptclamp.checkpoints.keras.zip_members import (
     inflate_to_file,
@@ -35,7 +32,7 @@ from ckptclamp.checkpoints.keras.zip_members import (
     verify_member,
 )
 from ckptclamp.checkpoints.source import Limits, Source
-from ckptclamp.checkpoints.tensor import Chunked
+from ckptclamp.checkpoints.tensor import Box, Chunked, Extent, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
@@ -43,74 +40,50 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.checkpoint import Copy, Target
-    from ckptclamp.checkpoints.tensor import Box, Extent, Tensor
-
 
 _NPZ = "model.weights.npz"
 _CONFIG_FLOOR = 1 << 20
 _CONFIG_RATIO = 200
 
 
-def open_keras_archive(source: Source, limits: Limits | None = None) -> Checkpoint:
-    """Open a ``.keras`` archive of Keras 3, TF 2.12 to 2.15, or tf_keras.
+class KerasArchive(Checkpoint):
+    """One ``.keras`` archive of Keras 3, TF 2.12 to 2.15, or tf_keras.
 
-    No member, nor all of them together, may unpack to more than `limits` allow.
+    `sources` are the archive and, if its weights are deflated, the file they were inflated into.
+    `directory` is the archive's own, `weights` the member that holds the HDF5 file. No member, nor
+    all of them together, may unpack to more than `limits` allow.
 
     Raises:
         NotACheckpointError: the archive is none of Keras.
         RefusedError: the archive, its config or its weights have two readings or cost too much.
         UnreadableError: a member is damaged.
     """
-    directory = read_directory(source)
-    members = {member.name: member for member in directory.members}
-    limits = limits or Limits()
-    _check_members(source, members, limits)
-    config = _document(source, members[CONFIG])
-    metadata = _document(source, members[METADATA]) if METADATA in members else None
-    weights = members[WEIGHTS]
-    sources: tuple[Source, ...] = (source,)
-    if weights.method == STORED:
-        place = Place(0, weights.data, weights.stored)
-    else:
-        sources = (source, inflate_to_file(source, weights))
-        place = Place(1, 0, weights.size)
-    try:
-        description = describe_hdf5(sources[-1], place)
-    except BaseException:
-        for inflated in sources[1:]:
-            inflated.close()
-        raise
-    model = join_documents(source.path, description.keras, config, metadata)
-    return KerasArchive(sources, directory, weights, replace(description, keras=model), limits)
-
-
-class KerasArchive(Checkpoint):
-    """One ``.keras`` archive.
-
-    `sources` are the archive and, if its weights are deflated, the file they were inflated into.
-    `directory` is the archive's own, `weights` the member that holds the HDF5 file.
-    """
 
     format = "keras-zip"
 
-    def __init__(
-        self,
-        sources: tuple[Source, ...],
-        directory: Directory,
-        weights: Member,
-        description: Hdf5Description,
-        limits: Limits,
-    ) -> None:
-        self.path = sources[0].path
-        self.sources = sources
-        self.tensors = description.tensors
-        self.notes = (*_unknown_members(directory), *description.notes)
-        self.keras = description.keras
-        self.isolation = description.isolation
-        self.directory = directory
-        self.weights = weights
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self.path = source.path
         self.limits = limits
+        self.directory = read_directory(source)
+        members = {member.name: member for member in self.directory.members}
+        _check_members(source, members, limits)
+        config = _document(source, members[CONFIG])
+        metadata = _document(source, members[METADATA]) if METADATA in members else None
+        self.weights = weights = members[WEIGHTS]
+        self.sources, place = (source,), Place(0, weights.data, weights.stored)
+        if weights.method != STORED:
+            inflated = inflate_to_file(source, weights)
+            self.sources, place = (source, inflated), Place(1, 0, weights.size)
+        try:
+            description = describe_hdf5(self.sources[-1], place)
+            self.keras = join_documents(source.path, description.keras, config, metadata)
+        except BaseException:
+            for inflated in self.sources[1:]:
+                inflated.close()
+            raise
+        self.tensors = description.tensors
+        self.notes = (*_unknown_members(self.directory), *description.notes)
+        self.isolation = description.isolation
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -182,17 +155,18 @@ class _PatchedArchive(FileCopy):
         super().__init__(
             [(source.path.name, source)],
             target,
-            lambda copies: open_keras_archive(copies[0], limits),
+            lambda copies: KerasArchive(copies[0], limits),
         )
         self._weights = archive.weights
 
     def finish(self) -> None:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
         if self.changed:
-            member = self._weights
-            crc = crc32_of(self.sources[0], member.data, member.stored)
-            for place in member.crc_places:
-                self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
+            copy, member = self.sources[0], self._weights
+            crc = struct.pack("<I", crc32_of(copy, member.data, member.stored))
+            with writing(copy.path):
+                for place in member.crc_places:
+                    write_at(copy.fd, memoryview(crc), place)
 
     def may_differ(self, number: int) -> list[Extent]:
         """See `FileCopy.may_differ`; checksums may, too."""
@@ -214,9 +188,9 @@ class _RebuiltArchive:
         )
         weakref.finalize(self, self._unpacked.close)
         self._scratch = ScratchFile(target.path)
-        description = describe_hdf5(self._unpacked)
-        self._tensors = description.tensors
-        self._weights = Hdf5Checkpoint(self._unpacked, description).copy_to(self._scratch)
+        weights = Hdf5Checkpoint(self._unpacked)
+        self._tensors = weights.tensors
+        self._weights = weights.copy_to(self._scratch)
         self._changed = False
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
@@ -241,17 +215,13 @@ class _RebuiltArchive:
         """
         self._weights.finish()
         self._weights.compare(jobs=1)
-        try:
+        with writing(self._target.path):
             self._write_archive()
-        except OSError as error:
-            refuse(error, self._target.path)
 
     def flush(self) -> None:
         """See `Copy.flush`."""
-        try:
+        with writing(self._target.path):
             os.fsync(self._fd)
-        except OSError as error:
-            refuse(error, self._target.path)
 
     def compare(self, jobs: int) -> None:
         """Nothing is left to compare: the weights were, before they were packed again."""
@@ -268,4 +238,4 @@ class _RebuiltArchive:
     def reopen(self) -> Checkpoint:
         """See `Copy.reopen`."""
         source = Source.from_fd(os.dup(self._fd), self._target.path)
-        return open_keras_archive(source, self._archive.limits)
+        return KerasArchive(source, self._archive.limits)

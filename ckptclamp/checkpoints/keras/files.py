@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.documents import (
     CONFIG,
     MAX_BYTES,
@@ -25,14 +25,12 @@ from ckptclamp.checkpoints.documents import (
 from ckptclamp.checkpoints.hdf5.answer import Place
 from ckptclamp.checkpoints.hdf5.file import Hdf5Description, describe_hdf5
 from ckptclamp.checkpoints.source import Source, open_all
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Tensor
 from ckptclamp.errors import NotWrittenError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptclamp.checkpoints.checkpoint import Copy, Target
-    from ckptclamp.checkpoints.tensor import Tensor
 
 _MAX_FILES = 400
 """Files in one directory, or shards; each takes a descriptor."""
@@ -128,9 +126,10 @@ def _refuse_unread(error: OSError) -> NoReturn:
     raise NotWrittenError(f"cannot be copied: {error.strerror}", path=error.filename) from error
 
 
-def _document(file: Source, name: str) -> dict[str, Any]:
+def _document(file: Source, name: str, article: str = "a") -> dict[str, Any]:
     if file.size > MAX_BYTES:
-        raise RefusedError(f"is {file.size} bytes long, too much for a {name}", path=file.path)
+        reason = f"is {file.size} bytes long, too much for {article} {name}"
+        raise RefusedError(reason, path=file.path)
     return parse_document(file.read_at(0, file.size), name, file.path)
 
 
@@ -191,10 +190,7 @@ class KerasShards(Checkpoint):
 
 def _weight_map(source: Source) -> WeightMap:
     """Return the map of the index, each name in it checked."""
-    if source.size > MAX_BYTES:
-        raise RefusedError(f"is {source.size} bytes long, too much for an index", path=source.path)
-    index = parse_document(source.read_at(0, source.size), "index", source.path)
-    entries = index.get("weight_map")
+    entries = _document(source, "index", "an").get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise RefusedError("its weight_map is no object of file names", path=source.path)
     weight_map: WeightMap = {}

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 STORED = 0
 DEFLATED = 8
+ZIP64_EXTRA = 1
+FULL32 = 0xFFFFFFFF
+"""What stands in a field whose number is in the zip64 extra field."""
 MAX_MEMBERS = 10_000
 
 _MAX_DIRECTORY = 16 << 20
@@ -40,10 +43,8 @@ _REFUSED_FLAGS = _ENCRYPTED | _PATCHED | _STRONGLY_ENCRYPTED | _MASKED
 _NEWEST_VERSION = 63
 _UNIX_KIND = 0o170000
 _UNIX_LINK = 0o120000
-_ZIP64_EXTRA = 1
 _UNICODE_PATH_EXTRA = 0x7075
 _FULL16 = 0xFFFF
-_FULL32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +163,9 @@ class _Reader:
         if signature != b"PK\x06\x06" or size != _END64.size - 12 or disk or first_disk:
             self.refuse("its zip64 end record is damaged")
         long = (here, count, length, start)
-        fulls = (_FULL16, _FULL16, _FULL32, _FULL32)
-        for value, told, full in zip(long, short[3:7], fulls, strict=True):
-            if told not in (full, value):
+        fulls = (_FULL16, _FULL16, FULL32, FULL32)
+        for value, narrow, full in zip(long, short[3:7], fulls, strict=True):
+            if narrow not in (full, value):
                 self.refuse("its two end records disagree")
         if here != count:
             self.refuse("is one of several disks")
@@ -200,7 +201,7 @@ class _Reader:
             self.refuse("is a symbolic link", name)
         if method not in (STORED, DEFLATED):
             self.refuse(f"is packed with method {method}; stored and deflate are read", name)
-        wide = [size == _FULL32, stored == _FULL32, header == _FULL32]
+        wide = [size == FULL32, stored == FULL32, header == FULL32]
         size, stored, header = self.widen(extra, [size, stored, header], wide, name)
         if disk not in (0, _FULL16) or (method == STORED and stored != size):
             self.refuse("its directory entry makes no sense", name)
@@ -230,7 +231,7 @@ class _Reader:
         for kind, data in self.extra_fields(extra, name):
             if kind == _UNICODE_PATH_EXTRA:
                 self.refuse("has a second name in an extra field", name)
-            if kind == _ZIP64_EXTRA:
+            if kind == ZIP64_EXTRA:
                 if found is not None:
                     self.refuse("has two zip64 fields", name)
                 found = data
@@ -293,16 +294,16 @@ class _Reader:
         if (signature, flags, method, time, date, rest[:name_length]) != known:
             self.refuse("its header and the directory disagree", entry.name)
         size, stored = self.widen(
-            rest[name_length:], [size, stored], [size == _FULL32, stored == _FULL32], entry.name
+            rest[name_length:], [size, stored], [size == FULL32, stored == FULL32], entry.name
         )
-        told = (crc, stored, size)
+        found = (crc, stored, size)
         expected = (entry.crc, entry.stored, entry.size)
         crc_at = entry.header + 14
         if flags & _DESCRIPTOR:
-            if told not in (expected, (0, 0, 0)):
+            if found not in (expected, (0, 0, 0)):
                 self.refuse("its header and the directory disagree", entry.name)
             crc_at = self.descriptor(entry, data + entry.stored, stop)
-        elif told != expected or data + entry.stored != stop:
+        elif found != expected or data + entry.stored != stop:
             self.refuse("its header and the directory disagree", entry.name)
         return Member(**asdict(entry), data=data, stop=stop, crc_places=(crc_at, entry.entry + 16))
 
