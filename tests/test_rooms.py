@@ -71,12 +71,13 @@ def test_no_two_modules_import_each_other() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 
-def test_a_checkpoint_knows_no_constraint_and_a_constraint_no_file() -> None:
+def test_a_checkpoint_knows_no_constraint_or_model_and_a_constraint_no_file() -> None:
     """The two halves meet in the plan and nowhere below; storage dtypes are words of both."""
     used = {name: set(imports(path)) for name, path in MODULES.items()}
     of_checkpoints = [used[name] for name in MODULES if room(name) == "checkpoints"]
     of_constraints = [used[name] for name in MODULES if room(name) == "constraints"]
     assert not {m for m in set().union(*of_checkpoints) if ".constraints" in m}
+    assert not {m for m in set().union(*of_checkpoints) if ".models" in m}
     files = {m for m in set().union(*of_constraints) if ".checkpoints" in m}
     assert files <= {"ckptclamp.checkpoints.dtypes"}
 

@@ -119,7 +119,7 @@ def _hear(fd: int, deadline: float) -> bytes | None:
 def warm_workers() -> None:
     """From now on the HDF5 worker is a fork of this process, which must not open any HDF5 file."""
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
-    from ckptclamp.checkpoints.hdf5 import chunks, walk, worker  # noqa: F401 - loaded for the forks
+    from ckptclamp.checkpoints.hdf5 import walk, worker  # noqa: F401 - loaded for the forks
     from ckptclamp.checkpoints.sandbox import isolation  # noqa: F401
 
     replaced = SimpleNamespace(

@@ -25,11 +25,11 @@ import atheris
 
 with atheris.instrument_imports(include=["ckptclamp"]):
     from ckptclamp.checkpoints import documents
+    from ckptclamp.checkpoints.keras.zip_directory import read_directory
     from ckptclamp.checkpoints.opening import open_checkpoint, open_source
-    from ckptclamp.checkpoints.safetensors import file
+    from ckptclamp.checkpoints.safetensors import parse_header
     from ckptclamp.checkpoints.source import Source
     from ckptclamp.checkpoints.tensor import KerasModel, Tensor
-    from ckptclamp.checkpoints.zip.directory import read_directory
     from ckptclamp.errors import CkptclampError
     from ckptclamp.models.keras.declarations import declared_constraints
     from ckptclamp.spec.loader import load_spec
@@ -50,7 +50,7 @@ def source(data: bytes) -> Source:
 
 def header(data: bytes) -> None:
     """The header of a safetensors file, and how many bytes follow it."""
-    file.parse_header(data[2:], int.from_bytes(data[:2]), limit=1 << 20, path=PLACE)
+    parse_header(data[2:], int.from_bytes(data[:2]), limit=1 << 20, path=PLACE)
 
 
 def zip_directory(data: bytes) -> None:

@@ -24,7 +24,7 @@ from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorC
 from ckptclamp.auditing.suppression import suppress_results
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
-from ckptclamp.checkpoints.tensor import Dequantised, Role
+from ckptclamp.checkpoints.tensor import Computed, Role
 from ckptclamp.engine.executors import beside
 from ckptclamp.engine.requests import Kept
 from ckptclamp.errors import NothingEvaluatedError, Notice, NotWrittenError, UnreadableError
@@ -245,7 +245,7 @@ class _Job:
         computed = {
             assignment.tensor.name
             for assignment in self.plan.assignments
-            if isinstance(assignment.tensor.storage, Dequantised)
+            if isinstance(assignment.tensor.storage, Computed)
             and any(part.name in changed for part in assignment.tensor.storage.parts)
         }
         return changed | computed

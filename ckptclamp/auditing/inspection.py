@@ -15,9 +15,9 @@ from ckptclamp.auditing.results import CheckpointSummary
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import (
     Chunked,
+    Computed,
     Constant,
     Contiguous,
-    Dequantised,
     Tensor,
     Unreadable,
 )
@@ -145,8 +145,8 @@ def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
     storage = tensor.storage
     if isinstance(storage, Unreadable):
         return f"unreadable: {storage.reason}"
-    if isinstance(storage, Dequantised):
-        return _place(checkpoint, storage.values)
+    if isinstance(storage, Computed):
+        return _place(checkpoint, storage.parts[0])
     name = checkpoint.sources[storage.source].path.name
     match storage:
         case Contiguous():

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.tensor import Box, KerasModel, Producer, Tensor, Unreadable
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, KerasModel, Producer, Tensor, Unreadable
 
 
 class TensorReader(Protocol):
@@ -33,7 +34,7 @@ class TensorReader(Protocol):
 
 
 class Target(Protocol):
-    """Where a copy is put while it has no final name yet; `publish.staged` makes one.
+    """Where a copy is put while it has no final name yet; `publication.staged` makes one.
 
     Attributes:
         path: the name that the copy will have, for messages.
@@ -101,14 +102,13 @@ class Checkpoint(ABC):
         format: the name of the format, such as ``safetensors`` or ``keras-zip``.
         sources: the regular files that hold the weights; `Contiguous.source` indexes them.
         tensors: every tensor by name, in the order of the file.
-        notes: sentences a reader must be told (a name that disagrees with the content, aliases).
+        notes: sentences that a reader must know (a name that disagrees with the content, aliases).
         metadata: free text that the file carries about itself, as it stands there.
-        producer: who wrote it, if it says.
         keras: what a Keras file says of its model, if it is one.
         quantisation: what the config in a safetensors checkpoint's directory says of quantised
             weights, if anything, or why that cannot be known.
         several_files: whether a copy is a directory of files, so that its target must be one.
-        isolation: which walls stood around the parser (``landlock``, ``seccomp``, ``rlimits``).
+        isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
 
     path: Path
@@ -117,15 +117,14 @@ class Checkpoint(ABC):
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = {}
-    producer: Producer | None = None
     keras: KerasModel | None = None
     quantisation: Mapping[str, Any] | Unreadable | None = None
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 
-    @abstractmethod
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
+        return read_box(self.sources, tensor, box, buffer)
 
     @abstractmethod
     def copy_to(self, target: Target) -> Copy:
@@ -143,6 +142,13 @@ class Checkpoint(ABC):
     def files(self) -> tuple[Source, ...]:
         """The files that the user would call the checkpoint; by default the sources."""
         return self.sources
+
+    @property
+    def producer(self) -> Producer | None:
+        """Who wrote it, as far as it says."""
+        if self.keras is None:
+            return None
+        return Producer("keras", self.keras.version, self.keras.backend)
 
     def assume_config(self, config: Mapping[str, Any]) -> None:
         """Take `config` for the model config that a weights-only Keras file lacks.

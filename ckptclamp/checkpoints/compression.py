@@ -6,12 +6,10 @@ import zlib
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.source import default_jobs
+from ckptclamp.checkpoints.source import Source, default_jobs
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-    from ckptclamp.checkpoints.source import Source
 
 
 _POLYNOMIAL = 0xEDB88320

@@ -6,9 +6,8 @@ import errno
 import os
 import tempfile
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -16,9 +15,13 @@ import numpy as np
 from ckptclamp.checkpoints.reading import as_bytes, read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
+    Box,
     Chunked,
+    ChunkPart,
     Constant,
     Contiguous,
+    Extent,
+    Tensor,
     box_shape,
     plan_chunks,
     plan_runs,
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
-    from ckptclamp.checkpoints.tensor import Box, ChunkPart, Tensor
 
 
 _BLOCK = 1 << 20
@@ -46,11 +48,7 @@ _NOT_HERE = frozenset(
 )
 """What `copy_file_range` answers where it does not work between two files."""
 
-
-NO_BYTES = "it has no bytes of its own to overwrite"
-
-Extent = tuple[int, int]
-"""Bytes of a file: the first, and the one after the last."""
+_NO_BYTES = "it has no bytes of its own to overwrite"
 
 
 class FileCopy:
@@ -84,10 +82,8 @@ class FileCopy:
     def _copy_file(self, name: str, source: Source) -> Source:
         path = self.target.directory / name if self.target.directory else self.target.path
         fd = self.target.create(name, source.size)
-        try:
+        with writing(path):
             copy_bytes(source, fd)
-        except OSError as error:
-            refuse(error, path)
         return Source.from_fd(fd, path)
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
@@ -113,7 +109,7 @@ class FileCopy:
                 for part in plan_chunks(box, chunked.chunk_shape):
                     self.write_chunk(tensor, chunked, part, values[part.in_box])
             case _:
-                self.refuse(NO_BYTES, tensor)
+                self.refuse(_NO_BYTES, tensor)
 
     def write_chunk(
         self, tensor: Tensor, chunked: Chunked, part: ChunkPart, values: NDArray[Any]
@@ -132,20 +128,14 @@ class FileCopy:
         self, source: int, origin: int, shape: tuple[int, ...], box: Box, values: NDArray[Any]
     ) -> None:
         """Overwrite `box` of a C-ordered array of `shape` that begins at byte `origin`."""
-        flat = as_bytes(np.ascontiguousarray(values))
+        copy, flat = self.sources[source], as_bytes(np.ascontiguousarray(values)).data
         done = 0
-        for runs in plan_runs(shape, box, values.itemsize):
-            for number in range(runs.count):
-                offset = origin + runs.offset + number * runs.stride
-                self.put(source, offset, flat[done : done + runs.length])
-                done += runs.length
-
-    def put(self, source: int, offset: int, data: NDArray[np.uint8]) -> None:
-        """Write `data` at byte `offset` of the copy of one source."""
-        try:
-            write_at(self.sources[source].fd, data.data, offset)
-        except OSError as error:
-            refuse(error, self.sources[source].path)
+        with writing(copy.path):
+            for runs in plan_runs(shape, box, values.itemsize):
+                for number in range(runs.count):
+                    offset = origin + runs.offset + number * runs.stride
+                    write_at(copy.fd, flat[done : done + runs.length], offset)
+                    done += runs.length
 
     def refuse(self, reason: str, tensor: Tensor) -> NoReturn:
         """Raise `NotWrittenError` for one tensor."""
@@ -153,7 +143,8 @@ class FileCopy:
 
     def may_differ(self, number: int) -> list[Extent]:
         """Where the copy of one source may differ from it: where the written tensors lie."""
-        return [extent for t in self.changed.values() for extent in _extents(t, number)]
+        tensors = [t for t in self.changed.values() if getattr(t.storage, "source", None) == number]
+        return [extent for tensor in tensors for extent in tensor.extents]
 
     @property
     def files(self) -> Sequence[Source]:
@@ -166,10 +157,8 @@ class FileCopy:
     def flush(self) -> None:
         """See `Copy.flush`."""
         for source in self.sources:
-            try:
+            with writing(source.path):
                 os.fsync(source.fd)
-            except OSError as error:
-                refuse(error, source.path)
 
     def compare(self, jobs: int) -> None:
         """See `Copy.compare`."""
@@ -209,17 +198,6 @@ def copy_bytes(source: Source, fd: int) -> None:
         source.read_into(block, done)
         write_at(fd, block, done)
         done += len(block)
-
-
-def _extents(tensor: Tensor, number: int) -> list[Extent]:
-    """Where in source `number` the bytes of a tensor lie."""
-    match tensor.storage:
-        case Contiguous(source, offset) if source == number:
-            return [(offset, offset + tensor.nbytes)]
-        case Chunked(source=source) as chunked if source == number:
-            return [(chunk.offset, chunk.offset + chunk.stored) for chunk in chunked.chunks]
-        case _:
-            return []
 
 
 def compare_bytes(
@@ -289,12 +267,13 @@ def write_at(fd: int, data: memoryview, offset: int) -> None:
         done += os.pwrite(fd, data[done:], offset + done)
 
 
-def refuse(error: OSError, path: Path) -> NoReturn:
-    """Raise `NotWrittenError` for a failure to write to `path`; it never returns."""
-    raise NotWrittenError(f"cannot be written: {error.strerror or error}", path=path) from error
-
-
-ROOM_HINT = "set TMPDIR to a directory with room"
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `NotWrittenError` where the system cannot write to `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWrittenError(f"cannot be written: {error.strerror or error}", path=path) from error
 
 
 class ScratchFile:
@@ -329,8 +308,8 @@ class ScratchFile:
             raise self._no_room(error) from error
 
     def _no_room(self, error: OSError) -> NotWrittenError:
-        reason = error.strerror or error
-        return NotWrittenError(f"no scratch file: {reason}", path=self.path, hint=ROOM_HINT)
+        reason, hint = error.strerror or error, "set TMPDIR to a directory with room"
+        return NotWrittenError(f"no scratch file: {reason}", path=self.path, hint=hint)
 
 
 def _close(fd: int) -> None:
@@ -340,6 +319,8 @@ def _close(fd: int) -> None:
 
 class Preview:
     """Reads from the checkpoint and forgets what is written. Stands where a `Copy` stands."""
+
+    files = ()
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -355,9 +336,7 @@ class Preview:
             NotWrittenError: a copy could not hold them either.
         """
         if isinstance(tensor.storage, Constant):
-            raise NotWrittenError(NO_BYTES, path=self._checkpoint.path, tensor=tensor.name)
-
-    files = ()
+            raise NotWrittenError(_NO_BYTES, path=self._checkpoint.path, tensor=tensor.name)
 
     def finish(self) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""JSON from strangers, read so that it has one meaning: no duplicates, no depth, no surprises.
+"""Untrusted JSON, read so that it has one meaning: no duplicates, no depth, no surprises.
 
 Parsers differ in what they make of a duplicate key, a lone surrogate or ``1e999``; a file that uses
 one of these can say one thing to this program and another to the next.
@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel
-from ckptclamp.errors import RefusedError
+from ckptclamp.checkpoints.dtypes import CODE_DTYPES
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Unreadable
+from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
+    from pathlib import Path
 
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+
+CONFIG = "config.json"
+METADATA = "metadata.json"
+WEIGHTS = "model.weights.h5"
+MAX_BYTES = 64 << 20
+
+_MAX_DEPTH = 256
+_MAX_CONFIG_BYTES = 8 << 20
+_MAX_CONFIG_DEPTH = 64
+_QUANTISATION_KEYS = ("quantization_config", "compression_config")
 
 _MAX_CONTAINERS = 4_000_000
 """Objects and arrays in one document: empty ones cost twenty times their text in memory."""
@@ -53,6 +68,57 @@ def parse_strict(
         reader.refuse(f"is {len(data)} bytes long; at most {max_bytes} are read")
     reader.check_nesting(data, max_depth)
     return reader.parse(data)
+
+
+def parse_document(data: bytes, what: str, path: Path) -> dict[str, Any]:
+    """Parse a config or its metadata. ``Infinity`` and ``NaN`` are read: Keras writes them.
+
+    Raises:
+        RefusedError: it is no JSON object, is too large or deep, or repeats a key.
+    """
+    document = parse_strict(
+        data, max_depth=_MAX_DEPTH, max_bytes=MAX_BYTES, what=what, allow_infinity=True, path=path
+    )
+    if not isinstance(document, dict):
+        raise RefusedError(f"the {what} is no JSON object", path=path)
+    return document
+
+
+def join_documents(
+    path: Path,
+    weights: KerasModel | None,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None,
+) -> KerasModel:
+    """Join what the documents say of a model with what its weights file does.
+
+    Raises:
+        RefusedError: the weights are laid out as no version of Keras lays them out beside a config.
+    """
+    model = weights or KerasModel(KerasLayout.V3)
+    if model.layout is not KerasLayout.V3:
+        raise RefusedError(f"{WEIGHTS} is laid out as a legacy file", path=path)
+    version = (metadata or {}).get("keras_version")
+    return replace(model, config=config, version=version if isinstance(version, str) else None)
+
+
+def stated_quantisation(
+    checkpoint: Checkpoint, *, follow_symlinks: bool
+) -> Mapping[str, Any] | Unreadable | None:
+    """Return what the config in the directory of `checkpoint` says; ``None`` where it says nothing.
+
+    It is read only where a tensor has a dtype that codes have. A config that cannot be read is
+    `Unreadable`, with the reason.
+    """
+    path = checkpoint.path.parent / CONFIG
+    dtypes = {tensor.dtype.name for tensor in checkpoint.tensors.values() if tensor.dtype}
+    if dtypes.isdisjoint(CODE_DTYPES) or not os.path.lexists(path):
+        return None
+    try:
+        config = _config(path, follow_symlinks=follow_symlinks)
+    except UnreadableError as error:
+        return Unreadable(f"{CONFIG}: {error.message}")
+    return _quantisation(config)
 
 
 class _Reader:
@@ -123,41 +189,31 @@ class _Reader:
         return value
 
 
-CONFIG = "config.json"
-METADATA = "metadata.json"
-WEIGHTS = "model.weights.h5"
-MAX_BYTES = 64 << 20
-
-_MAX_DEPTH = 256
-
-
-def parse_document(data: bytes, what: str, path: Path) -> dict[str, Any]:
-    """Parse a config or its metadata. ``Infinity`` and ``NaN`` are read: Keras writes them.
-
-    Raises:
-        RefusedError: it is no JSON object, is too large or deep, or repeats a key.
-    """
-    document = parse_strict(
-        data, max_depth=_MAX_DEPTH, max_bytes=MAX_BYTES, what=what, allow_infinity=True, path=path
-    )
-    if not isinstance(document, dict):
-        raise RefusedError(f"the {what} is no JSON object", path=path)
-    return document
+def _config(path: Path, *, follow_symlinks: bool) -> Mapping[str, Any]:
+    with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
+        if source.size > _MAX_CONFIG_BYTES:
+            raise RefusedError(
+                f"is over {_MAX_CONFIG_BYTES >> 20} MiB, too large for a config", path=path
+            )
+        config = parse_strict(
+            source.read_at(0, source.size),
+            max_depth=_MAX_CONFIG_DEPTH,
+            max_bytes=_MAX_CONFIG_BYTES,
+            what="config",
+            allow_infinity=True,
+            path=path,
+        )
+    if not isinstance(config, dict):
+        raise RefusedError("is no JSON object", path=path)
+    return config
 
 
-def join_documents(
-    path: Path,
-    weights: KerasModel | None,
-    config: Mapping[str, Any],
-    metadata: Mapping[str, Any] | None,
-) -> KerasModel:
-    """Join what the documents say of a model with what its weights file does.
-
-    Raises:
-        RefusedError: the weights are laid out as no version of Keras lays them out beside a config.
-    """
-    model = weights or KerasModel(KerasLayout.V3)
-    if model.layout is not KerasLayout.V3:
-        raise RefusedError(f"{WEIGHTS} is laid out as a legacy file", path=path)
-    version = (metadata or {}).get("keras_version")
-    return replace(model, config=config, version=version if isinstance(version, str) else None)
+def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first mapping that states a quantisation: of the model, or of its language model."""
+    inner = config.get("text_config")
+    for place in (config, inner if isinstance(inner, dict) else {}):
+        for key in _QUANTISATION_KEYS:
+            stated = place.get(key)
+            if stated is not None:
+                return stated if isinstance(stated, dict) else {}
+    return None

@@ -3,23 +3,87 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.documents import CONFIG, METADATA, WEIGHTS, parse_strict
-from ckptclamp.checkpoints.safetensors.file import header_length
+from ckptclamp.checkpoints.documents import (
+    CONFIG,
+    METADATA,
+    WEIGHTS,
+    parse_strict,
+    stated_quantisation,
+)
 from ckptclamp.checkpoints.source import MAX_HEADER_BYTES, Limits, Source
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.source import Source
 
+
+class Kind(StrEnum):
+    """The containers that can be opened."""
+
+    SAFETENSORS = "safetensors"
+    HDF5 = "HDF5"
+    ZIP = "a zip archive"
+    JSON = "JSON"
+
+
+SHARDS: Mapping[str, str] = {
+    ".safetensors.index.json": ".safetensors",
+    ".weights.json": ".weights.h5",
+}
+"""How the names of indexes end, and those of their shards."""
+
+KERAS_DIRECTORY = frozenset({CONFIG, WEIGHTS})
+"""The files that make a directory an unzipped Keras archive."""
+
+CHECKPOINTS = (".safetensors", ".h5", ".keras", *SHARDS)
+"""How the names of files with weights, and of indexes, end."""
+
+PARTS = (CONFIG, METADATA, *CHECKPOINTS)
+"""How the names of files end that belong to a directory that is a checkpoint."""
 
 _INDEX_BYTES = 64 << 20
 _INDEX_DEPTH = 8
+_PREFIX = 4096
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HDF5_USER_BLOCKS = (512, 1024, 2048)
+
+_SUFFIXES = {
+    Kind.SAFETENSORS: (".safetensors",),
+    Kind.HDF5: (".h5", ".hdf5", ".hdf"),
+    Kind.ZIP: (".keras", ".zip"),
+    Kind.JSON: (".json",),
+}
+
+_AGAIN = "download or save it again"
+
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (rb"\Z", "an empty file", _AGAIN),
+    (rb"\0{64}", "all zeros where a file should begin", _AGAIN),
+    (
+        rb"version https://git-lfs",
+        "a Git LFS pointer, not the file that it points to",
+        "run `git lfs pull`",
+    ),
+    (
+        rb"\x80[\x02-\x05]|PK\x03\x04.{26}[^\0]{0,200}?data\.pkl",
+        "a Python pickle (PyTorch .pt or .bin), which is never unpickled here",
+        "save it as safetensors",
+    ),
+    (rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy", "a NumPy file", "save it as safetensors"),
+    (rb"GGUF", "a GGUF file", "audit the safetensors that it was made from"),
+    (rb"\s*<(?:!doctype|html|\?xml)", "a web page or XML", "download the file again"),
+    (
+        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
+        "a compressed file or a tar archive",
+        "unpack it first",
+    ),
+)
+"""What is no checkpoint: how its bytes begin, what it is, what to do."""
 
 
 def open_checkpoint(
@@ -41,8 +105,6 @@ def open_checkpoint(
         source = Source.open(path)
         checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
     if checkpoint.format.startswith("safetensors"):
-        from ckptclamp.checkpoints.safetensors.config import stated_quantisation
-
         checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
     return checkpoint
 
@@ -78,17 +140,17 @@ def _check_limits(checkpoint: Checkpoint, limits: Limits) -> None:
 def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits) -> Checkpoint:
     match kind:
         case Kind.SAFETENSORS:
-            from ckptclamp.checkpoints.safetensors.file import open_safetensors
+            from ckptclamp.checkpoints.safetensors import SafetensorsCheckpoint
 
-            return open_safetensors(source, header_limit=limits.header)
+            return SafetensorsCheckpoint(source, limits.header)
         case Kind.HDF5:
-            from ckptclamp.checkpoints.hdf5.file import open_hdf5
+            from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint
 
-            return open_hdf5(source)
+            return Hdf5Checkpoint(source)
         case Kind.ZIP:
-            from ckptclamp.checkpoints.keras.archive import open_keras_archive
+            from ckptclamp.checkpoints.keras.archive import KerasArchive
 
-            return open_keras_archive(source, limits)
+            return KerasArchive(source, limits)
         case Kind.JSON:
             return _open_index(source, follow_symlinks, limits.header)
 
@@ -106,13 +168,13 @@ def _open_index(source: Source, follow_symlinks: bool, header_limit: int) -> Che
     )
     shards = _shard_names(index)
     if shards and all(name.endswith(".safetensors") for name in shards):
-        from ckptclamp.checkpoints.safetensors.index import open_safetensors_index
+        from ckptclamp.checkpoints.safetensors_index import open_safetensors_index
 
         return open_safetensors_index(
             source, index, follow_symlinks=follow_symlinks, header_limit=header_limit
         )
     if shards and all(name.endswith(".weights.h5") for name in shards):
-        from ckptclamp.checkpoints.keras.shards import open_keras_shards
+        from ckptclamp.checkpoints.keras.files import open_keras_shards
 
         return open_keras_shards(source, follow_symlinks=follow_symlinks)
     raise NotACheckpointError(
@@ -140,7 +202,7 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), path=path) from error
     if names >= KERAS_DIRECTORY:
-        from ckptclamp.checkpoints.keras.directory import open_keras_directory
+        from ckptclamp.checkpoints.keras.files import open_keras_directory
 
         directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
         _check_limits(directory, limits)
@@ -148,14 +210,13 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     indexes = {name for name in names if name.endswith(tuple(SHARDS))}
     singles = {name for name in names if name.endswith(".safetensors")}
     found = sorted(indexes or singles)
-    if not found:
-        what, hint = _foreign_directory(names)
-        raise NotACheckpointError(f"no checkpoint, but {what}", path=path, hint=hint)
-    if len(found) > 1:
+    if len(found) != 1:
         raise NotACheckpointError(
-            f"a directory with {len(found)} checkpoints",
+            f"a directory with {len(found)} checkpoints"
+            if found
+            else "a directory without weights",
             path=path,
-            hint=f"name one of them: {', '.join(found[:3])}",
+            hint=f"name one of them: {', '.join(found[:3])}" if found else "name a checkpoint",
         )
     source = Source.open(path / found[0], follow_symlinks=follow_symlinks)
     checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
@@ -170,114 +231,6 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     return checkpoint
 
 
-_PREFIX = 4096
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HDF5_USER_BLOCKS = (512, 1024, 2048)
-
-
-class Kind(StrEnum):
-    """The containers that can be opened."""
-
-    SAFETENSORS = "safetensors"
-    HDF5 = "HDF5"
-    ZIP = "a zip archive"
-    JSON = "JSON"
-
-
-_SUFFIXES = {
-    Kind.SAFETENSORS: (".safetensors",),
-    Kind.HDF5: (".h5", ".hdf5", ".hdf"),
-    Kind.ZIP: (".keras", ".zip"),
-    Kind.JSON: (".json",),
-}
-
-_AGAIN = "download or save it again"
-
-_OF_TENSORFLOW = (
-    "load it into its model and save that: "
-    "model.load_weights(PREFIX); model.save_weights('model.weights.h5')"
-)
-_OF_SAVED_MODEL = (
-    "convert it with the Keras that wrote it: "
-    "tf_keras.models.load_model(DIRECTORY).save('model.keras')"
-)
-_TENSORFLOW_INDEX = bytes.fromhex("57fb808b247547db")
-"""The last bytes of a table file, which the index of a TensorFlow checkpoint is."""
-
-_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (rb"\Z", "an empty file", _AGAIN),
-    (rb"\0{64}", "all zeros where a file should begin", _AGAIN),
-    (
-        rb"version https://git-lfs",
-        "a Git LFS pointer, not the file that it points to",
-        "run `git lfs pull`",
-    ),
-    (
-        rb"\x80[\x02-\x05]|PK\x03\x04.{26}[^\0]{0,200}?data\.pkl",
-        "a Python pickle (PyTorch .pt or .bin), which is never unpickled here",
-        "save it as safetensors: "
-        "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')",
-    ),
-    (
-        rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy",
-        "a NumPy file",
-        "save an archive as safetensors: "
-        "safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors')",
-    ),
-    (rb".{4}TFL3", "a TensorFlow Lite model", "audit the Keras model that it was converted from"),
-    (
-        rb'\s*\{.{0,1000}?"(?:format"\s*:\s*"(?:layers|graph)-model"|weightsManifest"|modelTopology")',
-        "a TensorFlow.js model",
-        "convert it: tensorflowjs.converters.load_keras_model(FILE).save('model.keras')",
-    ),
-    (rb"\s*model_checkpoint_path:", "the state file of a TensorFlow checkpoint", _OF_TENSORFLOW),
-    (rb"GGUF", "a GGUF file", "audit the safetensors that it was made from"),
-    (rb"\s*<(?:!doctype|html|\?xml)", "a web page or XML", "download the file again"),
-    (
-        rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
-        "a compressed file or a tar archive",
-        "unpack it first",
-    ),
-)
-"""What is no checkpoint: how its bytes begin, what it is, what to do."""
-
-
-_FOREIGN_DIRECTORIES: tuple[tuple[str, str, str], ...] = (
-    (r"saved_model\.pb(?:txt)?", "a TensorFlow SavedModel", _OF_SAVED_MODEL),
-    (r".+\.index", "a TensorFlow checkpoint", _OF_TENSORFLOW),
-    (
-        r"group\d+-shard\d+of\d+(?:\.bin)?",
-        "a TensorFlow.js model",
-        "convert it: tensorflowjs.converters.load_keras_model('model.json').save('model.keras')",
-    ),
-    (
-        r"manifest\.ocdbt|_CHECKPOINT_METADATA|_METADATA|_sharding",
-        "an Orbax checkpoint",
-        "save its arrays as safetensors: safetensors.numpy.save_file(flat, 'model.safetensors') of "
-        "orbax.checkpoint.PyTreeCheckpointer().restore(DIRECTORY), flattened to names",
-    ),
-    (
-        r"pytorch_model.*\.bin|.+\.(?:pt|pth|ckpt)",
-        "a directory of PyTorch pickles, which are never unpickled here",
-        "save the model as safetensors: model.save_pretrained(DIRECTORY)",
-    ),
-    (
-        r".+\.msgpack",
-        "a directory of Flax weights",
-        "save the model as safetensors: model.save_pretrained(DIRECTORY, safe_serialization=True)",
-    ),
-)
-"""Directories of other formats: the name of a file that they hold, what it is, what to do."""
-
-
-def _foreign_directory(names: Iterable[str]) -> tuple[str, str]:
-    """Say what a directory without a checkpoint is, and what to do."""
-    for pattern, what, hint in _FOREIGN_DIRECTORIES:
-        if any(re.fullmatch(pattern, name) for name in names):
-            return what, hint
-    return "a directory without weights", "name a checkpoint"
-
-
 def sniff(source: Source) -> Kind:
     """Return what `source` is by its bytes.
 
@@ -287,8 +240,8 @@ def sniff(source: Source) -> Kind:
     """
     prefix = source.read_at(0, min(_PREFIX, source.size))
     kind = _kind(prefix)
-    # A zip or JSON may hold another format; HDF5 or safetensors may look like another by chance.
-    foreign = None if kind in (Kind.HDF5, Kind.SAFETENSORS) else _foreign(prefix)
+    # A zip may hold another format; what is HDF5 or safetensors may look like another by chance.
+    foreign = _foreign(prefix) if kind in (None, Kind.ZIP) else None
     if foreign or kind is None:
         what, hint = foreign or _unknown(prefix, source)
         raise NotACheckpointError(f"no checkpoint, but {what}", path=source.path, hint=hint)
@@ -307,9 +260,14 @@ def _kind(prefix: bytes) -> Kind | None:
         return Kind.HDF5
     if prefix.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return Kind.ZIP
-    if header_length(prefix) <= MAX_HEADER_BYTES and prefix[8:9] == b"{":
+    if _header_length(prefix) <= MAX_HEADER_BYTES and prefix[8:9] == b"{":
         return Kind.SAFETENSORS
     return Kind.JSON if prefix.lstrip(b" \t\r\n").startswith(b"{") else None
+
+
+def _header_length(prefix: bytes) -> int:
+    """The length in bytes that the first eight bytes of a safetensors file give for its header."""
+    return int.from_bytes(prefix[:8], "little")
 
 
 def _foreign(prefix: bytes) -> tuple[str, str] | None:
@@ -322,12 +280,7 @@ def _foreign(prefix: bytes) -> tuple[str, str] | None:
 
 def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
     """Say what unknown bytes look like, and what to do."""
-    end = source.read_at(max(0, source.size - 8), min(8, source.size))
-    if end == _TENSORFLOW_INDEX:
-        return "the index of a TensorFlow checkpoint", _OF_TENSORFLOW
-    if source.path.name == "saved_model.pb":
-        return "a TensorFlow SavedModel", _OF_SAVED_MODEL
-    if header_length(prefix) + 8 <= min(source.size, MAX_HEADER_BYTES):
+    if _header_length(prefix) + 8 <= min(source.size, MAX_HEADER_BYTES):
         return "a safetensors file whose header does not begin with '{'", _AGAIN
     if all(byte >= 32 or byte in b"\t\r\n" for byte in prefix):
         return "text", "name the checkpoint itself"
@@ -335,19 +288,3 @@ def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
         f"bytes that begin with {prefix[:8].hex(' ')}",
         "safetensors, HDF5, .keras and their indexes can be opened",
     )
-
-
-SHARDS: Mapping[str, str] = {
-    ".safetensors.index.json": ".safetensors",
-    ".weights.json": ".weights.h5",
-}
-"""How the names of indexes end, and those of their shards."""
-
-KERAS_DIRECTORY = frozenset({CONFIG, WEIGHTS})
-"""The files that make a directory an unzipped Keras archive."""
-
-CHECKPOINTS = (".safetensors", ".h5", ".keras", *SHARDS)
-"""How the names of files with weights, and of indexes, end."""
-
-PARTS = (CONFIG, METADATA, *CHECKPOINTS)
-"""How the names of files end that belong to a directory that is a checkpoint."""

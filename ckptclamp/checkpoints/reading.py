@@ -1,6 +1,6 @@
 """Boxes of tensors, fetched from where a description says their bytes lie.
 
-What to read is planned first (`boxes`); then it is read with `pread`, which needs no shared
+What to read is planned first (`tensor.plan_runs`); then it is read with `pread`, which needs no shared
 position, so any number of threads may read at once.
 """
 
@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.hdf5.filters import decode_chunk, decode_into
 from ckptclamp.checkpoints.tensor import (
+    Box,
+    Chunk,
     Chunked,
+    Computed,
     Constant,
     Contiguous,
-    Dequantised,
+    Runs,
+    Tensor,
     Unreadable,
     box_shape,
     check_box,
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, Chunk, Runs, Tensor
 
 _GAP = 16 << 10
 """Reading so many bytes for nothing costs less than one more system call."""
@@ -70,10 +72,8 @@ def read_box(
                 _read_chunks(sources[tensor.storage.source], tensor, tensor.storage, box, out)
             case Constant():
                 out[...] = _element(tensor.storage.fill, out)
-            case Dequantised():
-                from ckptclamp.checkpoints.dequantise import dequantise
-
-                dequantise(partial(read_box, sources), tensor, box, out)
+            case Computed():
+                tensor.storage.compute(partial(read_box, sources), tensor, box, out)
     except UnreadableError as error:
         raise type(error)(
             error.message, path=error.path or _path(sources), tensor=tensor.name, hint=error.hint
@@ -122,6 +122,8 @@ def _read_runs(source: Source, origin: int, runs: Runs, out: NDArray[np.uint8]) 
 def _read_chunks(
     source: Source, tensor: Tensor, chunked: Chunked, box: Box, out: NDArray[Any]
 ) -> None:
+    from ckptclamp.checkpoints.hdf5.filters import decode_into
+
     places = np.moveaxis(as_bytes(out).reshape(*out.shape, out.itemsize), -1, 0)
     for part in plan_chunks(box, chunked.chunk_shape):
         chunk = chunked.by_start.get(part.start)
@@ -152,15 +154,21 @@ def _element(fill: bytes, like: NDArray[Any]) -> NDArray[Any]:
     return np.frombuffer(fill, like.dtype).reshape(())
 
 
-def read_chunk(source: Source, tensor: Tensor, chunk: Chunk) -> NDArray[Any]:
-    """Return all elements of one chunk of a chunked `tensor`, those beyond its edge too.
+def read_chunk(source: Source, tensor: Tensor, start: tuple[int, ...]) -> NDArray[Any]:
+    """Return all elements of the chunk of `tensor` that begins at `start`, also beyond its edge.
 
     Raises:
         UnreadableError: the bytes are not there, or cannot be decoded.
     """
+    from ckptclamp.checkpoints.hdf5.filters import decode_chunk
+
     chunked, dtype = tensor.storage, tensor.dtype
     assert isinstance(chunked, Chunked)
     assert dtype is not None
+    chunk = chunked.by_start.get(start)
+    if chunk is None:
+        fill = np.frombuffer(chunked.fill, dtype.numpy).reshape(())
+        return np.broadcast_to(fill, chunked.chunk_shape)
     expected = math.prod(chunked.chunk_shape) * dtype.itemsize
     raw = _raw(source, chunk)
     try:

@@ -1,13 +1,15 @@
-"""One regular file that weights are read from: opened once, read by `pread`, watched for changes."""
+"""Regular files that weights are read from: opened once, read by `pread`, watched for changes.
+
+`Limits` say how much of them is too much, `Digests` hash them beside other work.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -15,22 +17,17 @@ from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
     from pathlib import Path
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.tensor import Tensor
 
 
-MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
-
-
-DEFAULT_HEADER_LIMIT = 16 << 20
-
-
+_BLOCK = 1 << 20
+_SMALL = 1 << 20
+"""Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 _RWF_DONTCACHE = 0x80
 """Linux 6.14 and later: pages that a read has to bring into the page cache leave it afterwards."""
 
@@ -146,6 +143,11 @@ class Source:
                 )
             done += count
 
+    def blocks(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes from `offset` on, a MiB at a time; raises as `read_at` does."""
+        for at in range(0, length, _BLOCK):
+            yield self.read_at(offset + at, min(_BLOCK, length - at))
+
     def verify_unchanged(self) -> None:
         """Raise `ChangedError` if the file, or what its name points at, is not what was opened."""
         try:
@@ -165,6 +167,20 @@ class Source:
                 os.close(fd)
 
 
+@contextmanager
+def open_all(paths: Iterable[Path], *, follow_symlinks: bool) -> Iterator[list[Source]]:
+    """Open files as `Source.open` does; they are closed only if that, or the block, fails."""
+    with ExitStack() as opened:
+        yield [
+            opened.enter_context(closing(Source.open(path, follow_symlinks=follow_symlinks)))
+            for path in paths
+        ]
+        opened.pop_all()
+
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit that the safetensors format sets itself."""
+DEFAULT_HEADER_LIMIT = 16 << 20
 DEFAULT_EXPANSION_LIMIT = 1000
 """Deflate packs at most 1032 zeros into a byte."""
 DEFAULT_UNPACKED_LIMIT = 1 << 40
@@ -189,7 +205,9 @@ class Limits:
         """Raise `RefusedError` if a tensor of `checkpoint`, or all together, declare too much."""
         total = 0
         for tensor in checkpoint.tensors.values():
-            stored = _stored(tensor)
+            if not isinstance(tensor.storage, Chunked | Constant):
+                continue
+            stored = sum(stop - start for start, stop in tensor.extents)
             if tensor.nbytes > stored:
                 self._check_declared(checkpoint.path, stored, tensor.nbytes, tensor.name)
                 total += tensor.nbytes
@@ -214,19 +232,6 @@ class Limits:
             said = f"takes {size} bytes when unpacked; at most {self.unpacked} are read"
             hint = "--unpacked-limit allows more, if it is meant"
             raise RefusedError(said, path=path, tensor=name, hint=hint)
-
-
-def _stored(tensor: Tensor) -> int:
-    """The bytes that a tensor takes in its file."""
-    storage = tensor.storage
-    if isinstance(storage, Chunked):
-        return sum(chunk.stored for chunk in storage.chunks)
-    return 0 if isinstance(storage, Constant) else tensor.nbytes
-
-
-_BLOCK = 1 << 20
-_SMALL = 1 << 20
-"""Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 
 
 class Digests:

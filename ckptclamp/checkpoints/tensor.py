@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.dtypes import StorageDType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from numpy.typing import NDArray
 
 
 Box = tuple[tuple[int, int], ...]
 """A rectangular part of a tensor: for each axis (start, stop)."""
+
+Extent = tuple[int, int]
+"""Bytes of a file: the first, and the one after the last."""
+
+Read = Callable[["Tensor", Box], "NDArray[Any]"]
+"""Returns a box of a stored tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +90,31 @@ class Unreadable:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dequantised:
-    """A weight that is stored as small integers with scales, and computed where it is read.
+class Computed(ABC):
+    """A weight that is not stored as it is, and computed from stored tensors where it is read."""
 
-    The weight's elements, in C order, fill a `matrix` of (rows, columns). `values` holds their
-    integers q: of the weight's own shape, or two to a byte along the axis `packed` of the matrix, the
-    even one in the low half. Each index along the axis `kept` of the matrix has a scale of its own,
-    in C order of `scale`, and the weight is q / scale. Where there are `groups` the other axis of the
-    matrix is cut up too: its index i belongs to group ``groups[i]``, `scale` and `zero` are matrices
-    of one row (or column) for each group, and the weight is (q - zero) · scale.
-    """
-
-    values: Tensor
-    scale: Tensor
-    matrix: tuple[int, int]
-    kept: Literal[0, 1]
-    packed: Literal[0, 1] | None = None
-    zero: Tensor | None = None
-    groups: Tensor | None = None
+    __slots__ = ()
 
     @property
+    @abstractmethod
     def parts(self) -> tuple[Tensor, ...]:
-        """The tensors of the file that the weight is computed from."""
-        every = (self.values, self.scale, self.zero, self.groups)
-        return tuple(tensor for tensor in every if tensor is not None)
+        """The stored tensors that it is computed from, first the one that holds its elements."""
+
+    @property
+    @abstractmethod
+    def stored_as(self) -> str:
+        """What is stored, in words that complete "the weights that its ... stand for"."""
+
+    @abstractmethod
+    def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
+        """Compute `box` of `tensor`, whose storage this is, into `out`; `read` reads its parts.
+
+        Raises:
+            UnreadableError: a part cannot be read, or makes no sense.
+        """
 
 
-Storage = Contiguous | Chunked | Constant | Unreadable | Dequantised
+Storage = Contiguous | Chunked | Constant | Unreadable | Computed
 
 
 class Role(StrEnum):
@@ -147,6 +151,17 @@ class Tensor:
     def nbytes(self) -> int:
         """How many bytes the elements take, decoded."""
         return 0 if self.dtype is None else (self.size * self.dtype.bits + 7) // 8
+
+    @property
+    def extents(self) -> list[Extent]:
+        """Where in its source the tensor's bytes lie; nowhere if it is not stored."""
+        match self.storage:
+            case Contiguous(offset=offset) if self.nbytes:
+                return [(offset, offset + self.nbytes)]
+            case Chunked(chunks=chunks):
+                return [(chunk.offset, chunk.offset + chunk.stored) for chunk in chunks]
+            case _:
+                return []
 
 
 @dataclass(frozen=True, slots=True)

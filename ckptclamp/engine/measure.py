@@ -12,7 +12,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.checkpoints.tensor import Chunked, Dequantised
+from ckptclamp.checkpoints.tensor import Chunked, Computed
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, grid_of
 from ckptclamp.engine.executors import in_order, threads
@@ -136,7 +136,7 @@ def unreadable(tensor: Tensor, memory: int) -> tuple[str, str | None] | None:
 
 def _chunk_bytes(tensor: Tensor) -> int:
     """What it takes to decode a chunk: as stored, decoded, put in place, and widened."""
-    if isinstance(tensor.storage, Dequantised):
+    if isinstance(tensor.storage, Computed):
         return max(map(_chunk_bytes, tensor.storage.parts))
     if not isinstance(tensor.storage, Chunked) or tensor.dtype is None:
         return 0

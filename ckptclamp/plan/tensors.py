@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import Dequantised, Unreadable
+from ckptclamp.checkpoints.tensor import Computed, Unreadable
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import Notice, NotWrittenError
 from ckptclamp.models.families import find_parts
@@ -34,20 +34,19 @@ def judged_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
 
 def why_not_projected(tensor: Tensor) -> str | None:
     """Say why the weights of `tensor` can be judged but not changed; ``None`` if they can be."""
-    if isinstance(tensor.storage, Dequantised):
+    if isinstance(tensor.storage, Computed):
         return "it is quantised, and its integers and scales are not projected"
     return None
 
 
 def quantised_notice(tensor: Tensor) -> tuple[Notice, ...]:
     """Tell that what is judged is not what is stored."""
-    if not isinstance(tensor.storage, Dequantised):
+    if not isinstance(tensor.storage, Computed):
         return ()
-    bits = "int8" if tensor.storage.packed is None else "int4"
     return (
         Notice(
             "dequantised",
-            f"it is judged as the weights that its {bits} values and their scales stand for",
+            f"it is judged as the weights that its {tensor.storage.stored_as} stand for",
             tensor=tensor.name,
             informational=True,
         ),
@@ -102,7 +101,7 @@ def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> 
 
 def why_no_norm(tensor: Tensor) -> str | None:
     """Say why norms of the stored numbers of `tensor` mean nothing; ``None`` if they may."""
-    if isinstance(tensor.storage, Dequantised | Unreadable) or tensor.dtype is None:
+    if isinstance(tensor.storage, Computed | Unreadable) or tensor.dtype is None:
         return None
     if tensor.dtype.kind is not Kind.INTEGER:
         return None

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.hdf5.answer import Answer, Extent
-from ckptclamp.checkpoints.hdf5.file import open_hdf5
+from ckptclamp.checkpoints.hdf5.answer import Answer, Place
+from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source
@@ -86,7 +86,7 @@ def opened(path: Path) -> Checkpoint:
     """The checkpoint at `path`, which the test closes."""
     source = Source.open(path)
     try:
-        return open_hdf5(source)
+        return Hdf5Checkpoint(source)
     except BaseException:
         source.close()
         raise
@@ -519,14 +519,14 @@ LIES = {
 @pytest.mark.parametrize("what", LIES)
 def test_worker_is_not_believed(what: str) -> None:
     """A worker that a file took over cannot make the parent read elsewhere, or too much."""
-    answer = Answer({"datasets": [LIES[what]]}, Path("m.h5"), Extent(0, 0, 1000))
+    answer = Answer({"datasets": [LIES[what]]}, Path("m.h5"), Place(0, 0, 1000))
     with pytest.raises(RefusedError):
         answer.tensors()
 
 
 def test_worker_is_believed_when_it_makes_sense() -> None:
     """The lies above differ from an honest answer in one field each."""
-    answer = Answer({"datasets": [row()]}, Path("m.h5"), Extent(2, 50, 1000))
+    answer = Answer({"datasets": [row()]}, Path("m.h5"), Place(2, 50, 1000))
     assert answer.tensors()["w"].storage == Contiguous(2, 150)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ckptclamp.checkpoints.hdf5.answer import Answer, Extent
+from ckptclamp.checkpoints.hdf5.answer import Answer, Place
 from ckptclamp.checkpoints.tensor import Chunk, Chunked
 from ckptclamp.errors import RefusedError
 
@@ -19,7 +19,7 @@ def tensor_of(*chunks: list[Any]) -> Chunked:
     row = {"name": "w", "shape": [4, 6], "dtype": "float32", "order": "<", "layout": "chunked"}
     told = [number for chunk in chunks for number in chunk]
     row |= {"chunk_shape": [2, 4], "filters": [["deflate", 1]], "chunks": told}
-    answer = Answer({"datasets": [row]}, Path("w.h5"), Extent(0, 100, 1 << 20))
+    answer = Answer({"datasets": [row]}, Path("w.h5"), Place(0, 100, 1 << 20))
     storage = answer.tensors()["w"].storage
     assert isinstance(storage, Chunked)
     return storage

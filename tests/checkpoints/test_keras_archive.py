@@ -14,9 +14,9 @@ import pytest
 
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.keras.zip_directory import read_directory
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.zip.directory import read_directory
 from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError, UnreadableError
 from tests.checkpoints.contract import Arrays, CheckpointContract, full
 from tests.checkpoints.keras_files import CONFIG, members, ones, pack, weights

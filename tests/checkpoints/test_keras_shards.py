@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ckptclamp.checkpoints.keras.shards import open_keras_shards
+from ckptclamp.checkpoints.keras.files import open_keras_shards
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError

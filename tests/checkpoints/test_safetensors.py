@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from ckptclamp.checkpoints.safetensors.file import (
+from ckptclamp.checkpoints.safetensors import (
     Header,
     SafetensorsCheckpoint,
-    open_safetensors,
     parse_header,
 )
 from ckptclamp.checkpoints.source import Source
@@ -40,7 +39,7 @@ def opened(directory: Path, content: bytes, **options: int) -> SafetensorsCheckp
     path.write_bytes(content)
     source = Source.open(path)
     try:
-        return open_safetensors(source, **options)
+        return SafetensorsCheckpoint(source, **options)
     except BaseException:
         source.close()
         raise
@@ -195,7 +194,7 @@ def test_a_header_of_gigabytes_is_not_read(tmp_path: Path):
     os.truncate(path, 200_000_000)
     source = Source.open(path)
     with pytest.raises(RefusedError, match="at most 100000000 are read"):
-        open_safetensors(source, header_limit=1 << 40)
+        SafetensorsCheckpoint(source, header_limit=1 << 40)
     source.close()
 
 
@@ -205,7 +204,7 @@ def test_a_file_larger_than_memory_opens(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     os.truncate(path, len(content) + (1 << 40))
-    with open_safetensors(Source.open(path)) as checkpoint:
+    with SafetensorsCheckpoint(Source.open(path)) as checkpoint:
         tensor = checkpoint.tensors["w"]
         assert checkpoint.read(tensor, (((1 << 38) - 3, 1 << 38),)).tolist() == [0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Turns what a worker told of an HDF5 file into a description, trusting none of it.
+"""Turns a worker's answer about an HDF5 file into a description, trusting none of it.
 
 The worker has read a file that may have taken it over. So every field is looked at again: types,
 ranges, products in exact integers, extents inside the file and apart from each other. What comes
@@ -35,7 +35,7 @@ _SMALLEST_SUPERBLOCK = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class Place:
     """Where an HDF5 file lies: in source number `source`, `length` bytes from `offset` on."""
 
     source: int
@@ -50,39 +50,45 @@ _Span = tuple[int, int, str]
 class Answer:
     """A worker's answer, field by field.
 
-    `path` is the file in messages, `extent` where the HDF5 file lies. What makes no sense, or
+    `path` is the file in messages, `place` where the HDF5 file lies. What makes no sense, or
     reaches outside the file, raises `RefusedError`.
     """
 
-    def __init__(self, told: dict[str, Any], path: Path, extent: Extent) -> None:
-        self.told = told
+    def __init__(self, fields: dict[str, Any], path: Path, place: Place) -> None:
+        self.fields = fields
         self.path = path
-        self.extent = extent
+        self.place = place
 
     def refuse(self, message: str, tensor: str | None = None) -> Never:
         """Raise `RefusedError` about the file, or about one tensor in it."""
         raise RefusedError(message, path=self.path, tensor=tensor)
 
-    def texts(self, name: str) -> tuple[str, ...]:
-        """Return the list of strings called `name`."""
-        values = self.told.get(name, [])
+    def texts(self, what: str, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - untrusted JSON
+        """Return `values` if they are a list of strings; `what` names them in messages."""
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            self.refuse(f"the HDF5 worker's {name} make no sense")
+            self.refuse(f"the HDF5 worker's {what} make no sense")
         return tuple(values)
+
+    def pairs(self, what: str, rows: Any) -> list[list[Any]]:  # noqa: ANN401 - untrusted JSON
+        """Return `rows` if they are a list of lists of two."""
+        if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
+            self.refuse(f"the HDF5 worker's {what} make no sense")
+        return rows
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by name, with offsets from the start of the source."""
-        rows = self.told.get("datasets")
+        rows = self.fields.get("datasets")
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             self.refuse("the HDF5 worker's datasets make no sense")
         parsed = [_Row(self, row).tensor() for row in rows]
         tensors = {tensor.name: tensor for tensor in parsed}
         names = [name for tensor in parsed for name in (tensor.name, *tensor.aliases)]
-        self._refuse_twins(names)
-        self._refuse_overlaps(sorted(span for tensor in parsed for span in _spans(tensor)))
+        self._refuse_duplicates(names)
+        spans = [(*extent, tensor.name) for tensor in parsed for extent in tensor.extents]
+        self._refuse_overlaps(sorted(spans))
         return tensors
 
-    def _refuse_twins(self, names: list[str]) -> None:
+    def _refuse_duplicates(self, names: list[str]) -> None:
         if len({normalize("NFC", name) for name in names}) == len(names):
             return
         seen: set[str] = set()
@@ -92,24 +98,14 @@ class Answer:
             seen.add(normalize("NFC", name))
 
     def _refuse_overlaps(self, spans: list[_Span]) -> None:
-        first = self.extent.offset + _SMALLEST_SUPERBLOCK
-        last = self.extent.offset + self.extent.length
+        first = self.place.offset + _SMALLEST_SUPERBLOCK
+        last = self.place.offset + self.place.length
         for start, stop, name in spans:
             if start < first or stop > last:
                 self.refuse("its bytes lie outside the file", tensor=name)
         for (_, stop, one), (start, _, other) in pairwise(spans):
             if start < stop:
                 self.refuse(f"shares its bytes with {one!r}", tensor=other)
-
-
-def _spans(tensor: Tensor) -> list[_Span]:
-    storage = tensor.storage
-    if isinstance(storage, Contiguous) and tensor.nbytes:
-        return [(storage.offset, storage.offset + tensor.nbytes, tensor.name)]
-    if isinstance(storage, Chunked):
-        chunks = storage.chunks
-        return [(chunk.offset, chunk.offset + chunk.stored, tensor.name) for chunk in chunks]
-    return []
 
 
 class _Row:
@@ -152,12 +148,13 @@ class _Row:
         if layout == "chunked":
             return self.chunked(tensor, dtype)
         if layout == "constant":
-            return Constant(self.answer.extent.source, self.fill(dtype))
+            return Constant(self.answer.place.source, self.fill(dtype))
         if layout != "contiguous":
             self.refuse("the HDF5 worker's storage layout makes no sense")
         if self.integer("stored size", self.row.get("stored")) != tensor.nbytes:
             self.refuse("its stored size is not what its shape and datatype take")
-        return Contiguous(self.answer.extent.source, self.offset(self.row.get("offset")))
+        offset = self.answer.place.offset + self.integer("offset", self.row.get("offset"))
+        return Contiguous(self.answer.place.source, offset)
 
     def chunked(self, tensor: Tensor, dtype: StorageDType) -> Chunked | Unreadable:
         rank = len(tensor.shape)
@@ -175,7 +172,7 @@ class _Row:
             # any other filter notices.
             return Unreadable("is shuffled but not compressed, so chunks at its edge are ambiguous")
         return Chunked(
-            self.answer.extent.source, chunk_shape, filters, chunks, fill, deflate_level=level
+            self.answer.place.source, chunk_shape, filters, chunks, fill, deflate_level=level
         )
 
     def chunks(
@@ -184,11 +181,11 @@ class _Row:
         """The stored chunks. A file may list a million, so they come as one flat list of numbers, for
         each chunk its start, offset, size and filter mask, and are checked column by column.
         """
-        rank, told = len(chunk_shape), self.row.get("chunks")
-        if not isinstance(told, list) or len(told) % (rank + 3) or not _naturals(told):
+        rank, values = len(chunk_shape), self.row.get("chunks")
+        if not isinstance(values, list) or len(values) % (rank + 3) or not _naturals(values):
             self.refuse("the HDF5 worker's chunks make no sense")
-        starts = [tuple(told[at : at + rank]) for at in range(0, len(told), rank + 3)]
-        *axes, offsets, sizes, masks = (told[at :: rank + 3] for at in range(rank + 3))
+        starts = [tuple(values[at : at + rank]) for at in range(0, len(values), rank + 3)]
+        *axes, offsets, sizes, masks = (values[at :: rank + 3] for at in range(rank + 3))
         outside = any(
             any(start % step or start >= stop for start in axis)
             for axis, step, stop in zip(axes, chunk_shape, tensor.shape, strict=True)
@@ -200,7 +197,7 @@ class _Row:
         whole = math.prod(chunk_shape) * (0 if tensor.dtype is None else tensor.dtype.itemsize)
         if not filtered and any(size != whole for size in sizes):
             self.refuse("a chunk's stored size is not what its shape takes")
-        base = self.answer.extent.offset
+        base = self.answer.place.offset
         chunks = map(Chunk, starts, (base + offset for offset in offsets), sizes, masks)
         return tuple(sorted(chunks, key=attrgetter("start")))
 
@@ -220,17 +217,14 @@ class _Row:
         return names, None if level is None else min(self.integer("deflate level", level), 9)
 
     def fill(self, dtype: StorageDType) -> bytes:
-        told = self.row.get("fill")
+        value = self.row.get("fill")
         try:
-            fill = bytes(dtype.itemsize) if told is None else bytes.fromhex(str(told))
+            fill = bytes(dtype.itemsize) if value is None else bytes.fromhex(str(value))
         except ValueError:
             fill = b""
         if len(fill) != dtype.itemsize:
             self.refuse("the HDF5 worker's fill value makes no sense")
         return fill
-
-    def offset(self, told: Any) -> int:  # noqa: ANN401 - untrusted JSON
-        return self.answer.extent.offset + self.integer("offset", told)
 
     def integer(self, what: str, value: Any) -> int:  # noqa: ANN401 - untrusted JSON
         if not _naturals([value]):

@@ -9,19 +9,28 @@ move chunks and their index; everything that was not to change is compared after
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.copying import Extent, FileCopy, ScratchFile
-from ckptclamp.checkpoints.hdf5.chunks import ChunkRecord
+from ckptclamp.checkpoints.copying import FileCopy, ScratchFile
 from ckptclamp.checkpoints.hdf5.filters import encode_chunk
-from ckptclamp.checkpoints.reading import read_chunk
+from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
+from ckptclamp.checkpoints.reading import as_bytes, read_chunk
 from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.tensor import Chunked, Contiguous, plan_chunks
+from ckptclamp.checkpoints.tensor import (
+    Box,
+    Chunked,
+    ChunkPart,
+    Contiguous,
+    Extent,
+    Tensor,
+    plan_chunks,
+)
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
@@ -30,9 +39,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
-    from ckptclamp.checkpoints.tensor import Box, Chunk, ChunkPart, Tensor
+    from ckptclamp.checkpoints.dtypes import StorageDType
 
-_BLOCK = 1 << 20
 _SECONDS = 60.0
 _SECONDS_PER_MIB = 1.0
 _INDEX_ROOM = 16 << 20
@@ -43,28 +51,26 @@ _INDEX_ROOM = 16 << 20
 class _Pending:
     """A changed chunk: of which tensor, where it starts, where its elements lie in the spool."""
 
-    tensor: Tensor
-    source: int
+    name: str
+    chunked: Chunked
+    dtype: StorageDType
     start: tuple[int, ...]
     offset: int
 
 
 class Hdf5Copy(FileCopy):
-    """A copy of HDF5 files, with others beside them; see `FileCopy` for the arguments.
+    """A copy of HDF5 files, with others after them; see `FileCopy` for the arguments.
 
-    `describe` describes the tensors in the files of such a copy, given as `reopen` is given them.
+    `reopen` may also be given the original files, without those that have been closed.
     """
 
     def __init__(
         self,
         files: Sequence[tuple[str, Source]],
         target: Target,
-        *,
         reopen: Callable[[Sequence[Source]], Checkpoint],
-        describe: Callable[[Sequence[Source]], Mapping[str, Tensor]],
     ) -> None:
         super().__init__(files, target, reopen)
-        self._describe = describe
         self._pending: dict[tuple[str, tuple[int, ...]], _Pending] = {}
         self._rewritten: set[int] = set()
         self._spool = ScratchFile(target.path)
@@ -91,12 +97,13 @@ class Hdf5Copy(FileCopy):
         if chunk is not None and not chunked.filters:
             super().write_chunk(tensor, chunked, part, values)
             return
+        assert tensor.dtype is not None
         with self._lock:
             key = (tensor.name, part.start)
             pending = self._pending.get(key)
             if pending is None:
-                elements = self._elements(tensor, chunked, chunk)
-                pending = _Pending(tensor, chunked.source, part.start, self._spooled)
+                elements = read_chunk(self.sources[chunked.source], tensor, part.start).copy()
+                pending = _Pending(tensor.name, chunked, tensor.dtype, part.start, self._spooled)
                 self._spooled += elements.nbytes
             else:
                 elements = self._decoded(pending)
@@ -104,20 +111,10 @@ class Hdf5Copy(FileCopy):
             self._spool.put(elements.tobytes(), pending.offset)
             self._pending[key] = pending
 
-    def _elements(self, tensor: Tensor, chunked: Chunked, chunk: Chunk | None) -> NDArray[Any]:
-        if chunk is not None:
-            return read_chunk(self.sources[chunked.source], tensor, chunk).copy()
-        assert tensor.dtype is not None
-        fill = np.frombuffer(chunked.fill, tensor.dtype.numpy)
-        return np.broadcast_to(fill.reshape(()), chunked.chunk_shape).copy()
-
     def _decoded(self, pending: _Pending) -> NDArray[Any]:
-        chunked, dtype = pending.tensor.storage, pending.tensor.dtype
-        assert isinstance(chunked, Chunked)
-        assert dtype is not None
-        elements: NDArray[Any] = np.empty(chunked.chunk_shape, dtype.numpy)
+        elements: NDArray[Any] = np.empty(pending.chunked.chunk_shape, pending.dtype.numpy)
         data = os.pread(self._spool.fd, elements.nbytes, pending.offset)
-        elements.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+        as_bytes(elements)[:] = np.frombuffer(data, np.uint8)
         return elements
 
     def finish(self) -> None:
@@ -127,7 +124,7 @@ class Hdf5Copy(FileCopy):
             NotWrittenError: the chunks could not be put in, or something else moved with them.
         """
         if self._pending:
-            self._rewritten = {pending.source for pending in self._pending.values()}
+            self._rewritten = {pending.chunked.source for pending in self._pending.values()}
             try:
                 for number in self._rewritten:
                     self._put_in(number)
@@ -165,23 +162,25 @@ class Hdf5Copy(FileCopy):
 
     def _records(self, number: int) -> Iterator[bytes]:
         for pending in self._pending.values():
-            if pending.source != number:
-                continue
-            chunked, dtype = pending.tensor.storage, pending.tensor.dtype
-            assert isinstance(chunked, Chunked)
-            assert dtype is not None
-            data = encode_chunk(self._decoded(pending).tobytes(), chunked, dtype.itemsize)
-            yield ChunkRecord(pending.tensor.name, pending.start, data).encode()
+            if pending.chunked.source == number:
+                elements = self._decoded(pending).tobytes()
+                data = encode_chunk(elements, pending.chunked, pending.dtype.itemsize)
+                yield ChunkRecord(pending.name, pending.start, data).encode()
 
     def _verify(self, files: set[int]) -> None:
         """Compare files as they are described now with what they were and what was put in."""
-        before = self._describe(self.originals)
-        self._moved = self._describe(self.sources)
+        before, self._moved = self._tensors(self.originals), self._tensors(self.sources)
         if before.keys() != self._moved.keys():
             raise UnreadableError("the names in the copy are not those of the file")
         for name, tensor in before.items():
             if getattr(tensor.storage, "source", None) in files:
                 self._verify_tensor(tensor, self._moved[name])
+
+    def _tensors(self, files: Sequence[Source]) -> Mapping[str, Tensor]:
+        """Describe the tensors in `files` as they are now."""
+        with ExitStack() as opened:
+            again = [opened.enter_context(closing(f.duplicate())) for f in files if f.fd >= 0]
+            return self._reopen(again).tensors
 
     def _verify_tensor(self, old: Tensor, new: Tensor) -> None:
         if replace(new, storage=old.storage) != old or type(new.storage) is not type(old.storage):
@@ -201,7 +200,7 @@ class Hdf5Copy(FileCopy):
         for start, chunk in now.by_start.items():
             pending = self._pending.get((old.name, start))
             if pending is not None:
-                put_in = read_chunk(self.sources[now.source], new, chunk)
+                put_in = read_chunk(self.sources[now.source], new, start)
                 if put_in.tobytes() != self._decoded(pending).tobytes():
                     raise UnreadableError("a chunk reads back differently", tensor=old.name)
             elif was.filters or old.name not in self.changed:
@@ -211,8 +210,7 @@ class Hdf5Copy(FileCopy):
                 self._same_bytes(old.name, now.source, same.offset, chunk.offset, chunk.stored)
 
     def _same_bytes(self, name: str, number: int, was: int, now: int, length: int) -> None:
-        original, copy = self.originals[number], self.sources[number]
-        for at in range(0, length, _BLOCK):
-            size = min(_BLOCK, length - at)
-            if original.read_at(was + at, size) != copy.read_at(now + at, size):
-                raise UnreadableError("its bytes changed", tensor=name)
+        before = self.originals[number].blocks(was, length)
+        after = self.sources[number].blocks(now, length)
+        if any(one != other for one, other in zip(before, after, strict=True)):
+            raise UnreadableError("its bytes changed", tensor=name)

@@ -1,4 +1,4 @@
-"""Describes one HDF5 dataset: its type, shape and where its bytes lie; part of the worker.
+"""Describes one HDF5 dataset, and reads attributes of text; part of the worker.
 
 No element is ever read. What could lead elsewhere or cost too much is refused; what is merely no
 number is described as unreadable, with the reason.
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 MAX_CHUNKS = 1_000_000
 """Chunks in the whole file."""
+
+_MAX_TEXT = 48 << 20
+"""Bytes of one attribute; all that is found must fit into one answer."""
+_MAX_STRINGS = 1_000_000
+_MAX_PARTS = 10_000
+"""Keras splits long lists of names over attributes ``layer_names0``, ``layer_names1`` and so on."""
 
 _FILTERS = {
     h5z.FILTER_DEFLATE: "deflate",
@@ -172,10 +178,8 @@ def _is_boolean(datatype: TypeID) -> bool:
 
 def _opaque_pair(dataset: DatasetID, path: str) -> dict[str, Any]:
     """Two opaque bytes are how Keras stores bfloat16; an attribute says so, or nothing does."""
-    if h5a.exists(dataset, b"dtype"):
-        said = text(dataset, "dtype", path)
-        if said != "bfloat16":
-            return {"label": "opaque", "reason": "holds opaque pairs of bytes that are no bfloat16"}
+    if h5a.exists(dataset, b"dtype") and text(dataset, "dtype", path) != "bfloat16":
+        return {"label": "opaque", "reason": "holds opaque pairs of bytes that are no bfloat16"}
     return {"dtype": "bfloat16", "order": "<"}
 
 
@@ -213,13 +217,6 @@ def _chunks(dataset: DatasetID, path: str, budget: ChunkBudget) -> list[int]:
 
     dataset.chunk_iter(note)
     return chunks
-
-
-_MAX_TEXT = 48 << 20
-"""Bytes of one attribute; what is told of the file must fit into one answer."""
-_MAX_STRINGS = 1_000_000
-_MAX_PARTS = 10_000
-"""Keras splits long lists of names over attributes ``layer_names0``, ``layer_names1`` and so on."""
 
 
 def text(owner: ObjectID, name: str, path: str) -> str | None:

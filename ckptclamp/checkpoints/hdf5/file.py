@@ -5,28 +5,21 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.documents import parse_document
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.hdf5.answer import Answer, Extent
-from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
-from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.hdf5.answer import Answer, Place
 from ckptclamp.checkpoints.sandbox import process
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Producer, Role, Tensor
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
-    from ckptclamp.checkpoints.checkpoint import Copy, Target
     from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, KerasModel, Producer, Tensor
 
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -38,6 +31,38 @@ _SECONDS = 8.0
 _SECONDS_PER_MIB = 1.0
 _MOST_SECONDS = 300.0
 
+_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
+_METRICS = "metrics/"
+_V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
+_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
+
+
+class Hdf5Checkpoint(Checkpoint):
+    """One HDF5 file: Keras' legacy or v3 layout, or any file of numeric datasets.
+
+    Raises what `describe_hdf5` raises.
+    """
+
+    def __init__(self, source: Source) -> None:
+        description = describe_hdf5(source)
+        self.path = source.path
+        self.format = _format_name(description.keras)
+        self.sources = (source,)
+        self.tensors = description.tensors
+        self.notes = description.notes
+        self.keras = description.keras
+        self.isolation = description.isolation
+
+    def copy_to(self, target: Target) -> Copy:
+        """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
+        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
+
+        return Hdf5Copy(
+            [(self.path.name, self.sources[0])],
+            target,
+            reopen=lambda files: Hdf5Checkpoint(files[0]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Hdf5Description:
@@ -48,74 +73,34 @@ class Hdf5Description:
     notes: tuple[str, ...]
     isolation: tuple[str, ...]
 
-    @property
-    def producer(self) -> Producer | None:
-        """Who wrote the file, as far as it says."""
-        return producer(self.keras)
 
-
-def describe_hdf5(source: Source, extent: Extent | None = None) -> Hdf5Description:
-    """Describe the HDF5 file that fills `source`, or the part of it that `extent` names.
+def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description:
+    """Describe the HDF5 file that fills `source`, or the part of it that `place` names.
 
     Raises:
         NotACheckpointError: it does not begin as HDF5 does.
         RefusedError: it reaches outside itself, has two readings, or declares too much.
         UnreadableError: the HDF5 library cannot read it, crashes or stalls on it.
     """
-    extent = extent or Extent(0, 0, source.size)
-    notes = _check_superblock(source, extent)
-    seconds = min(_SECONDS + _SECONDS_PER_MIB * (extent.length >> 20), _MOST_SECONDS)
-    place = (source.fd, source.path, extent.offset, extent.length)
-    task = process.Task("describe", *place, seconds)
-    answer = Answer(process.run(task), source.path, extent)
-    model = keras_model(answer)
+    place = place or Place(0, 0, source.size)
+    notes = _check_superblock(source, place)
+    seconds = min(_SECONDS + _SECONDS_PER_MIB * (place.length >> 20), _MOST_SECONDS)
+    task = process.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
+    answer = Answer(process.run(task), source.path, place)
+    model = _keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(
-        tensors=with_roles(tensors, model),
+        tensors=_with_roles(tensors, model),
         keras=model,
         notes=(*notes, *_notes(answer, tensors)),
-        isolation=answer.texts("isolation"),
+        isolation=answer.texts("isolation", answer.fields.get("isolation", [])),
     )
 
 
-def open_hdf5(source: Source) -> Checkpoint:
-    """Open an HDF5 file: Keras' legacy or v3 layout, or any file of numeric datasets.
-
-    Raises what `describe_hdf5` raises.
-    """
-    return Hdf5Checkpoint(source, describe_hdf5(source))
-
-
-class Hdf5Checkpoint(Checkpoint):
-    """One HDF5 file."""
-
-    def __init__(self, source: Source, description: Hdf5Description) -> None:
-        self.path = source.path
-        self.format = format_name(description.keras)
-        self.sources = (source,)
-        self.tensors = description.tensors
-        self.notes = description.notes
-        self.producer = description.producer
-        self.keras = description.keras
-        self.isolation = description.isolation
-
-    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
-        """See `Checkpoint.read`."""
-        return read_box(self.sources, tensor, box, buffer)
-
-    def copy_to(self, target: Target) -> Copy:
-        """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
-        return Hdf5Copy(
-            [(self.path.name, self.sources[0])],
-            target,
-            reopen=lambda copies: open_hdf5(copies[0]),
-            describe=lambda sources: describe_hdf5(sources[0]).tensors,
-        )
-
-
 def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Tell of second names: of groups, and of tensors."""
-    groups = [f"{name!r} is a second name of a group" for name in answer.texts("group_aliases")]
+    """Name the second names: of groups, and of tensors."""
+    aliases = answer.texts("group_aliases", answer.fields.get("group_aliases", []))
+    groups = [f"{name!r} is a second name of a group" for name in aliases]
     datasets = [
         f"{alias!r} is a second name of {name!r}: it is judged, and changed, once"
         for name, tensor in tensors.items()
@@ -126,9 +111,9 @@ def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     return (*notes[:_MAX_NOTES], f"and {more} second names more") if more > 0 else notes
 
 
-def _check_superblock(source: Source, extent: Extent) -> tuple[str, ...]:
+def _check_superblock(source: Source, place: Place) -> tuple[str, ...]:
     """Refuse what has two readings; return a note about bytes that have none."""
-    head = source.read_at(extent.offset, min(2048 + len(SIGNATURE), extent.length))
+    head = source.read_at(place.offset, min(2048 + len(SIGNATURE), place.length))
     if not head.startswith(SIGNATURE):
         if any(head.startswith(SIGNATURE, start) for start in (512, 1024, 2048)):
             raise RefusedError("holds a user block before its HDF5 part", path=source.path)
@@ -145,87 +130,63 @@ def _check_superblock(source: Source, extent: Extent) -> tuple[str, ...]:
     base, _, end = struct.unpack_from("<QQQ", head, base_at)
     if base != 0:
         raise RefusedError("holds a user block before its HDF5 part", path=source.path)
-    if end > extent.length:
+    if end > place.length:
         raise UnreadableError(
-            f"is truncated: {extent.length} of {end} bytes are there", path=source.path
+            f"is truncated: {place.length} of {end} bytes are there", path=source.path
         )
-    return _after(source, extent, extent.length - end)
+    return _after(source, place, place.length - end)
 
 
-def _after(source: Source, extent: Extent, extra: int) -> tuple[str, ...]:
+def _after(source: Source, place: Place, extra: int) -> tuple[str, ...]:
     """Readers of HDF5 ignore what follows its end; readers of zip archives begin there."""
     if extra == 0:
         return ()
     looked_at = min(extra, _ZIP_TAIL)
-    tail = source.read_at(extent.offset + extent.length - looked_at, looked_at)
+    tail = source.read_at(place.offset + place.length - looked_at, looked_at)
     if _ZIP_END in tail:
         raise RefusedError("is an HDF5 file and a zip archive at once", path=source.path)
     return (f"{extra} bytes follow its HDF5 part and belong to no tensor",)
 
 
-_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
-_METRICS = "metrics/"
-_V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
-_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
-
-
-def keras_model(answer: Answer) -> KerasModel | None:
+def _keras_model(answer: Answer) -> KerasModel | None:
     """Return what the file says of its model; ``None`` if Keras did not write it.
 
     Raises:
         RefusedError: it could be read as a file of either layout.
     """
-    facts = answer.told.get("keras")
+    facts = answer.fields.get("keras")
     if not isinstance(facts, dict):
         answer.refuse("the HDF5 worker's answer makes no sense")
     texts = {name: value for name, value in facts.items() if isinstance(value, str)}
     version, backend = texts.get("keras_version"), texts.get("backend")
-    group_names = _group_names(answer, answer.told.get("variables"))
+    group_names = {
+        str(path).removesuffix("vars").removesuffix("/"): name if isinstance(name, str) else None
+        for path, name in answer.pairs("groups", answer.fields.get("variables"))
+    }
     if "layer_names" not in facts and "model_config" not in texts:
         model = KerasModel(KerasLayout.V3, version, backend, group_names=group_names)
         return model if group_names else None
-    layer_names = _texts(answer, facts.get("layer_names", []))
+    layer_names = answer.texts("names", facts.get("layer_names", []))
     if any(group.startswith(_V3_ROOTS) for group in group_names) and "layers" not in layer_names:
         answer.refuse("is laid out both as a legacy file and as one of Keras 3")
+    config = None
+    if "model_config" in texts:
+        config = parse_document(texts["model_config"].encode(), "model_config", answer.path)
     return KerasModel(
         KerasLayout.LEGACY,
         version,
         backend,
-        config=_config(texts, answer),
+        config=config,
         weights_root=texts.get("weights_root", ""),
         layer_names=layer_names,
-        weight_names=_weight_names(answer, facts.get("weight_names", [])),
+        weight_names={
+            str(layer): answer.texts("names", weights)
+            for layer, weights in answer.pairs("names", facts.get("weight_names", []))
+        },
     )
 
 
-def _config(texts: Mapping[str, str], answer: Answer) -> dict[str, Any] | None:
-    if "model_config" not in texts:
-        return None
-    return parse_document(texts["model_config"].encode(), "model_config", answer.path)
-
-
-def _texts(answer: Answer, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - untrusted JSON
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        answer.refuse("the HDF5 worker's names make no sense")
-    return tuple(values)
-
-
-def _weight_names(answer: Answer, rows: Any) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - untrusted JSON
-    if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
-        answer.refuse("the HDF5 worker's names make no sense")
-    return {str(layer): _texts(answer, weights) for layer, weights in rows}
-
-
-def _group_names(answer: Answer, rows: Any) -> dict[str, str | None]:  # noqa: ANN401 - untrusted JSON
-    if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows):
-        answer.refuse("the HDF5 worker's groups make no sense")
-    return {
-        str(path).removesuffix("vars").removesuffix("/"): name if isinstance(name, str) else None
-        for path, name in rows
-    }
-
-
-def format_name(model: KerasModel | None) -> str:
+def _format_name(model: KerasModel | None) -> str:
     """Return the name of the format of an HDF5 file of its own."""
     if model is None:
         return "hdf5"
@@ -234,12 +195,7 @@ def format_name(model: KerasModel | None) -> str:
     return "keras-h5" if model.weights_root or model.config is not None else "keras-h5-weights"
 
 
-def producer(model: KerasModel | None) -> Producer | None:
-    """Return who wrote the file, as far as it says."""
-    return None if model is None else Producer("keras", model.version, model.backend)
-
-
-def with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:
+def _with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:
     """Return the tensors with the roles and aliases that Keras' naming gives them."""
     if model is None:
         return dict(tensors)

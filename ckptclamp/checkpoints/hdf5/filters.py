@@ -30,9 +30,9 @@ _LZF_LITERALS = 32
 
 
 def decode_chunk(
-    raw: Bytes, chunked: Chunked, filter_mask: int, itemsize: int, expected: int
+    raw: Bytes, chunked: Chunked, filter_mask: int, itemsize: int, expected: int, *, first: int = 0
 ) -> Bytes:
-    """Undo the filters of one stored chunk and return its `expected` bytes of elements.
+    """Undo the filters of one stored chunk, down to the `first`, and return the `expected` bytes.
 
     Bit k of `filter_mask` says that filter k was not applied; `itemsize` is the size in bytes of
     one element.
@@ -40,7 +40,26 @@ def decode_chunk(
     Raises:
         UnreadableError: a checksum is wrong, the data are damaged, or their length is.
     """
-    return _undo(raw, chunked, filter_mask, itemsize, expected)
+    # What does not compress grows: by a byte in 32 in LZF, by less in deflate.
+    limit = expected + expected // 16 + 64
+    data = raw
+    for position in reversed(range(first, len(chunked.filters))):
+        if filter_mask >> position & 1:
+            continue
+        name = chunked.filters[position]
+        if name == "deflate":
+            data = _inflate(data, limit)
+        elif name == "shuffle":
+            data = _unshuffle(data, itemsize)
+        elif name == "fletcher32":
+            data = _check_fletcher32(data)
+        elif name == "lzf":
+            data = _expand_lzf(data, limit)
+        else:
+            raise UnreadableError(f"the filter {name} is not known")
+    if len(data) != expected:
+        raise UnreadableError(f"it decodes to {len(data)} bytes, not {expected}")
+    return data
 
 
 def decode_into(
@@ -63,7 +82,7 @@ def decode_into(
     expected = math.prod(chunked.chunk_shape) * itemsize
     shuffled = chunked.filters[:1] == ("shuffle",) and not filter_mask & 1
     data = np.frombuffer(
-        _undo(raw, chunked, filter_mask, itemsize, expected, first=int(shuffled)), np.uint8
+        decode_chunk(raw, chunked, filter_mask, itemsize, expected, first=int(shuffled)), np.uint8
     )
     if shuffled:
         planes = data.reshape(itemsize, *chunked.chunk_shape)
@@ -72,32 +91,6 @@ def decode_into(
         out.transpose(*range(1, out.ndim), 0)[...] = data.reshape(*chunked.chunk_shape, itemsize)[
             part
         ]
-
-
-def _undo(
-    raw: Bytes, chunked: Chunked, filter_mask: int, itemsize: int, expected: int, *, first: int = 0
-) -> Bytes:
-    """Undo the filters from the last one down to `first`, which leave `expected` bytes."""
-    # What does not compress grows: by a byte in 32 in LZF, by less in deflate.
-    limit = expected + expected // 16 + 64
-    data = raw
-    for position in reversed(range(first, len(chunked.filters))):
-        if filter_mask >> position & 1:
-            continue
-        name = chunked.filters[position]
-        if name == "deflate":
-            data = _inflate(data, limit)
-        elif name == "shuffle":
-            data = _unshuffle(data, itemsize)
-        elif name == "fletcher32":
-            data = _check_fletcher32(data)
-        elif name == "lzf":
-            data = _expand_lzf(data, limit)
-        else:
-            raise UnreadableError(f"the filter {name} is not known")
-    if len(data) != expected:
-        raise UnreadableError(f"it decodes to {len(data)} bytes, not {expected}")
-    return data
 
 
 def encode_chunk(data: bytes, chunked: Chunked, itemsize: int) -> bytes:

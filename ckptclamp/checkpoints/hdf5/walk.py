@@ -1,7 +1,7 @@
 """Walks an HDF5 file by its links and describes what it names; part of the worker.
 
 The walk goes from link to link, not from object to object: what a file calls by two names must be
-told by both, or a rule about one of them would pass without having been applied. Links that lead
+described by both, or a rule about one of them would pass without having been applied. Links that lead
 out of the file or have no fixed end are refused before anything is opened through them.
 """
 
@@ -129,8 +129,7 @@ def _enter(walk: _Walk, opened: GroupID, group: _Group, raw: bytes, kind: int) -
 
 def reason(error: Exception) -> str:
     """Return what the library says of an error, without the quotes that `KeyError` puts around it."""
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return str(said)[:300]
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)[:300]
 
 
 def _path(group: _Group, raw: bytes) -> str:

@@ -1,9 +1,10 @@
 """The child that loads the HDF5 library: one file, one task, one answer.
 
-Started by `worker_process` as ``main()`` with ``task fd offset length longest`` on its command line:
+Started by `sandbox.process` as ``main()`` with ``task fd offset length longest`` on its command line:
 where the HDF5 file lies, and how long the file may get by writing. The answer is eight bytes of
 length, big-endian, and that much JSON on standard output. Nothing here is read from a path: the
-file is a window on an inherited descriptor.
+file is a window on an inherited descriptor. Chunks that are to be written come through standard
+input, as records. The process that starts it imports this module for them, and never h5py.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ckptclamp.errors import CkptclampError
 
 _MEMORY = {"describe": 416 << 20, "write-chunks": 1 << 30, "nothing": 416 << 20}
 """Bytes that a task may take beyond what the worker has when the libraries are loaded."""
+
+
+_STDIN, _STDOUT = 0, 1
 
 
 def main() -> None:
@@ -33,12 +38,12 @@ def main() -> None:
 
 
 def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
-    from ckptclamp.checkpoints.hdf5 import chunks, walk
+    from ckptclamp.checkpoints.hdf5 import walk
     from ckptclamp.checkpoints.sandbox import isolation
 
     tasks: dict[str, Callable[[Window], dict[str, Any]]] = {
         "describe": walk.describe,
-        "write-chunks": chunks.write_chunks,
+        "write-chunks": _write_chunks,
         "nothing": lambda _: {},
     }
     offset, length, longest = numbers
@@ -46,8 +51,8 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
     try:
         return {**tasks[task](Window(fd, offset, length)), "isolation": walls}
     except CkptclampError as error:
-        told = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
-        return {"error": {"class": type(error).__name__, **told}}
+        fields = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
+        return {"error": {"class": type(error).__name__, **fields}}
     except MemoryError:
         return _unreadable(
             f"the HDF5 library needed more than {_MEMORY[task] >> 20} MiB to read it"
@@ -63,7 +68,66 @@ def _unreadable(message: str) -> dict[str, Any]:
 def _write_all(data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(1, rest) :]
+        rest = rest[os.write(_STDOUT, rest) :]
+
+
+def _write_chunks(window: Window) -> dict[str, Any]:
+    """Write every chunk that comes through standard input, and return how many there were.
+
+    They are encoded already: no filter is applied, and none is marked as left out.
+    """
+    import h5py  # `walk` has loaded it: nothing can be, once the process is locked down
+    from h5py import h5d
+
+    written = 0
+    with h5py.File(window, "r+") as file:
+        for record in read_records(_STDIN):
+            dataset = h5d.open(file.id, record.name.encode("utf-8"))
+            dataset.write_direct_chunk(record.start, record.data, 0)
+            written += 1
+    return {"written": written}
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """One encoded chunk: of which dataset, from which element on, and its bytes.
+
+    In the pipe it is four bytes of length, big-endian, a JSON object with the dataset's name, the
+    chunk's start and the size of its bytes, and those bytes.
+    """
+
+    name: str
+    start: tuple[int, ...]
+    data: bytes
+
+    def encode(self) -> bytes:
+        """Return the record as it goes through the pipe."""
+        header = {"name": self.name, "start": self.start, "size": len(self.data)}
+        text = json.dumps(header).encode("ascii")
+        return len(text).to_bytes(4, "big") + text + self.data
+
+
+def read_records(fd: int) -> Iterator[ChunkRecord]:
+    """Yield the records that come from `fd` until it ends.
+
+    Raises:
+        EOFError: it ends inside a record.
+    """
+    while length := _take(fd, 4, may_end=True):
+        header = json.loads(_take(fd, int.from_bytes(length, "big")))
+        yield ChunkRecord(header["name"], tuple(header["start"]), _take(fd, header["size"]))
+
+
+def _take(fd: int, size: int, *, may_end: bool = False) -> bytes:
+    taken = bytearray()
+    while len(taken) < size:
+        more = os.read(fd, size - len(taken))
+        if not more:
+            if may_end and not taken:
+                return b""
+            raise EOFError("the stream of chunks breaks off")
+        taken += more
+    return bytes(taken)
 
 
 class Window(io.RawIOBase):
@@ -80,10 +144,6 @@ class Window(io.RawIOBase):
         """Move as `io.RawIOBase.seek` does."""
         start = (0, self.position, self.length)[whence]
         self.position = start + offset
-        return self.position
-
-    def tell(self) -> int:
-        """Return the position in the window."""
         return self.position
 
     def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed's Buffer
@@ -109,6 +169,3 @@ class Window(io.RawIOBase):
             os.ftruncate(self.fd, self.offset + size)
             self.length = size
         return size
-
-    def flush(self) -> None:
-        """Do nothing: there is no buffer here."""

@@ -9,16 +9,11 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.compression import crc32_of
-from ckptclamp.checkpoints.copying import Extent, FileCopy, ScratchFile, copy_bytes, refuse
+from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, write_at, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
     MAX_BYTES,
@@ -27,29 +22,23 @@ from ckptclamp.checkpoints.documents import (
     join_documents,
     parse_document,
 )
-from ckptclamp.checkpoints.hdf5.answer import Extent as Window
-from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Hdf5Description, describe_hdf5
-from ckptclamp.checkpoints.reading import read_box
-from ckptclamp.checkpoints.source import Limits, Source
-from ckptclamp.checkpoints.tensor import Chunked
-from ckptclamp.checkpoints.zip.directory import STORED, Directory, Member, read_directory
-from ckptclamp.checkpoints.zip.members import (
+from ckptclamp.checkpoints.hdf5.answer import Place
+from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, describe_hdf5
+from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
+from ckptclamp.checkpoints.keras.zip_members import (
     inflate_to_file,
     member_blocks,
     replace_member,
     verify_member,
 )
+from ckptclamp.checkpoints.source import Limits, Source
+from ckptclamp.checkpoints.tensor import Box, Chunked, Extent, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
-    from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.checkpoints.zip.directory import Directory, Member
 
 
 _NPZ = "model.weights.npz"
@@ -57,83 +46,60 @@ _CONFIG_FLOOR = 1 << 20
 _CONFIG_RATIO = 200
 
 
-def open_keras_archive(source: Source, limits: Limits | None = None) -> Checkpoint:
-    """Open a ``.keras`` archive of Keras 3, TF 2.12 to 2.15, or tf_keras.
+class KerasArchive(Checkpoint):
+    """One ``.keras`` archive of Keras 3, TF 2.12 to 2.15, or tf_keras.
 
-    No member, nor all of them together, may unpack to more than `limits` allow.
+    `sources` are the archive and, if its weights are deflated, the file they were inflated into.
+    `directory` is the archive's own, `weights` the member that holds the HDF5 file. No member, nor
+    all of them together, may unpack to more than `limits` allow.
 
     Raises:
         NotACheckpointError: the archive is none of Keras.
         RefusedError: the archive, its config or its weights have two readings or cost too much.
         UnreadableError: a member is damaged.
     """
-    directory = read_directory(source)
-    members = {member.name: member for member in directory.members}
-    limits = limits or Limits()
-    _check_members(source, members, limits)
-    config = _document(source, members[CONFIG])
-    metadata = _document(source, members[METADATA]) if METADATA in members else None
-    weights = members[WEIGHTS]
-    sources: tuple[Source, ...] = (source,)
-    if weights.method == STORED:
-        extent = Window(0, weights.data, weights.stored)
-    else:
-        sources = (source, inflate_to_file(source, weights))
-        extent = Window(1, 0, weights.size)
-    try:
-        description = describe_hdf5(sources[-1], extent)
-    except BaseException:
-        for inflated in sources[1:]:
-            inflated.close()
-        raise
-    model = join_documents(source.path, description.keras, config, metadata)
-    return KerasArchive(sources, directory, weights, replace(description, keras=model), limits)
-
-
-class KerasArchive(Checkpoint):
-    """One ``.keras`` archive.
-
-    `sources` are the archive and, if its weights are deflated, the file they were inflated into.
-    """
 
     format = "keras-zip"
 
-    def __init__(
-        self,
-        sources: tuple[Source, ...],
-        directory: Directory,
-        weights: Member,
-        description: Hdf5Description,
-        limits: Limits,
-    ) -> None:
-        self.path = sources[0].path
-        self.sources = sources
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self.path = source.path
+        self.limits = limits
+        self.directory = read_directory(source)
+        members = {member.name: member for member in self.directory.members}
+        _check_members(source, members, limits)
+        config = _document(source, members[CONFIG])
+        metadata = _document(source, members[METADATA]) if METADATA in members else None
+        self.weights = weights = members[WEIGHTS]
+        self.sources, place = (source,), Place(0, weights.data, weights.stored)
+        if weights.method != STORED:
+            inflated = inflate_to_file(source, weights)
+            self.sources, place = (source, inflated), Place(1, 0, weights.size)
+        try:
+            description = describe_hdf5(self.sources[-1], place)
+            self.keras = join_documents(source.path, description.keras, config, metadata)
+        except BaseException:
+            for inflated in self.sources[1:]:
+                inflated.close()
+            raise
         self.tensors = description.tensors
-        self.notes = (*_strangers(directory), *description.notes)
-        self.keras = description.keras
-        self.producer = description.producer
+        self.notes = (*_unknown_members(self.directory), *description.notes)
         self.isolation = description.isolation
-        self._directory = directory
-        self._weights = weights
-        self._limits = limits
 
     @property
     def files(self) -> tuple[Source, ...]:
         """The archive."""
         return self.sources[:1]
 
-    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
-        """See `Checkpoint.read`."""
-        return read_box(self.sources, tensor, box, buffer)
-
     def copy_to(self, target: Target) -> Copy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
-        reopen = partial(open_keras_archive, limits=self._limits)
-        return copy_archive(self, self._directory, self._weights, target, reopen)
+        chunked = any(isinstance(tensor.storage, Chunked) for tensor in self.tensors.values())
+        if self.weights.method == STORED and not chunked:
+            return _PatchedArchive(self, target)
+        return _RebuiltArchive(self, target)
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
-        for member in self._directory.members:
+        for member in self.directory.members:
             verify_member(self.sources[0], member)
 
 
@@ -169,56 +135,38 @@ def _document(source: Source, member: Member) -> dict[str, Any]:
     return parse_document(data, member.name, source.path)
 
 
-def _strangers(directory: Directory) -> tuple[str, ...]:
+def _unknown_members(directory: Directory) -> tuple[str, ...]:
     known = {CONFIG, METADATA, WEIGHTS}
-    strange = [
+    unknown = [
         member.name
         for member in directory.members
         if member.name not in known and not member.name.startswith("assets/")
     ]
-    if not strange:
+    if not unknown:
         return ()
-    return (f"{len(strange)} members that Keras does not write, the first {strange[0]!r}",)
-
-
-_BLOCK = 1 << 20
-
-
-Reopen = Callable[[Source], "Checkpoint"]
-"""Opens the file of a copy as an archive, which then owns it."""
-
-
-def copy_archive(
-    archive: Checkpoint, directory: Directory, weights: Member, target: Target, reopen: Reopen
-) -> Copy:
-    """Return a copy of `archive` in `target`, made in one of the two ways.
-
-    `directory` is the archive's own, and `weights` the member that holds the HDF5 file. `reopen`
-    opens the copy to be audited.
-    """
-    chunked = any(isinstance(tensor.storage, Chunked) for tensor in archive.tensors.values())
-    if weights.method == STORED and not chunked:
-        return _PatchedArchive(archive, weights, target, reopen)
-    return _RebuiltArchive(archive, directory, weights, target, reopen)
+    return (f"{len(unknown)} members that Keras does not write, the first {unknown[0]!r}",)
 
 
 class _PatchedArchive(FileCopy):
     """A copy whose weights are changed where they lie."""
 
-    def __init__(
-        self, archive: Checkpoint, weights: Member, target: Target, reopen: Reopen
-    ) -> None:
-        source = archive.sources[0]
-        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
-        self._weights = weights
+    def __init__(self, archive: KerasArchive, target: Target) -> None:
+        source, limits = archive.sources[0], archive.limits
+        super().__init__(
+            [(source.path.name, source)],
+            target,
+            lambda copies: KerasArchive(copies[0], limits),
+        )
+        self._weights = archive.weights
 
     def finish(self) -> None:
         """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
         if self.changed:
-            member = self._weights
-            crc = crc32_of(self.sources[0], member.data, member.stored)
-            for place in member.crc_places:
-                self.put(0, place, np.frombuffer(struct.pack("<I", crc), np.uint8))
+            copy, member = self.sources[0], self._weights
+            crc = struct.pack("<I", crc32_of(copy, member.data, member.stored))
+            with writing(copy.path):
+                for place in member.crc_places:
+                    write_at(copy.fd, memoryview(crc), place)
 
     def may_differ(self, number: int) -> list[Extent]:
         """See `FileCopy.may_differ`; checksums may, too."""
@@ -229,30 +177,20 @@ class _PatchedArchive(FileCopy):
 class _RebuiltArchive:
     """A copy whose weights are changed in a file of their own, and packed again."""
 
-    def __init__(
-        self,
-        archive: Checkpoint,
-        directory: Directory,
-        weights: Member,
-        target: Target,
-        reopen: Reopen,
-    ) -> None:
-        self._directory = directory
-        self._member = weights
+    def __init__(self, archive: KerasArchive, target: Target) -> None:
+        self._archive = archive
         self._target = target
-        self._reopen = reopen
-        self._archive = source = archive.sources[0]
-        self._fd = target.create(source.path.name, source.size)
+        self._fd = target.create(archive.path.name, archive.sources[0].size)
         self._unpacked = (
             archive.sources[1].duplicate()
             if len(archive.sources) > 1
-            else inflate_to_file(source, weights)
+            else inflate_to_file(archive.sources[0], archive.weights)
         )
         weakref.finalize(self, self._unpacked.close)
         self._scratch = ScratchFile(target.path)
-        description = describe_hdf5(self._unpacked)
-        self._tensors = description.tensors
-        self._weights = Hdf5Checkpoint(self._unpacked, description).copy_to(self._scratch)
+        weights = Hdf5Checkpoint(self._unpacked)
+        self._tensors = weights.tensors
+        self._weights = weights.copy_to(self._scratch)
         self._changed = False
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
@@ -277,33 +215,27 @@ class _RebuiltArchive:
         """
         self._weights.finish()
         self._weights.compare(jobs=1)
-        try:
+        with writing(self._target.path):
             self._write_archive()
-        except OSError as error:
-            refuse(error, self._target.path)
 
     def flush(self) -> None:
         """See `Copy.flush`."""
-        try:
+        with writing(self._target.path):
             os.fsync(self._fd)
-        except OSError as error:
-            refuse(error, self._target.path)
 
     def compare(self, jobs: int) -> None:
         """Nothing is left to compare: the weights were, before they were packed again."""
 
     def _write_archive(self) -> None:
+        source = self._archive.sources[0]
         if self._changed:
-            directory, member = self._directory, self._member
-            replace_member(self._archive, directory, member, self._blocks(), self._fd)
+            weights = Source.from_fd(self._scratch.fd, self._target.path)
+            blocks = weights.blocks(0, weights.size)
+            replace_member(source, self._archive.directory, self._archive.weights, blocks, self._fd)
         else:
-            copy_bytes(self._archive, self._fd)
-
-    def _blocks(self) -> Iterator[bytes]:
-        weights = Source.from_fd(self._scratch.fd, self._target.path)
-        for at in range(0, weights.size, _BLOCK):
-            yield weights.read_at(at, min(_BLOCK, weights.size - at))
+            copy_bytes(source, self._fd)
 
     def reopen(self) -> Checkpoint:
         """See `Copy.reopen`."""
-        return self._reopen(Source.from_fd(os.dup(self._fd), self._target.path))
+        source = Source.from_fd(os.dup(self._fd), self._target.path)
+        return KerasArchive(source, self._archive.limits)

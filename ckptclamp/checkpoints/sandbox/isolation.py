@@ -1,4 +1,4 @@
-"""Walls around a process that reads untrusted bytes: it keeps its open files, and gets nothing new.
+"""The sandbox of a process that reads untrusted bytes: it keeps its open files, and gets no more.
 
 Each wall is raised where the kernel has it, without privileges, and stays up until the process ends:
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckptclamp.checkpoints.documents import parse_strict
-from ckptclamp.checkpoints.sandbox.isolation import WALLS
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
@@ -93,12 +92,14 @@ def run(task: Task) -> dict[str, Any]:
 @cache
 def missing_walls() -> tuple[str, ...]:
     """Return the walls that this system cannot raise around a worker, by trying on one without a file."""
+    from ckptclamp.checkpoints.sandbox.isolation import WALLS
+
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        told = run(Task("nothing", fd, Path(os.devnull), 0, 0, _SECONDS_TO_START))
+        answer = run(Task("nothing", fd, Path(os.devnull), 0, 0, _SECONDS_TO_START))
     finally:
         os.close(fd)
-    return tuple(wall for wall in WALLS if wall not in told["isolation"])
+    return tuple(wall for wall in WALLS if wall not in answer["isolation"])
 
 
 def _command(task: Task) -> list[str]:
@@ -148,11 +149,11 @@ def _converse(process: subprocess.Popen[bytes], task: Task) -> tuple[bytes, byte
                         selector.unregister(feeder.fd)
                         _close(process.stdin)
                     continue
-                said = os.read(key.fd, _READ)
-                if not said:
+                block = os.read(key.fd, _READ)
+                if not block:
                     selector.unregister(key.fd)
                 elif len(heard[key.fd]) < limits[key.fd]:
-                    heard[key.fd] += said
+                    heard[key.fd] += block
     try:
         process.wait(max(deadline - time.monotonic(), 1))
     except subprocess.TimeoutExpired:
@@ -171,18 +172,15 @@ class _Feeder:
 
     def feed(self) -> bool:
         """Write once; return whether there may be more to write."""
-        if not self.rest:
-            self.rest = memoryview(next(self.records, b""))
         try:
-            self.rest = self.rest[os.write(self.fd, self.rest) :] if self.rest else self.rest
+            if self.rest:
+                self.rest = self.rest[os.write(self.fd, self.rest) :]
         except BlockingIOError:
             return True
         except BrokenPipeError:
             return False
-        return bool(self.rest) or self._take()
-
-    def _take(self) -> bool:
-        self.rest = memoryview(next(self.records, b""))
+        if not self.rest:
+            self.rest = memoryview(next(self.records, b""))
         return bool(self.rest)
 
 
@@ -212,22 +210,22 @@ def _judge(answer: bytes, complaint: bytes, status: int, task: Task) -> dict[str
     if len(answer) > MAX_ANSWER:
         raise RefusedError("holds more names than can be described", path=task.path)
     if status != 0 or len(answer) < 8 or int.from_bytes(answer[:8], "big") != len(answer) - 8:
-        said = complaint.decode("utf-8", "replace").strip().splitlines()[-1:]
+        last = complaint.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise UnreadableError(
-            f"the HDF5 worker failed ({said[0] if said else f'status {status}'})", path=task.path
+            f"the HDF5 worker failed ({last[0] if last else f'status {status}'})", path=task.path
         )
-    told = parse_strict(
+    fields = parse_strict(
         answer[8:], max_depth=16, max_bytes=MAX_ANSWER, what="HDF5 worker's answer", path=task.path
     )
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         raise UnreadableError("the HDF5 worker's answer makes no sense", path=task.path)
-    if "error" in told:
-        _raise_told(told["error"], task)
-    return told
+    if "error" in fields:
+        _raise_reported(fields["error"], task)
+    return fields
 
 
-def _raise_told(told: Any, task: Task) -> NoReturn:  # noqa: ANN401 - untrusted JSON
-    fields = told if isinstance(told, dict) else {}
+def _raise_reported(reported: Any, task: Task) -> NoReturn:  # noqa: ANN401 - untrusted JSON
+    fields = reported if isinstance(reported, dict) else {}
     texts = {key: value for key, value in fields.items() if isinstance(value, str)}
     error = _ERRORS.get(texts.get("class", ""), UnreadableError)
     raise error(

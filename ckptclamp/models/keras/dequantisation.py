@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.checkpoints.tensor import Dequantised, KerasLayout, Unreadable
+from ckptclamp.checkpoints.tensor import KerasLayout, Unreadable
 from ckptclamp.models.keras.binding import Bound, is_quantised
+from ckptclamp.models.keras.dequantise import Dequantised
 from ckptclamp.models.keras.layers import einsum_equation
 from ckptclamp.models.keras.mapping import bind
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.checkpoints.tensor import Dequantised, Unreadable
+from ckptclamp.checkpoints.tensor import Unreadable
 from ckptclamp.models.keras import dequantised_weights, variable_labels
+from ckptclamp.models.keras.dequantise import Dequantised
 from tests.models.keras.models import dense, layer, max_norm, sequential, tensors, v3
 
 KERNEL = "layers/dense/vars/0"

@@ -9,38 +9,64 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Dequantised, plan_runs
+from ckptclamp.checkpoints.tensor import Computed, plan_runs
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.checkpoints.tensor import Box, Read, Tensor
 
-Read = Callable[["Tensor", "Box"], "NDArray[Any]"]
 Range = tuple[int, int]
 
 
-def dequantise(read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
-    """Compute `box` of a dequantised `tensor` into `out`; `read` reads boxes of its parts.
+@dataclass(frozen=True, slots=True)
+class Dequantised(Computed):
+    """A weight that is stored as small integers with scales, and computed where it is read.
 
-    Raises:
-        UnreadableError: a part cannot be read, or a group is named that does not exist.
+    The weight's elements, in C order, fill a `matrix` of (rows, columns). `values` holds their
+    integers q: of the weight's own shape, or two to a byte along the axis `packed` of the matrix, the
+    even one in the low half. Each index along the axis `kept` of the matrix has a scale of its own,
+    in C order of `scale`, and the weight is q / scale. Where there are `groups` the other axis of the
+    matrix is cut up too: its index i belongs to group ``groups[i]``, `scale` and `zero` are matrices
+    of one row (or column) for each group, and the weight is (q - zero) · scale.
     """
-    storage = tensor.storage
-    assert isinstance(storage, Dequantised)
-    flat, done = out.reshape(-1), 0
-    with np.errstate(all="ignore"):
-        for start, stop in _ranges(tensor.shape, box):
-            for rectangle in boxes_of_range(storage.matrix, start, stop):
-                weights = _rectangle(read, storage, rectangle)
-                flat[done : done + weights.size] = weights.reshape(-1)
-                done += weights.size
+
+    values: Tensor
+    scale: Tensor
+    matrix: tuple[int, int]
+    kept: Literal[0, 1]
+    packed: Literal[0, 1] | None = None
+    zero: Tensor | None = None
+    groups: Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors of the file that the weight is computed from."""
+        every = (self.values, self.scale, self.zero, self.groups)
+        return tuple(tensor for tensor in every if tensor is not None)
+
+    @property
+    def stored_as(self) -> str:
+        """See `Computed.stored_as`."""
+        return f"{'int8' if self.packed is None else 'int4'} values and their scales"
+
+    def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
+        """See `Computed.compute`."""
+        flat, done = out.reshape(-1), 0
+        with np.errstate(all="ignore"):
+            for start, stop in _ranges(tensor.shape, box):
+                for rectangle in boxes_of_range(self.matrix, start, stop):
+                    weights = _rectangle(read, self, rectangle)
+                    flat[done : done + weights.size] = weights.reshape(-1)
+                    done += weights.size
 
 
 def _ranges(shape: tuple[int, ...], box: Box) -> Iterator[Range]:

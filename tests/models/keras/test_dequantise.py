@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.dequantise import boxes_of_range
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.tensor import Contiguous, Dequantised, Tensor
+from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.errors import UnreadableError
+from ckptclamp.models.keras.dequantise import Dequantised, boxes_of_range
 
 
 @given(st.lists(st.integers(1, 4), max_size=4), st.data())

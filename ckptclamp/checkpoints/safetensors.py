@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read strictly: bytes in, descriptions out, no file.
+"""A safetensors file, whose header is read strictly and as the reference library reads it.
 
 The format: eight bytes of little-endian header length, a JSON object that may be padded with
 spaces, then the tensors' bytes without gap or overlap (https://github.com/huggingface/safetensors).
@@ -14,24 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.copying import FileCopy
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
-from ckptclamp.checkpoints.reading import read_box
-from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES
+from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES, Source
 from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
 from ckptclamp.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from os import PathLike
-
-    from numpy.typing import NDArray
-
-    from ckptclamp.checkpoints.checkpoint import Copy, Target
-    from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.tensor import Box, Tensor
 
 
 MAX_NAME_CHARACTERS = 1024
@@ -65,6 +57,38 @@ DTYPE_BITS: dict[str, int] = {
 """The width of one element, for every dtype of the format."""
 
 
+class SafetensorsCheckpoint(Checkpoint):
+    """A single safetensors file, `source`, which the checkpoint then owns; see `Checkpoint`.
+
+    `header_limit` bounds the header in bytes, and so the memory that describing it takes.
+
+    Raises:
+        RefusedError: it is no valid safetensors file, or has more than one reading.
+    """
+
+    format = "safetensors"
+
+    def __init__(self, source: Source, header_limit: int = DEFAULT_HEADER_LIMIT) -> None:
+        header = read_header(source, header_limit)
+        self.path = source.path
+        self.sources = (source,)
+        self.tensors = header.tensors
+        self.metadata = header.metadata
+        self._header_limit = header_limit
+
+    def copy_to(self, target: Target) -> Copy:
+        """See `Checkpoint.copy_to`."""
+        from ckptclamp.checkpoints.copying import FileCopy
+
+        (source,) = self.sources
+        limit = self._header_limit
+        return FileCopy(
+            [(source.path.name, source)],
+            target,
+            lambda sources: SafetensorsCheckpoint(sources[0], limit),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a header says: tensors in the order of their bytes, and free text.
@@ -77,9 +101,25 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def header_length(prefix: bytes) -> int:
-    """Return the length in bytes that the first eight bytes of a file give for its header."""
-    return int.from_bytes(prefix[:8], "little")
+def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT) -> Header:
+    """Read the header of `source`; raises as `SafetensorsCheckpoint` does."""
+    limit = min(limit, MAX_HEADER_BYTES)
+    prefix = source.read_at(0, min(8, source.size))
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length + 8 > source.size:
+        raise RefusedError(
+            f"the file is truncated: it has {source.size} bytes, and its header ends later",
+            path=source.path,
+        )
+    if length > limit:
+        raise RefusedError(
+            f"the header is {length} bytes long; at most {limit} are read",
+            path=source.path,
+        )
+    data = source.read_at(8, length)
+    header = parse_header(data, source.size - 8 - length, limit=limit, path=source.path)
+    _check_with_library(header, prefix + data, source)
+    return header
 
 
 def parse_header(data: bytes, data_length: int, *, limit: int, path: str | PathLike[str]) -> Header:
@@ -181,67 +221,6 @@ def _storage(
 
 def _is_sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-class SafetensorsCheckpoint(Checkpoint):
-    """A single safetensors file; see `Checkpoint`."""
-
-    format = "safetensors"
-
-    def __init__(self, source: Source, header: Header, header_limit: int) -> None:
-        self.path = source.path
-        self.sources = (source,)
-        self.tensors = header.tensors
-        self.metadata = header.metadata
-        self._header_limit = header_limit
-
-    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
-        """See `TensorReader.read`."""
-        return read_box(self.sources, tensor, box, buffer)
-
-    def copy_to(self, target: Target) -> Copy:
-        """See `Checkpoint.copy_to`."""
-        (source,) = self.sources
-        limit = self._header_limit
-        return FileCopy(
-            [(source.path.name, source)],
-            target,
-            lambda sources: open_safetensors(sources[0], header_limit=limit),
-        )
-
-
-def open_safetensors(
-    source: Source, *, header_limit: int = DEFAULT_HEADER_LIMIT
-) -> SafetensorsCheckpoint:
-    """Describe the safetensors file `source`, which the checkpoint then owns.
-
-    `header_limit` bounds the header in bytes, and so the memory that describing it takes.
-
-    Raises:
-        RefusedError: it is no valid safetensors file, or has more than one reading.
-    """
-    return SafetensorsCheckpoint(source, read_header(source, header_limit), header_limit)
-
-
-def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT) -> Header:
-    """Read the header of `source`; raises as `open_safetensors` does."""
-    limit = min(limit, MAX_HEADER_BYTES)
-    prefix = source.read_at(0, min(8, source.size))
-    length = header_length(prefix)
-    if len(prefix) < 8 or length + 8 > source.size:
-        raise RefusedError(
-            f"the file is truncated: it has {source.size} bytes, and its header ends later",
-            path=source.path,
-        )
-    if length > limit:
-        raise RefusedError(
-            f"the header is {length} bytes long; at most {limit} are read",
-            path=source.path,
-        )
-    data = source.read_at(8, length)
-    header = parse_header(data, source.size - 8 - length, limit=limit, path=source.path)
-    _check_with_library(header, prefix + data, source)
-    return header
 
 
 def _check_with_library(header: Header, prefix: bytes, source: Source) -> None:

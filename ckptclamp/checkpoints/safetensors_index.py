@@ -1,31 +1,25 @@
 """A sharded set of safetensors files and its index, ``model.safetensors.index.json``.
 
-The index comes from a stranger as the shards do: a shard is a plain file name beside the index, and
+The index is untrusted as the shards are: a shard is a plain file name beside the index, and
 what the index says of each shard must be what the shard says of itself.
 """
 
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.copying import FileCopy
-from ckptclamp.checkpoints.reading import read_box
-from ckptclamp.checkpoints.safetensors.file import Header, read_header
-from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, Source
-from ckptclamp.checkpoints.tensor import Contiguous
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
+from ckptclamp.checkpoints.safetensors import Header, read_header
+from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, Source, open_all
+from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from ckptclamp.checkpoints.checkpoint import Copy, Target
-    from ckptclamp.checkpoints.tensor import Box, Tensor
 
 MAX_SHARDS = 10_000
 
@@ -71,12 +65,10 @@ class ShardedSafetensors(Checkpoint):
         """The index, then the shards."""
         return (self._index_source, *self.sources)
 
-    def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
-        """See `TensorReader.read`."""
-        return read_box(self.sources, tensor, box, buffer)
-
     def copy_to(self, target: Target) -> Copy:
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
+        from ckptclamp.checkpoints.copying import FileCopy
+
         shards = list(zip(self._names(), self.sources, strict=True))
         return FileCopy(
             [*shards, (self._index_source.path.name, self._index_source)],
@@ -104,14 +96,10 @@ def open_safetensors_index(
         UnreadableError: a shard is missing or cannot be read.
     """
     weight_map = _weight_map(index, source)
-    with ExitStack() as opened:
-        shards = [
-            opened.enter_context(closing(_open_shard(source, name, follow_symlinks)))
-            for name in sorted(set(weight_map.values()))
-        ]
+    paths = (_shard(source, name) for name in sorted(set(weight_map.values())))
+    with open_all(paths, follow_symlinks=follow_symlinks) as shards:
         checkpoint = ShardedSafetensors(source, weight_map, shards, header_limit)
         checkpoint.notes += _size_note(index, checkpoint)
-        opened.pop_all()
     return checkpoint
 
 
@@ -142,7 +130,7 @@ def _weight_map(index: object, source: Source) -> dict[str, str]:
     return entries
 
 
-def _open_shard(index_source: Source, name: str, follow_symlinks: bool) -> Source:
+def _shard(index_source: Source, name: str) -> Path:
     path = index_source.path.parent / name
     if not (path.exists() or path.is_symlink()):
         raise UnreadableError(
@@ -150,7 +138,7 @@ def _open_shard(index_source: Source, name: str, follow_symlinks: bool) -> Sourc
             path=index_source.path,
             hint="download all files of the set",
         )
-    return Source.open(path, follow_symlinks=follow_symlinks)
+    return path
 
 
 def _joined(

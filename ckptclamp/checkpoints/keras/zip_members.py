@@ -1,4 +1,4 @@
-"""The unpacked bytes of a zip archive's member: in blocks of bounded size, checked to the end."""
+"""The members of a zip archive: unpacked in blocks of bounded size and checked, or replaced."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.compression import crc32_of
 from ckptclamp.checkpoints.copying import ScratchFile, write_at
+from ckptclamp.checkpoints.keras.zip_directory import (
+    DEFLATED,
+    FULL32,
+    STORED,
+    ZIP64_EXTRA,
+    Directory,
+    Member,
+)
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.zip.directory import DEFLATED, STORED
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptclamp.checkpoints.source import Source
-    from ckptclamp.checkpoints.zip.directory import Directory, Member
-
 
 _BLOCK = 1 << 20
+_LOCAL_FIXED, _CENTRAL_FIXED = 30, 46
+_ZIP64_TAIL = 56 + 20
 
 
 def member_blocks(source: Source, member: Member) -> Iterator[bytes]:
@@ -55,10 +61,7 @@ def verify_member(source: Source, member: Member) -> None:
 
 
 def _unpacked(source: Source, member: Member) -> Iterator[bytes]:
-    packed = (
-        source.read_at(member.data + at, min(_BLOCK, member.stored - at))
-        for at in range(0, member.stored, _BLOCK)
-    )
+    packed = source.blocks(member.data, member.stored)
     if member.method == STORED:
         yield from packed
         return
@@ -107,12 +110,6 @@ def inflate_to_file(source: Source, member: Member) -> Source:
     return Source.from_fd(os.dup(scratch.fd), source.path)
 
 
-_FULL32 = 0xFFFFFFFF
-_ZIP64_EXTRA = 1
-_LOCAL_FIXED, _CENTRAL_FIXED = 30, 46
-_ZIP64_TAIL = 56 + 20
-
-
 def replace_member(
     source: Source, directory: Directory, member: Member, blocks: Iterator[bytes], fd: int
 ) -> None:
@@ -137,10 +134,12 @@ def replace_member(
     _copy(source, member.stop, directory.start - member.stop, fd, stop)
     entries = bytearray(source.read_at(directory.start, directory.stop - directory.start))
     for other in directory.members:
-        _patch_entry(entries, other, directory.start, shift if other.header > member.header else 0)
+        if shift and other.header > member.header:
+            values = [(24, other.size), (20, other.stored), (42, other.header + shift)]
+            _patch_entry(entries, other.entry - directory.start, values)
     at = member.entry - directory.start
     struct.pack_into("<I", entries, at + 16, crc)
-    _patch_at(entries, at, _CENTRAL_FIXED, [(24, size), (20, stored), (42, member.header)])
+    _patch_entry(entries, at, [(24, size), (20, stored), (42, member.header)])
     tail = bytearray(source.read_at(directory.stop, source.size - directory.stop))
     _patch_tail(tail, directory.start + shift, directory.stop + shift)
     write_at(fd, memoryview(entries + tail), directory.start + shift)
@@ -148,9 +147,9 @@ def replace_member(
 
 
 def _copy(source: Source, start: int, length: int, fd: int, to: int) -> None:
-    for at in range(0, length, _BLOCK):
-        block = source.read_at(start + at, min(_BLOCK, length - at))
-        write_at(fd, memoryview(block), to + at)
+    for block in source.blocks(start, length):
+        write_at(fd, memoryview(block), to)
+        to += len(block)
 
 
 def _pack(member: Member, blocks: Iterator[bytes], fd: int) -> tuple[int, int, int]:
@@ -178,17 +177,12 @@ def _descriptor(old: bytes, crc: int, stored: int, size: int) -> bytes:
     return signature + struct.pack("<3I", crc, _narrow(stored), _narrow(size))
 
 
-def _patch_entry(entries: bytearray, member: Member, start: int, shift: int) -> None:
-    if shift:
-        values = [(24, member.size), (20, member.stored), (42, member.header + shift)]
-        _patch_at(entries, member.entry - start, _CENTRAL_FIXED, values)
-
-
-def _patch_at(data: bytearray, at: int, fixed: int, values: list[tuple[int, int]]) -> None:
-    name_length, extra_length = struct.unpack_from("<2H", data, at + 28)
-    part = data[at : at + fixed + name_length + extra_length]
-    _patch(part, fixed, values)
-    data[at : at + len(part)] = part
+def _patch_entry(entries: bytearray, at: int, values: list[tuple[int, int]]) -> None:
+    """Patch the entry of the central directory that begins at `at`."""
+    name_length, extra_length = struct.unpack_from("<2H", entries, at + 28)
+    entry = entries[at : at + _CENTRAL_FIXED + name_length + extra_length]
+    _patch(entry, _CENTRAL_FIXED, values)
+    entries[at : at + len(entry)] = entry
 
 
 def _patch(header: bytearray, fixed: int, values: list[tuple[int, int]]) -> None:
@@ -197,7 +191,7 @@ def _patch(header: bytearray, fixed: int, values: list[tuple[int, int]]) -> None
     extra = fixed + name_length
     wide = _zip64_field(header, extra, extra + extra_length)
     for place, value in values:
-        if struct.unpack_from("<I", header, place)[0] == _FULL32:
+        if struct.unpack_from("<I", header, place)[0] == FULL32:
             struct.pack_into("<Q", header, wide, value)
             wide += 8
         else:
@@ -208,7 +202,7 @@ def _zip64_field(header: bytearray, at: int, stop: int) -> int:
     """Return where the numbers of the zip64 extra field begin; `stop` where there is none."""
     while stop - at >= 4:
         kind, length = struct.unpack_from("<2H", header, at)
-        if kind == _ZIP64_EXTRA:
+        if kind == ZIP64_EXTRA:
             return at + 4
         at += 4 + length
     return stop
@@ -221,12 +215,12 @@ def _patch_tail(tail: bytearray, start: int, stop: int) -> None:
         struct.pack_into("<Q", tail, 48, start)
         struct.pack_into("<Q", tail, 56 + 8, stop)
         end = _ZIP64_TAIL
-    if struct.unpack_from("<I", tail, end + 16)[0] != _FULL32:
+    if struct.unpack_from("<I", tail, end + 16)[0] != FULL32:
         struct.pack_into("<I", tail, end + 16, _narrow(start))
 
 
 def _narrow(value: int) -> int:
-    if value >= _FULL32:
+    if value >= FULL32:
         raise NotWrittenError(
             "the archive would pass 4 GiB, and has no zip64 fields for that",
             hint="save the model again without compression",

@@ -9,7 +9,7 @@ directory, and nothing may follow the end record. Nothing is unpacked here.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Never
 from unicodedata import normalize
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 STORED = 0
 DEFLATED = 8
+ZIP64_EXTRA = 1
+FULL32 = 0xFFFFFFFF
+"""What stands in a field whose number is in the zip64 extra field."""
 MAX_MEMBERS = 10_000
 
 _MAX_DIRECTORY = 16 << 20
@@ -40,30 +43,40 @@ _REFUSED_FLAGS = _ENCRYPTED | _PATCHED | _STRONGLY_ENCRYPTED | _MASKED
 _NEWEST_VERSION = 63
 _UNIX_KIND = 0o170000
 _UNIX_LINK = 0o120000
-_ZIP64_EXTRA = 1
 _UNICODE_PATH_EXTRA = 0x7075
 _FULL16 = 0xFFFF
-_FULL32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One member of an archive; offsets and sizes in bytes, from the start of the file.
+class Entry:
+    """One entry of the central directory: it begins at `entry`, and its member's header at `header`.
 
-    The member's header begins at `header`, its data fill `stored` bytes from `data` on, `stop` is
-    where the next member begins, `entry` where its entry in the directory does. `crc_places` are
-    where its checksum is written down: in its header or data descriptor, and in the directory.
+    Offsets and sizes are in bytes, from the start of the file; `stored` is the packed size.
     """
 
     name: str
+    raw_name: bytes
+    flags: int
     method: int
+    time: int
+    date: int
     crc: int
     stored: int
     size: int
     header: int
+    entry: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Entry):
+    """One member of an archive.
+
+    Its data fill `stored` bytes from `data` on, and the next member begins at `stop`. `crc_places`
+    are where its checksum is written down: in its header or data descriptor, and in the directory.
+    """
+
     data: int
     stop: int
-    entry: int
     crc_places: tuple[int, int]
 
 
@@ -87,23 +100,6 @@ def read_directory(source: Source) -> Directory:
     return _Reader(source).read()
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One entry of the central directory."""
-
-    name: str
-    raw_name: bytes
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc: int
-    stored: int
-    size: int
-    header: int
-    at: int
-
-
 class _Reader:
     """One archive being read."""
 
@@ -122,7 +118,7 @@ class _Reader:
         entries = self.entries(self.source.read_at(start, size), start)
         if len(entries) != count:
             self.refuse(f"announces {count} members but lists {len(entries)}")
-        self.refuse_twins(entries)
+        self.refuse_duplicates(entries)
         members = self.locate(entries, start)
         return Directory(tuple(members[entry.name] for entry in entries), start, stop)
 
@@ -167,16 +163,16 @@ class _Reader:
         if signature != b"PK\x06\x06" or size != _END64.size - 12 or disk or first_disk:
             self.refuse("its zip64 end record is damaged")
         long = (here, count, length, start)
-        fulls = (_FULL16, _FULL16, _FULL32, _FULL32)
-        for value, told, full in zip(long, short[3:7], fulls, strict=True):
-            if told not in (full, value):
+        fulls = (_FULL16, _FULL16, FULL32, FULL32)
+        for value, narrow, full in zip(long, short[3:7], fulls, strict=True):
+            if narrow not in (full, value):
                 self.refuse("its two end records disagree")
         if here != count:
             self.refuse("is one of several disks")
         return count, length, start, at
 
-    def entries(self, data: bytes, start: int) -> list[_Entry]:
-        entries: list[_Entry] = []
+    def entries(self, data: bytes, start: int) -> list[Entry]:
+        entries: list[Entry] = []
         at = 0
         while at < len(data):
             if len(data) - at < _CENTRAL.size or data[at : at + 4] != b"PK\x01\x02":
@@ -193,7 +189,7 @@ class _Reader:
             at = stop
         return entries
 
-    def entry(self, fields: tuple[Any, ...], raw_name: bytes, extra: bytes, at: int) -> _Entry:
+    def entry(self, fields: tuple[Any, ...], raw_name: bytes, extra: bytes, at: int) -> Entry:
         flags, method, time, date, crc, stored, size = fields[3:10]
         disk, attributes, header = fields[13], fields[15], fields[16]
         name = self.name(raw_name, flags)
@@ -205,11 +201,11 @@ class _Reader:
             self.refuse("is a symbolic link", name)
         if method not in (STORED, DEFLATED):
             self.refuse(f"is packed with method {method}; stored and deflate are read", name)
-        wide = [size == _FULL32, stored == _FULL32, header == _FULL32]
+        wide = [size == FULL32, stored == FULL32, header == FULL32]
         size, stored, header = self.widen(extra, [size, stored, header], wide, name)
         if disk not in (0, _FULL16) or (method == STORED and stored != size):
             self.refuse("its directory entry makes no sense", name)
-        return _Entry(name, raw_name, flags, method, time, date, crc, stored, size, header, at)
+        return Entry(name, raw_name, flags, method, time, date, crc, stored, size, header, at)
 
     def name(self, raw: bytes, flags: int) -> str:
         try:
@@ -235,7 +231,7 @@ class _Reader:
         for kind, data in self.extra_fields(extra, name):
             if kind == _UNICODE_PATH_EXTRA:
                 self.refuse("has a second name in an extra field", name)
-            if kind == _ZIP64_EXTRA:
+            if kind == ZIP64_EXTRA:
                 if found is not None:
                     self.refuse("has two zip64 fields", name)
                 found = data
@@ -259,7 +255,7 @@ class _Reader:
             self.refuse("its extra fields are damaged", name)
         return fields
 
-    def refuse_twins(self, entries: list[_Entry]) -> None:
+    def refuse_duplicates(self, entries: list[Entry]) -> None:
         seen: set[str] = set()
         for entry in entries:
             key = normalize("NFC", entry.name.removesuffix("/"))
@@ -267,7 +263,7 @@ class _Reader:
                 self.refuse("is in the archive twice", entry.name)
             seen.add(key)
 
-    def locate(self, entries: list[_Entry], directory: int) -> dict[str, Member]:
+    def locate(self, entries: list[Entry], directory: int) -> dict[str, Member]:
         """Check that the members fill the file up to the directory, in some order."""
         members: dict[str, Member] = {}
         expected = 0
@@ -282,7 +278,7 @@ class _Reader:
             self.refuse("holds bytes that belong to no member")
         return members
 
-    def member(self, entry: _Entry, stop: int) -> Member:
+    def member(self, entry: Entry, stop: int) -> Member:
         """Compare the header before the data with the directory; return the member."""
         if stop - entry.header < _LOCAL.size:
             self.refuse("has no room for its header", entry.name)
@@ -298,31 +294,20 @@ class _Reader:
         if (signature, flags, method, time, date, rest[:name_length]) != known:
             self.refuse("its header and the directory disagree", entry.name)
         size, stored = self.widen(
-            rest[name_length:], [size, stored], [size == _FULL32, stored == _FULL32], entry.name
+            rest[name_length:], [size, stored], [size == FULL32, stored == FULL32], entry.name
         )
-        told = (crc, stored, size)
+        found = (crc, stored, size)
         expected = (entry.crc, entry.stored, entry.size)
         crc_at = entry.header + 14
         if flags & _DESCRIPTOR:
-            if told not in (expected, (0, 0, 0)):
+            if found not in (expected, (0, 0, 0)):
                 self.refuse("its header and the directory disagree", entry.name)
             crc_at = self.descriptor(entry, data + entry.stored, stop)
-        elif told != expected or data + entry.stored != stop:
+        elif found != expected or data + entry.stored != stop:
             self.refuse("its header and the directory disagree", entry.name)
-        return Member(
-            name=entry.name,
-            method=entry.method,
-            crc=entry.crc,
-            stored=entry.stored,
-            size=entry.size,
-            header=entry.header,
-            data=data,
-            stop=stop,
-            entry=entry.at,
-            crc_places=(crc_at, entry.at + 16),
-        )
+        return Member(**asdict(entry), data=data, stop=stop, crc_places=(crc_at, entry.entry + 16))
 
-    def descriptor(self, entry: _Entry, at: int, stop: int) -> int:
+    def descriptor(self, entry: Entry, at: int, stop: int) -> int:
         """Check the data descriptor, which must fill the bytes up to `stop`; return its CRC's place."""
         if stop - at not in (12, 16, 20, 24):
             self.refuse("its data descriptor is missing", entry.name)

@@ -1,1 +1,0 @@
-"""The safetensors format: one file, or a sharded set with its index."""

@@ -1,1 +1,0 @@
-"""Zip archives, read strictly and rewritten byte for byte."""
