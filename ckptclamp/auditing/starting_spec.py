@@ -21,9 +21,10 @@ from ckptclamp.auditing.audit import AuditOptions, make_plan, opened
 from ckptclamp.auditing.inspection import inspect
 from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.errors import NothingEvaluatedError, printable
-from ckptclamp.plan.matching import ExactPatterns, labels_of
 from ckptclamp.plan.tensors import (
+    ExactPatterns,
     judged_tensors,
+    labels_of,
     parts_of,
     why_no_norm,
     why_not_judged,

@@ -10,15 +10,10 @@ from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.constraints.registry import make
 from ckptclamp.errors import Notice, UsageError
-from ckptclamp.models.keras import (
-    ParsedConstraint,
-    declared_constraints,
-    parse_constraint,
-    undeclared_notices,
-)
+from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
+from ckptclamp.models.keras.declarations import undeclared_notices
 from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, combined
 from ckptclamp.plan.tensors import (
-    judged_tensors,
     stored,
     tolerance_for,
     why_not_judged,
@@ -30,29 +25,27 @@ from ckptclamp.spec.model import Units
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.keras.declarations import Declaration
+    from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.spec.model import CustomObject, Spec
 
 
 def plan_declarations(
-    checkpoint: Checkpoint, spec: Spec, allow_import: AbstractSet[str], tolerance: float | None
+    bound: BoundModel, spec: Spec, allow_import: AbstractSet[str], tolerance: float | None
 ) -> Plan:
-    """Plan every constraint that the checkpoint's model config declares.
+    """Plan every constraint that the config of `bound` declares.
 
     What cannot be understood (a custom constraint that nobody mapped, an axis that the tensor does
     not have) is not evaluated, with the reason; it never stops the rest.
     """
-    if checkpoint.keras is None:
-        return Plan()
-    tensors = judged_tensors(checkpoint)
+    tensors = {**bound.tensors, **bound.dequantised}
     plans = [
         _Planner(declaration, tensors, spec, allow_import, tolerance).plan()
-        for declaration in declared_constraints(checkpoint.keras, checkpoint.tensors)
+        for declaration in bound.declarations
     ]
-    return combined([*plans, Plan(notices=undeclared_notices(checkpoint.keras))])
+    return combined([*plans, Plan(notices=undeclared_notices(bound.layers))])
 
 
 @dataclass(frozen=True, slots=True)

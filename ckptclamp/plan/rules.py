@@ -7,11 +7,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
-from ckptclamp.plan.matching import governed, labels_of, names_of
 from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, UnmatchedRule
 from ckptclamp.plan.tensors import (
     RAW_HINT,
+    governed,
     judged_tensors,
+    keras_model,
+    names_of,
     parts_of,
     quantised_notice,
     stored,
@@ -26,11 +28,12 @@ from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.families import Part
+    from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.spec.model import Rule, Spec
 
 
@@ -46,12 +49,13 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     Raises:
         SpecError: a rule states axes that a tensor does not have, or none where it must.
     """
-    labels = labels_of(checkpoint)
+    bound = keras_model(checkpoint)
+    labels = {} if bound is None else bound.labels
+    shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
     matching = governed(patterns, judged_tensors(checkpoint).values(), labels)
     pairs: list[Pair] = []
     problems: list[SpecProblem] = []
-    shown = _distinct(labels)
     parts = parts_of(checkpoint)
     for rule, tensors in zip(spec.rules, matching, strict=True):
         refused = []
@@ -79,32 +83,10 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         notices=(
             *(_matches_nothing(rule) for rule in empty if not rule.required),
             *partly,
-            *_unnamed(checkpoint, spec.rules, labels),
+            *(() if bound is None else unnamed_notice(spec.rules, bound)),
             *(unread_config_notice(checkpoint) if any(matching) else ()),
         ),
     )
-
-
-def _distinct(labels: Mapping[str, str]) -> Mapping[str, str]:
-    """Only a label that names one tensor tells a reader which one is meant."""
-    if not labels:
-        return {}
-    from ckptclamp.models.keras import distinct_labels
-
-    return distinct_labels(labels)
-
-
-def _unnamed(
-    checkpoint: Checkpoint, rules: Sequence[Rule], labels: Mapping[str, str]
-) -> tuple[Notice, ...]:
-    if checkpoint.keras is None or not rules:
-        return ()
-    from ckptclamp.models.keras import unnamed_weights
-
-    tensors = checkpoint.tensors
-    unnamed = unnamed_weights(checkpoint.keras, tensors)
-    names = {name: names_of(tensors[name], labels.get(name)) for name in unnamed}
-    return unnamed_notice(rules, unnamed, names, labels.values())
 
 
 def _pair(
@@ -231,25 +213,14 @@ _TRIALS = 200_000
 """How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
 
 
-def unnamed_notice(
-    rules: Sequence[Rule],
-    unnamed: Mapping[str, str],
-    names: Mapping[str, Sequence[str]],
-    labels: Iterable[str],
-) -> tuple[Notice, ...]:
-    """Warn of weights that a rule may have meant and matched none of in their layer.
-
-    Args:
-        rules: the rules of a spec.
-        unnamed: the layers that each weight without a known name lies in, by its full name.
-        names: what each of these weights is called, by its full name.
-        labels: what weights of which it is known are called.
-    """
-    if not (rules and unnamed):
+def unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, ...]:
+    """Warn of weights without a known name that a rule may mean, though it matches none in their layer."""
+    if not (rules and bound.unnamed):
         return ()
     patterns = TensorPatterns([rule.tensors for rule in rules])
-    words = _words(rules, labels)
-    unnamed = dict(islice(unnamed.items(), max(1, _TRIALS // max(1, len(words)))))
+    words = _words(rules, bound.labels.values())
+    unnamed = dict(islice(bound.unnamed.items(), max(1, _TRIALS // max(1, len(words)))))
+    names = {name: names_of(bound.tensors[name], bound.labels.get(name)) for name in unnamed}
     met: dict[str, set[int]] = defaultdict(set)
     for tensor, layer in unnamed.items():
         met[layer] |= patterns.matching(names[tensor])

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.tensor import KerasLayout
 from ckptclamp.errors import Notice, printable
-from ckptclamp.models.keras.binding import NAME_IT, Bindings, Bound, Unbound, is_quantised
+from ckptclamp.models.keras.binding import NAME_IT, Bound, Unbound, is_quantised
 from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a_builtin
-from ckptclamp.models.keras.mapping import bind
-from ckptclamp.models.keras.names import distinct_labels, labels_of_bound, variable_label
-from ckptclamp.models.keras.tree import Layer, RepeatedLayers, read_model
 
 if TYPE_CHECKING:
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.keras.tree import Layer
 
 
-def declared_constraints(
-    model: KerasModel, tensors: Mapping[str, Tensor]
-) -> tuple[Declaration, ...]:
+def find_declarations(bound: BoundModel) -> Iterator[Declaration]:
     """One declaration for each layer and ``*_constraint`` of the config that is not null.
 
     Every such argument is answered for: with the exact tensors, with a reason why they cannot be
     told, or with a notice that it governs nothing. A file without a config declares nothing.
-
-    Raises:
-        RefusedError: the config nests layers deeper than 64 levels.
     """
-    root, bindings = bind(model, tensors)
-    if root is None:
-        return ()
-    legacy = model.layout is KerasLayout.LEGACY
-    labels = distinct_labels(labels_of_bound(model, tensors, root, bindings))
-    return tuple(_Declarations(root, bindings, tensors, legacy, labels).all())
+    return _Declarations(bound).all()
 
 
-def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
-    """What the config cannot tell: constraints that a user's own code may set."""
-    if model.config is None:
+def undeclared_notices(layers: Sequence[Layer]) -> tuple[Notice, ...]:
+    """What a config with these layers cannot tell: constraints that a user's own code may set."""
+    if not layers:
         return ()
-    root = read_model(model.config)
+    root = layers[0]
     if root.container is None:
         return (
             Notice(
@@ -54,7 +40,7 @@ def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
                 informational=True,
             ),
         )
-    own = {layer.class_name for layer in root.walk() if layer.custom and layer.container is None}
+    own = {layer.class_name for layer in layers if layer.custom and layer.container is None}
     if not own:
         return ()
     shown = ", ".join(printable(name) for name in sorted(own)[:5])
@@ -70,33 +56,21 @@ def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
 
 
 class _Declarations:
-    """One config, its layers bound to tensors."""
+    """The layers of one config, with their copies and the wrappers that mirror a variable."""
 
-    def __init__(
-        self,
-        root: Layer,
-        bindings: Bindings,
-        tensors: Mapping[str, Tensor],
-        legacy: bool,
-        distinct: Mapping[str, str],
-    ) -> None:
-        self.root = root
-        self.legacy = legacy
-        self.repeats = RepeatedLayers(root.walk())
-        self.bindings = bindings
-        self.tensors = tensors
-        self.distinct = distinct
-        self.twins: dict[int, list[Layer]] = {}
+    def __init__(self, bound: BoundModel) -> None:
+        self.bound = bound
+        self.copies: dict[int, list[Layer]] = {}
         self.mirrors: dict[int, Layer] = {}
-        for layer in root.walk():
-            if layer.twin is not None:
-                self.twins.setdefault(layer.twin, []).append(layer)
+        for layer in bound.layers:
+            if layer.copy_of is not None:
+                self.copies.setdefault(layer.copy_of, []).append(layer)
             if any(variable.mirror for variable in layer.variables) and layer.children:
                 self.mirrors[layer.children[0].key] = layer
 
     def all(self) -> Iterator[Declaration]:
-        for layer in self.root.walk():
-            if layer.twin is None:
+        for layer in self.bound.layers:
+            if layer.copy_of is None:
                 for argument, serialised in layer.declared.items():
                     yield self._declaration(layer, argument, serialised)
                 yield from unread_constraints(layer)
@@ -120,15 +94,15 @@ class _Declarations:
     def _on_tensors(self, layer: Layer, governed: list[int], place: dict[str, Any]) -> Declaration:
         names: list[str] = []
         labels: list[str | None] = []
-        for member in (layer, *self.twins.get(layer.key, ())):
-            binding = self.bindings[member.key]
+        for member in (layer, *self.copies.get(layer.key, ())):
+            binding = self.bound.bindings[member.key]
             if isinstance(binding, Unbound):
                 return Declaration(**place, not_evaluated=binding.reason, hint=binding.hint)
             for index in governed:
                 found = (*binding.tensors[index], *self._mirror(member, index))
                 names += found
-                label = variable_label(member, member.variables[index])
-                labels += [label if name in self.distinct else None for name in found]
+                label = member.label(member.variables[index])
+                labels += [label if name in self.bound.distinct_labels else None for name in found]
         notices = tuple(self._notices(layer, names))
         mode = layer.variables[governed[0]].quantised or self._integers(names)
         if mode is not None:
@@ -143,13 +117,13 @@ class _Declarations:
         wrapper = self.mirrors.get(layer.key)
         if wrapper is None or index != 0:
             return ()
-        binding = self.bindings[wrapper.key]
+        binding = self.bound.bindings[wrapper.key]
         return binding.tensors[0] if isinstance(binding, Bound) else ()
 
     def _integers(self, names: list[str]) -> str | None:
         """The dtype of the first tensor that holds no fractions."""
-        quantised = (self.tensors[name] for name in names if is_quantised(self.tensors[name]))
-        return next((str(tensor.dtype) for tensor in quantised), None)
+        tensors = (self.bound.tensors[name] for name in names)
+        return next((str(tensor.dtype) for tensor in tensors if is_quantised(tensor)), None)
 
     def _notices(self, layer: Layer, names: list[str]) -> Iterator[Notice]:
         path = printable("/".join(layer.path))
@@ -159,17 +133,17 @@ class _Declarations:
                 f"{path} was frozen when it was saved: Keras constrains no frozen layer",
                 informational=True,
             )
-        earlier = self.repeats.first(layer)
+        earlier = self.bound.repeats.first(layer)
         if earlier is None:
             return
         other = printable("/".join(earlier.path))
-        if self.bindings[layer.key] == self.bindings[earlier.key]:
+        if self.bound.bindings[layer.key] == self.bound.bindings[earlier.key]:
             yield Notice(
                 "shared-twice",
                 f"{path} is the same layer as {other}, and is saved once",
                 informational=True,
             )
-        elif self.legacy:
+        elif self.bound.legacy:
             yield Notice(
                 "shared-twice",
                 f"{path} has the name and settings of {other}: if they are one layer, the file holds "

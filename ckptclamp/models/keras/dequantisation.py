@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import Dequantised, KerasLayout, Unreadable
-from ckptclamp.models.keras.binding import Bound, is_quantised
+from ckptclamp.models.keras.binding import is_quantised
 from ckptclamp.models.keras.layers import einsum_equation
-from ckptclamp.models.keras.mapping import bind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.layers import Variable
+    from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.keras.tree import Layer
 
 Shape = tuple[int, ...]
@@ -37,25 +37,19 @@ class _NotUnderstoodError(Exception):
     """Why the weights cannot be computed."""
 
 
-def dequantised_weights(model: KerasModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def find_dequantised(bound: BoundModel) -> dict[str, Tensor]:
     """What each quantised tensor that a layer holds stands for, by the tensor's full name.
 
     The result keeps the name; its shape and dtype are those of the weight. Where the weight cannot
     be computed its storage is `Unreadable`, with the reason.
-
-    Raises:
-        RefusedError: the config nests layers deeper than 64 levels.
     """
-    root, bindings = bind(model, tensors)
+    tensors = bound.tensors
     found: dict[str, Tensor] = {}
-    for layer in () if root is None else root.walk():
-        binding = bindings[layer.key]
-        if not isinstance(binding, Bound):
-            continue
-        for variable, names in zip(layer.variables, binding.tensors, strict=True):
+    for layer in bound.layers:
+        for variable, names in bound.stored(layer):
             for name in names:
                 if _concerns(variable, tensors[name]):
-                    beside = _beside(model.layout, layer, variable, name, tensors)
+                    beside = _beside(bound.model.layout, layer, variable, name, tensors)
                     found.setdefault(name, _weight(layer, variable, tensors[name], beside))
     return found
 

@@ -27,8 +27,8 @@ class Layer:
     its own, in Keras' order; when `open_ended` there may be others that are not known here. Exactly
     one of `sublayers` (in attributes, each with its possible names) and `elements` (in the list
     that the attribute `container` holds) may be filled. `declared` maps each ``*_constraint``
-    argument to what the config holds; a `twin` has the declarations of another layer, whose config
-    it was made from. `frozen` says that it, or a layer around it, was not trainable. A class that
+    argument to what the config holds; a layer that is `copy_of` another, by its key, was made from
+    that one's config and has its declarations. `frozen` says that it, or a layer around it, was not trainable. A class that
     is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
     of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the
     number that tf_keras gives an object that it met before.
@@ -48,7 +48,7 @@ class Layer:
     container: str | None = None
     elements: tuple[Layer, ...] = ()
     declared: Mapping[str, Any] = field(default_factory=dict)
-    twin: int | None = None
+    copy_of: int | None = None
     known: bool = False
     unread: tuple[tuple[str, Any], ...] = ()
     odd: tuple[str, ...] = ()
@@ -63,6 +63,10 @@ class Layer:
             else self.class_name
         )
         return to_snake_case(name.rpartition(">")[2])
+
+    def label(self, variable: Variable) -> str:
+        """The friendly name of one of its variables: ``outer/dense/kernel``."""
+        return "/".join((*self.path, variable.name))
 
     @property
     def custom(self) -> bool:
@@ -245,7 +249,7 @@ class _Reader:
             pair.append(((f"{direction}_layer",), inner))
         if explicit is None:
             for forward, backward in zip(pair[0][1].walk(), pair[1][1].walk(), strict=True):
-                backward.twin = forward.key
+                backward.copy_of = forward.key
         return tuple(pair)
 
     def _variables(self, layer: Layer) -> None:

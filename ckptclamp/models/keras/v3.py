@@ -20,21 +20,21 @@ from ckptclamp.models.keras.binding import (
     unbound_below,
 )
 from ckptclamp.models.keras.quantisation import ends_as_float8
-from ckptclamp.models.keras.tree import RepeatedLayers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptclamp.checkpoints.tensor import KerasModel, Tensor
-    from ckptclamp.models.keras.tree import Layer
+    from ckptclamp.models.keras.tree import Layer, RepeatedLayers
 
 
-def bind_v3(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bindings:
+def bind_v3(
+    root: Layer, groups: V3Groups, repeats: RepeatedLayers, tensors: Mapping[str, Tensor]
+) -> Bindings:
     """Where the variables of every layer of the config are stored, or why that cannot be told."""
-    groups = V3Groups(model, tensors)
     if groups.ambiguous:
         return unbound_below(root, Unbound("two groups of the file differ only in their slashes"))
-    mapper = _Mapper(root, groups, tensors)
+    mapper = _Mapper(groups, repeats, tensors)
     mapper.bind(root, "", named=False)
     return mapper.bindings
 
@@ -42,11 +42,13 @@ def bind_v3(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bi
 class _Mapper:
     """One walk over the config and the groups, together."""
 
-    def __init__(self, root: Layer, groups: V3Groups, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, groups: V3Groups, repeats: RepeatedLayers, tensors: Mapping[str, Tensor]
+    ) -> None:
         self.groups = groups
+        self.repeats = repeats
         self.tensors = tensors
         self.bindings: Bindings = {}
-        self.repeats = RepeatedLayers(root.walk())
 
     def bind(self, layer: Layer, path: str, *, named: bool = True) -> None:
         """Bind a layer to the group at `path`; `named` where the group should carry its name."""
