@@ -52,20 +52,23 @@ def is_quantised(tensor: Tensor) -> bool:
     return tensor.dtype is not None and tensor.dtype.unit_roundoff == 0.0
 
 
+def agrees(variable: Variable, shape: tuple[int, ...]) -> bool:
+    """Whether the config implies this shape for `variable`, as far as it tells."""
+    expected = variable.shape
+    return expected is None or (
+        len(expected) == len(shape)
+        and all(e in (None, n) for e, n in zip(expected, shape, strict=True))
+    )
+
+
 def disagreement(variable: Variable, tensor: Tensor) -> str | None:
     """What contradicts that `tensor` holds `variable`, if anything does.
 
     A quantised tensor may be packed, so that its shape says nothing.
     """
-    if variable.shape is None or is_quantised(tensor):
+    if agrees(variable, tensor.shape) or is_quantised(tensor):
         return None
-    agrees = len(variable.shape) == len(tensor.shape) and all(
-        expected is None or expected == size
-        for expected, size in zip(variable.shape, tensor.shape, strict=True)
-    )
-    if agrees:
-        return None
-    sizes = ", ".join("?" if size is None else str(size) for size in variable.shape)
+    sizes = ", ".join("?" if size is None else str(size) for size in variable.shape or ())
     return (
         f"the config implies the shape ({sizes}) for {variable.name}, "
         f"but {printable(tensor.name)} has {tensor.shape}"

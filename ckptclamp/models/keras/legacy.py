@@ -22,7 +22,7 @@ from ckptclamp.models.keras.binding import (
     is_quantised,
     unbound_below,
 )
-from ckptclamp.models.keras.quantisation import FLOAT8_HISTORY
+from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY
 from ckptclamp.models.keras.tree import RepeatedLayers
 
 if TYPE_CHECKING:

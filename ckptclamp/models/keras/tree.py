@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from ckptclamp.errors import RefusedError
 from ckptclamp.models.keras.config import LayerConfig, as_integer, as_mapping
+from ckptclamp.models.keras.dequantisation import quantised_variables
 from ckptclamp.models.keras.layers import FAMILIES, Variable
 from ckptclamp.models.keras.other_layers import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
-from ckptclamp.models.keras.quantisation import quantised_variables
 
 _MAX_DEPTH: Final = 64
 """How deep layers may nest; Keras itself fails long before."""

@@ -19,7 +19,7 @@ from ckptclamp.models.keras.binding import (
     is_quantised,
     unbound_below,
 )
-from ckptclamp.models.keras.quantisation import ends_as_float8
+from ckptclamp.models.keras.dequantisation import ends_as_float8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
