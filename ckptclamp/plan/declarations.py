@@ -19,7 +19,7 @@ from ckptclamp.plan.tensors import (
     why_not_judged,
     why_not_projected,
 )
-from ckptclamp.plan.units import degenerate, meant_axes, reduced_axes, suspicious
+from ckptclamp.plan.units import has_axes, unit_of
 from ckptclamp.spec.model import Units
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class _Planner:
             constraint = make(parsed.builtin, parsed.config)
         else:
             constraint = self._imported(parsed.custom or "", parsed.config)
-        if not constraint.streaming or constraint.elementwise:
+        if not has_axes(constraint):
             return constraint, Units()
         if parsed.builtin is not None:
             return constraint, _units(parsed.axis)
@@ -123,17 +123,16 @@ class _Planner:
         reason = why_not_judged(tensor)
         if reason is not None:
             return self._refused(reason, None, tensor, str(constraint))
+        declaration = self.declaration
+        place = declaration.layer_class, declaration.argument
         try:
-            axes = reduced_axes(units, constraint, tensor.shape)
+            unit = unit_of(tensor, constraint, units, place)
         except UsageError as error:
             return self._refused(error.message, error.hint, tensor, str(constraint))
-        declaration = self.declaration
-        lint = self._lint(tensor, axes, constraint)
-        is_degenerate = lint is not None and lint.code == "degenerate-axis"
         assignment = Assignment(
             tensor=tensor,
             constraint=stored(constraint, tensor),
-            axes=axes,
+            axes=unit.axes,
             rule=self.rule,
             origin=Origin.DECLARED,
             why=f"{declaration.layer_class} {declaration.layer} declares {declaration.argument}",
@@ -141,21 +140,11 @@ class _Planner:
             automatic=self.spec.tolerance is None and self.tolerance is None,
             label=label,
             location=self.rule,
-            notices=declaration.notices if lint is None else (*declaration.notices, lint),
+            notices=(*declaration.notices, *unit.notices),
             unprojected=why_not_projected(tensor) or _only_audited(constraint),
-            meant=self._meant(tensor) if is_degenerate else None,
+            meant=unit.meant,
         )
         return Plan((assignment,))
-
-    def _lint(self, tensor: Tensor, axes: tuple[int, ...], constraint: Constraint) -> Notice | None:
-        if constraint.elementwise or not constraint.streaming:
-            return None
-        layer, argument = self.declaration.layer_class, self.declaration.argument
-        found = degenerate(tensor.name, tensor.shape, axes, self._meant(tensor))
-        return found or suspicious(tensor.name, tensor.shape, axes, layer, argument)
-
-    def _meant(self, tensor: Tensor) -> tuple[int, ...]:
-        return meant_axes(tensor.shape, self.declaration.layer_class, self.declaration.argument)
 
     def _refused(
         self,

@@ -23,7 +23,7 @@ from ckptclamp.plan.tensors import (
     why_not_judged,
     why_not_projected,
 )
-from ckptclamp.plan.units import defaulted, degenerate, meant_axes, reduced_axes
+from ckptclamp.plan.units import unit_of
 from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns
 
@@ -108,12 +108,11 @@ def _pair(
             severity=rule.severity,
             no_weight=no_weight is not None,
         )
-    axes = reduced_axes(rule.units, rule.constraint, tensor.shape)
-    notice = _axis_notice(rule, tensor, axes)
+    unit = unit_of(tensor, rule.constraint, rule.units)
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),
-        axes=axes,
+        axes=unit.axes,
         rule=rule.id,
         origin=Origin.SPEC,
         why=_why(rule),
@@ -122,9 +121,9 @@ def _pair(
         severity=rule.severity,
         label=label,
         location=_place(rule),
-        notices=(*(() if notice is None else (notice,)), *quantised_notice(tensor)),
+        notices=(*unit.notices, *quantised_notice(tensor)),
         unprojected=why_not_projected(tensor),
-        meant=meant_axes(tensor.shape) if _is_degenerate(notice) else None,
+        meant=unit.meant,
     )
 
 
@@ -135,18 +134,6 @@ def _place(rule: Rule) -> str | None:
 def _why(rule: Rule) -> str:
     matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
     return f"{matched}; as stored (storage: raw)" if rule.storage is Storage.RAW else matched
-
-
-def _axis_notice(rule: Rule, tensor: Tensor, axes: tuple[int, ...]) -> Notice | None:
-    if rule.constraint.elementwise or not rule.constraint.streaming:
-        return None
-    if rule.units.stated:
-        return degenerate(tensor.name, tensor.shape, axes, meant_axes(tensor.shape))
-    return defaulted(tensor.name, tensor.shape, axes, rule.constraint)
-
-
-def _is_degenerate(notice: Notice | None) -> bool:
-    return notice is not None and notice.code == "degenerate-axis"
 
 
 def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> SpecProblem:
