@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.plan.model import Assignment, NotEvaluated, Plan, combined
-from ckptclamp.plan.rules import plan_rules
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.spec.model import Declared, Spec
 
@@ -52,7 +51,11 @@ def build_plan(
     if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
     spec = spec or Spec()
-    plan = plan_rules(checkpoint, spec, tolerance)
+    plan = Plan()
+    if spec.rules:
+        from ckptclamp.plan.rules import plan_rules
+
+        plan = plan_rules(checkpoint, spec, tolerance)
     bound = keras_model(checkpoint)
     if bound is None:
         return plan

@@ -11,7 +11,6 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Dequantised, Role, Unreadable
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import Notice, NotWrittenError, UsageError
-from ckptclamp.models.families import find_parts
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
     """The tensors that are parts of weights, by name; Keras' files tell of theirs in another way."""
     if checkpoint.keras is not None:
         return {}
+    from ckptclamp.models.families import find_parts
+
     stated = checkpoint.quantisation
     return find_parts(checkpoint.tensors, None if isinstance(stated, Unreadable) else stated)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import Notice, printable
@@ -14,6 +14,29 @@ from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a
 if TYPE_CHECKING:
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.keras.tree import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One ``*_constraint`` of one layer, and the tensors that it governs.
+
+    `layer` is the path of layer names in the config (``outer/dense``), `argument` the constructor's
+    argument (``kernel_constraint``), `serialised` the constraint as it stands in the config.
+    `tensors` are full tensor names; `labels` the friendly name of each (``dense/kernel``), ``None``
+    where another tensor has the same. When
+    `not_evaluated` holds a reason there are no tensors to judge, and `hint` says what would help.
+    A declaration that is known to govern nothing has neither tensors nor a reason, but a notice.
+    """
+
+    layer: str
+    layer_class: str
+    argument: str
+    serialised: Mapping[str, Any] | str
+    tensors: tuple[str, ...] = ()
+    labels: tuple[str | None, ...] = ()
+    not_evaluated: str | None = None
+    hint: str | None = None
+    notices: tuple[Notice, ...] = ()
 
 
 def find_declarations(bound: BoundModel) -> Iterator[Declaration]:
@@ -73,31 +96,32 @@ class _Declarations:
             if layer.copy_of is None:
                 for argument, serialised in layer.declared.items():
                     yield self._declaration(layer, argument, serialised)
-                yield from unread_constraints(layer)
+                yield from _unread_constraints(layer)
 
-    def _declaration(self, layer: Layer, argument: str, serialised: Any) -> Declaration:  # noqa: ANN401 - untrusted JSON
-        place: dict[str, Any] = {
-            "layer": "/".join(layer.path),
-            "layer_class": layer.class_name,
-            "argument": argument,
-            "serialised": serialised if isinstance(serialised, (str, Mapping)) else str(serialised),
-        }
+    def _declaration(self, layer: Layer, argument: str, serialised: object) -> Declaration:
+        written = serialised if isinstance(serialised, (str, Mapping)) else str(serialised)
+        declaration = _declared(layer, argument, written)
         if not layer.known:
-            return Declaration(**place, **_unknown_class(layer))
-        governed = [
-            i for i, variable in enumerate(layer.variables) if variable.argument == argument
-        ]
+            return replace(
+                declaration,
+                not_evaluated=f"{printable(layer.class_name)} is no layer of Keras' own, so which of "
+                "its weights this constrains is known to its code alone",
+                hint=NAME_IT,
+            )
+        governed = [i for i, v in enumerate(layer.variables) if v.argument == argument]
         if not governed:
-            return Declaration(**place, notices=(_governs_nothing(layer, argument),))
-        return self._on_tensors(layer, governed, place)
+            return replace(declaration, notices=(_governs_nothing(layer, argument),))
+        return self._on_tensors(declaration, layer, governed)
 
-    def _on_tensors(self, layer: Layer, governed: list[int], place: dict[str, Any]) -> Declaration:
+    def _on_tensors(
+        self, declaration: Declaration, layer: Layer, governed: list[int]
+    ) -> Declaration:
         names: list[str] = []
         labels: list[str | None] = []
         for member in (layer, *self.copies.get(layer.key, ())):
             binding = self.bound.bindings[member.key]
             if isinstance(binding, Unbound):
-                return Declaration(**place, not_evaluated=binding.reason, hint=binding.hint)
+                return replace(declaration, not_evaluated=binding.reason, hint=binding.hint)
             for index in governed:
                 found = (*binding.tensors[index], *self._mirror(member, index))
                 names += found
@@ -106,10 +130,10 @@ class _Declarations:
         notices = tuple(self._notices(layer, names))
         mode = layer.variables[governed[0]].quantised or self._integers(names)
         if mode is not None:
-            notices += (_dropped(layer, place["argument"], mode),)
+            notices += (_dropped(layer, declaration.argument, mode),)
         unique = dict(zip(names, labels, strict=True))
-        return Declaration(
-            **place, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
+        return replace(
+            declaration, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
         )
 
     def _mirror(self, layer: Layer, index: int) -> tuple[str, ...]:
@@ -153,13 +177,8 @@ class _Declarations:
             )
 
 
-def _unknown_class(layer: Layer) -> dict[str, Any]:
-    name = printable(layer.class_name)
-    return {
-        "not_evaluated": f"{name} is no layer of Keras' own, so which of its weights this "
-        "constrains is known to its code alone",
-        "hint": NAME_IT,
-    }
+def _declared(layer: Layer, argument: str, serialised: Mapping[str, Any] | str) -> Declaration:
+    return Declaration("/".join(layer.path), layer.class_name, argument, serialised)
 
 
 def _governs_nothing(layer: Layer, argument: str) -> Notice:
@@ -180,47 +199,18 @@ def _dropped(layer: Layer, argument: str, mode: str) -> Notice:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """One ``*_constraint`` of one layer, and the tensors that it governs.
-
-    `layer` is the path of layer names in the config (``outer/dense``), `argument` the constructor's
-    argument (``kernel_constraint``), `serialised` the constraint as it stands in the config.
-    `tensors` are full tensor names; `labels` the friendly name of each (``dense/kernel``), ``None``
-    where another tensor has the same. When
-    `not_evaluated` holds a reason there are no tensors to judge, and `hint` says what would help.
-    A declaration that is known to govern nothing has neither tensors nor a reason, but a notice.
-    """
-
-    layer: str
-    layer_class: str
-    argument: str
-    serialised: Mapping[str, Any] | str
-    tensors: tuple[str, ...] = ()
-    labels: tuple[str | None, ...] = ()
-    not_evaluated: str | None = None
-    hint: str | None = None
-    notices: tuple[Notice, ...] = ()
-
-
-def unread_constraints(layer: Layer) -> Iterator[Declaration]:
+def _unread_constraints(layer: Layer) -> Iterator[Declaration]:
     """Declarations, all not evaluated, for what the tree of layers does not reach in `layer`."""
     for key in layer.odd:
-        yield Declaration(
-            layer="/".join(layer.path),
-            layer_class=layer.class_name,
-            argument=key,
-            serialised="unknown",
+        yield replace(
+            _declared(layer, key, "unknown"),
             not_evaluated=f"{key} is no serialised layer, so what it declares cannot be known",
             hint=NAME_IT,
         )
     for key, value in layer.unread:
         for argument, serialised in _constraints(key, value):
-            yield Declaration(
-                layer="/".join(layer.path),
-                layer_class=layer.class_name,
-                argument=argument,
-                serialised=serialised if isinstance(serialised, str) else dict(serialised),
+            yield replace(
+                _declared(layer, argument, serialised),
                 not_evaluated=f"{printable(argument)} is a setting of {printable(layer.class_name)} "
                 "that only its code can read",
                 hint=NAME_IT,

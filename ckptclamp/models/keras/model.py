@@ -11,7 +11,6 @@ from ckptclamp.checkpoints.tensor import KerasLayout, Role
 from ckptclamp.models.keras.binding import Bindings, Bound
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
 from ckptclamp.models.keras.dequantisation import find_dequantised
-from ckptclamp.models.keras.legacy import bind_legacy
 from ckptclamp.models.keras.other_layers import STATISTICS
 from ckptclamp.models.keras.tree import Layer, RepeatedLayers, read_model
 from ckptclamp.models.keras.v3 import LISTS, V3Groups, bind_v3, join
@@ -48,6 +47,8 @@ class BoundModel:
         self.repeats = RepeatedLayers(self.layers)
         self.bindings: Bindings = {}
         if root is not None and self.legacy:
+            from ckptclamp.models.keras.legacy import bind_legacy
+
             self.bindings = bind_legacy(model, root, tensors)
         elif root is not None:
             self.bindings = bind_v3(root, self._groups, self.repeats, tensors)
