@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import Notice, printable
-from ckptclamp.models.keras.binding import NAME_IT, Bound, Unbound, is_quantised
 from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a_builtin
+from ckptclamp.models.keras.dequantisation import is_quantised
+from ckptclamp.models.keras.tree import NAME_IT, Bound, Layer, Unbound
 
 if TYPE_CHECKING:
     from ckptclamp.models.keras.model import BoundModel
-    from ckptclamp.models.keras.tree import Layer
 
 
 @dataclass(frozen=True, slots=True)

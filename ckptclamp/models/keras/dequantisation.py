@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import Dequantised, KerasLayout, Unreadable
-from ckptclamp.models.keras.binding import agrees, is_quantised
 from ckptclamp.models.keras.config import as_integer, as_mapping
 from ckptclamp.models.keras.layers import Variable, einsum_equation
 
@@ -57,6 +56,11 @@ def quantised_variables(
         for variable in variables
         if variable.name not in _AFTER_SCALES
     ), True
+
+
+def is_quantised(tensor: Tensor) -> bool:
+    """Whether a tensor holds no fractions, so that no float variable can lie in it as it was."""
+    return tensor.dtype is not None and tensor.dtype.unit_roundoff == 0.0
 
 
 def ends_as_float8(shapes: Sequence[tuple[int, ...]], own: int) -> bool:
@@ -157,7 +161,7 @@ def _guessed(variable: Variable, tensor: Tensor) -> str:
     """The mode of a layer whose config does not tell, as an attention layer's does not."""
     if tensor.dtype is None or tensor.dtype.name != "int8":
         return str(tensor.dtype)
-    return "int8" if agrees(variable, tensor.shape) else "int4"
+    return "int8" if variable.agrees(tensor.shape) else "int4"
 
 
 def _understood(
@@ -170,7 +174,7 @@ def _understood(
     if not beside:
         raise _NotUnderstoodError("the file holds no scales for it")
     shape = tensor.shape if mode == "int8" else _whole_shape(variable, tensor, beside[0])
-    if not agrees(variable, shape):
+    if not variable.agrees(shape):
         raise _NotUnderstoodError(f"it has shape {shape}, and the config implies {variable.shape}")
     matrix, kept = _matrix(mode, layer, variable, shape)
     storage = Dequantised(

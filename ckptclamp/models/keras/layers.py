@@ -43,6 +43,13 @@ class Variable:
         """Every last component under which the variable is stored."""
         return frozenset({self.name.rpartition("/")[2], *self.other_names})
 
+    def agrees(self, shape: tuple[int, ...]) -> bool:
+        """Whether the settings imply this shape, as far as they tell."""
+        return self.shape is None or (
+            len(self.shape) == len(shape)
+            and all(e in (None, n) for e, n in zip(self.shape, shape, strict=True))
+        )
+
 
 Variables = Iterator[Variable]
 Family = Callable[[LayerConfig], Variables]

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.binding import (
+from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
+from ckptclamp.models.keras.tree import (
     Bindings,
     Bound,
+    RepeatedLayers,
     Unbound,
     disagreement,
-    is_quantised,
     unbound_below,
 )
-from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY
-from ckptclamp.models.keras.tree import RepeatedLayers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.binding import (
+from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
+from ckptclamp.models.keras.tree import (
     Binding,
     Bindings,
     Bound,
     Unbound,
-    contradiction,
-    is_quantised,
+    disagreement,
     unbound_below,
 )
-from ckptclamp.models.keras.dequantisation import ends_as_float8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,13 +129,19 @@ class _Mapper:
                     f"{variable.name} should be number {number}"
                 )
             places[index] = stored[number]
-        problem = self._surplus(layer, used, places) or contradiction(layer, places, self.tensors)
+        problem = self._surplus(layer, used, places) or self._contradiction(layer, places)
         if problem is not None:
             return Unbound(problem)
         return Bound(
             tuple((places[i],) if i in places else () for i in range(len(layer.variables))),
             group=path,
         )
+
+    def _contradiction(self, layer: Layer, places: dict[int, str]) -> str | None:
+        """The first disagreement between a layer's variables and the tensors found for them."""
+        variables = layer.variables
+        found = (disagreement(variables[i], self.tensors[name]) for i, name in places.items())
+        return next((problem for problem in found if problem is not None), None)
 
     def _surplus(self, layer: Layer, used: dict[str, int], places: dict[int, str]) -> str | None:
         """What is stored beyond the variables that the class is known to have."""
