@@ -11,7 +11,7 @@ from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.constraints.registry import make
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
-from ckptclamp.models.keras.declarations import undeclared_notices
+from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
 from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, combined
 from ckptclamp.plan.tensors import (
     stored,
@@ -20,16 +20,14 @@ from ckptclamp.plan.tensors import (
     why_not_projected,
 )
 from ckptclamp.plan.units import has_axes, unit_of
-from ckptclamp.spec.model import Units
+from ckptclamp.spec.model import CustomObject, Spec, Units
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
-    from ckptclamp.models.keras.declarations import Declaration
     from ckptclamp.models.keras.model import BoundModel
-    from ckptclamp.spec.model import CustomObject, Spec
 
 
 def plan_declarations(

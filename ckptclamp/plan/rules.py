@@ -24,23 +24,26 @@ from ckptclamp.plan.tensors import (
     why_not_projected,
 )
 from ckptclamp.plan.units import unit_of
-from ckptclamp.spec.model import Storage
+from ckptclamp.spec.model import Rule, Spec, Storage
 from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
-    from ckptclamp.spec.model import Rule, Spec
 
 
 Pair = Assignment | NotEvaluated
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
 """How many names, and how long ones, are compared with how many patterns that match nothing."""
+
+_SHOWN = 5
+_TRIALS = 200_000
+"""How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
 
 
 def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
@@ -83,7 +86,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         notices=(
             *(_matches_nothing(rule) for rule in empty if not rule.required),
             *partly,
-            *(() if bound is None else unnamed_notice(spec.rules, bound)),
+            *(() if bound is None else _unnamed_notice(spec.rules, bound)),
             *(unread_config_notice(checkpoint) if any(matching) else ()),
         ),
     )
@@ -153,7 +156,7 @@ def _unmatched(rule: Rule, nearest: _Nearest) -> UnmatchedRule:
     return UnmatchedRule(
         rule=rule.id,
         patterns=rule.tensors,
-        location=None if rule.location is None else str(rule.location),
+        location=_place(rule),
         meant=None if literal is None else nearest.to(literal),
     )
 
@@ -188,19 +191,11 @@ def _matches_in_part(rule: Rule, unused: Sequence[str], nearest: _Nearest) -> No
 
 
 def _matches_nothing(rule: Rule) -> Notice:
-    return Notice(
-        "no-match",
-        f"rule {rule.id} matches no tensor, and need not",
-        informational=True,
-    )
+    message = f"rule {rule.id} matches no tensor, and need not"
+    return Notice("no-match", message, informational=True)
 
 
-_SHOWN = 5
-_TRIALS = 200_000
-"""How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
-
-
-def unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, ...]:
+def _unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, ...]:
     """Warn of weights without a known name that a rule may mean, though it matches none in their layer."""
     if not (rules and bound.unnamed):
         return ()
@@ -262,10 +257,5 @@ def _last(pattern: str) -> str:
 
 
 def _few(values: Sequence[str]) -> str:
-    return ", ".join(_shown(values))
-
-
-def _shown(values: Sequence[str]) -> Iterator[str]:
-    yield from map(printable, values[:_SHOWN])
-    if len(values) > _SHOWN:
-        yield f"and {len(values) - _SHOWN} more"
+    rest = [f"and {len(values) - _SHOWN} more"] if len(values) > _SHOWN else []
+    return ", ".join([*map(printable, values[:_SHOWN]), *rest])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import Dequantised, Role, Unreadable
+from ckptclamp.checkpoints.tensor import Dequantised, Role, Tensor, Unreadable
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import Notice, NotWrittenError, UsageError
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel

@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.checkpoints.tensor import Dequantised, KerasLayout, Unreadable
+from ckptclamp.checkpoints.tensor import Dequantised, KerasLayout, Tensor, Unreadable
 from ckptclamp.models.keras.config import as_integer, as_mapping
 from ckptclamp.models.keras.layers import Variable, einsum_equation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.keras.tree import Layer
 

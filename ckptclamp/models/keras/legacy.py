@@ -12,12 +12,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
 from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
 from ckptclamp.models.keras.tree import (
     Bindings,
     Bound,
+    Layer,
     RepeatedLayers,
     Unbound,
     disagreement,
@@ -27,9 +28,7 @@ from ckptclamp.models.keras.tree import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
     from ckptclamp.models.keras.layers import Variable
-    from ckptclamp.models.keras.tree import Layer
 
 
 Assignment = dict[tuple[int, int], str]

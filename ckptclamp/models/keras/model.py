@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import KerasLayout, Role
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
 from ckptclamp.models.keras.dequantisation import find_dequantised
 from ckptclamp.models.keras.other_layers import STATISTICS
@@ -17,7 +17,6 @@ from ckptclamp.models.keras.v3 import LISTS, V3Groups, bind_v3, join
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
     from ckptclamp.models.keras.layers import Variable
 
 Tied = tuple[str, str]

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
 from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
 from ckptclamp.models.keras.tree import (
     Binding,
     Bindings,
     Bound,
+    Layer,
+    RepeatedLayers,
     Unbound,
     disagreement,
     unbound_below,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
-    from ckptclamp.models.keras.tree import Layer, RepeatedLayers
 
 
 def bind_v3(
