@@ -22,6 +22,11 @@ from ckptclamp.models.keras.tree import (
     unbound_below,
 )
 
+LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
+"""What the list of a model's layers is called: Keras 3 and TF 2.15, and TF 2.12 to 2.14."""
+
+_NUMBER: Final = re.compile("[0-9]{1,9}")
+
 
 def bind_v3(
     root: Layer, groups: V3Groups, repeats: RepeatedLayers, tensors: Mapping[str, Tensor]
@@ -82,9 +87,7 @@ class _Mapper:
             for element in layer.elements:
                 self._refuse(element, f"the file has no list of layers in {printable(path or '/')}")
             return
-        found = segments(
-            self.groups, listing, layer.elements, lambda e: self.repeats.first(e) is not None
-        )
+        found = _segments(self.groups, listing, layer.elements, self.repeats)
         for element in layer.elements:
             self._bind_element(element, listing, found)
 
@@ -152,13 +155,6 @@ class _Mapper:
                     f"{printable(layer.class_name)} with these settings has {count}"
                 )
         return None
-
-
-LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
-"""What the list of a model's layers is called: Keras 3 and TF 2.15, and TF 2.12 to 2.14."""
-
-
-_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 class V3Groups:
@@ -239,17 +235,11 @@ def join(*parts: str) -> str:
 Segments = tuple[str | None, ...]
 """One group name for each element; ``None`` for an element that was saved elsewhere."""
 
-SavedBefore = Callable[["Layer"], bool]
-"""Tells whether a layer may be one that was saved earlier, under another path."""
 
-
-def segments(
-    groups: V3Groups, listing: str, elements: Sequence[Layer], saved_before: SavedBefore
+def _segments(
+    groups: V3Groups, listing: str, elements: Sequence[Layer], repeats: RepeatedLayers
 ) -> dict[int, str | None]:
-    """The group of each element, by `Layer.key`; elements of which it cannot be told are left out.
-
-    `listing` is the path of the group that holds the elements' groups.
-    """
+    """The group of each element in `listing`, by `Layer.key`, where it can be told."""
     there: dict[str, set[str]] = defaultdict(set)
     for segment in groups.inside(listing):
         there[_stem(segment)].add(segment)
@@ -260,7 +250,7 @@ def segments(
     found: dict[int, str | None] = {}
     for segment, layers in by_class.items():
         present = {name for name in there[segment] if name == segment or _stem(name) == segment}
-        answer = _Class(groups, listing, segment, layers, present, saved_before).agreed()
+        answer = _Class(groups, listing, segment, layers, present, repeats).agreed()
         if answer is not None:
             found.update(zip((layer.key for layer in layers), answer, strict=True))
     return found
@@ -281,7 +271,7 @@ class _Class:
     segment: str
     layers: Sequence[Layer]
     present: set[str]
-    saved_before: SavedBefore
+    repeats: RepeatedLayers
 
     def agreed(self) -> Segments | None:
         """The one assignment that the rules for this kind of list allow, if it is exactly one."""
@@ -290,6 +280,10 @@ class _Class:
             answers.add(self.layers_with_weights_count_twice())
         answers.discard(None)
         return answers.pop() if len(answers) == 1 else None
+
+    def saved_before(self, layer: Layer) -> bool:
+        """Whether it may be one that was saved earlier, under another path."""
+        return self.repeats.first(layer) is not None
 
     def name(self, number: int) -> str:
         return f"{self.segment}_{number}" if number else self.segment
