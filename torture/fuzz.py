@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["ckptclamp"]):
     from ckptclamp.checkpoints.source import Source
     from ckptclamp.checkpoints.tensor import KerasModel, Tensor
     from ckptclamp.errors import CkptclampError
-    from ckptclamp.models.keras.declarations import declared_constraints
+    from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.spec.loader import load_spec
 
 from torture.mutating import FIXTURES  # after what it loads of ckptclamp was instrumented
@@ -77,7 +77,7 @@ def config(data: bytes) -> None:
     """A model config, beside the weights of a sound archive."""
     document = documents.parse_document(data, "config.json", PLACE)
     keras, tensors = weights()
-    declared_constraints(replace(keras, config=document), tensors)
+    assert isinstance(BoundModel(replace(keras, config=document), tensors).declarations, tuple)
 
 
 @cache

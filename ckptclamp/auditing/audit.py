@@ -28,7 +28,7 @@ from ckptclamp.engine.requests import Kept, Measurement, Request
 from ckptclamp.engine.whole import measure_whole
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
-from ckptclamp.plan.matching import all_names
+from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Spec
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ckptclamp.auditing.drift import TensorDrift, measure_drift
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode, UsageError
-from ckptclamp.models.keras import distinct_labels, variable_labels
+from ckptclamp.plan.tensors import keras_model
 from ckptclamp.plan.units import default_axes
 
 if TYPE_CHECKING:
@@ -237,11 +237,11 @@ def _renamed(names: Iterable[str], renames: Sequence[_Rename]) -> dict[str, str]
 
 def _labels(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
     """Labels of `names` that one tensor alone has, and the name."""
-    if checkpoint.keras is None:
+    bound = keras_model(checkpoint)
+    if bound is None:
         return {}
     wanted = set(names)
-    labels = distinct_labels(variable_labels(checkpoint.keras, checkpoint.tensors))
-    return {label: name for name, label in labels.items() if name in wanted}
+    return {label: name for name, label in bound.distinct_labels.items() if name in wanted}
 
 
 def _by_label(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:

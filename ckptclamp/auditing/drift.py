@@ -20,7 +20,7 @@ from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.measure import unreadable
 from ckptclamp.engine.statistics import Partial, measure_box
 from ckptclamp.errors import Notice, UnreadableError, printable
-from ckptclamp.plan.units import unit_words
+from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -113,8 +113,8 @@ class _Drift:
 
     def __init__(self, old: Tensor, new: Tensor, axes: tuple[int, ...]) -> None:
         self._old, self._new, self._axes = old, new, axes
-        self._kept = [axis for axis in range(len(new.shape)) if axis not in axes]
-        self._weights = math.prod(new.shape[axis] for axis in axes)
+        self._kept = kept_axes(new.shape, axes)
+        self._weights = unit_size(new.shape, axes)
         self._pending: dict[Box, tuple[_Parts, int]] = {}
         self._histogram = UnitHistogram()
         self._units = self._changed = self._nonfinite = 0

@@ -26,8 +26,7 @@ from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
-from ckptclamp.models.keras import declared_constraints, variable_labels
-from ckptclamp.plan.tensors import judged_tensors, parts_of
+from ckptclamp.plan.tensors import judged_tensors, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, unit_words
 
 if TYPE_CHECKING:
@@ -100,23 +99,21 @@ def inspect(
     """
     options = options or AuditOptions()
     with opened(path, options) as checkpoint, digests_of(checkpoint, options) as digests:
-        labels = variable_labels(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else {}
+        bound = keras_model(checkpoint)
+        labels = {} if bound is None else bound.labels
         tensors = list(checkpoint.tensors.values())
         judged = judged_tensors(checkpoint) if norms else {}
         parts = parts_of(checkpoint) if norms else {}
         whole = [tensor for tensor in judged.values() if tensor.name not in parts]
         measured = _norms(checkpoint, whole, units, options)
         measured |= {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
-        declared = (
-            declared_constraints(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else ()
-        )
         inspection = Inspection(
             checkpoint=summarise(checkpoint, digests.result()),
             tensors=tuple(
                 _summary(checkpoint, tensor, labels.get(tensor.name), measured.get(tensor.name))
                 for tensor in tensors
             ),
-            declarations=declared,
+            declarations=() if bound is None else bound.declarations,
             metadata=tuple(checkpoint.metadata.items()),
             notices=tuple(Notice("format", note, informational=True) for note in checkpoint.notes),
         )

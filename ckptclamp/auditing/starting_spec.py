@@ -21,15 +21,16 @@ from ckptclamp.auditing.audit import AuditOptions, make_plan, opened
 from ckptclamp.auditing.inspection import inspect
 from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.errors import NothingEvaluatedError, printable
-from ckptclamp.plan.matching import ExactPatterns, labels_of
 from ckptclamp.plan.tensors import (
+    ExactPatterns,
     judged_tensors,
+    labels_of,
     parts_of,
     why_no_norm,
     why_not_judged,
     why_not_projected,
 )
-from ckptclamp.plan.units import default_axes, unit_words
+from ckptclamp.plan.units import default_axes, has_axes, unit_words
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.inspection import TensorSummary
@@ -184,7 +185,7 @@ def _warnings(plan: Plan) -> Iterable[str]:
 
 
 def _stated(assignment: Assignment) -> tuple[int, ...] | None:
-    if assignment.constraint.elementwise or not assignment.constraint.streaming:
+    if not has_axes(assignment.constraint):
         return None
     rank = len(assignment.tensor.shape)
     return () if rank > 1 and len(assignment.axes) == rank else assignment.axes

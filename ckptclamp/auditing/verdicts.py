@@ -14,7 +14,7 @@ import numpy as np
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.engine.histogram import UnitHistogram
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
-from ckptclamp.plan.units import unit_words
+from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +128,7 @@ class Tally:
             dtype=str(tensor.dtype),
             axes=assignment.axes,
             unit_words=unit_words(tensor.shape, assignment.axes),
-            unit_size=math.prod(tensor.shape[axis] for axis in assignment.axes),
+            unit_size=unit_size(tensor.shape, assignment.axes),
             location=assignment.location,
             why=assignment.why,
             severity=assignment.severity,
@@ -152,7 +152,7 @@ class Tally:
         shape, axes = self.assignment.tensor.shape, self.assignment.axes
         if not math.prod(shape):
             return "it has no weights", None
-        expected = math.prod(n for axis, n in enumerate(shape) if axis not in axes)
+        expected = math.prod(shape[axis] for axis in kept_axes(shape, axes))
         if self.units != expected:
             # Nothing should lead here; a gate must not rest on that.
             return f"{self.units} of {expected} units were measured", "please report this"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,17 @@ _SUFFIXES = {
 
 _AGAIN = "download or save it again"
 
+_OF_TENSORFLOW = (
+    "load it into its model and save that: "
+    "model.load_weights(PREFIX); model.save_weights('model.weights.h5')"
+)
+_OF_SAVED_MODEL = (
+    "convert it with the Keras that wrote it: "
+    "tf_keras.models.load_model(DIRECTORY).save('model.keras')"
+)
+_TENSORFLOW_INDEX = bytes.fromhex("57fb808b247547db")
+"""The last bytes of a table file, which the index of a TensorFlow checkpoint is."""
+
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (rb"\Z", "an empty file", _AGAIN),
     (rb"\0{64}", "all zeros where a file should begin", _AGAIN),
@@ -72,9 +83,22 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (
         rb"\x80[\x02-\x05]|PK\x03\x04.{26}[^\0]{0,200}?data\.pkl",
         "a Python pickle (PyTorch .pt or .bin), which is never unpickled here",
-        "save it as safetensors",
+        "save it as safetensors: "
+        "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')",
     ),
-    (rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy", "a NumPy file", "save it as safetensors"),
+    (
+        rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy",
+        "a NumPy file",
+        "save an archive as safetensors: "
+        "safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors')",
+    ),
+    (rb".{4}TFL3", "a TensorFlow Lite model", "audit the Keras model that it was converted from"),
+    (
+        rb'\s*\{.{0,1000}?"(?:format"\s*:\s*"(?:layers|graph)-model"|weightsManifest"|modelTopology")',
+        "a TensorFlow.js model",
+        "convert it: tensorflowjs.converters.load_keras_model(FILE).save('model.keras')",
+    ),
+    (rb"\s*model_checkpoint_path:", "the state file of a TensorFlow checkpoint", _OF_TENSORFLOW),
     (rb"GGUF", "a GGUF file", "audit the safetensors that it was made from"),
     (rb"\s*<(?:!doctype|html|\?xml)", "a web page or XML", "download the file again"),
     (
@@ -210,13 +234,14 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     indexes = {name for name in names if name.endswith(tuple(SHARDS))}
     singles = {name for name in names if name.endswith(".safetensors")}
     found = sorted(indexes or singles)
-    if len(found) != 1:
+    if not found:
+        what, hint = _foreign_directory(names)
+        raise NotACheckpointError(f"no checkpoint, but {what}", path=path, hint=hint)
+    if len(found) > 1:
         raise NotACheckpointError(
-            f"a directory with {len(found)} checkpoints"
-            if found
-            else "a directory without weights",
+            f"a directory with {len(found)} checkpoints",
             path=path,
-            hint=f"name one of them: {', '.join(found[:3])}" if found else "name a checkpoint",
+            hint=f"name one of them: {', '.join(found[:3])}",
         )
     source = Source.open(path / found[0], follow_symlinks=follow_symlinks)
     checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
@@ -231,6 +256,42 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     return checkpoint
 
 
+_FOREIGN_DIRECTORIES: tuple[tuple[str, str, str], ...] = (
+    (r"saved_model\.pb(?:txt)?", "a TensorFlow SavedModel", _OF_SAVED_MODEL),
+    (r".+\.index", "a TensorFlow checkpoint", _OF_TENSORFLOW),
+    (
+        r"group\d+-shard\d+of\d+(?:\.bin)?",
+        "a TensorFlow.js model",
+        "convert it: tensorflowjs.converters.load_keras_model('model.json').save('model.keras')",
+    ),
+    (
+        r"manifest\.ocdbt|_CHECKPOINT_METADATA|_METADATA|_sharding",
+        "an Orbax checkpoint",
+        "save its arrays as safetensors: safetensors.numpy.save_file(flat, 'model.safetensors') of "
+        "orbax.checkpoint.PyTreeCheckpointer().restore(DIRECTORY), flattened to names",
+    ),
+    (
+        r"pytorch_model.*\.bin|.+\.(?:pt|pth|ckpt)",
+        "a directory of PyTorch pickles, which are never unpickled here",
+        "save the model as safetensors: model.save_pretrained(DIRECTORY)",
+    ),
+    (
+        r".+\.msgpack",
+        "a directory of Flax weights",
+        "save the model as safetensors: model.save_pretrained(DIRECTORY, safe_serialization=True)",
+    ),
+)
+"""Directories of other formats: the name of a file that they hold, what it is, what to do."""
+
+
+def _foreign_directory(names: Iterable[str]) -> tuple[str, str]:
+    """Say what a directory without a checkpoint is, and what to do."""
+    for pattern, what, hint in _FOREIGN_DIRECTORIES:
+        if any(re.fullmatch(pattern, name) for name in names):
+            return what, hint
+    return "a directory without weights", "name a checkpoint"
+
+
 def sniff(source: Source) -> Kind:
     """Return what `source` is by its bytes.
 
@@ -240,8 +301,8 @@ def sniff(source: Source) -> Kind:
     """
     prefix = source.read_at(0, min(_PREFIX, source.size))
     kind = _kind(prefix)
-    # A zip may hold another format; what is HDF5 or safetensors may look like another by chance.
-    foreign = _foreign(prefix) if kind in (None, Kind.ZIP) else None
+    # A zip or JSON may hold another format; HDF5 or safetensors may look like another by chance.
+    foreign = None if kind in (Kind.HDF5, Kind.SAFETENSORS) else _foreign(prefix)
     if foreign or kind is None:
         what, hint = foreign or _unknown(prefix, source)
         raise NotACheckpointError(f"no checkpoint, but {what}", path=source.path, hint=hint)
@@ -280,6 +341,11 @@ def _foreign(prefix: bytes) -> tuple[str, str] | None:
 
 def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
     """Say what unknown bytes look like, and what to do."""
+    end = source.read_at(max(0, source.size - 8), min(8, source.size))
+    if end == _TENSORFLOW_INDEX:
+        return "the index of a TensorFlow checkpoint", _OF_TENSORFLOW
+    if source.path.name == "saved_model.pb":
+        return "a TensorFlow SavedModel", _OF_SAVED_MODEL
     if _header_length(prefix) + 8 <= min(source.size, MAX_HEADER_BYTES):
         return "a safetensors file whose header does not begin with '{'", _AGAIN
     if all(byte >= 32 or byte in b"\t\r\n" for byte in prefix):

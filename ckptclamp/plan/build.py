@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.plan.model import Assignment, NotEvaluated, Plan, combined
-from ckptclamp.plan.rules import plan_rules
+from ckptclamp.plan.tensors import keras_model
 from ckptclamp.spec.model import Declared, Spec
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
-    from ckptclamp.plan.model import Assignment
+    from ckptclamp.checkpoints.tensor import Tensor
+    from ckptclamp.models.keras.model import BoundModel
 
 
 __all__ = ["Assignment", "NotEvaluated", "Plan", "build_plan"]
@@ -51,16 +51,21 @@ def build_plan(
     if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
     spec = spec or Spec()
-    plan = plan_rules(checkpoint, spec, tolerance)
-    if checkpoint.keras is None:
+    plan = Plan()
+    if spec.rules:
+        from ckptclamp.plan.rules import plan_rules
+
+        plan = plan_rules(checkpoint, spec, tolerance)
+    bound = keras_model(checkpoint)
+    if bound is None:
         return plan
     if spec.declared is Declared.AUDIT:
         from ckptclamp.plan.declarations import plan_declarations
 
-        declared = plan_declarations(checkpoint, spec, allow_import, tolerance)
+        declared = plan_declarations(bound, spec, allow_import, tolerance)
         _refuse_shared_ids(spec, declared)
         plan = combined([plan, declared])
-    return replace(plan, twins=_governed_twins(checkpoint, checkpoint.keras, plan))
+    return replace(plan, twins=_governed_twins(bound, plan))
 
 
 def _refuse_shared_ids(spec: Spec, declared: Plan) -> None:
@@ -81,16 +86,12 @@ def _refuse_shared_ids(spec: Spec, declared: Plan) -> None:
         raise SpecError(spec.path or "options", problems)
 
 
-def _governed_twins(
-    checkpoint: Checkpoint, model: KerasModel, plan: Plan
-) -> tuple[tuple[Tensor, Tensor], ...]:
+def _governed_twins(bound: BoundModel, plan: Plan) -> tuple[tuple[Tensor, Tensor], ...]:
     """Copies of one variable of which some constraint governs at least one."""
-    from ckptclamp.models.keras import twin_tensors
-
     governed = {assignment.tensor.name for assignment in plan.assignments}
     return tuple(
-        (checkpoint.tensors[one], checkpoint.tensors[other])
-        for one, other in twin_tensors(model, checkpoint.tensors)
+        (bound.tensors[one], bound.tensors[other])
+        for one, other in bound.tied
         if not governed.isdisjoint((one, other))
     )
 

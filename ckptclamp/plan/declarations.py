@@ -10,49 +10,40 @@ from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.constraints.registry import make
 from ckptclamp.errors import Notice, UsageError
-from ckptclamp.models.keras import (
-    ParsedConstraint,
-    declared_constraints,
-    parse_constraint,
-    undeclared_notices,
-)
+from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
+from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
 from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, combined
 from ckptclamp.plan.tensors import (
-    judged_tensors,
     stored,
     tolerance_for,
     why_not_judged,
     why_not_projected,
 )
-from ckptclamp.plan.units import degenerate, meant_axes, reduced_axes, suspicious
-from ckptclamp.spec.model import Units
+from ckptclamp.plan.units import has_axes, unit_of
+from ckptclamp.spec.model import CustomObject, Spec, Units
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
-    from ckptclamp.models.keras.declarations import Declaration
-    from ckptclamp.spec.model import CustomObject, Spec
+    from ckptclamp.models.keras.model import BoundModel
 
 
 def plan_declarations(
-    checkpoint: Checkpoint, spec: Spec, allow_import: AbstractSet[str], tolerance: float | None
+    bound: BoundModel, spec: Spec, allow_import: AbstractSet[str], tolerance: float | None
 ) -> Plan:
-    """Plan every constraint that the checkpoint's model config declares.
+    """Plan every constraint that the config of `bound` declares.
 
     What cannot be understood (a custom constraint that nobody mapped, an axis that the tensor does
     not have) is not evaluated, with the reason; it never stops the rest.
     """
-    if checkpoint.keras is None:
-        return Plan()
-    tensors = judged_tensors(checkpoint)
+    tensors = {**bound.tensors, **bound.dequantised}
     plans = [
         _Planner(declaration, tensors, spec, allow_import, tolerance).plan()
-        for declaration in declared_constraints(checkpoint.keras, checkpoint.tensors)
+        for declaration in bound.declarations
     ]
-    return combined([*plans, Plan(notices=undeclared_notices(checkpoint.keras))])
+    return combined([*plans, Plan(notices=undeclared_notices(bound.layers))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +92,7 @@ class _Planner:
             constraint = make(parsed.builtin, parsed.config)
         else:
             constraint = self._imported(parsed.custom or "", parsed.config)
-        if not constraint.streaming or constraint.elementwise:
+        if not has_axes(constraint):
             return constraint, Units()
         if parsed.builtin is not None:
             return constraint, _units(parsed.axis)
@@ -130,17 +121,16 @@ class _Planner:
         reason = why_not_judged(tensor)
         if reason is not None:
             return self._refused(reason, None, tensor, str(constraint))
+        declaration = self.declaration
+        place = declaration.layer_class, declaration.argument
         try:
-            axes = reduced_axes(units, constraint, tensor.shape)
+            unit = unit_of(tensor, constraint, units, place)
         except UsageError as error:
             return self._refused(error.message, error.hint, tensor, str(constraint))
-        declaration = self.declaration
-        lint = self._lint(tensor, axes, constraint)
-        is_degenerate = lint is not None and lint.code == "degenerate-axis"
         assignment = Assignment(
             tensor=tensor,
             constraint=stored(constraint, tensor),
-            axes=axes,
+            axes=unit.axes,
             rule=self.rule,
             origin=Origin.DECLARED,
             why=f"{declaration.layer_class} {declaration.layer} declares {declaration.argument}",
@@ -148,21 +138,11 @@ class _Planner:
             automatic=self.spec.tolerance is None and self.tolerance is None,
             label=label,
             location=self.rule,
-            notices=declaration.notices if lint is None else (*declaration.notices, lint),
+            notices=(*declaration.notices, *unit.notices),
             unprojected=why_not_projected(tensor) or _only_audited(constraint),
-            meant=self._meant(tensor) if is_degenerate else None,
+            meant=unit.meant,
         )
         return Plan((assignment,))
-
-    def _lint(self, tensor: Tensor, axes: tuple[int, ...], constraint: Constraint) -> Notice | None:
-        if constraint.elementwise or not constraint.streaming:
-            return None
-        layer, argument = self.declaration.layer_class, self.declaration.argument
-        found = degenerate(tensor.name, tensor.shape, axes, self._meant(tensor))
-        return found or suspicious(tensor.name, tensor.shape, axes, layer, argument)
-
-    def _meant(self, tensor: Tensor) -> tuple[int, ...]:
-        return meant_axes(tensor.shape, self.declaration.layer_class, self.declaration.argument)
 
     def _refused(
         self,

@@ -7,11 +7,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
-from ckptclamp.plan.matching import governed, labels_of, names_of
 from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, UnmatchedRule
 from ckptclamp.plan.tensors import (
     RAW_HINT,
+    governed,
     judged_tensors,
+    keras_model,
+    names_of,
     parts_of,
     quantised_notice,
     stored,
@@ -21,23 +23,27 @@ from ckptclamp.plan.tensors import (
     why_not_judged,
     why_not_projected,
 )
-from ckptclamp.plan.units import defaulted, degenerate, meant_axes, reduced_axes
-from ckptclamp.spec.model import Storage
+from ckptclamp.plan.units import unit_of
+from ckptclamp.spec.model import Rule, Spec, Storage
 from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.families import Part
-    from ckptclamp.spec.model import Rule, Spec
+    from ckptclamp.models.keras.model import BoundModel
 
 
 Pair = Assignment | NotEvaluated
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
 """How many names, and how long ones, are compared with how many patterns that match nothing."""
+
+_SHOWN = 5
+_TRIALS = 200_000
+"""How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
 
 
 def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
@@ -46,12 +52,13 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     Raises:
         SpecError: a rule states axes that a tensor does not have, or none where it must.
     """
-    labels = labels_of(checkpoint)
+    bound = keras_model(checkpoint)
+    labels = {} if bound is None else bound.labels
+    shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
     matching = governed(patterns, judged_tensors(checkpoint).values(), labels)
     pairs: list[Pair] = []
     problems: list[SpecProblem] = []
-    shown = _distinct(labels)
     parts = parts_of(checkpoint)
     for rule, tensors in zip(spec.rules, matching, strict=True):
         refused = []
@@ -79,32 +86,10 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         notices=(
             *(_matches_nothing(rule) for rule in empty if not rule.required),
             *partly,
-            *_unnamed(checkpoint, spec.rules, labels),
+            *(() if bound is None else _unnamed_notice(spec.rules, bound)),
             *(unread_config_notice(checkpoint) if any(matching) else ()),
         ),
     )
-
-
-def _distinct(labels: Mapping[str, str]) -> Mapping[str, str]:
-    """Only a label that names one tensor tells a reader which one is meant."""
-    if not labels:
-        return {}
-    from ckptclamp.models.keras import distinct_labels
-
-    return distinct_labels(labels)
-
-
-def _unnamed(
-    checkpoint: Checkpoint, rules: Sequence[Rule], labels: Mapping[str, str]
-) -> tuple[Notice, ...]:
-    if checkpoint.keras is None or not rules:
-        return ()
-    from ckptclamp.models.keras import unnamed_weights
-
-    tensors = checkpoint.tensors
-    unnamed = unnamed_weights(checkpoint.keras, tensors)
-    names = {name: names_of(tensors[name], labels.get(name)) for name in unnamed}
-    return unnamed_notice(rules, unnamed, names, labels.values())
 
 
 def _pair(
@@ -126,12 +111,11 @@ def _pair(
             severity=rule.severity,
             no_weight=no_weight is not None,
         )
-    axes = reduced_axes(rule.units, rule.constraint, tensor.shape)
-    notice = _axis_notice(rule, tensor, axes)
+    unit = unit_of(tensor, rule.constraint, rule.units)
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),
-        axes=axes,
+        axes=unit.axes,
         rule=rule.id,
         origin=Origin.SPEC,
         why=_why(rule),
@@ -140,9 +124,9 @@ def _pair(
         severity=rule.severity,
         label=label,
         location=_place(rule),
-        notices=(*(() if notice is None else (notice,)), *quantised_notice(tensor)),
+        notices=(*unit.notices, *quantised_notice(tensor)),
         unprojected=why_not_projected(tensor),
-        meant=meant_axes(tensor.shape) if _is_degenerate(notice) else None,
+        meant=unit.meant,
     )
 
 
@@ -153,18 +137,6 @@ def _place(rule: Rule) -> str | None:
 def _why(rule: Rule) -> str:
     matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
     return f"{matched}; as stored (storage: raw)" if rule.storage is Storage.RAW else matched
-
-
-def _axis_notice(rule: Rule, tensor: Tensor, axes: tuple[int, ...]) -> Notice | None:
-    if rule.constraint.elementwise or not rule.constraint.streaming:
-        return None
-    if rule.units.stated:
-        return degenerate(tensor.name, tensor.shape, axes, meant_axes(tensor.shape))
-    return defaulted(tensor.name, tensor.shape, axes, rule.constraint)
-
-
-def _is_degenerate(notice: Notice | None) -> bool:
-    return notice is not None and notice.code == "degenerate-axis"
 
 
 def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> SpecProblem:
@@ -184,7 +156,7 @@ def _unmatched(rule: Rule, nearest: _Nearest) -> UnmatchedRule:
     return UnmatchedRule(
         rule=rule.id,
         patterns=rule.tensors,
-        location=None if rule.location is None else str(rule.location),
+        location=_place(rule),
         meant=None if literal is None else nearest.to(literal),
     )
 
@@ -219,37 +191,18 @@ def _matches_in_part(rule: Rule, unused: Sequence[str], nearest: _Nearest) -> No
 
 
 def _matches_nothing(rule: Rule) -> Notice:
-    return Notice(
-        "no-match",
-        f"rule {rule.id} matches no tensor, and need not",
-        informational=True,
-    )
+    message = f"rule {rule.id} matches no tensor, and need not"
+    return Notice("no-match", message, informational=True)
 
 
-_SHOWN = 5
-_TRIALS = 200_000
-"""How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
-
-
-def unnamed_notice(
-    rules: Sequence[Rule],
-    unnamed: Mapping[str, str],
-    names: Mapping[str, Sequence[str]],
-    labels: Iterable[str],
-) -> tuple[Notice, ...]:
-    """Warn of weights that a rule may have meant and matched none of in their layer.
-
-    Args:
-        rules: the rules of a spec.
-        unnamed: the layers that each weight without a known name lies in, by its full name.
-        names: what each of these weights is called, by its full name.
-        labels: what weights of which it is known are called.
-    """
-    if not (rules and unnamed):
+def _unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, ...]:
+    """Warn of weights without a known name that a rule may mean, though it matches none in their layer."""
+    if not (rules and bound.unnamed):
         return ()
     patterns = TensorPatterns([rule.tensors for rule in rules])
-    words = _words(rules, labels)
-    unnamed = dict(islice(unnamed.items(), max(1, _TRIALS // max(1, len(words)))))
+    words = _words(rules, bound.labels.values())
+    unnamed = dict(islice(bound.unnamed.items(), max(1, _TRIALS // max(1, len(words)))))
+    names = {name: names_of(bound.tensors[name], bound.labels.get(name)) for name in unnamed}
     met: dict[str, set[int]] = defaultdict(set)
     for tensor, layer in unnamed.items():
         met[layer] |= patterns.matching(names[tensor])
@@ -304,10 +257,5 @@ def _last(pattern: str) -> str:
 
 
 def _few(values: Sequence[str]) -> str:
-    return ", ".join(_shown(values))
-
-
-def _shown(values: Sequence[str]) -> Iterator[str]:
-    yield from map(printable, values[:_SHOWN])
-    if len(values) > _SHOWN:
-        yield f"and {len(values) - _SHOWN} more"
+    rest = [f"and {len(values) - _SHOWN} more"] if len(values) > _SHOWN else []
+    return ", ".join([*map(printable, values[:_SHOWN]), *rest])

@@ -1,35 +1,152 @@
-"""What every pair of a plan needs to know of its tensor."""
+"""The tensors of a checkpoint as a plan sees them: their names, who governs them, what is judged."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import Computed, Unreadable
+from ckptclamp.checkpoints.tensor import Computed, Role, Tensor, Unreadable
 from ckptclamp.constraints.tolerance import auto_tolerance
-from ckptclamp.errors import Notice, NotWrittenError
-from ckptclamp.models.families import find_parts
+from ckptclamp.errors import Notice, NotWrittenError, UsageError
+from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.families import Part
+    from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.plan.model import Plan
+
+RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
+
+_BOUND: WeakKeyDictionary[Checkpoint, BoundModel] = WeakKeyDictionary()
+
+
+def keras_model(checkpoint: Checkpoint) -> BoundModel | None:
+    """The model of a Keras checkpoint, bound to its tensors once for as long as it has this config.
+
+    Raises:
+        RefusedError: the config nests layers deeper than 64 levels.
+    """
+    if checkpoint.keras is None:
+        return None
+    bound = _BOUND.get(checkpoint)
+    if bound is None or bound.model is not checkpoint.keras:
+        from ckptclamp.models.keras.model import BoundModel
+
+        bound = _BOUND[checkpoint] = BoundModel(checkpoint.keras, checkpoint.tensors)
+    return bound
+
+
+def labels_of(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """The friendlier names that Keras gives weights, by the full name."""
+    bound = keras_model(checkpoint)
+    return {} if bound is None else bound.labels
+
+
+def names_of(tensor: Tensor, label: str | None) -> tuple[str, ...]:
+    """Every name of one tensor; `label` is its own of `labels_of`, if it has one."""
+    own = (tensor.name, *tensor.aliases)
+    return own if label is None or label in own else (*own, label)
+
+
+def all_names(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
+    """Every name of every tensor, by the full name."""
+    labels = labels_of(checkpoint)
+    return {name: names_of(tensor, labels.get(name)) for name, tensor in checkpoint.tensors.items()}
+
+
+def governed(
+    patterns: TensorPatterns, tensors: Iterable[Tensor], labels: Mapping[str, str]
+) -> list[list[Tensor]]:
+    """The tensors of each rule of `patterns`, in the order of the checkpoint.
+
+    Rules govern weights. An optimizer's slots are governed only by a pattern that begins with the
+    literal name of their group (``optimizer/**``), and other state, such as that of a random
+    generator, only by its full name: neither is what a rule about ``**`` means.
+    """
+    rules = patterns.rules
+    found: list[list[Tensor]] = [[] for _ in rules]
+    for tensor in tensors:
+        names = names_of(tensor, labels.get(tensor.name))
+        for index in sorted(patterns.matching(names)):
+            if tensor.role is Role.WEIGHT or _names_it(rules[index], tensor.role, names):
+                found[index].append(tensor)
+    return found
+
+
+def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool:
+    """Whether some pattern names a tensor that is no weight on purpose."""
+    if role is Role.STATE:
+        return not set(patterns).isdisjoint(names)
+    groups = tuple(name.partition("/")[0] + "/" for name in names)
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
+    return any(literal_head(pattern).startswith(groups) for pattern in wanted)
 
 
 def judged_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     """Every tensor by name, as it is judged: a quantised weight of a Keras model as dequantised."""
-    if checkpoint.keras is None:
-        return checkpoint.tensors
-    from ckptclamp.models.keras import dequantised_weights
+    bound = keras_model(checkpoint)
+    return checkpoint.tensors if bound is None else {**checkpoint.tensors, **bound.dequantised}
 
-    return {
-        **checkpoint.tensors,
-        **dequantised_weights(checkpoint.keras, checkpoint.tensors),
-    }
+
+def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
+    """The tensors that are parts of weights, by name; Keras' files tell of theirs in another way."""
+    if checkpoint.keras is not None:
+        return {}
+    from ckptclamp.models.families import find_parts
+
+    stated = checkpoint.quantisation
+    return find_parts(checkpoint.tensors, None if isinstance(stated, Unreadable) else stated)
+
+
+def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
+    """`constraint` with its bounds as the dtype of `tensor` holds them."""
+    return constraint if tensor.dtype is None else constraint.as_stored(tensor.dtype)
+
+
+def tolerance_for(tensor: Tensor, stated: float | None, override: float | None) -> float:
+    """The relative tolerance: the caller's, or else the rule's, or else the dtype's own."""
+    if override is not None:
+        return override
+    if stated is not None:
+        return stated
+    return 0.0 if tensor.dtype is None else auto_tolerance(tensor.dtype)
+
+
+def why_not_judged(tensor: Tensor) -> str | None:
+    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can."""
+    if isinstance(tensor.storage, Unreadable):
+        return tensor.storage.reason
+    if tensor.dtype is None:
+        return f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
+    if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX):
+        return f"{tensor.dtype} weights are no real numbers"
+    return "it has no weights" if tensor.size == 0 else None
+
+
+def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:
+    """Say why `constraint` does not judge the stored numbers of `tensor`; ``None`` if it does."""
+    if part is not None:
+        return part.reason
+    return None if constraint.elementwise else why_no_norm(tensor)
+
+
+def why_no_norm(tensor: Tensor) -> str | None:
+    """Say why norms of the stored numbers of `tensor` mean nothing; ``None`` if they may.
+
+    Integers have none unless somebody says that they are weights.
+    """
+    if isinstance(tensor.storage, Computed | Unreadable) or tensor.dtype is None:
+        return None
+    if tensor.dtype.kind is not Kind.INTEGER:
+        return None
+    return f"it holds {tensor.dtype} numbers, and nothing tells what weights they stand for"
 
 
 def why_not_projected(tensor: Tensor) -> str | None:
@@ -51,61 +168,6 @@ def quantised_notice(tensor: Tensor) -> tuple[Notice, ...]:
             informational=True,
         ),
     )
-
-
-def why_not_judged(tensor: Tensor) -> str | None:
-    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can."""
-    if isinstance(tensor.storage, Unreadable):
-        return tensor.storage.reason
-    if tensor.dtype is None:
-        return f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
-    if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX):
-        return f"{tensor.dtype} weights are no real numbers"
-    return "it has no weights" if tensor.size == 0 else None
-
-
-def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
-    """`constraint` with its bounds as the dtype of `tensor` holds them."""
-    return constraint if tensor.dtype is None else constraint.as_stored(tensor.dtype)
-
-
-def tolerance_for(tensor: Tensor, stated: float | None, override: float | None) -> float:
-    """The relative tolerance: the caller's, or else the rule's, or else the dtype's own."""
-    if override is not None:
-        return override
-    if stated is not None:
-        return stated
-    return 0.0 if tensor.dtype is None else auto_tolerance(tensor.dtype)
-
-
-RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
-
-
-def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
-    """The tensors that are parts of weights, by name; Keras' files tell of theirs in another way."""
-    if checkpoint.keras is not None:
-        return {}
-    stated = checkpoint.quantisation
-    return find_parts(checkpoint.tensors, None if isinstance(stated, Unreadable) else stated)
-
-
-def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:
-    """Say why `constraint` does not judge the stored numbers of `tensor`; ``None`` if it does.
-
-    Integers have no norm that means anything unless somebody says that they are weights.
-    """
-    if part is not None:
-        return part.reason
-    return None if constraint.elementwise else why_no_norm(tensor)
-
-
-def why_no_norm(tensor: Tensor) -> str | None:
-    """Say why norms of the stored numbers of `tensor` mean nothing; ``None`` if they may."""
-    if isinstance(tensor.storage, Computed | Unreadable) or tensor.dtype is None:
-        return None
-    if tensor.dtype.kind is not Kind.INTEGER:
-        return None
-    return f"it holds {tensor.dtype} numbers, and nothing tells what weights they stand for"
 
 
 def unread_config_notice(checkpoint: Checkpoint) -> tuple[Notice, ...]:
@@ -139,3 +201,75 @@ def refuse_no_weights(checkpoint: Checkpoint, plan: Plan) -> None:
             tensor=first.subject,
             hint=f"{first.hint}{rest}",
         )
+
+
+Patterns = tuple[str, ...]
+
+_SPECIAL: Final = re.compile(r"[*?\[\]]|^!|^re:")
+_NOTHING: Final = ("re:[^\\s\\S]",)
+"""A pattern that no name matches."""
+
+
+def exact_pattern(name: str) -> str:
+    """The pattern in which no sign of `name` has a meaning of its own."""
+    return f"re:{re.escape(name)}" if _SPECIAL.search(name) else name
+
+
+class ExactPatterns:
+    """Finds patterns for the tensors of one checkpoint; `labels` are as `labels_of` says."""
+
+    def __init__(self, tensors: Sequence[Tensor], labels: Mapping[str, str]) -> None:
+        self._tensors = tensors
+        self._labels = labels
+        self._owners = Counter(n for t in tensors for n in names_of(t, labels.get(t.name)))
+
+    def friendly(self, name: str) -> str:
+        """The label of the tensor with this full name if nothing else is called so, else `name`."""
+        label = self._labels.get(name)
+        return label if label is not None and self._owners[label] == 1 else name
+
+    def of(
+        self, groups: Sequence[Sequence[str]], short: Sequence[Patterns]
+    ) -> list[Patterns | None]:
+        """Return patterns for each group of tensors (by full names); ``None`` where none is exact.
+
+        `short` are those that would be nicest, one proposal for each group, or an empty one. What
+        full names alone would match besides is excluded at last.
+        """
+        found: list[Patterns | None] = [None] * len(groups)
+        self._accept(groups, short, found)
+        friendly = [tuple(exact_pattern(self.friendly(name)) for name in g) for g in groups]
+        self._accept(groups, friendly, found)
+        full = [tuple(map(exact_pattern, group)) for group in groups]
+        others = self._accept(groups, full, found)
+        without = [
+            (*f, *(f"!{exact_pattern(n)}" for n in o)) for f, o in zip(full, others, strict=True)
+        ]
+        self._accept(groups, without, found)
+        return found
+
+    def _accept(
+        self,
+        groups: Sequence[Sequence[str]],
+        proposed: Sequence[Patterns],
+        found: list[Patterns | None],
+    ) -> list[list[str]]:
+        """Put what is exact into `found`, unless something stands there; return what else matched."""
+        usable = [patterns if _understood(patterns) else _NOTHING for patterns in proposed]
+        others = []
+        matched = governed(TensorPatterns(usable), self._tensors, self._labels)
+        for i, (group, tensors) in enumerate(zip(groups, matched, strict=True)):
+            names = {tensor.name for tensor in tensors}
+            others.append(sorted(names.difference(group)))
+            if found[i] is None and names == set(group):
+                found[i] = proposed[i]
+        return others
+
+
+def _understood(patterns: Patterns) -> bool:
+    """Whether a spec could hold `patterns`: a name may be empty, or longer than a pattern may be."""
+    try:
+        TensorPatterns([patterns])
+    except UsageError:
+        return False
+    return True

@@ -1,30 +1,76 @@
-"""What one unit is: the axes that a rule states, resolved for one shape."""
+"""What a unit is: the part of a tensor that one norm belongs to.
+
+A unit spans the *reduced* axes, and there is one for each index along the axes that are kept. A spec,
+an option or a declaration states them; else they follow from the constraint or from how the file's
+producer lays weights out. Axes are handed on sorted and non-negative.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.spec.model import Units
-
 
 Shape = tuple[int, ...]
 Axes = tuple[int, ...]
 
+_KERNEL_RANKS = (4, 5)
+"""Ranks that in practice belong to convolutions over two or three dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The reduced `axes`, what to tell of them, and the axes `meant` where these say nothing."""
+
+    axes: Axes
+    notices: tuple[Notice, ...] = ()
+    meant: Axes | None = None
+
+
+def unit_of(
+    tensor: Tensor, constraint: Constraint, units: Units, declared: tuple[str, str] | None = None
+) -> Unit:
+    """What a unit of `tensor` is under `constraint`, with a warning where that is probably not meant.
+
+    `declared` is the layer's class and the argument where the model's own config says so.
+
+    Raises:
+        UsageError: as `reduced_axes` does.
+    """
+    shape = tensor.shape
+    axes = reduced_axes(units, constraint, shape)
+    if not has_axes(constraint):
+        return Unit(axes)
+    if declared is None and not units.stated:
+        notice = defaulted(tensor.name, shape, axes)
+        return Unit(axes, () if notice is None else (notice,))
+    meant = meant_axes(shape, *(declared or ()))
+    notice = degenerate(tensor.name, shape, axes, meant)
+    if notice is not None:
+        return Unit(axes, (notice,), meant)
+    if declared is not None:
+        notice = suspicious(tensor.name, shape, axes, *declared)
+    return Unit(axes, () if notice is None else (notice,))
+
+
+def has_axes(constraint: Constraint) -> bool:
+    """Whether `constraint` is about units: not each weight by itself, nor the whole tensor at once."""
+    return constraint.streaming and not constraint.elementwise
+
 
 def reduced_axes(units: Units, constraint: Constraint, shape: Shape) -> Axes:
-    """Return the axes that one unit spans, sorted and non-negative.
+    """Return the axes that one unit spans; empty for elementwise constraints.
 
-    Empty for elementwise constraints. A rule that says nothing means the whole of a vector, the
-    first axis of a matrix (Keras' default) and the whole tensor for constraints that are about it;
-    for more dimensions it has to say.
+    A rule that says nothing means the whole of a vector, the first axis of a matrix (Keras' default)
+    and the whole tensor for constraints that are about it; for more dimensions it has to say.
 
     Raises:
         UsageError: the axes do not exist, are there twice, or must be stated and are not; or the
@@ -32,7 +78,7 @@ def reduced_axes(units: Units, constraint: Constraint, shape: Shape) -> Axes:
     """
     constraint.check_shape(shape)
     everything = tuple(range(len(shape)))
-    if constraint.elementwise or not constraint.streaming:
+    if not has_axes(constraint):
         if units.stated:
             raise UsageError(_no_axis(constraint))
         return () if constraint.elementwise else everything
@@ -59,31 +105,52 @@ def _existing(axes: Sequence[int], shape: Shape) -> Axes:
         raise UsageError("an empty axis names no axis at all")
     for axis in axes:
         if not -rank <= axis < rank:
-            raise UsageError(f"axis {axis} does not exist", hint=_axes_there_are(rank))
+            there = f"there are 0 to {rank - 1}" if rank else "a scalar has no axes"
+            raise UsageError(f"axis {axis} does not exist", hint=there)
     found = sorted(axis % rank for axis in axes)
     if len(set(found)) < len(found):
         raise UsageError(f"axis {list(axes)} names one axis twice")
     return tuple(found)
 
 
-def _complement(kept: Sequence[int], shape: Shape) -> Axes:
-    there = _existing(kept, shape)
-    axes = tuple(axis for axis in range(len(shape)) if axis not in there)
+def _complement(unit_axis: Sequence[int], shape: Shape) -> Axes:
+    axes = kept_axes(shape, _existing(unit_axis, shape))
     if not axes:
         raise UsageError(
-            f"unit_axis {list(kept)} leaves no axis to take a norm over",
+            f"unit_axis {list(unit_axis)} leaves no axis to take a norm over",
             hint="Clip bounds each weight by itself",
         )
     return axes
 
 
-def _axes_there_are(rank: int) -> str:
-    return f"there are 0 to {rank - 1}" if rank else "a scalar has no axes"
-
-
 def _advice(shape: Shape) -> str:
     last = tuple(range(len(shape) - 1))
     return f"axis {list(last)} would make a unit {unit_words(shape, last)}"
+
+
+def default_axes(rank: int, units: Units | None, *, keras: bool) -> Axes:
+    """Return the reduced axes of a tensor with `rank` axes where no constraint asks for them.
+
+    `units` decides where it states something. Otherwise a unit is one index of the last axis in
+    Keras' files and of the first in others, as PyTorch lays weights out. A vector or a scalar is
+    one unit. Of the axes that `units` states those count that the tensor has.
+
+    Raises:
+        UsageError: a tensor of several axes has none of them, so that nothing would be as meant.
+    """
+    if rank <= 1:
+        return tuple(range(rank))
+    if units is None or not units.stated:
+        return tuple(range(rank - 1)) if keras else tuple(range(1, rank))
+    if units.whole:
+        return tuple(range(rank))
+    stated = units.axis if units.axis is not None else units.unit_axis or ()
+    inside = {axis % rank for axis in stated if -rank <= axis < rank}
+    if not inside:
+        axes = ", ".join(map(str, stated))
+        raise UsageError(f"axis {axes} does not exist in a tensor of {rank} axes")
+    reduced = inside if units.axis is not None else set(range(rank)) - inside
+    return tuple(sorted(reduced))
 
 
 def meant_axes(shape: Shape, layer_class: str = "", argument: str = "") -> Axes:
@@ -103,12 +170,57 @@ def meant_axes(shape: Shape, layer_class: str = "", argument: str = "") -> Axes:
     return tuple(range(rank - 1))
 
 
+def kept_axes(shape: Sequence[int], axes: Sequence[int]) -> Axes:
+    """The axes along which units are counted."""
+    return tuple(axis for axis in range(len(shape)) if axis not in axes)
+
+
+def unit_size(shape: Sequence[int], axes: Sequence[int]) -> int:
+    """How many weights one unit has."""
+    return math.prod(shape[axis] for axis in axes)
+
+
+def unit_words(shape: Sequence[int], axes: Sequence[int]) -> str:
+    """Say what one unit is, for example ``one of 64 columns (last axis): 128 weights``."""
+    if not axes:
+        return "each weight"
+    weights = _product([shape[axis] for axis in axes])
+    weights += " weight" if unit_size(shape, axes) == 1 else " weights"
+    kept, rank = kept_axes(shape, axes), len(shape)
+    if not kept:
+        return f"the whole {'vector' if rank == 1 else 'tensor'}: {weights}"
+    if len(kept) == 1:
+        count, noun = shape[kept[0]], _noun(kept[0], rank)
+        noun = noun.removesuffix("s") if count == 1 else noun
+        return f"one of {count} {noun} ({_place(kept[0], rank)} axis): {weights}"
+    *most, last = map(str, kept)
+    positions = _product([shape[axis] for axis in kept])
+    return f"one of {positions} positions along axes {', '.join(most)} and {last}: {weights}"
+
+
+def _noun(axis: int, rank: int) -> str:
+    if rank == 2:
+        return "rows" if axis == 0 else "columns"
+    return "filters" if rank in _KERNEL_RANKS and axis in (0, rank - 1) else "slices"
+
+
+def _place(axis: int, rank: int) -> str:
+    if axis == rank - 1:
+        return "last"
+    return ("first", "second", "third")[axis] if axis < 3 else f"{axis + 1}th"
+
+
+def _product(extents: list[int]) -> str:
+    total = str(math.prod(extents))
+    return total if len(extents) == 1 else f"{'x'.join(map(str, extents))} = {total}"
+
+
 def degenerate(tensor: str, shape: Shape, axes: Axes, meant: Axes) -> Notice | None:
     """Warn where each norm spans a single weight, so that the constraint is a clip.
 
     Matrices are let be: a layer with one input has such a kernel rightly.
     """
-    if len(shape) < 3 or _extent(shape, axes) != 1 or _extent(shape, meant) <= 1:
+    if len(shape) < 3 or unit_size(shape, axes) != 1 or unit_size(shape, meant) <= 1:
         return None
     return Notice(
         "degenerate-axis",
@@ -135,9 +247,9 @@ def suspicious(
     )
 
 
-def defaulted(tensor: str, shape: Shape, axes: Axes, constraint: Constraint) -> Notice | None:
+def defaulted(tensor: str, shape: Shape, axes: Axes) -> Notice | None:
     """Tell which axis of a matrix was taken where the rule states none."""
-    if constraint.elementwise or not constraint.streaming or len(shape) != 2 or axes != (0,):
+    if len(shape) != 2 or axes != (0,):
         return None
     return Notice(
         "default-axis",
@@ -153,10 +265,6 @@ def _same(shape: Shape, axes: Axes, others: Axes) -> bool:
     return {a for a in axes if shape[a] != 1} == {a for a in others if shape[a] != 1}
 
 
-def _extent(shape: Shape, axes: Axes) -> int:
-    return math.prod(shape[axis] for axis in axes)
-
-
 def _as_meant(shape: Shape, meant: Axes) -> str:
     return f"axis {_written(meant)} was probably meant: {unit_words(shape, meant)}"
 
@@ -167,84 +275,3 @@ def _written(axes: Axes) -> str:
 
 def _shape(shape: Shape) -> str:
     return "x".join(map(str, shape))
-
-
-def default_axes(rank: int, units: Units | None, *, keras: bool) -> tuple[int, ...]:
-    """Return the reduced axes of a tensor with `rank` axes, sorted and non-negative.
-
-    `units` decides where it states something. Otherwise a unit is one index of the last axis in
-    Keras' files and of the first in others, as PyTorch lays weights out. A vector or a scalar is
-    one unit. Of the axes that `units` states those count that the tensor has.
-
-    Raises:
-        UsageError: a tensor of several axes has none of them, so that nothing would be as meant.
-    """
-    if rank <= 1:
-        return tuple(range(rank))
-    if units is None or not units.stated:
-        return tuple(range(rank - 1)) if keras else tuple(range(1, rank))
-    if units.whole:
-        return tuple(range(rank))
-    stated = units.axis if units.axis is not None else units.unit_axis or ()
-    inside = {axis % rank for axis in stated if -rank <= axis < rank}
-    if not inside:
-        axes = ", ".join(map(str, stated))
-        raise UsageError(f"axis {axes} does not exist in a tensor of {rank} axes")
-    reduced = inside if units.axis is not None else set(range(rank)) - inside
-    return tuple(sorted(reduced))
-
-
-_KERNEL_RANKS = (4, 5)
-"""Ranks that in practice belong to convolutions over two or three dimensions."""
-
-
-def unit_words(shape: Sequence[int], axes: Sequence[int]) -> str:
-    """Say what one unit is, for example ``one of 64 columns (last axis): 128 weights``.
-
-    Args:
-        shape: the tensor's shape.
-        axes: the reduced axes, sorted and non-negative; empty where each weight is a unit.
-    """
-    if not axes:
-        return "each weight"
-    weights = _weights([shape[axis] for axis in axes])
-    kept = [axis for axis in range(len(shape)) if axis not in axes]
-    if not kept:
-        whole = "vector" if len(shape) == 1 else "tensor"
-        return f"the whole {whole}: {weights}"
-    if len(kept) == 1:
-        place = _place(kept[0], len(shape))
-        units = _counted(shape[kept[0]], _noun(kept[0], len(shape)))
-        return f"{units} ({place} axis): {weights}"
-    positions = _product([shape[axis] for axis in kept])
-    return f"one of {positions} positions along axes {_listed(kept)}: {weights}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"one of {count} {noun.removesuffix('s') if count == 1 else noun}"
-
-
-def _noun(axis: int, rank: int) -> str:
-    if rank == 2:
-        return "rows" if axis == 0 else "columns"
-    return "filters" if rank in _KERNEL_RANKS and axis in (0, rank - 1) else "slices"
-
-
-def _place(axis: int, rank: int) -> str:
-    if axis == rank - 1:
-        return "last"
-    return ("first", "second", "third")[axis] if axis < 3 else f"{axis + 1}th"
-
-
-def _weights(extents: list[int]) -> str:
-    return f"{_product(extents)} weight{'' if math.prod(extents) == 1 else 's'}"
-
-
-def _product(extents: list[int]) -> str:
-    total = str(math.prod(extents))
-    return total if len(extents) == 1 else f"{'x'.join(map(str, extents))} = {total}"
-
-
-def _listed(axes: list[int]) -> str:
-    *most, last = map(str, axes)
-    return f"{', '.join(most)} and {last}"

@@ -116,7 +116,7 @@ class RuleBuilder:
         if ":" in form.class_name:
             made = import_custom(form.class_name, config, self.allow_import)
             return made, Units.in_config(config) if made.streaming else Units()
-        from ckptclamp.models.keras import parse_constraint
+        from ckptclamp.models.keras.constraints import parse_constraint
 
         parsed = parse_constraint(form.model_dump(exclude_unset=True))
         if parsed.opaque is not None:

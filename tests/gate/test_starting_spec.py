@@ -27,8 +27,8 @@ from ckptclamp.auditing.starting_spec import (
 )
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import ExitCode, NothingEvaluatedError
-from ckptclamp.plan.matching import exact_pattern
 from ckptclamp.plan.model import Origin
+from ckptclamp.plan.tensors import exact_pattern
 from ckptclamp.spec.patterns import TensorPatterns
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

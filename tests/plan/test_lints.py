@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.plan.units import defaulted, degenerate, meant_axes, suspicious
 
 
@@ -74,8 +73,8 @@ def test_default_axis_on_a_convolution_is_suspicious(shape, axes, layer, argumen
 
 def test_default_of_a_matrix_is_told():
     """Which axis was taken, and what a unit then is, is said; nothing is wrong."""
-    notice = defaulted("k", (128, 64), (0,), MaxNorm())
+    notice = defaulted("k", (128, 64), (0,))
     assert notice is not None
     assert notice.informational
     assert "one of 64 columns" in notice.message
-    assert defaulted("k", (128,), (0,), MaxNorm()) is None
+    assert defaulted("k", (128,), (0,)) is None

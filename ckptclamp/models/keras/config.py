@@ -1,22 +1,21 @@
-"""The model config that a weights-only file lacks, read from a file beside it."""
+"""A Keras model config: the file that it is read from, and its settings as untrusted values."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+Shape = tuple[int | None, ...]
+"""A shape in which ``None`` is a size that the config does not tell."""
 
-
-_LARGEST = 64 << 20
-_DEEPEST = 200
+_LARGEST, _DEEPEST = 64 << 20, 200
 _HEAD = 4096
 """Bytes in which a JSON document has begun, whatever white space comes before it."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -73,10 +72,6 @@ def _from_checkpoint(path: Path) -> object:
         return checkpoint.keras.config if checkpoint.keras else None
 
 
-Shape = tuple[int | None, ...]
-"""A shape in which ``None`` is a size that the config does not tell."""
-
-
 def as_mapping(value: object) -> Mapping[str, Any]:
     """`value` if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
@@ -98,12 +93,8 @@ def as_shape(value: object) -> Shape | None:
 
 def times(*factors: int | None) -> int | None:
     """The product of sizes; unknown if one of them is."""
-    product = 1
-    for factor in factors:
-        if factor is None:
-            return None
-        product *= factor
-    return product
+    known = [factor for factor in factors if factor is not None]
+    return math.prod(known) if len(known) == len(factors) else None
 
 
 @dataclass(frozen=True, slots=True)

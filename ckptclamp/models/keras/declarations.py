@@ -3,207 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.tensor import KerasLayout
 from ckptclamp.errors import Notice, printable
-from ckptclamp.models.keras.binding import NAME_IT, Bindings, Bound, Unbound, is_quantised
 from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a_builtin
-from ckptclamp.models.keras.mapping import bind
-from ckptclamp.models.keras.names import distinct_labels, labels_of_bound, variable_label
-from ckptclamp.models.keras.tree import Layer, RepeatedLayers, read_model
+from ckptclamp.models.keras.dequantisation import is_quantised
+from ckptclamp.models.keras.tree import NAME_IT, Bound, Layer, Unbound
 
 if TYPE_CHECKING:
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
-    from ckptclamp.models.keras.tree import Layer
-
-
-def declared_constraints(
-    model: KerasModel, tensors: Mapping[str, Tensor]
-) -> tuple[Declaration, ...]:
-    """One declaration for each layer and ``*_constraint`` of the config that is not null.
-
-    Every such argument is answered for: with the exact tensors, with a reason why they cannot be
-    told, or with a notice that it governs nothing. A file without a config declares nothing.
-
-    Raises:
-        RefusedError: the config nests layers deeper than 64 levels.
-    """
-    root, bindings = bind(model, tensors)
-    if root is None:
-        return ()
-    legacy = model.layout is KerasLayout.LEGACY
-    labels = distinct_labels(labels_of_bound(model, tensors, root, bindings))
-    return tuple(_Declarations(root, bindings, tensors, legacy, labels).all())
-
-
-def undeclared_notices(model: KerasModel) -> tuple[Notice, ...]:
-    """What the config cannot tell: constraints that a user's own code may set."""
-    if model.config is None:
-        return ()
-    root = read_model(model.config)
-    if root.container is None:
-        return (
-            Notice(
-                "config-lists-no-layers",
-                f"{printable(root.class_name)} is a model of its own code: its config lists no "
-                "layers, so constraints that the code sets cannot be seen",
-                "write rules for them",
-                informational=True,
-            ),
-        )
-    own = {layer.class_name for layer in root.walk() if layer.custom and layer.container is None}
-    if not own:
-        return ()
-    shown = ", ".join(printable(name) for name in sorted(own)[:5])
-    return (
-        Notice(
-            "custom-layers",
-            f"constraints that the code of {len(own)} custom layer class(es) sets ({shown}) "
-            "cannot be seen in a config",
-            "write rules for them",
-            informational=True,
-        ),
-    )
-
-
-class _Declarations:
-    """One config, its layers bound to tensors."""
-
-    def __init__(
-        self,
-        root: Layer,
-        bindings: Bindings,
-        tensors: Mapping[str, Tensor],
-        legacy: bool,
-        distinct: Mapping[str, str],
-    ) -> None:
-        self.root = root
-        self.legacy = legacy
-        self.repeats = RepeatedLayers(root.walk())
-        self.bindings = bindings
-        self.tensors = tensors
-        self.distinct = distinct
-        self.twins: dict[int, list[Layer]] = {}
-        self.mirrors: dict[int, Layer] = {}
-        for layer in root.walk():
-            if layer.twin is not None:
-                self.twins.setdefault(layer.twin, []).append(layer)
-            if any(variable.mirror for variable in layer.variables) and layer.children:
-                self.mirrors[layer.children[0].key] = layer
-
-    def all(self) -> Iterator[Declaration]:
-        for layer in self.root.walk():
-            if layer.twin is None:
-                for argument, serialised in layer.declared.items():
-                    yield self._declaration(layer, argument, serialised)
-                yield from unread_constraints(layer)
-
-    def _declaration(self, layer: Layer, argument: str, serialised: Any) -> Declaration:  # noqa: ANN401 - untrusted JSON
-        place: dict[str, Any] = {
-            "layer": "/".join(layer.path),
-            "layer_class": layer.class_name,
-            "argument": argument,
-            "serialised": serialised if isinstance(serialised, (str, Mapping)) else str(serialised),
-        }
-        if not layer.known:
-            return Declaration(**place, **_unknown_class(layer))
-        governed = [
-            i for i, variable in enumerate(layer.variables) if variable.argument == argument
-        ]
-        if not governed:
-            return Declaration(**place, notices=(_governs_nothing(layer, argument),))
-        return self._on_tensors(layer, governed, place)
-
-    def _on_tensors(self, layer: Layer, governed: list[int], place: dict[str, Any]) -> Declaration:
-        names: list[str] = []
-        labels: list[str | None] = []
-        for member in (layer, *self.twins.get(layer.key, ())):
-            binding = self.bindings[member.key]
-            if isinstance(binding, Unbound):
-                return Declaration(**place, not_evaluated=binding.reason, hint=binding.hint)
-            for index in governed:
-                found = (*binding.tensors[index], *self._mirror(member, index))
-                names += found
-                label = variable_label(member, member.variables[index])
-                labels += [label if name in self.distinct else None for name in found]
-        notices = tuple(self._notices(layer, names))
-        mode = layer.variables[governed[0]].quantised or self._integers(names)
-        if mode is not None:
-            notices += (_dropped(layer, place["argument"], mode),)
-        unique = dict(zip(names, labels, strict=True))
-        return Declaration(
-            **place, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
-        )
-
-    def _mirror(self, layer: Layer, index: int) -> tuple[str, ...]:
-        """The copy of a wrapped layer's first variable that its wrapper keeps."""
-        wrapper = self.mirrors.get(layer.key)
-        if wrapper is None or index != 0:
-            return ()
-        binding = self.bindings[wrapper.key]
-        return binding.tensors[0] if isinstance(binding, Bound) else ()
-
-    def _integers(self, names: list[str]) -> str | None:
-        """The dtype of the first tensor that holds no fractions."""
-        quantised = (self.tensors[name] for name in names if is_quantised(self.tensors[name]))
-        return next((str(tensor.dtype) for tensor in quantised), None)
-
-    def _notices(self, layer: Layer, names: list[str]) -> Iterator[Notice]:
-        path = printable("/".join(layer.path))
-        if layer.frozen:
-            yield Notice(
-                "never-ran",
-                f"{path} was frozen when it was saved: Keras constrains no frozen layer",
-                informational=True,
-            )
-        earlier = self.repeats.first(layer)
-        if earlier is None:
-            return
-        other = printable("/".join(earlier.path))
-        if self.bindings[layer.key] == self.bindings[earlier.key]:
-            yield Notice(
-                "shared-twice",
-                f"{path} is the same layer as {other}, and is saved once",
-                informational=True,
-            )
-        elif self.legacy:
-            yield Notice(
-                "shared-twice",
-                f"{path} has the name and settings of {other}: if they are one layer, the file holds "
-                "it twice, and Keras loads the last copy",
-                tensor=names[0],
-                informational=True,
-            )
-
-
-def _unknown_class(layer: Layer) -> dict[str, Any]:
-    name = printable(layer.class_name)
-    return {
-        "not_evaluated": f"{name} is no layer of Keras' own, so which of its weights this "
-        "constrains is known to its code alone",
-        "hint": NAME_IT,
-    }
-
-
-def _governs_nothing(layer: Layer, argument: str) -> Notice:
-    return Notice(
-        "governs-nothing",
-        f"{printable('/'.join(layer.path))} declares {printable(argument)}, but a "
-        f"{printable(layer.class_name)} with its settings has no such weight",
-        "remove the argument, or constrain the weight that was meant",
-    )
-
-
-def _dropped(layer: Layer, argument: str, mode: str) -> Notice:
-    return Notice(
-        "never-ran",
-        f"{printable('/'.join(layer.path))} was quantised to {printable(mode)}, and Keras dropped its "
-        f"{printable(argument)}; what is judged is the weight that the integers stand for",
-        informational=True,
-    )
+    from ckptclamp.models.keras.model import BoundModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,24 +39,178 @@ class Declaration:
     notices: tuple[Notice, ...] = ()
 
 
-def unread_constraints(layer: Layer) -> Iterator[Declaration]:
+def find_declarations(bound: BoundModel) -> Iterator[Declaration]:
+    """One declaration for each layer and ``*_constraint`` of the config that is not null.
+
+    Every such argument is answered for: with the exact tensors, with a reason why they cannot be
+    told, or with a notice that it governs nothing. A file without a config declares nothing.
+    """
+    return _Declarations(bound).all()
+
+
+def undeclared_notices(layers: Sequence[Layer]) -> tuple[Notice, ...]:
+    """What a config with these layers cannot tell: constraints that a user's own code may set."""
+    if not layers:
+        return ()
+    root = layers[0]
+    if root.container is None:
+        return (
+            Notice(
+                "config-lists-no-layers",
+                f"{printable(root.class_name)} is a model of its own code: its config lists no "
+                "layers, so constraints that the code sets cannot be seen",
+                "write rules for them",
+                informational=True,
+            ),
+        )
+    own = {layer.class_name for layer in layers if layer.custom and layer.container is None}
+    if not own:
+        return ()
+    shown = ", ".join(printable(name) for name in sorted(own)[:5])
+    return (
+        Notice(
+            "custom-layers",
+            f"constraints that the code of {len(own)} custom layer class(es) sets ({shown}) "
+            "cannot be seen in a config",
+            "write rules for them",
+            informational=True,
+        ),
+    )
+
+
+class _Declarations:
+    """The layers of one config, with their copies and the wrappers that mirror a variable."""
+
+    def __init__(self, bound: BoundModel) -> None:
+        self.bound = bound
+        self.copies: dict[int, list[Layer]] = {}
+        self.mirrors: dict[int, Layer] = {}
+        for layer in bound.layers:
+            if layer.copy_of is not None:
+                self.copies.setdefault(layer.copy_of, []).append(layer)
+            if any(variable.mirror for variable in layer.variables) and layer.children:
+                self.mirrors[layer.children[0].key] = layer
+
+    def all(self) -> Iterator[Declaration]:
+        for layer in self.bound.layers:
+            if layer.copy_of is None:
+                for argument, serialised in layer.declared.items():
+                    yield self._declaration(layer, argument, serialised)
+                yield from _unread_constraints(layer)
+
+    def _declaration(self, layer: Layer, argument: str, serialised: object) -> Declaration:
+        written = serialised if isinstance(serialised, (str, Mapping)) else str(serialised)
+        declaration = _declared(layer, argument, written)
+        if not layer.known:
+            return replace(
+                declaration,
+                not_evaluated=f"{printable(layer.class_name)} is no layer of Keras' own, so which of "
+                "its weights this constrains is known to its code alone",
+                hint=NAME_IT,
+            )
+        governed = [i for i, v in enumerate(layer.variables) if v.argument == argument]
+        if not governed:
+            return replace(declaration, notices=(_governs_nothing(layer, argument),))
+        return self._on_tensors(declaration, layer, governed)
+
+    def _on_tensors(
+        self, declaration: Declaration, layer: Layer, governed: list[int]
+    ) -> Declaration:
+        names: list[str] = []
+        labels: list[str | None] = []
+        for member in (layer, *self.copies.get(layer.key, ())):
+            binding = self.bound.bindings[member.key]
+            if isinstance(binding, Unbound):
+                return replace(declaration, not_evaluated=binding.reason, hint=binding.hint)
+            for index in governed:
+                found = (*binding.tensors[index], *self._mirror(member, index))
+                names += found
+                label = member.label(member.variables[index])
+                labels += [label if name in self.bound.distinct_labels else None for name in found]
+        notices = tuple(self._notices(layer, names))
+        mode = layer.variables[governed[0]].quantised or self._integers(names)
+        if mode is not None:
+            notices += (_dropped(layer, declaration.argument, mode),)
+        unique = dict(zip(names, labels, strict=True))
+        return replace(
+            declaration, tensors=tuple(unique), labels=tuple(unique.values()), notices=notices
+        )
+
+    def _mirror(self, layer: Layer, index: int) -> tuple[str, ...]:
+        """The copy of a wrapped layer's first variable that its wrapper keeps."""
+        wrapper = self.mirrors.get(layer.key)
+        if wrapper is None or index != 0:
+            return ()
+        binding = self.bound.bindings[wrapper.key]
+        return binding.tensors[0] if isinstance(binding, Bound) else ()
+
+    def _integers(self, names: list[str]) -> str | None:
+        """The dtype of the first tensor that holds no fractions."""
+        tensors = (self.bound.tensors[name] for name in names)
+        return next((str(tensor.dtype) for tensor in tensors if is_quantised(tensor)), None)
+
+    def _notices(self, layer: Layer, names: list[str]) -> Iterator[Notice]:
+        path = printable("/".join(layer.path))
+        if layer.frozen:
+            yield Notice(
+                "never-ran",
+                f"{path} was frozen when it was saved: Keras constrains no frozen layer",
+                informational=True,
+            )
+        earlier = self.bound.repeats.first(layer)
+        if earlier is None:
+            return
+        other = printable("/".join(earlier.path))
+        if self.bound.bindings[layer.key] == self.bound.bindings[earlier.key]:
+            yield Notice(
+                "shared-twice",
+                f"{path} is the same layer as {other}, and is saved once",
+                informational=True,
+            )
+        elif self.bound.legacy:
+            yield Notice(
+                "shared-twice",
+                f"{path} has the name and settings of {other}: if they are one layer, the file holds "
+                "it twice, and Keras loads the last copy",
+                tensor=names[0],
+                informational=True,
+            )
+
+
+def _declared(layer: Layer, argument: str, serialised: Mapping[str, Any] | str) -> Declaration:
+    return Declaration("/".join(layer.path), layer.class_name, argument, serialised)
+
+
+def _governs_nothing(layer: Layer, argument: str) -> Notice:
+    return Notice(
+        "governs-nothing",
+        f"{printable('/'.join(layer.path))} declares {printable(argument)}, but a "
+        f"{printable(layer.class_name)} with its settings has no such weight",
+        "remove the argument, or constrain the weight that was meant",
+    )
+
+
+def _dropped(layer: Layer, argument: str, mode: str) -> Notice:
+    return Notice(
+        "never-ran",
+        f"{printable('/'.join(layer.path))} was quantised to {printable(mode)}, and Keras dropped its "
+        f"{printable(argument)}; what is judged is the weight that the integers stand for",
+        informational=True,
+    )
+
+
+def _unread_constraints(layer: Layer) -> Iterator[Declaration]:
     """Declarations, all not evaluated, for what the tree of layers does not reach in `layer`."""
     for key in layer.odd:
-        yield Declaration(
-            layer="/".join(layer.path),
-            layer_class=layer.class_name,
-            argument=key,
-            serialised="unknown",
+        yield replace(
+            _declared(layer, key, "unknown"),
             not_evaluated=f"{key} is no serialised layer, so what it declares cannot be known",
             hint=NAME_IT,
         )
     for key, value in layer.unread:
         for argument, serialised in _constraints(key, value):
-            yield Declaration(
-                layer="/".join(layer.path),
-                layer_class=layer.class_name,
-                argument=argument,
-                serialised=serialised if isinstance(serialised, str) else dict(serialised),
+            yield replace(
+                _declared(layer, argument, serialised),
                 not_evaluated=f"{printable(argument)} is a setting of {printable(layer.class_name)} "
                 "that only its code can read",
                 hint=NAME_IT,

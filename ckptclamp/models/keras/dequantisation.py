@@ -1,7 +1,9 @@
-"""The weights that a quantised Keras layer computes with: integers, and the scales beside them.
+"""What quantisation does to a layer: its variables, and the weights that integers stand for.
 
-How Keras 3 stores ``int8`` and ``int4`` kernels is told by the layer's class and checked against
-every shape. What does not fit, and every other mode, stays unreadable with the reason.
+After ``model.quantize`` the config still declares the kernel's constraint, but Keras has dropped it:
+the kernel holds integers with scales beside it, or was replaced. How Keras 3 stores ``int8`` and
+``int4`` kernels is told by the layer's class and checked against every shape. What does not fit, and
+every other mode, stays unreadable with the reason.
 """
 
 from __future__ import annotations
@@ -9,21 +11,89 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.checkpoints.tensor import KerasLayout, Unreadable
-from ckptclamp.models.keras.binding import Bound, is_quantised
+from ckptclamp.checkpoints.tensor import KerasLayout, Tensor, Unreadable
+from ckptclamp.models.keras.config import as_integer, as_mapping
 from ckptclamp.models.keras.dequantise import Dequantised
-from ckptclamp.models.keras.layers import einsum_equation
-from ckptclamp.models.keras.mapping import bind
+from ckptclamp.models.keras.layers import Variable, einsum_equation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
-    from ckptclamp.models.keras.layers import Variable
+    from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.keras.tree import Layer
+
+_BIAS_FIRST: Final = ("gptq", "awq")
+"""Modes that replace the kernel, and so store it after the bias."""
+
+_AFTER_SCALES: Final = ("reverse_embeddings",)
+"""Variables without a constraint, which are stored after the scales of the one before them."""
+
+FLOAT8_HISTORY: Final = "kernel_amax_history"
+"""A variable that every layer in float8 has, and no other."""
+
+_LIVE: Final = ("float8",)
+"""Modes that keep the kernel in float32, with its constraint."""
+
+
+def quantised_variables(
+    values: Mapping[str, Any], variables: tuple[Variable, ...]
+) -> tuple[tuple[Variable, ...], bool]:
+    """The variables of a layer with the settings `values`, and whether further ones follow them."""
+    mode = _mode(values.get("dtype"))
+    if mode is None:
+        return _with_lora(values, variables), False
+    if mode in _LIVE:
+        return variables, True
+    if mode in _BIAS_FIRST:
+        variables = tuple(sorted(variables, key=lambda variable: variable.name != "bias"))
+    return tuple(
+        variable
+        if variable.name.endswith("bias")
+        else replace(variable, quantised=mode, trainable=False)
+        for variable in variables
+        if variable.name not in _AFTER_SCALES
+    ), True
+
+
+def is_quantised(tensor: Tensor) -> bool:
+    """Whether a tensor holds no fractions, so that no float variable can lie in it as it was."""
+    return tensor.dtype is not None and tensor.dtype.unit_roundoff == 0.0
+
+
+def ends_as_float8(shapes: Sequence[tuple[int, ...]], own: int) -> bool:
+    """Whether what follows a layer's `own` variables are the three scales and histories of float8.
+
+    An attention layer's config does not tell the mode of the layers inside it.
+    """
+    ranks = [len(shape) for shape in shapes[own:]]
+    return ranks == [0, 1, 0, 1, 0, 1] and len(set(shapes[own + 1 :: 2])) == 1
+
+
+def _mode(dtype: object) -> str | None:
+    """``int8`` from a policy object, or from the string of older files (``int8_from_float32``)."""
+    policy = as_mapping(dtype)
+    mode = as_mapping(policy.get("config")).get("mode")
+    if isinstance(mode, str):
+        return mode.partition("/")[0]
+    if isinstance(dtype, str) and "_from_" in dtype:
+        return dtype.partition("_from_")[0].partition("/")[0]
+    return None
+
+
+def _with_lora(values: Mapping[str, Any], variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
+    """LoRA freezes the kernel; only the legacy layout stores the two matrices beside it."""
+    if not as_integer(values.get("lora_rank")):
+        return variables
+    changed = (
+        replace(v, trainable=False) if v.name in ("kernel", "embeddings") else v for v in variables
+    )
+    kernel = variables[0].name
+    matrices = [Variable(f"lora_{kernel}_{side}", legacy_only=True) for side in "ab"]
+    return (*changed, *matrices)
+
 
 Shape = tuple[int, ...]
 
@@ -38,25 +108,19 @@ class _NotUnderstoodError(Exception):
     """Why the weights cannot be computed."""
 
 
-def dequantised_weights(model: KerasModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def find_dequantised(bound: BoundModel) -> dict[str, Tensor]:
     """What each quantised tensor that a layer holds stands for, by the tensor's full name.
 
     The result keeps the name; its shape and dtype are those of the weight. Where the weight cannot
     be computed its storage is `Unreadable`, with the reason.
-
-    Raises:
-        RefusedError: the config nests layers deeper than 64 levels.
     """
-    root, bindings = bind(model, tensors)
+    tensors = bound.tensors
     found: dict[str, Tensor] = {}
-    for layer in () if root is None else root.walk():
-        binding = bindings[layer.key]
-        if not isinstance(binding, Bound):
-            continue
-        for variable, names in zip(layer.variables, binding.tensors, strict=True):
+    for layer in bound.layers:
+        for variable, names in bound.stored(layer):
             for name in names:
                 if _concerns(variable, tensors[name]):
-                    beside = _beside(model.layout, layer, variable, name, tensors)
+                    beside = _beside(bound.model.layout, layer, variable, name, tensors)
                     found.setdefault(name, _weight(layer, variable, tensors[name], beside))
     return found
 
@@ -97,16 +161,7 @@ def _guessed(variable: Variable, tensor: Tensor) -> str:
     """The mode of a layer whose config does not tell, as an attention layer's does not."""
     if tensor.dtype is None or tensor.dtype.name != "int8":
         return str(tensor.dtype)
-    return "int8" if _agrees(variable, tensor.shape) else "int4"
-
-
-def _agrees(variable: Variable, shape: Shape) -> bool:
-    """Whether the config implies this shape, as far as it tells."""
-    expected = variable.shape
-    return expected is None or (
-        len(expected) == len(shape)
-        and all(e in (None, n) for e, n in zip(expected, shape, strict=True))
-    )
+    return "int8" if variable.agrees(tensor.shape) else "int4"
 
 
 def _understood(
@@ -119,7 +174,7 @@ def _understood(
     if not beside:
         raise _NotUnderstoodError("the file holds no scales for it")
     shape = tensor.shape if mode == "int8" else _whole_shape(variable, tensor, beside[0])
-    if not _agrees(variable, shape):
+    if not variable.agrees(shape):
         raise _NotUnderstoodError(f"it has shape {shape}, and the config implies {variable.shape}")
     matrix, kept = _matrix(mode, layer, variable, shape)
     storage = Dequantised(

@@ -2,7 +2,7 @@
 
 One function for each family of classes yields its variables from the layer's settings, in the order
 in which Keras keeps them: trainable ones as created, then the others. Sizes that the config does not
-tell stay unknown. `keras_1_table` has the classes that only Keras 1 wrote. A probe of real layers is
+tell stay unknown. `other_layers` has the classes that only Keras 1 wrote. A probe of real layers is
 kept with the tests, and the two must agree.
 """
 
@@ -42,6 +42,13 @@ class Variable:
     def names(self) -> frozenset[str]:
         """Every last component under which the variable is stored."""
         return frozenset({self.name.rpartition("/")[2], *self.other_names})
+
+    def agrees(self, shape: tuple[int, ...]) -> bool:
+        """Whether the settings imply this shape, as far as they tell."""
+        return self.shape is None or (
+            len(self.shape) == len(shape)
+            and all(e in (None, n) for e, n in zip(self.shape, shape, strict=True))
+        )
 
 
 Variables = Iterator[Variable]
@@ -260,12 +267,8 @@ def _recurrent(gates: int, place: tuple[str, ...] = (), own_bias: int | None = N
     def variables(c: LayerConfig) -> Variables:
         units = c.integer("units")
         wide = times(units, gates)
-        kernels: tuple[tuple[str, str, Shape], ...] = (
-            ("kernel", "kernel_constraint", (c.features, wide)),
-            ("recurrent_kernel", "recurrent_constraint", (units, wide)),
-        )
-        for name, argument, shape in kernels:
-            yield Variable(name, argument, shape, place=place)
+        yield Variable("kernel", "kernel_constraint", (c.features, wide), place=place)
+        yield Variable("recurrent_kernel", "recurrent_constraint", (units, wide), place=place)
         bias: Shape = (wide,) if own_bias is None else (times(units, own_bias),)
         if gates == 3 and own_bias is None and c.flag("reset_after", default=False):
             bias = (2, wide)
@@ -279,12 +282,9 @@ def _convolutional_lstm(rank: int) -> Family:
     def variables(c: LayerConfig) -> Variables:
         filters, place = c.integer("filters"), ("cell",)
         wide, window = times(filters, 4), c.sizes("kernel_size", rank)
-        kernels: tuple[tuple[str, str, Shape], ...] = (
-            ("kernel", "kernel_constraint", (*window, c.channels, wide)),
-            ("recurrent_kernel", "recurrent_constraint", (*window, filters, wide)),
-        )
-        for name, argument, shape in kernels:
-            yield Variable(name, argument, shape, place=place)
+        kernel, recurrent = (*window, c.channels, wide), (*window, filters, wide)
+        yield Variable("kernel", "kernel_constraint", kernel, place=place)
+        yield Variable("recurrent_kernel", "recurrent_constraint", recurrent, place=place)
         if c.flag("use_bias"):
             yield Variable("bias", "bias_constraint", (wide,), place=place)
 

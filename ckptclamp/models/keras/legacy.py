@@ -1,4 +1,4 @@
-"""In which order a legacy file lists the weights of one top-level layer.
+"""Layers to tensors in the legacy layout: by the order in which a file lists the weights of a layer.
 
 Keras writes the trainable weights first, then the others, by the flags at the time of saving. How a
 nested layer's flags enter differs between generations only where a model is frozen and something in
@@ -12,128 +12,27 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.binding import (
+from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
+from ckptclamp.models.keras.tree import (
     Bindings,
     Bound,
+    Layer,
+    RepeatedLayers,
     Unbound,
     disagreement,
-    is_quantised,
     unbound_below,
 )
-from ckptclamp.models.keras.quantisation import FLOAT8_HISTORY
-from ckptclamp.models.keras.tree import RepeatedLayers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
     from ckptclamp.models.keras.layers import Variable
-    from ckptclamp.models.keras.tree import Layer
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One weight that is to be expected: the variable `index` of `layer`."""
-
-    layer: Layer
-    index: int
-
-    @property
-    def variable(self) -> Variable:
-        """The variable itself."""
-        return self.layer.variables[self.index]
-
-
-def keras_3_order(top: Layer) -> list[Slot]:
-    """By each variable's own flag; all in order of creation where the top-level layer is frozen."""
-    slots = _creation_order(top)
-    if not top.trainable:
-        return slots
-    return sorted(slots, key=lambda s: not (s.variable.trainable and s.layer.trainable))
-
-
-def keras_3_order_of_late_sublayers(top: Layer) -> list[Slot]:
-    """The same, where a layer was frozen before it made the sublayers that the config does not list.
-
-    Some releases leave the variables of such sublayers trainable.
-    """
-    slots = _creation_order(top)
-    if not top.trainable:
-        return slots
-    return sorted(
-        slots,
-        key=lambda s: not (s.variable.trainable and (s.layer.trainable or "/" in s.variable.name)),
-    )
-
-
-def _creation_order(layer: Layer) -> list[Slot]:
-    slots = _own(layer)
-    for inner in layer.children:
-        slots += _creation_order(inner)
-    return slots
-
-
-def _own(layer: Layer) -> list[Slot]:
-    return [Slot(layer, index) for index in range(len(layer.variables))]
-
-
-def keras_2_order(top: Layer) -> list[Slot]:
-    """By gathering the trainable and the other weights of each layer from those inside it."""
-    moving, still = _split(top, unsaid=True)
-    return moving + still
-
-
-def keras_2_order_of_frozen_models(top: Layer) -> list[Slot]:
-    """The same, where a model whose config does not say so was frozen if a layer in it is.
-
-    Sequential models never wrote their own flag.
-    """
-    moving, still = _split(top, unsaid=False)
-    return moving + still
-
-
-def _split(layer: Layer, unsaid: bool) -> tuple[list[Slot], list[Slot]]:
-    own = _own(layer)
-    moving = [slot for slot in own if slot.variable.trainable]
-    still = [slot for slot in own if not slot.variable.trainable]
-    inner = [_split(child, unsaid) for child in layer.children]
-    if layer.container == "layers":
-        moving += [slot for part, _ in inner for slot in part]
-        still += [slot for _, part in inner for slot in part]
-        return (moving, still) if _moves(layer, unsaid) else ([], moving + still)
-    if layer.trainable:
-        for part, rest in inner:
-            moving += part
-            still += rest
-        return moving, still
-    return [], own + [slot for part, rest in inner for slot in (*part, *rest)]
-
-
-def _moves(model: Layer, unsaid: bool) -> bool:
-    if unsaid or "trainable" in model.config.values:
-        return model.trainable
-    return all(inner.trainable for inner in model.walk())
-
-
-def without_mirrors(slots: Sequence[Slot]) -> list[Slot]:
-    """Leave out a wrapped layer's variable where the wrapper holds it too, and so comes first."""
-    mirrored = {slot.layer.children[0] for slot in slots if slot.variable.mirror}
-    return [slot for slot in slots if not (slot.index == 0 and slot.layer in mirrored)]
-
-
-def without_repeats(slots: Sequence[Slot]) -> list[Slot]:
-    """Leave out the variables of a layer that may be one that came before."""
-    repeats = RepeatedLayers(dict.fromkeys(slot.layer for slot in slots))
-    return [slot for slot in slots if repeats.first(slot.layer) is None]
 
 
 Assignment = dict[tuple[int, int], str]
 """Tensor names by (`Layer.key`, index of the variable)."""
-
-_KERAS_2_ORDERS: Final = (keras_2_order, keras_2_order_of_frozen_models)
-_KERAS_3_ORDERS: Final = (keras_3_order, keras_3_order_of_late_sublayers)
 
 _MOST_OF_ONE_NAME: Final = 1000
 """Weights that may name one layer; more are not compared one by one."""
@@ -155,6 +54,91 @@ def bind_legacy(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -
         else:
             bindings.update(_bind_group(model, element, element.name, by_path))
     return bindings
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One weight that is to be expected: the variable `index` of `layer`."""
+
+    layer: Layer
+    index: int
+
+    @property
+    def variable(self) -> Variable:
+        """The variable itself."""
+        return self.layer.variables[self.index]
+
+
+def _orders(top: Layer, keras_3: bool | None) -> Iterator[list[_Slot]]:
+    """Each order in which some release lists the weights of a top-level layer; ``None``: of any Keras."""
+    if keras_3 is not False:
+        yield _by_flag(top)
+        yield _by_flag(top, late=True)
+    if keras_3 is not True:
+        for unsaid in (True, False):
+            moving, still = _gathered(top, unsaid)
+            yield moving + still
+
+
+def _slots(top: Layer) -> list[_Slot]:
+    """Every weight that is to be expected, in order of creation."""
+    return [_Slot(layer, index) for layer in top.walk() for index in range(len(layer.variables))]
+
+
+def _by_flag(top: Layer, late: bool = False) -> list[_Slot]:
+    """Keras 3: by each variable's own flag; as created where the top-level layer is frozen.
+
+    Some releases leave the variables trainable that a frozen layer made `late`, in sublayers that
+    the config does not list.
+    """
+    if not top.trainable:
+        return _slots(top)
+
+    def is_still(slot: _Slot) -> bool:
+        free = slot.layer.trainable or (late and "/" in slot.variable.name)
+        return not (slot.variable.trainable and free)
+
+    return sorted(_slots(top), key=is_still)
+
+
+def _gathered(layer: Layer, unsaid: bool) -> tuple[list[_Slot], list[_Slot]]:
+    """Keras 2: the trainable weights and the others, gathered from those inside each layer.
+
+    Sequential models never wrote their own flag: what is `unsaid` means trainable, or else that a
+    model was frozen if a layer in it is.
+    """
+    own = [_Slot(layer, index) for index in range(len(layer.variables))]
+    moving = [slot for slot in own if slot.variable.trainable]
+    still = [slot for slot in own if not slot.variable.trainable]
+    inner = [_gathered(child, unsaid) for child in layer.children]
+    if layer.container == "layers":
+        moving += [slot for part, _ in inner for slot in part]
+        still += [slot for _, part in inner for slot in part]
+        return (moving, still) if _moves(layer, unsaid) else ([], moving + still)
+    if layer.trainable:
+        for part, rest in inner:
+            moving += part
+            still += rest
+        return moving, still
+    return [], own + [slot for part, rest in inner for slot in (*part, *rest)]
+
+
+def _moves(model: Layer, unsaid: bool) -> bool:
+    if unsaid or "trainable" in model.config.values:
+        return model.trainable
+    return all(inner.trainable for inner in model.walk())
+
+
+def _without_mirrors(slots: Sequence[_Slot]) -> list[_Slot]:
+    """Leave out a wrapped layer's variable where the wrapper holds it too, and so comes first."""
+    mirrored = {slot.layer.children[0] for slot in slots if slot.variable.mirror}
+    return [slot for slot in slots if not (slot.index == 0 and slot.layer in mirrored)]
+
+
+def _without_repeats(slots: Sequence[_Slot]) -> list[_Slot]:
+    """Leave out the variables of a layer that may be one that came before."""
+    repeats = RepeatedLayers(dict.fromkeys(slot.layer for slot in slots))
+    return [slot for slot in slots if repeats.first(slot.layer) is None]
 
 
 def _by_path(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -216,16 +200,11 @@ class _Group:
 
     def by_order(self, keras_3: bool | None) -> Assignment | Unbound:
         """Assign by position, by the one order that all names and shapes agree with."""
-        orders = {
-            None: [*_KERAS_3_ORDERS, *_KERAS_2_ORDERS],
-            True: [*_KERAS_3_ORDERS],
-            False: [*_KERAS_2_ORDERS],
-        }[keras_3]
         answers: list[Assignment] = []
         problem = ""
-        for order in orders:
-            complete = without_mirrors(order(self.top))
-            for slots in (complete, without_repeats(complete)):
+        for order in _orders(self.top, keras_3):
+            complete = _without_mirrors(order)
+            for slots in (complete, _without_repeats(complete)):
                 refusal = self._refusal(slots)
                 if refusal is not None:
                     problem = problem or refusal
@@ -239,7 +218,7 @@ class _Group:
             return Unbound("the file's weights can be told apart in more than one way")
         return Unbound(problem, _SAME_SAVE)
 
-    def _refusal(self, slots: Sequence[Slot]) -> str | None:
+    def _refusal(self, slots: Sequence[_Slot]) -> str | None:
         """Why the weights cannot be these variables, in this order."""
         name = printable(self.top.name or "")
         if len(slots) != len(self.stored):
@@ -258,7 +237,7 @@ class _Group:
                 return problem
         return self._order_against_names(slots)
 
-    def _order_against_names(self, slots: Sequence[Slot]) -> str | None:
+    def _order_against_names(self, slots: Sequence[_Slot]) -> str | None:
         """Where every weight names exactly one of the layers, it must be this one or around it."""
         layers = {slot.layer.name for slot in slots if slot.layer.name is not None}
         mentioned = [layers.intersection(parts[:-1]) for parts in self.parts]
@@ -272,7 +251,7 @@ class _Group:
                 )
         return None
 
-    def _assignment(self, slots: Sequence[Slot]) -> Assignment:
+    def _assignment(self, slots: Sequence[_Slot]) -> Assignment:
         """The tensors by variable, also of the variables that the file does not repeat."""
         answer = {
             (slot.layer.key, slot.index): tensor.name
@@ -301,7 +280,7 @@ class _Group:
             for part in set(parts[:-1]):
                 naming[part].append(number)
         answer: Assignment = {}
-        for slot in keras_3_order(self.top):
+        for slot in _slots(self.top):
             numbers: Sequence[int] = naming[slot.layer.name or ""]
             if slot.layer is self.top:
                 numbers = range(len(self.parts))
@@ -313,7 +292,7 @@ class _Group:
         claims = Counter(answer.values())
         return {key: name for key, name in answer.items() if claims[name] == 1}
 
-    def _fits(self, slot: Slot, number: int) -> bool:
+    def _fits(self, slot: _Slot, number: int) -> bool:
         """Whether a weight is called as the variable is, in its sublayer, and has its shape."""
         parts = self.parts[number]
         within = slot.variable.name.split("/")[:-1]
@@ -329,7 +308,7 @@ def _components(weight: str) -> tuple[str, ...]:
     return tuple(re.sub(r":\d+$", "", weight).split("/"))
 
 
-def _is_called(slot: Slot, parts: Sequence[str]) -> bool:
+def _is_called(slot: _Slot, parts: Sequence[str]) -> bool:
     """Whether the last part names the variable.
 
     Keras 1 puts the layer's name before it (``dense_1_W``), and TF a number after it.

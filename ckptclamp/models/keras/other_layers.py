@@ -1,6 +1,7 @@
-"""The layers of Keras 1 that took constraints: other names, other settings, weights called W and b.
+"""The layers that `layers` has not: those of Keras 1, those without weights, those that data shape.
 
-Sources of the settings: the constructors of Keras 1.2. Its recurrent layers took no constraints.
+Keras 1 had other names and settings, and weights called W and b. Sources of the settings: the
+constructors of Keras 1.2. Its recurrent layers took no constraints.
 """
 
 from __future__ import annotations

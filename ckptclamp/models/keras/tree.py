@@ -1,4 +1,8 @@
-"""A Keras model config of any generation as a tree of layers; nothing in it is instantiated."""
+"""A Keras model config of any generation as a tree of layers, and what a file can say of each.
+
+Nothing in the config is instantiated. Either layout answers for every layer of the tree with a
+`Binding`: where its variables are stored, or why that cannot be told.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ckptclamp.errors import RefusedError
+from ckptclamp.errors import RefusedError, printable
 from ckptclamp.models.keras.config import LayerConfig, as_integer, as_mapping
+from ckptclamp.models.keras.dequantisation import is_quantised, quantised_variables
 from ckptclamp.models.keras.layers import FAMILIES, Variable
 from ckptclamp.models.keras.other_layers import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
-from ckptclamp.models.keras.quantisation import quantised_variables
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.tensor import Tensor
 
 _MAX_DEPTH: Final = 64
 """How deep layers may nest; Keras itself fails long before."""
@@ -27,8 +34,8 @@ class Layer:
     its own, in Keras' order; when `open_ended` there may be others that are not known here. Exactly
     one of `sublayers` (in attributes, each with its possible names) and `elements` (in the list
     that the attribute `container` holds) may be filled. `declared` maps each ``*_constraint``
-    argument to what the config holds; a `twin` has the declarations of another layer, whose config
-    it was made from. `frozen` says that it, or a layer around it, was not trainable. A class that
+    argument to what the config holds; a layer that is `copy_of` another, by its key, was made from
+    that one's config and has its declarations. `frozen` says that it, or a layer around it, was not trainable. A class that
     is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
     of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the
     number that tf_keras gives an object that it met before.
@@ -48,7 +55,7 @@ class Layer:
     container: str | None = None
     elements: tuple[Layer, ...] = ()
     declared: Mapping[str, Any] = field(default_factory=dict)
-    twin: int | None = None
+    copy_of: int | None = None
     known: bool = False
     unread: tuple[tuple[str, Any], ...] = ()
     odd: tuple[str, ...] = ()
@@ -57,12 +64,12 @@ class Layer:
     @property
     def segment(self) -> str:
         """The name of its group in the v3 layout, before a counter."""
-        name = (
-            _GROUP_CLASSES.get(self.class_name, self.class_name)
-            if self.builtin
-            else self.class_name
-        )
-        return to_snake_case(name.rpartition(">")[2])
+        exported = _GROUP_CLASSES.get(self.class_name) if self.builtin else None
+        return to_snake_case((exported or self.class_name).rpartition(">")[2])
+
+    def label(self, variable: Variable) -> str:
+        """The friendly name of one of its variables: ``outer/dense/kernel``."""
+        return "/".join((*self.path, variable.name))
 
     @property
     def custom(self) -> bool:
@@ -207,9 +214,7 @@ class _Reader:
         if layer.class_name == "Sequential" and kept and kept[0]["class_name"] == "InputLayer":
             del kept[0]
         layer.container = container
-        layer.elements = tuple(
-            self.layer(item, path=layer.path, frozen=layer.frozen, depth=depth + 1) for item in kept
-        )
+        layer.elements = tuple(self._inner(layer, item, depth) for item in kept)
         layer.unread = tuple((container, item) for item in listed if not is_layer(item))
 
     def _wrapped(self, layer: Layer, values: Mapping[str, Any], depth: int) -> None:
@@ -221,10 +226,14 @@ class _Reader:
             return
         attribute = "cell" if layer.class_name == "RNN" else "layer"
         if is_layer(values.get(attribute)):
-            inner = self.layer(
-                values[attribute], path=layer.path, frozen=layer.frozen, depth=depth + 1
-            )
-            layer.sublayers = (((attribute,), inner),)
+            layer.sublayers = (((attribute,), self._inner(layer, values[attribute], depth)),)
+
+    def _inner(
+        self, layer: Layer, serialised: Mapping[str, Any], depth: int, name: str | None = None
+    ) -> Layer:
+        return self.layer(
+            serialised, path=layer.path, name=name, frozen=layer.frozen, depth=depth + 1
+        )
 
     def _directions(
         self, layer: Layer, values: Mapping[str, Any], depth: int
@@ -239,13 +248,10 @@ class _Reader:
         for direction, serialised in sources.items():
             bare = str(as_mapping(serialised.get("config")).get("name"))
             name = bare if bare.startswith(direction) else f"{direction}_{bare}"
-            inner = self.layer(
-                serialised, path=layer.path, name=name, frozen=layer.frozen, depth=depth + 1
-            )
-            pair.append(((f"{direction}_layer",), inner))
+            pair.append(((f"{direction}_layer",), self._inner(layer, serialised, depth, name)))
         if explicit is None:
             for forward, backward in zip(pair[0][1].walk(), pair[1][1].walk(), strict=True):
-                backward.twin = forward.key
+                backward.copy_of = forward.key
         return tuple(pair)
 
     def _variables(self, layer: Layer) -> None:
@@ -320,3 +326,50 @@ def _without_identities(value: Any) -> Any:  # noqa: ANN401 - JSON is any of its
     if isinstance(value, list):
         return [_without_identities(item) for item in value]
     return value
+
+
+NAME_IT: Final = "write a rule that names the tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where each variable of a layer is stored, in the order of `Layer.variables`.
+
+    A variable has several tensors where the file keeps copies of it, and none where this layout
+    does not store it. `group` is the group of the v3 layout that is the layer's.
+    """
+
+    tensors: tuple[tuple[str, ...], ...]
+    group: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unbound:
+    """Why a layer's variables cannot be told apart in this file, and what would help."""
+
+    reason: str
+    hint: str = NAME_IT
+
+
+Binding = Bound | Unbound
+Bindings = dict[int, Binding]
+"""By `Layer.key`."""
+
+
+def unbound_below(layer: Layer, why: Unbound) -> Bindings:
+    """The same reason for a layer and everything inside it."""
+    return {inner.key: why for inner in layer.walk()}
+
+
+def disagreement(variable: Variable, tensor: Tensor) -> str | None:
+    """What contradicts that `tensor` holds `variable`, if anything does.
+
+    A quantised tensor may be packed, so that its shape says nothing.
+    """
+    if variable.agrees(tensor.shape) or is_quantised(tensor):
+        return None
+    sizes = ", ".join("?" if size is None else str(size) for size in variable.shape or ())
+    return (
+        f"the config implies the shape ({sizes}) for {variable.name}, "
+        f"but {printable(tensor.name)} has {tensor.shape}"
+    )

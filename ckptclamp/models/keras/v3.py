@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.binding import (
+from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
+from ckptclamp.models.keras.tree import (
     Binding,
     Bindings,
     Bound,
+    Layer,
+    RepeatedLayers,
     Unbound,
-    contradiction,
-    is_quantised,
+    disagreement,
     unbound_below,
 )
-from ckptclamp.models.keras.quantisation import ends_as_float8
-from ckptclamp.models.keras.tree import RepeatedLayers
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
+"""What the list of a model's layers is called: Keras 3 and TF 2.15, and TF 2.12 to 2.14."""
 
-    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
-    from ckptclamp.models.keras.tree import Layer
+_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
-def bind_v3(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bindings:
+def bind_v3(
+    root: Layer, groups: V3Groups, repeats: RepeatedLayers, tensors: Mapping[str, Tensor]
+) -> Bindings:
     """Where the variables of every layer of the config are stored, or why that cannot be told."""
-    groups = V3Groups(model, tensors)
     if groups.ambiguous:
         return unbound_below(root, Unbound("two groups of the file differ only in their slashes"))
-    mapper = _Mapper(root, groups, tensors)
+    mapper = _Mapper(groups, repeats, tensors)
     mapper.bind(root, "", named=False)
     return mapper.bindings
 
@@ -42,11 +42,13 @@ def bind_v3(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bi
 class _Mapper:
     """One walk over the config and the groups, together."""
 
-    def __init__(self, root: Layer, groups: V3Groups, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, groups: V3Groups, repeats: RepeatedLayers, tensors: Mapping[str, Tensor]
+    ) -> None:
         self.groups = groups
+        self.repeats = repeats
         self.tensors = tensors
         self.bindings: Bindings = {}
-        self.repeats = RepeatedLayers(root.walk())
 
     def bind(self, layer: Layer, path: str, *, named: bool = True) -> None:
         """Bind a layer to the group at `path`; `named` where the group should carry its name."""
@@ -85,9 +87,7 @@ class _Mapper:
             for element in layer.elements:
                 self._refuse(element, f"the file has no list of layers in {printable(path or '/')}")
             return
-        found = segments(
-            self.groups, listing, layer.elements, lambda e: self.repeats.first(e) is not None
-        )
+        found = _segments(self.groups, listing, layer.elements, self.repeats)
         for element in layer.elements:
             self._bind_element(element, listing, found)
 
@@ -128,13 +128,19 @@ class _Mapper:
                     f"{variable.name} should be number {number}"
                 )
             places[index] = stored[number]
-        problem = self._surplus(layer, used, places) or contradiction(layer, places, self.tensors)
+        problem = self._surplus(layer, used, places) or self._contradiction(layer, places)
         if problem is not None:
             return Unbound(problem)
         return Bound(
             tuple((places[i],) if i in places else () for i in range(len(layer.variables))),
             group=path,
         )
+
+    def _contradiction(self, layer: Layer, places: dict[int, str]) -> str | None:
+        """The first disagreement between a layer's variables and the tensors found for them."""
+        variables = layer.variables
+        found = (disagreement(variables[i], self.tensors[name]) for i, name in places.items())
+        return next((problem for problem in found if problem is not None), None)
 
     def _surplus(self, layer: Layer, used: dict[str, int], places: dict[int, str]) -> str | None:
         """What is stored beyond the variables that the class is known to have."""
@@ -149,13 +155,6 @@ class _Mapper:
                     f"{printable(layer.class_name)} with these settings has {count}"
                 )
         return None
-
-
-LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
-"""What the list of a model's layers is called: Keras 3 and TF 2.15, and TF 2.12 to 2.14."""
-
-
-_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 class V3Groups:
@@ -236,17 +235,11 @@ def join(*parts: str) -> str:
 Segments = tuple[str | None, ...]
 """One group name for each element; ``None`` for an element that was saved elsewhere."""
 
-SavedBefore = Callable[["Layer"], bool]
-"""Tells whether a layer may be one that was saved earlier, under another path."""
 
-
-def segments(
-    groups: V3Groups, listing: str, elements: Sequence[Layer], saved_before: SavedBefore
+def _segments(
+    groups: V3Groups, listing: str, elements: Sequence[Layer], repeats: RepeatedLayers
 ) -> dict[int, str | None]:
-    """The group of each element, by `Layer.key`; elements of which it cannot be told are left out.
-
-    `listing` is the path of the group that holds the elements' groups.
-    """
+    """The group of each element in `listing`, by `Layer.key`, where it can be told."""
     there: dict[str, set[str]] = defaultdict(set)
     for segment in groups.inside(listing):
         there[_stem(segment)].add(segment)
@@ -257,7 +250,7 @@ def segments(
     found: dict[int, str | None] = {}
     for segment, layers in by_class.items():
         present = {name for name in there[segment] if name == segment or _stem(name) == segment}
-        answer = _Class(groups, listing, segment, layers, present, saved_before).agreed()
+        answer = _Class(groups, listing, segment, layers, present, repeats).agreed()
         if answer is not None:
             found.update(zip((layer.key for layer in layers), answer, strict=True))
     return found
@@ -278,7 +271,7 @@ class _Class:
     segment: str
     layers: Sequence[Layer]
     present: set[str]
-    saved_before: SavedBefore
+    repeats: RepeatedLayers
 
     def agreed(self) -> Segments | None:
         """The one assignment that the rules for this kind of list allow, if it is exactly one."""
@@ -287,6 +280,10 @@ class _Class:
             answers.add(self.layers_with_weights_count_twice())
         answers.discard(None)
         return answers.pop() if len(answers) == 1 else None
+
+    def saved_before(self, layer: Layer) -> bool:
+        """Whether it may be one that was saved earlier, under another path."""
+        return self.repeats.first(layer) is not None
 
     def name(self, number: int) -> str:
         return f"{self.segment}_{number}" if number else self.segment

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.models.keras.declarations import declared_constraints
+from ckptclamp.models.keras.model import BoundModel
 
 CORPUS = Path(os.environ.get("CKPTCLAMP_CORPUS", ""))
 
@@ -34,7 +34,7 @@ def test_declared_constraints_of_real_files(path, rows):
     """No declaration of a real file is missed, invented or mapped to another tensor."""
     with open_checkpoint(CORPUS / path) as checkpoint:
         assert checkpoint.keras is not None
-        declarations = declared_constraints(checkpoint.keras, checkpoint.tensors)
+        declarations = BoundModel(checkpoint.keras, checkpoint.tensors).declarations
         found = {}
         for declaration in declarations:
             assert declaration.not_evaluated is None

@@ -7,12 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.errors import RefusedError
-from ckptclamp.models.keras import (
-    declared_constraints,
-    distinct_labels,
-    undeclared_notices,
-    variable_labels,
-)
+from ckptclamp.models.keras.declarations import undeclared_notices
+from ckptclamp.models.keras.model import BoundModel
 from tests.models.keras.models import dense, layer, legacy, max_norm, sequential, tensors, v3
 
 KERNEL, BIAS = {"layers/dense/vars/0": (4, 3)}, {"layers/dense/vars/1": (3,)}
@@ -26,12 +22,12 @@ def only(found):
 def test_a_plain_layer_is_mapped():
     """The simplest case names the tensor, the layer, the argument and a friendly label."""
     model, stored = v3(sequential(dense(kernel_constraint=max_norm())), KERNEL | BIAS)
-    declaration = only(declared_constraints(model, stored))
+    declaration = only(BoundModel(model, stored).declarations)
     assert declaration.tensors == ("layers/dense/vars/0",)
     assert declaration.labels == ("dense/kernel",)
     assert (declaration.layer, declaration.layer_class) == ("dense", "Dense")
     assert declaration.not_evaluated is None
-    assert variable_labels(model, stored) == {
+    assert BoundModel(model, stored).labels == {
         "layers/dense/vars/0": "dense/kernel",
         "layers/dense/vars/1": "dense/bias",
     }
@@ -53,7 +49,7 @@ def test_a_plain_layer_is_mapped():
 def test_a_file_that_disagrees_with_the_config_is_not_judged(shapes, word):
     """Weights of another model must never be measured under this model's constraints."""
     model, stored = v3(sequential(dense(kernel_constraint=max_norm())), shapes)
-    declaration = only(declared_constraints(model, stored))
+    declaration = only(BoundModel(model, stored).declarations)
     assert declaration.tensors == ()
     assert declaration.not_evaluated is not None
     assert word in declaration.not_evaluated
@@ -65,8 +61,8 @@ def test_the_name_that_the_file_gives_a_group_must_be_the_layers():
     config = sequential(dense("mine", kernel_constraint=max_norm()))
     right = v3(config, KERNEL | BIAS, names={"layers/dense": "mine"})
     wrong = v3(config, KERNEL | BIAS, names={"layers/dense": "theirs"})
-    assert only(declared_constraints(*right)).tensors
-    refused = only(declared_constraints(*wrong))
+    assert only(BoundModel(*right).declarations).tensors
+    refused = only(BoundModel(*wrong).declarations)
     assert not refused.tensors
     assert "theirs" in str(refused.not_evaluated)
 
@@ -86,12 +82,12 @@ def cells(*settings):
 def test_layers_of_one_name_share_their_labels():
     """A pattern means both; what shows or writes one tensor alone uses its full name."""
     model, stored = cells({}, {"kernel_constraint": max_norm()})
-    labels = variable_labels(model, stored)
+    labels = BoundModel(model, stored).labels
     assert [labels[name] for name in stored] == [
         f"r/stacked/c/{name}" for name in ("kernel", "recurrent_kernel", "bias")
     ] * 2
-    assert distinct_labels(labels) == {}
-    declaration = only(declared_constraints(model, stored))
+    assert BoundModel(model, stored).distinct_labels == {}
+    declaration = only(BoundModel(model, stored).declarations)
     assert declaration.tensors == ("layers/rnn/cell/cells/lstm_cell_1/vars/0",)
     assert declaration.labels == (None,)
 
@@ -103,14 +99,14 @@ def test_windows_wrote_backslashes():
         "_layer_checkpoint_dependencies\\dense/vars/1": (3,),
     }
     model, stored = v3(sequential(dense(kernel_constraint=max_norm())), shapes)
-    assert only(declared_constraints(model, stored)).tensors == (next(iter(shapes)),)
+    assert only(BoundModel(model, stored).declarations).tensors == (next(iter(shapes)),)
 
 
 def test_two_readings_of_slashes_are_refused():
     """Two groups that differ only in slashes could each be the layer's."""
     shapes = KERNEL | BIAS | {"layers\\dense/vars/0": (4, 3)}
     model, stored = v3(sequential(dense(kernel_constraint=max_norm())), shapes)
-    assert only(declared_constraints(model, stored)).not_evaluated
+    assert only(BoundModel(model, stored).declarations).not_evaluated
 
 
 @pytest.mark.parametrize(
@@ -130,10 +126,12 @@ def test_two_readings_of_slashes_are_refused():
 def test_constraints_of_a_users_layer_are_seen_but_not_guessed(custom):
     """A user's layer may put its weights anywhere: say so, never skip it, never guess."""
     model, stored = v3(sequential(custom), KERNEL | BIAS)
-    declaration = only(declared_constraints(model, stored))
+    declaration = only(BoundModel(model, stored).declarations)
     assert not declaration.tensors
     assert declaration.not_evaluated
-    assert "custom-layers" in {notice.code for notice in undeclared_notices(model)}
+    assert "custom-layers" in {
+        notice.code for notice in undeclared_notices(BoundModel(model, stored).layers)
+    }
 
 
 @pytest.mark.parametrize("odd", ["x", 5, [1], {}, {"class_name": "LSTM"}, False])
@@ -142,10 +140,10 @@ def test_a_bidirectional_of_what_is_no_layer(key, odd):
     """What it declares cannot be read, which is no crash and no pass."""
     inner = {"layer": layer("LSTM", "lstm", units=2), key: odd}
     model, stored = v3(sequential(layer("Bidirectional", "b", **inner)), {})
-    declaration = only(declared_constraints(model, stored))
+    declaration = only(BoundModel(model, stored).declarations)
     assert declaration.argument == key
     assert "no serialised layer" in str(declaration.not_evaluated)
-    assert variable_labels(model, stored) == {}
+    assert BoundModel(model, stored).labels == {}
 
 
 NON_NEG = {"class_name": "NonNeg", "config": {}}
@@ -174,7 +172,7 @@ NON_NEG = {"class_name": "NonNeg", "config": {}}
 def test_constraints_in_any_setting_of_a_users_layer(settings, argument):
     """Every generation's form is seen, at any depth and under any name."""
     own = layer("Mine", "m", module="m", registered_name="p>Mine", **settings)
-    declaration = only(declared_constraints(*v3(sequential(own), {})))
+    declaration = only(BoundModel(*v3(sequential(own), {})).declarations)
     assert declaration.argument == argument
     assert declaration.not_evaluated
 
@@ -191,7 +189,7 @@ def test_constraints_in_any_setting_of_a_users_layer(settings, argument):
 def test_what_only_looks_like_a_constraint(settings):
     """A word, a layer's name or class may be like a constraint's, and is none."""
     own = layer("Mine", "m", module="m", registered_name="p>Mine", **settings)
-    assert declared_constraints(*v3(sequential(own), {})) == ()
+    assert BoundModel(*v3(sequential(own), {})).declarations == ()
 
 
 def test_a_wrapper_of_the_users_own_is_followed_by_its_attribute():
@@ -203,7 +201,7 @@ def test_a_wrapper_of_the_users_own_is_followed_by_its_attribute():
         "layers/mine/layer/vars/0": (4, 3),
         "layers/mine/layer/vars/1": (3,),
     }
-    declaration = only(declared_constraints(*v3(sequential(wrapper), shapes)))
+    declaration = only(BoundModel(*v3(sequential(wrapper), shapes)).declarations)
     assert declaration.tensors == ("layers/mine/layer/vars/0",)
     assert declaration.labels == ("w/inner/kernel",)
 
@@ -215,7 +213,7 @@ def test_a_users_bidirectional_is_not_keras_own():
         "backward_layer": layer("LSTM", "back", units=2, kernel_constraint=max_norm()),
     }
     own = layer("Bidirectional", "b", module="m", registered_name="p>Bidirectional", **both)
-    declaration = only(declared_constraints(*v3(sequential(own), {})))
+    declaration = only(BoundModel(*v3(sequential(own), {})).declarations)
     assert declaration.argument == "backward_layer.config.kernel_constraint"
     assert declaration.not_evaluated
 
@@ -231,7 +229,7 @@ def test_a_users_bidirectional_is_not_keras_own():
 def test_a_constraint_without_a_variable_says_that_it_governs_nothing(class_name, config):
     """Silence would read as a pass."""
     model, stored = v3(sequential(layer(class_name, "x", **config)), KERNEL)
-    declaration = only(declared_constraints(model, stored))
+    declaration = only(BoundModel(model, stored).declarations)
     assert declaration.tensors == ()
     assert declaration.not_evaluated is None
     assert [notice.code for notice in declaration.notices] == ["governs-nothing"]
@@ -243,7 +241,7 @@ def test_a_frozen_layer_is_judged_with_a_notice():
     inner["config"]["trainable"] = False
     shapes = {f"layers/sequential/{name}": shape for name, shape in (KERNEL | BIAS).items()}
     model, stored = v3(sequential(inner), shapes, names={"layers/sequential": "inner"})
-    declaration = only(declared_constraints(model, stored))
+    declaration = only(BoundModel(model, stored).declarations)
     assert declaration.tensors == ("layers/sequential/layers/dense/vars/0",)
     assert [notice.code for notice in declaration.notices] == ["never-ran"]
 
@@ -267,7 +265,7 @@ def test_a_quantised_kernel_never_had_its_constraint(dtype):
     )
     model, stored = v3(config, KERNEL | BIAS | {"layers/dense/vars/2": (3,)})
     stored |= tensors(KERNEL, "int8")
-    kernel, bias = declared_constraints(model, stored)
+    kernel, bias = BoundModel(model, stored).declarations
     assert kernel.tensors == ("layers/dense/vars/0",)
     assert [notice.code for notice in kernel.notices] == ["never-ran"]
     assert "int8" in kernel.notices[0].message
@@ -283,7 +281,7 @@ def test_legacy_weights_are_taken_by_order_not_by_name():
     )
     rows = {f"psi/{name}_1/kernel:0": (3, 3) for name in names}
     model, stored = legacy(sequential(inner), {"psi": rows}, version="2.10.0")
-    found = [declaration.tensors for declaration in declared_constraints(model, stored)]
+    found = [declaration.tensors for declaration in BoundModel(model, stored).declarations]
     assert found == [(f"model_weights/psi/psi/{name}_1/kernel:0",) for name in names]
 
 
@@ -302,7 +300,9 @@ def test_legacy_weights_that_contradict_the_config_are_not_judged(rows):
     inner = sequential(
         *[dense(name, use_bias=False, kernel_constraint=max_norm()) for name in "ab"], name="inner"
     )
-    for declaration in declared_constraints(*legacy(sequential(inner), {"inner": rows}, "2.4.0")):
+    for declaration in BoundModel(
+        *legacy(sequential(inner), {"inner": rows}, "2.4.0")
+    ).declarations:
         assert declaration.not_evaluated
         assert not declaration.tensors
 
@@ -314,7 +314,7 @@ def test_a_layer_that_a_legacy_file_holds_twice_is_judged_twice():
         for name in ("one", "two")
     ]
     rows = {name: {"shared/kernel": (3, 3)} for name in ("one", "two")}
-    first, second = declared_constraints(*legacy(sequential(*towers), rows, "3.9.0"))
+    first, second = BoundModel(*legacy(sequential(*towers), rows, "3.9.0")).declarations
     assert first.tensors == ("model_weights/one/shared/kernel",)
     assert second.tensors == ("model_weights/two/shared/kernel",)
     assert [notice.code for notice in second.notices] == ["shared-twice"]
@@ -328,11 +328,13 @@ def test_a_users_layer_beside_others_in_a_legacy_group():
         name="inner",
     )
     rows = {"inner/m/kernel": (4, 3), "inner/a/kernel": (4, 3), "inner/a/bias": (3,)}
-    found = only(declared_constraints(*legacy(sequential(inner), {"inner": rows}, "3.9.0")))
+    found = only(BoundModel(*legacy(sequential(inner), {"inner": rows}, "3.9.0")).declarations)
     assert found.tensors == ("model_weights/inner/inner/a/kernel",)
     nameless = {f"x{number}/{name}": shape for number, (name, shape) in enumerate(rows.items())}
     nameless = {name.replace("/a/", "/"): shape for name, shape in nameless.items()}
-    refused = only(declared_constraints(*legacy(sequential(inner), {"inner": nameless}, "3.9.0")))
+    refused = only(
+        BoundModel(*legacy(sequential(inner), {"inner": nameless}, "3.9.0")).declarations
+    )
     assert refused.not_evaluated
 
 
@@ -353,7 +355,7 @@ def test_keras_1_names_and_arguments():
     ]
     rows = {"dense_1_W:0": (4, 3), "dense_1_b:0": (3,)}
     model, stored = legacy({"class_name": "Sequential", "config": config}, {"dense_1": rows})
-    kernel, bias = declared_constraints(model, stored)
+    kernel, bias = BoundModel(model, stored).declarations
     assert kernel.tensors == ("model_weights/dense_1/dense_1_W:0",)
     assert bias.tensors == ("model_weights/dense_1/dense_1_b:0",)
 
@@ -367,16 +369,18 @@ def test_a_subclassed_model_says_that_its_config_is_silent():
         "registered_name": "p>Mine",
     }
     model, stored = v3(config, KERNEL)
-    assert declared_constraints(model, stored) == ()
-    assert [notice.code for notice in undeclared_notices(model)] == ["config-lists-no-layers"]
+    assert BoundModel(model, stored).declarations == ()
+    assert [notice.code for notice in undeclared_notices(BoundModel(model, stored).layers)] == [
+        "config-lists-no-layers"
+    ]
 
 
 def test_without_a_config_nothing_is_declared_and_files_names_serve():
     """A weights-only file since Keras 3.6 still names its layers."""
     model, stored = v3(None, KERNEL | BIAS, names={"layers/dense": "mine"})
-    assert declared_constraints(model, stored) == ()
-    assert undeclared_notices(model) == ()
-    assert variable_labels(model, stored)["layers/dense/vars/0"] == "mine/vars/0"
+    assert BoundModel(model, stored).declarations == ()
+    assert undeclared_notices(BoundModel(model, stored).layers) == ()
+    assert BoundModel(model, stored).labels["layers/dense/vars/0"] == "mine/vars/0"
 
 
 def test_absurd_nesting_is_refused():
@@ -385,7 +389,7 @@ def test_absurd_nesting_is_refused():
     for _ in range(100):
         config = sequential(config)
     with pytest.raises(RefusedError, match="deeper"):
-        declared_constraints(*v3(config, KERNEL))
+        BoundModel(*v3(config, KERNEL))
 
 
 JUNK = st.recursive(
@@ -423,11 +427,10 @@ def test_any_config_is_answered_for(class_name, config, build):
         v3(sequential(item), KERNEL | BIAS),
         legacy(sequential(item), {"dense": {"dense/kernel": (4, 3), "dense/bias": (3,)}}),
     ):
-        found = [
-            d for d in declared_constraints(model, stored) if d.argument == "kernel_constraint"
-        ]
+        bound = BoundModel(model, stored)
+        found = [d for d in bound.declarations if d.argument == "kernel_constraint"]
         assert found
         for declaration in found:
             assert declaration.tensors or declaration.not_evaluated or declaration.notices
-        variable_labels(model, stored)
-        undeclared_notices(model)
+        assert set(bound.labels) <= set(stored)
+        undeclared_notices(bound.layers)

@@ -7,8 +7,8 @@ import pytest
 
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.tensor import Unreadable
-from ckptclamp.models.keras import dequantised_weights, variable_labels
 from ckptclamp.models.keras.dequantise import Dequantised
+from ckptclamp.models.keras.model import BoundModel
 from tests.models.keras.models import dense, layer, max_norm, sequential, tensors, v3
 
 KERNEL = "layers/dense/vars/0"
@@ -29,7 +29,7 @@ def found(config, stored):
     model, described = v3(sequential(config), {name: shape for name, (shape, _) in stored.items()})
     for name, (shape, dtype) in stored.items():
         described |= tensors({name: shape}, dtype)
-    (weight,) = dequantised_weights(model, described).values()
+    (weight,) = BoundModel(model, described).dequantised.values()
     return weight
 
 
@@ -59,8 +59,8 @@ def test_real_files(pytestconfig, expected, name):
     """Every weight is, to the last bit or two, the one that Keras computes with."""
     with open_checkpoint(pytestconfig.rootpath / "fixtures" / "quantised" / name) as file:
         assert file.keras is not None
-        weights = dequantised_weights(file.keras, file.tensors)
-        labels = variable_labels(file.keras, file.tensors)
+        weights = BoundModel(file.keras, file.tensors).dequantised
+        labels = BoundModel(file.keras, file.tensors).labels
         judged = {labels[n]: t for n, t in weights.items() if isinstance(t.storage, Dequantised)}
         wanted = {k.partition("|")[2]: v for k, v in expected.items() if k.startswith(f"{name}|")}
         if name == "int4.h5":
@@ -76,7 +76,7 @@ def test_a_shape_that_nothing_tells(pytestconfig):
     """A packed kernel of three axes cannot be unfolded where the config lacks two of their sizes."""
     with open_checkpoint(pytestconfig.rootpath / "fixtures" / "quantised" / "int4.h5") as file:
         assert file.keras is not None
-        weights = dequantised_weights(file.keras, file.tensors)
+        weights = BoundModel(file.keras, file.tensors).dequantised
     storage = weights["model_weights/out_of/out_of/kernel"].storage
     assert isinstance(storage, Unreadable)
     assert "shape" in storage.reason

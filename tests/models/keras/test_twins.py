@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.models.keras import twin_tensors
+from ckptclamp.models.keras.model import BoundModel
 from tests.models.keras.models import dense, layer, legacy, max_norm, sequential, v3
 
 ROWS = {"kernel": (3, 3), "bias": (3,)}
@@ -33,7 +33,7 @@ def stored(*prefixes):
 
 
 def pairs(config, rows):
-    return twin_tensors(*legacy(config, rows, "2.15.0"))
+    return BoundModel(*legacy(config, rows, "2.15.0")).tied
 
 
 @pytest.mark.parametrize(("name", "count"), [("one_layer", 2), ("torn", 2), ("two_layers", 0)])
@@ -41,7 +41,7 @@ def test_real_files(pytestconfig, name, count):
     """tf_keras gives a layer that it met before a number, and two layers of one name none."""
     with open_checkpoint(pytestconfig.rootpath / "fixtures" / "shared" / f"{name}.h5") as file:
         assert file.keras is not None
-        found = twin_tensors(file.keras, file.tensors)
+        found = BoundModel(file.keras, file.tensors).tied
     both = tuple(
         tuple(f"model_weights/{tower}/twice/{variable}:0" for tower in ("one", "two"))
         for variable in ("kernel", "bias")
@@ -90,7 +90,7 @@ def test_a_layer_beside_a_model_with_one_of_its_name(version, last):
     inner = sequential(own, name="inner")
     rows = {f"own/{variable}": shape for variable, shape in ROWS.items()}
     config = sequential(*((inner, own) if last else (own, inner)))
-    assert twin_tensors(*legacy(config, {"inner": rows, "own": rows}, version)) == ()
+    assert BoundModel(*legacy(config, {"inner": rows, "own": rows}, version)).tied == ()
 
 
 def test_a_name_that_both_places_explain():
@@ -111,10 +111,10 @@ def test_a_wrapper_that_keeps_a_copy():
         f"{group}/layer/vars/0": (3, 3),
         f"{group}/layer/vars/1": (3,),
     }
-    found = twin_tensors(*v3(sequential(wrapper), shapes))
+    found = BoundModel(*v3(sequential(wrapper), shapes)).tied
     assert found == ((f"{group}/vars/0", f"{group}/layer/vars/0"),)
 
 
 def test_a_file_without_a_config_has_none():
     """Nothing says what its tensors are."""
-    assert twin_tensors(*v3(None, {"layers/dense/vars/0": (3, 3)})) == ()
+    assert BoundModel(*v3(None, {"layers/dense/vars/0": (3, 3)})).tied == ()
