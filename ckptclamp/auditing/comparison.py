@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptclamp.auditing.audit import AuditOptions, opened
+from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.drift import TensorDrift, measure_drift
+from ckptclamp.auditing.options import Opening
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode, UsageError
@@ -96,7 +97,8 @@ def compare_checkpoints(
     units: Units | None = None,
     max_drift: float | None = None,
     max_distance: float | None = None,
-    options: AuditOptions | None = None,
+    opening: Opening | None = None,
+    jobs: int | None = None,
 ) -> Comparison:
     """Compare the weights of two checkpoints, of any two formats.
 
@@ -108,8 +110,8 @@ def compare_checkpoints(
         UnreadableError: a checkpoint cannot be opened, or changed while it was read.
         UsageError: a rename cannot be understood, renames nothing, or makes two names one.
     """
-    options = options or AuditOptions()
-    with opened(old, options) as before, opened(new, options) as after:
+    opening = opening or Opening()
+    with opened(old, opening) as before, opened(new, opening) as after:
         matching = _match(before, after, [_Rename.parse(text) for text in renames])
         reshaped, not_compared, comparable = _sort(matching.pairs)
         keras = after.keras is not None
@@ -118,7 +120,7 @@ def compare_checkpoints(
                 (before, one),
                 (after, other),
                 default_axes(len(one.shape), units, keras=keras),
-                jobs=options.jobs,
+                jobs=jobs,
             )
             for one, other in comparable
         ]

@@ -17,10 +17,12 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ckptclamp.auditing.audit import AuditOptions, make_plan, opened
+from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.inspection import inspect
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.errors import NothingEvaluatedError, printable
+from ckptclamp.plan.build import Assignment, Plan, build_plan
 from ckptclamp.plan.matching import ExactPatterns, labels_of
 from ckptclamp.plan.tensors import (
     judged_tensors,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.families import Part
-    from ckptclamp.plan.build import Assignment, Plan
 
 
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
@@ -90,7 +91,7 @@ def starting_spec(
     """
     options = options or AuditOptions()
     with opened(path, options) as checkpoint:
-        plan = make_plan(checkpoint, None, options)
+        plan = build_plan(checkpoint, None)
         keras = checkpoint.keras is not None
         judged = tuple(judged_tensors(checkpoint).values())
         exact = ExactPatterns(judged, labels_of(checkpoint))

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ckptclamp.cli.options import (
+    EngineOptions,
+    ReportOptions,
+    RuleOptions,
     engine_options,
-    load_rules,
-    option,
-    outside_settings,
+    gather,
     spec_options,
     verbosity_options,
 )
-from ckptclamp.cli.parameters import PATH
+from ckptclamp.cli.parameters import PATH, option, outside_settings
 from ckptclamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from ckptclamp.auditing.results import AuditReport
 
 _OF_A_REPORT = {"audited", "baseline", "quiet", "verbose", "color", "settings"}
 """What means something where nothing is audited any more."""
 
 
 @click.group("baseline", no_args_is_help=False)
-def command() -> None:
+def baseline_command() -> None:
     """Look after a baseline, the violations that a gate takes for known.
 
     One is made by: ckptclamp audit CHECKPOINT --write-baseline PATH
@@ -37,26 +41,32 @@ def _outside_settings(ctx: click.Context, param: click.Parameter, audited: Path)
     return audited if is_report(audited) else outside_settings(ctx, param, audited)
 
 
-@command.command("prune")
+@baseline_command.command("prune")
 @click.argument("audited", type=PATH, callback=_outside_settings)
 @option("--baseline", required=True, type=PATH, help="The one to tighten.")
 @spec_options
 @engine_options
 @verbosity_options
-def prune(audited: Path, **options: Any) -> None:  # noqa: ANN401
+@gather(rules=RuleOptions, engine=EngineOptions, reports=ReportOptions)
+def prune_command(
+    audited: Path,
+    baseline: Path,
+    rules: RuleOptions,
+    engine: EngineOptions,
+    reports: ReportOptions,
+) -> None:
     """Drop what is resolved from a baseline, and lower the limits of what got better.
 
     AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.
     """
-    from ckptclamp.gate.baseline import load_baseline, render_baseline
-    from ckptclamp.gate.baseline import prune as pruned
+    from ckptclamp.gate.baseline import load_baseline, prune, render_baseline
     from ckptclamp.reports.writing import write_whole
 
-    old = load_baseline(options["baseline"])
-    new = pruned(old, _report(audited, options))
+    old = load_baseline(baseline)
+    new = prune(old, _report(audited, rules, engine, reports))
     if new != old:
-        write_whole(options["baseline"], render_baseline(new))
-    if not options["quiet"]:
+        write_whole(baseline, render_baseline(new))
+    if not reports.quiet:
         kept = {entry.identity: entry for entry in new.entries}
         lowered = sum(e.identity in kept and kept[e.identity] != e for e in old.entries)
         click.echo(
@@ -65,10 +75,12 @@ def prune(audited: Path, **options: Any) -> None:  # noqa: ANN401
         )
 
 
-def _report(audited: Path, options: dict[str, Any]) -> Any:  # noqa: ANN401 - an AuditReport
+def _report(
+    audited: Path, rules: RuleOptions, engine: EngineOptions, reports: ReportOptions
+) -> AuditReport:
     from ckptclamp.auditing.audit import audit
     from ckptclamp.auditing.results import AuditReport
-    from ckptclamp.cli.running import engine, progress_bar
+    from ckptclamp.cli.running import audit_options, load_rules, progress_bar
     from ckptclamp.reports.saved import is_report, read_report
 
     if is_report(audited):
@@ -77,9 +89,9 @@ def _report(audited: Path, options: dict[str, Any]) -> Any:  # noqa: ANN401 - an
         if not isinstance(report, AuditReport):
             raise UsageError("is the report of an apply, not of an audit", path=audited)
         return report
-    rules = load_rules(options)
-    with progress_bar(options):
-        return audit(audited, rules, engine(options))
+    spec = load_rules(rules)
+    with progress_bar(reports):
+        return audit(audited, spec, audit_options(rules, engine))
 
 
 def _check_options_of_a_report() -> None:

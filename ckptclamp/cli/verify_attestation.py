@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptclamp.cli.options import option
-from ckptclamp.cli.parameters import PATH
+from ckptclamp.cli.parameters import PATH, option
 from ckptclamp.errors import printable
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 )
 @option("--follow-symlinks", is_flag=True, help="Allow files that are symbolic links.")
 @click.pass_context
-def command(
+def verify_attestation_command(
     ctx: click.Context,
     statement: Path,
     directory: Path | None,
