@@ -9,8 +9,8 @@ box by box in float64, so memory is bounded whatever the size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,10 +188,10 @@ class _Rename:
 class _Matching:
     """Which tensors of two checkpoints belong together, and which have no counterpart."""
 
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    left_out: int = 0
+    pairs: list[tuple[Tensor, Tensor]]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    left_out: int
 
 
 def _match(before: Checkpoint, after: Checkpoint, renames: Sequence[_Rename]) -> _Matching:
@@ -201,7 +201,8 @@ def _match(before: Checkpoint, after: Checkpoint, renames: Sequence[_Rename]) ->
     partners = {name: other for name, other in names.items() if other in new}
     left = [name for name in old if name not in partners]
     free = new.keys() - set(partners.values())
-    partners |= _by_label(_labels(before, left), _labels(after, free))
+    labels = _labels(after, free)
+    partners |= {n: labels[label] for label, n in _labels(before, left).items() if label in labels}
     taken = set(partners.values())
     everything = len(before.tensors) + len(after.tensors)
     return _Matching(
@@ -219,9 +220,8 @@ def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def _renamed(names: Iterable[str], renames: Sequence[_Rename]) -> dict[str, str]:
     """The new name of each name: by the first rename that fits, else itself."""
     used: set[str] = set()
-    result: dict[str, str] = {}
-    for name in names:
-        result[name] = name
+    result = {name: name for name in names}
+    for name in result:
         for rename in renames:
             other = rename(name)
             if other is not None:
@@ -244,10 +244,6 @@ def _labels(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
     wanted = set(names)
     labels = distinct_labels(variable_labels(checkpoint.keras, checkpoint.tensors))
     return {label: name for name, label in labels.items() if name in wanted}
-
-
-def _by_label(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    return {name: new[label] for label, name in old.items() if label in new}
 
 
 def _sort(

@@ -45,6 +45,15 @@ _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
 
 _DIGITS = 4
 
+_SHOWN = 20
+_NO_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
+_ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
+
+SCHEMA = "ckptclamp.schema.json"
+"""The file beside a spec where editors find the JSON Schema, unless another one is chosen."""
+
+Member = TypeVar("Member")
+
 
 @dataclass(frozen=True, slots=True)
 class StartingRule:
@@ -136,7 +145,7 @@ def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
 
 def _declared(
     plan: Plan, exact: ExactPatterns, unknown: list[tuple[str, str]]
-) -> Iterable[StartingRule]:
+) -> Iterator[StartingRule]:
     """One rule for all tensors that are declared to satisfy the same; `unknown` takes the others."""
     alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
@@ -156,9 +165,6 @@ def _declared(
             axes=_stated(first),
             remark=f"{first.why}. A unit is {unit_words(first.tensor.shape, first.axes)}.",
         )
-
-
-Member = TypeVar("Member")
 
 
 def _grouped(
@@ -281,15 +287,6 @@ class _Ids:
         base = words.strip("-").lower()[-60:].strip("-") or "rule"
         self._used[base] += 1
         return base if self._used[base] == 1 else f"{base}--{self._used[base]}"
-
-
-_SHOWN = 20
-_NO_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
-_ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
-
-
-SCHEMA = "ckptclamp.schema.json"
-"""The file beside a spec where editors find the JSON Schema, unless another one is chosen."""
 
 
 def render_spec(spec: StartingSpec, schema: str | None = SCHEMA) -> str:

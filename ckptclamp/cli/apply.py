@@ -70,8 +70,8 @@ def apply_command(
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying.apply import ApplyOptions, apply
-    from ckptclamp.cli.gating import attest, check_attest, check_outputs, with_settings
-    from ckptclamp.cli.running import emit, load_rules, reported_options
+    from ckptclamp.cli.gating import check_attest, check_outputs, finish, with_settings
+    from ckptclamp.cli.running import load_rules, reported_options
     from ckptclamp.spec.model import Projection
 
     _check_output(gate, dry_run=how["dry_run"])
@@ -87,10 +87,7 @@ def apply_command(
         )
         report = apply(checkpoint, gate.output, spec, options)
     report = with_settings(report)
-    try:
-        attest(report, gate.attest)
-    finally:  # the report is told even if the statement cannot be written
-        emit(report, reports)
+    finish(report, reports, gate)
     ctx.exit(report.exit_code)
 
 

@@ -66,15 +66,15 @@ def audit_command(
     """
     from ckptclamp.auditing.audit import audit
     from ckptclamp.cli.gating import (
-        attest,
         check_attest,
         check_outputs,
+        finish,
         judged,
         program_exit,
         read_baseline,
         with_settings,
     )
-    from ckptclamp.cli.running import emit, load_rules, reported_options
+    from ckptclamp.cli.running import load_rules, reported_options
 
     check_outputs(checkpoint, rules, reports, gate)
     check_attest(checkpoint, rules, gate)
@@ -83,8 +83,5 @@ def audit_command(
     with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
         report = audit(checkpoint, spec, options)
     report = with_settings(judged(report, known, gate))
-    try:
-        attest(report, gate.attest)
-    finally:  # the report is told even if the statement cannot be written
-        emit(report, reports)
+    finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))

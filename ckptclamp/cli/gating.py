@@ -1,4 +1,4 @@
-"""What stands between a report and the exit code: baseline, settings, attestation."""
+"""What stands between a report and the exit code: baseline, settings, attestation, safe outputs."""
 
 from __future__ import annotations
 
@@ -83,14 +83,18 @@ def check_attest(checkpoint: Path, rules: RuleOptions, gate: GateOptions) -> Non
     check_attestable(path.name for path in named if path is not None)
 
 
-def attest(report: AuditReport | ApplyReport, path: Path | None) -> None:
-    """Write the statement about `report` to `path`, if there is one."""
-    if path is None:
-        return
-    from ckptclamp.gate.attestation import render_statement
-    from ckptclamp.reports.writing import write_whole
+def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
+    """Write the statement about `report`, if one is asked for, and the report wherever it goes."""
+    from ckptclamp.cli.running import emit
 
-    write_whole(path, render_statement(report))
+    try:
+        if gate.attest is not None:
+            from ckptclamp.gate.attestation import render_statement
+            from ckptclamp.reports.writing import write_whole
+
+            write_whole(gate.attest, render_statement(report))
+    finally:  # the report is told even if the statement cannot be written
+        emit(report, reports)
 
 
 def with_settings(report: Report) -> Report:
@@ -101,11 +105,8 @@ def with_settings(report: Report) -> Report:
         return report
     from ckptclamp.errors import Notice
 
-    notice = Notice(
-        "settings",
-        f"{', '.join(names)} set by {settings.path}",
-        informational=True,
-    )
+    said = f"{', '.join(names)} set by {settings.path}"
+    notice = Notice("settings", said, informational=True)
     return replace(report, notices=(*report.notices, notice))
 
 

@@ -26,7 +26,14 @@ _COMMANDS = {
     "schema": "Print the JSON Schema of a spec or of the JSON report.",
     "completion": "Print the shell completion script.",
 }
-_HOMES = {"diff": "inspect", "explain": "inspect", "schema": "init"}
+_HOMES = {
+    "baseline": "saved",
+    "diff": "inspect",
+    "explain": "inspect",
+    "report": "saved",
+    "schema": "init",
+    "verify_attestation": "saved",
+}
 """The modules of commands that share one; another command's module has its own name."""
 
 _EXIT_CODES = """\b

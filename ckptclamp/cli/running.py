@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,15 +126,12 @@ def _model_config(
     from ckptclamp.checkpoints.source import Source, sha256
     from ckptclamp.models.keras.config import read_model_config
 
-    source = Source.open(path)
-    try:
+    with closing(Source.open(path)) as source:
         config = read_model_config(path)
         if not hashed:
             return config, None
         digest = sha256(source)
         source.verify_unchanged()  # so what was read, by the same name, is what was hashed
-    finally:
-        source.close()
     return config, f"sha256:{digest} {path.name}"
 
 

@@ -1,4 +1,4 @@
-"""``ckptclamp baseline``."""
+"""The commands that start from what an earlier run wrote: a report, a baseline, a statement."""
 
 from __future__ import annotations
 
@@ -12,18 +12,45 @@ from ckptclamp.cli.options import (
     ReportOptions,
     RuleOptions,
     engine_options,
+    format_option,
     gather,
+    report_option,
     spec_options,
+    suppressed_option,
     verbosity_options,
 )
 from ckptclamp.cli.parameters import PATH, option, outside_settings
-from ckptclamp.errors import UsageError
+from ckptclamp.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import AuditReport
+    from ckptclamp.gate.attestation import Checked, Verification
 
 _OF_A_REPORT = {"audited", "baseline", "quiet", "verbose", "color", "settings"}
 """What means something where nothing is audited any more."""
+
+
+@click.command("report")
+@click.argument("result", type=PATH)
+@format_option
+@report_option("-o", units=False)
+@suppressed_option
+@verbosity_options
+@gather(reports=ReportOptions)
+def report_command(result: Path, reports: ReportOptions) -> None:
+    """Make other formats of RESULT, the JSON report of an earlier audit or apply.
+
+    Returns 0 when they are made, whatever the report says: the gate was where it was made.
+    """
+    from ckptclamp.cli.gating import check_places, report_files
+    from ckptclamp.cli.running import emit
+    from ckptclamp.reports.saved import read_report
+    from ckptclamp.reports.writing import UNITS
+
+    if any(output.format == UNITS for output in reports.reports):
+        raise click.UsageError("a saved report has the worst units only; audit lists them all")
+    check_places([result], report_files(reports))
+    emit(read_report(result), reports)
 
 
 @click.group("baseline", no_args_is_help=False)
@@ -103,3 +130,55 @@ def _check_options_of_a_report() -> None:
         if source is click.core.ParameterSource.COMMANDLINE and name not in _OF_A_REPORT:
             spelt = max(parameter.opts, key=len)
             raise click.UsageError(f"{spelt} is for an audit, and AUDITED is the report of one")
+
+
+@click.command("verify-attestation")
+@click.argument("statement", type=PATH)
+@option(
+    "--directory",
+    type=PATH,
+    help="Where the files are; by default beside the statement.",
+)
+@option(
+    "--spec",
+    type=PATH,
+    help="Require that this spec was audited against, byte for byte.",
+)
+@option("--follow-symlinks", is_flag=True, help="Allow files that are symbolic links.")
+@click.pass_context
+def verify_attestation_command(
+    ctx: click.Context,
+    statement: Path,
+    directory: Path | None,
+    spec: Path | None,
+    follow_symlinks: bool,
+) -> None:
+    """Compare STATEMENT, as --attest wrote it, with the files on disk.
+
+    Returns 0 if every file is the one that was audited and the audit passed, 1 if a file or the
+    spec differs or the audit had failed, 3 if a file cannot be read. Who wrote the statement is
+    not checked here; that is what a signature over it is for.
+    """
+    from ckptclamp.gate.attestation import verify
+
+    verification = verify(statement, directory, spec=spec, follow_symlinks=follow_symlinks)
+    for line in _lines(verification):
+        click.echo(line)
+    ctx.exit(verification.exit_code)
+
+
+def _lines(verification: Verification) -> list[str]:
+    lines = [_line(checked) for checked in verification.files]
+    if verification.spec is not None:
+        lines.append(f"spec {_line(verification.spec)}")
+    answer = "passed" if verification.attested == 0 else "did not pass"
+    lines.append(
+        f"the attested audit {answer} (exit {verification.attested}, "
+        f"ckptclamp {printable(verification.version)}); exit {int(verification.exit_code)}"
+    )
+    return lines
+
+
+def _line(checked: Checked) -> str:
+    detail = f": {printable(checked.detail)}" if checked.detail else ""
+    return f"{printable(checked.name)}: {checked.match}{detail}"
