@@ -113,7 +113,7 @@ def audit_plan(
     Measurements that will be needed again go to `kept`.
     """
     started = time.monotonic()
-    with digests_of(checkpoint, hash=options.hash, jobs=options.jobs) as digests:
+    with digests_of(checkpoint, options.hash, options.jobs) as digests:
         results = [
             *_judge_with_meant(checkpoint, plan.assignments, options, kept),
             *(_not_evaluated(entry) for entry in plan.not_evaluated),
@@ -308,9 +308,9 @@ def is_hashed(checkpoint: Checkpoint, asked: bool | None) -> bool:
     return sum(source.size for source in checkpoint.sources) <= _HASHED_UNASKED
 
 
-def digests_of(checkpoint: Checkpoint, *, hash: bool | None, jobs: int | None) -> Digests:
+def digests_of(checkpoint: Checkpoint, asked: bool | None, jobs: int | None) -> Digests:
     """Hash the files of `checkpoint`, if the report is to tell, while the block inside reads them."""
-    return Digests(checkpoint.files if is_hashed(checkpoint, hash) else (), jobs)
+    return Digests(checkpoint.files if is_hashed(checkpoint, asked) else (), jobs)
 
 
 def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> CheckpointSummary:

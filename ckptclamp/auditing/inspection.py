@@ -102,7 +102,7 @@ def inspect(
     options = options or AuditOptions()
     with (
         opened(path, options) as checkpoint,
-        digests_of(checkpoint, hash=options.hash, jobs=options.jobs) as digests,
+        digests_of(checkpoint, options.hash, options.jobs) as digests,
     ):
         labels = variable_labels(checkpoint.keras, checkpoint.tensors) if checkpoint.keras else {}
         tensors = list(checkpoint.tensors.values())
