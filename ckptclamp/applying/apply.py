@@ -9,32 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.applying.projection import Work, project_tensors
 from ckptclamp.applying.publication import check_target, find_leftovers, staged
+from ckptclamp.applying.refusals import (
+    refuse_another_plan,
+    refuse_exclusive,
+    refuse_incomplete,
+    refuse_remaining,
+    refuse_ungoverned,
+    refuse_unmendable,
+    to_mend,
+)
 from ckptclamp.auditing.audit import (
-    AuditOptions,
     as_spec,
     audit_plan,
     ignored,
     is_hashed,
     judge,
-    make_plan,
     opened,
     summarise,
 )
+from ckptclamp.auditing.options import AuditOptions, Opening
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
-from ckptclamp.auditing.suppression import suppress_results
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role
 from ckptclamp.engine.executors import beside
 from ckptclamp.engine.requests import Kept
-from ckptclamp.errors import NothingEvaluatedError, Notice, NotWrittenError, UnreadableError
-from ckptclamp.plan.build import exclusive
+from ckptclamp.errors import Notice
+from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
 from ckptclamp.spec.model import Projection
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.plan.build import Plan
     from ckptclamp.spec.model import Spec
 
 _ROUNDS = 16
@@ -42,12 +48,6 @@ _ROUNDS = 16
 
 _KEPT = 16
 """The part of the memory, one in so many, that may go to what is kept of the audit."""
-
-_REMAINING = {
-    Projection.EXACT: "the rules of this tensor may exclude each other",
-    Projection.KERAS: "--projection exact goes all the way, whatever the rate",
-}
-"""What to think of where a projection left units outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,12 @@ def apply(
         UsageError: the output exists, is the input, or the spec makes no sense here.
     """
     options = options or ApplyOptions()
-    rules = as_spec(spec, options.audit)
+    rules = as_spec(spec, options.audit.allow_import)
     with opened(path, options.audit) as checkpoint:
-        plan = make_plan(checkpoint, rules, options.audit)
-        job = _Job(checkpoint, plan, rules, options)
+        job = _Job(checkpoint, rules, options)
         # A directory may hold a checkpoint that is one file: that is what is replaced.
         itself = path if checkpoint.several_files else checkpoint.path
-        target = _target(output or itself, options)
+        target = _target(output or itself, options.audit)
         if not options.dry_run:
             return job.write(target)
         if output is not None or options.in_place:
@@ -103,18 +102,22 @@ def apply(
 class _Job:
     """One apply, from the audit of the input to the published copy."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, plan: Plan, spec: Spec | None, options: ApplyOptions
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, spec: Spec | None, options: ApplyOptions) -> None:
         self.checkpoint = checkpoint
-        self.plan = plan
         self.spec = spec
         self.options = options
+        self.plan = self._plan(checkpoint)
         self.projection = options.projection or (spec.projection if spec else Projection.EXACT)
         # What is kept of the audit, and what is at work beside it, share the budget.
         self.kept = Kept(options.audit.memory // _KEPT)
-        self.streaming = replace(
+        self.auditing = replace(
             options.audit, memory=options.audit.memory - options.audit.memory // _KEPT
+        )
+
+    def _plan(self, checkpoint: Checkpoint) -> Plan:
+        audit = self.options.audit
+        return build_plan(
+            checkpoint, self.spec, allow_import=audit.allow_import, tolerance=audit.tolerance
         )
 
     def preview(self) -> ApplyReport:
@@ -139,7 +142,7 @@ class _Job:
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
             changes = self._project(copy, before, rounds=rounds)
             copy.finish()
-            hashed = copy.files if is_hashed(self.checkpoint, options.audit) else ()
+            hashed = copy.files if is_hashed(self.checkpoint, options.audit.hash) else ()
             with beside(copy.flush), Digests(hashed, options.audit.jobs) as digests:
                 copy.compare(options.audit.jobs or default_jobs())
                 after = self._verify(copy, digests, before, changes, output)
@@ -148,46 +151,39 @@ class _Job:
         return self._report(before, changes, after, str(output), (*leftovers, *notices))
 
     def _audit_input(self) -> AuditReport:
-        if not (self.options.allow_remaining and self.plan.assignments):
+        allowed = self.options.allow_remaining
+        complete = not (allowed and self.plan.assignments)
+        if complete:
             refuse_no_weights(self.checkpoint, self.plan)
-        before = audit_plan(self.checkpoint, self.plan, self.spec, self.streaming, self.kept)
-        if not (self.options.allow_remaining and self.plan.assignments):
-            _refuse_incomplete(before)
-        if not self.plan.assignments:
-            raise NothingEvaluatedError(
-                "nothing was written: it declares no constraint, and no rule governs a tensor of it",
-                path=self.checkpoint.path,
-                hint="give a spec; `ckptclamp init` writes a first one",
-            )
-        if not self.options.allow_remaining:
-            _refuse_unmendable(before, self.plan)
-            self._refuse_exclusive(before)
+        before = audit_plan(self.checkpoint, self.plan, self.spec, self.auditing, self.kept)
+        if complete:
+            refuse_incomplete(before)
+        refuse_ungoverned(self.plan, self.checkpoint.path)
+        if not allowed:
+            refuse_unmendable(before, self.plan)
+            refuse_exclusive(before, self.plan, self._acceptable(before))
         return before
 
-    def _refuse_exclusive(self, before: AuditReport) -> None:
-        """Refuse rules of which one must be violated, unless that is accepted."""
-        outside = {(r.tensor, r.rule) for r in before.results if _to_mend(r)}
+    def _acceptable(self, before: AuditReport) -> set[tuple[str, str]]:
+        """The tensors and rules that ignore rules would accept if they were violated."""
         broken = [replace(r, verdict=Verdict.VIOLATION, nonfinite=0) for r in before.results]
-        would = suppress_results(broken, *ignored(self.checkpoint, self.spec))
-        accepted = {(result.tensor, result.rule) for result in would if result.suppressed}
-        binding = [a for a in self.plan.assignments if (a.tensor.name, a.rule) not in accepted]
-        for pair in exclusive(binding):
-            keys = [(assignment.tensor.name, assignment.rule) for assignment in pair]
-            if not outside.isdisjoint(keys):
-                raise NotWrittenError(
-                    f"nothing was written, rules {pair[0].rule} and {pair[1].rule} exclude each "
-                    f"other: {pair[0].constraint}, {pair[1].constraint}",
-                    path=self.checkpoint.path,
-                    tensor=pair[0].tensor.name,
-                    hint="--allow-remaining writes a copy in which one of them is violated",
-                )
+        return {(r.tensor, r.rule) for r in self._suppressed(broken) if r.suppressed}
+
+    def _suppressed(self, results: Sequence[Result]) -> tuple[Result, ...]:
+        """`results`, marked where an ignore rule accepts them."""
+        rules, names = ignored(self.checkpoint, self.spec)
+        if not rules:
+            return tuple(results)
+        from ckptclamp.auditing.suppression import suppress_results
+
+        return suppress_results(results, rules, names)
 
     def _project(self, copy: Copy, before: AuditReport, *, rounds: int) -> list[TensorChange]:
         """Project every tensor that needs it, in the order of the plan."""
         outside = {
             result.tensor
             for result in before.results
-            if _to_mend(result) or (result.within_tolerance and result.suppressed is None)
+            if to_mend(result) or (result.within_tolerance and result.suppressed is None)
         }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
@@ -198,7 +194,7 @@ class _Job:
             and a.unprojected is None
             and (a.tensor.name, a.rule) not in accepted
         ]
-        work = Work(self.checkpoint, copy, self.kept, self.streaming, self.projection)
+        work = Work(self.checkpoint, copy, self.kept, self.auditing, self.projection)
         return project_tensors(work, todo, rounds)
 
     def _verify(
@@ -219,14 +215,15 @@ class _Job:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
             stored.quantisation = self.checkpoint.quantisation  # no config.json is copied
-            plan = make_plan(stored, self.spec, self.options.audit)
-            _refuse_another_plan(plan, self.plan, output)
+            plan = self._plan(stored)
+            refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
             # Those of the copy are not listed: the list is of the input.
             fresh = judge(
                 stored,
                 [plan.assignments[i] for i in again],
-                replace(self.streaming, on_unit=None),
+                self.auditing,
+                replace(self.auditing, on_unit=None),
             )
             stored.verify_integrity()
             stored.verify_unchanged()
@@ -234,10 +231,9 @@ class _Job:
         newest = list(before.results)  # first those of the assignments, in the order of the plan
         for index, result in zip(again, fresh, strict=True):
             newest[index] = result
-        results = suppress_results(newest, *ignored(self.checkpoint, self.spec))
-        after = replace(before, checkpoint=summary, results=results)
+        after = replace(before, checkpoint=summary, results=self._suppressed(newest))
         if not self.options.allow_remaining:
-            _refuse_remaining(after, self.projection)
+            refuse_remaining(after, self.projection)
         return after
 
     def _affected(self, changed: set[str]) -> set[str]:
@@ -268,94 +264,11 @@ class _Job:
         )
 
 
-def _target(output: str | Path, options: ApplyOptions) -> Path:
+def _target(output: str | Path, opening: Opening) -> Path:
     """Where the copy goes: to what a link points to, if links are to be followed."""
     target = Path(output)
-    follow = options.audit.follow_symlinks and target.is_symlink()
+    follow = opening.follow_symlinks and target.is_symlink()
     return target.resolve() if follow else target
-
-
-def _to_mend(result: Result) -> bool:
-    return result.verdict is Verdict.VIOLATION and result.suppressed is None
-
-
-def _refuse_another_plan(copy: Plan, original: Plan, output: Path) -> None:
-    """Refuse a copy that is not governed, pair by pair, as its original is."""
-    pairs = [
-        [(a.tensor.name, a.rule, str(a.constraint), a.axes, a.tolerance) for a in plan.assignments]
-        for plan in (copy, original)
-    ]
-    if pairs[0] != pairs[1]:
-        raise NotWrittenError("nothing was written, rules govern other tensors there", path=output)
-
-
-def _refuse_incomplete(report: AuditReport) -> None:
-    missing = [r for r in report.results if r.verdict is Verdict.NOT_EVALUATED]
-    if missing:
-        first = missing[0]
-        some = len(missing) < len(report.results)
-        others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-        raise UnreadableError(
-            f"nothing was written, rule {first.rule} could not be evaluated: "
-            f"{first.reason}{others}",
-            path=report.checkpoint.path,
-            tensor=first.tensor,
-            hint=first.hint or ("--allow-remaining writes a copy all the same" if some else None),
-        )
-    if report.unmatched:
-        rules = ", ".join(unmatched.rule for unmatched in report.unmatched)
-        raise NothingEvaluatedError(
-            f"nothing was written, these rules match no tensor: {rules}",
-            path=report.checkpoint.path,
-            hint="mend the pattern, or say `required: false`",
-        )
-
-
-def _refuse_unmendable(report: AuditReport, plan: Plan) -> None:
-    projected = {a.tensor.name for a in plan.assignments if a.unprojected is None}
-    kept = {
-        (a.tensor.name, a.rule): a.unprojected
-        for a in plan.assignments
-        if a.tensor.name not in projected
-    }
-    for result in report.results:
-        if _to_mend(result) and (result.tensor, result.rule) in kept:
-            raise NotWrittenError(
-                f"{result.violating} of {result.units} units violate {result.rule} and stay as they "
-                f"are, nothing was written: {kept[result.tensor, result.rule]}",
-                path=report.checkpoint.path,
-                tensor=result.tensor,
-                hint="--allow-remaining writes a copy with these left as they are",
-            )
-    hopeless = [r for r in report.results if _to_mend(r) and r.unmendable]
-    if hopeless:
-        first = hopeless[0]
-        what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
-        raise NotWrittenError(
-            f"nothing was written, {_units(first.unmendable, first.units)} beyond mending ({what})",
-            path=report.checkpoint.path,
-            tensor=first.tensor,
-            hint="--allow-remaining writes a copy with these left as they are",
-        )
-
-
-def _refuse_remaining(after: AuditReport, projection: Projection) -> None:
-    remaining = [result for result in after.results if _to_mend(result)]
-    if remaining:
-        first = remaining[0]
-        raise NotWrittenError(
-            f"nothing was written, {_units(first.violating, first.units)} still outside "
-            f"{first.constraint} (rule {first.rule}) after the {projection.value} projection",
-            path=after.checkpoint.path,
-            tensor=first.tensor,
-            hint=f"{_REMAINING[projection]}; --allow-remaining writes the copy all the same",
-        )
-
-
-def _units(some: int, total: int) -> str:
-    """``1 of 4 units is``, ``2 of 4 units are``."""
-    noun = "unit" if total == 1 else "units"
-    return f"{some:,} of {total:,} {noun} {'is' if some == 1 else 'are'}"
 
 
 def _leftover_notices(output: Path) -> tuple[Notice, ...]:

@@ -19,7 +19,7 @@ from ckptclamp.engine.whole import project_whole
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.auditing.options import Running
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
     from ckptclamp.engine.requests import Batch, Kept
     from ckptclamp.plan.build import Assignment
@@ -36,7 +36,7 @@ class Work:
     original: Checkpoint
     copy: Copy
     kept: Kept
-    options: AuditOptions
+    running: Running
     projection: Projection
     pool: Executor | None = None
     jobs: int = 1
@@ -57,9 +57,9 @@ def project_tensors(
     """
     todo = sorted(assignments, key=lambda a: a.tensor.name)
     tensors = [a.tensor for a in todo]
-    options = work.options
-    meter = Meter(options.progress, sum(tensor.nbytes for tensor in tensors))
-    jobs = affordable(options.jobs or default_jobs(), tensors, options.memory, copies=COPIES)
+    running = work.running
+    meter = Meter(running.progress, sum(tensor.nbytes for tensor in tensors))
+    jobs = affordable(running.jobs or default_jobs(), tensors, running.memory, copies=COPIES)
     with threads(jobs) as pool:
         at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)
         return [
@@ -129,7 +129,7 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
             work.copy,
             assignment.tensor,
             constraint,
-            work.options.memory,
+            work.running.memory,
             tolerance,
             projection=work.projection,
         )
@@ -140,7 +140,7 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
         constraint,
         tolerance,
         projection=work.projection,
-        memory=work.options.memory,
+        memory=work.running.memory,
         jobs=work.jobs,
         pool=work.pool,
         progress=work.progress,

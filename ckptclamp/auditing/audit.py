@@ -4,79 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp._version import __version__
-from ckptclamp.auditing.drift import twin_notices
+from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Reporting, Running
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
-from ckptclamp.auditing.suppression import suppress
-from ckptclamp.auditing.verdicts import OnUnit, Tally
+from ckptclamp.auditing.verdicts import Tally
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.checkpoints.source import (
-    DEFAULT_EXPANSION_LIMIT,
-    DEFAULT_HEADER_LIMIT,
-    DEFAULT_UNPACKED_LIMIT,
-    Digests,
-    Limits,
-)
-from ckptclamp.constraints.custom import WholeTensorConstraint
-from ckptclamp.engine.executors import Meter, Progress
+from ckptclamp.checkpoints.source import Digests
+from ckptclamp.engine.executors import Meter
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Kept, Measurement, Request
-from ckptclamp.engine.whole import measure_whole
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Spec
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
     from ckptclamp.spec.model import Suppression
 
-MEBIBYTE = 1 << 20
-HASHED_UNASKED = 64 * MEBIBYTE
-
-
-@dataclass(frozen=True, slots=True)
-class AuditOptions:
-    """How to audit. Only `tolerance`, `strict`, `allow_import` and `config` change the answer.
-
-    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of those that
-    hash (``None``: one a core); `executor` measures instead, in threads of this process.
-    `tolerance` overrides every rule's. `worst` is how many violating units are kept for each
-    result. `hash` adds sha256 digests; ``None`` means
-    only where the checkpoint is small enough not to notice. `config` stands in for the model config
-    of a weights-only Keras file, and `config_source` tells the report where that came from.
-    `require_isolation` refuses to open anything where a wall around
-    the HDF5 parser is missing. `header_limit` bounds the header of a safetensors file, in bytes;
-    `expansion_limit` and `unpacked_limit` how many times its stored bytes, and how many bytes,
-    what is compressed may unpack to (see `checkpoints.limits`).
-    `leave_cache` reads without filling the system's page cache, where the system can.
-    """
-
-    memory: int = 256 * MEBIBYTE
-    jobs: int | None = None
-    executor: Executor | None = None
-    tolerance: float | None = None
-    strict: bool = False
-    worst: int = 10
-    histogram: bool = False
-    hash: bool | None = None
-    allow_import: frozenset[str] = frozenset()
-    follow_symlinks: bool = False
-    require_isolation: bool = False
-    header_limit: int = DEFAULT_HEADER_LIMIT
-    expansion_limit: int = DEFAULT_EXPANSION_LIMIT
-    unpacked_limit: int = DEFAULT_UNPACKED_LIMIT
-    leave_cache: bool = False
-    config: Mapping[str, Any] | None = None
-    config_source: str | None = None
-    progress: Progress | None = None
-    on_unit: OnUnit | None = None
+_HASHED_UNASKED = 64 * MEBIBYTE
 
 
 def audit(
@@ -93,14 +43,16 @@ def audit(
         UsageError: the spec cannot be understood, or makes no sense for this checkpoint.
     """
     options = options or AuditOptions()
-    rules = as_spec(spec, options)
+    rules = as_spec(spec, options.allow_import)
     with opened(path, options) as checkpoint:
-        plan = make_plan(checkpoint, rules, options)
+        plan = build_plan(
+            checkpoint, rules, allow_import=options.allow_import, tolerance=options.tolerance
+        )
         return audit_plan(checkpoint, plan, rules, options)
 
 
 def as_spec(
-    spec: Spec | Mapping[str, Any] | str | Path | None, options: AuditOptions
+    spec: Spec | Mapping[str, Any] | str | Path | None, allow_import: frozenset[str]
 ) -> Spec | None:
     """Read `spec`, in whichever form it was given."""
     if spec is None or isinstance(spec, Spec):
@@ -108,25 +60,26 @@ def as_spec(
     from ckptclamp.spec.loader import load_spec, spec_from_mapping
 
     if isinstance(spec, Mapping):
-        return spec_from_mapping(spec, allow_import=options.allow_import)
-    return load_spec(spec, allow_import=options.allow_import)
+        return spec_from_mapping(spec, allow_import=allow_import)
+    return load_spec(spec, allow_import=allow_import)
 
 
-def opened(path: str | Path, options: AuditOptions) -> Checkpoint:
-    """Open the checkpoint at `path` as `options` ask for it; close it when done."""
+def opened(path: str | Path, opening: Opening) -> Checkpoint:
+    """Open the checkpoint at `path` as `opening` says; close it when done."""
     if path == "":
         raise UsageError("an empty path names no checkpoint")  # it would be the working directory
-    if options.require_isolation:
+    if opening.require_isolation:
         check_isolation(path)
-    limits = Limits(options.header_limit, options.expansion_limit, options.unpacked_limit)
-    checkpoint = open_checkpoint(path, follow_symlinks=options.follow_symlinks, limits=limits)
-    if options.config is not None:
+    checkpoint = open_checkpoint(
+        path, follow_symlinks=opening.follow_symlinks, limits=opening.limits
+    )
+    if opening.config is not None:
         try:
-            checkpoint.assume_config(options.config)
+            checkpoint.assume_config(opening.config)
         except UsageError:
             checkpoint.close()
             raise
-    if options.leave_cache:
+    if opening.leave_cache:
         checkpoint.leave_cache()
     return checkpoint
 
@@ -148,13 +101,6 @@ def check_isolation(path: str | Path) -> None:
         )
 
 
-def make_plan(checkpoint: Checkpoint, spec: Spec | None, options: AuditOptions) -> Plan:
-    """Build the plan as `options` ask for it."""
-    return build_plan(
-        checkpoint, spec, allow_import=options.allow_import, tolerance=options.tolerance
-    )
-
-
 def audit_plan(
     checkpoint: Checkpoint,
     plan: Plan,
@@ -167,13 +113,16 @@ def audit_plan(
     Measurements that will be needed again go to `kept`.
     """
     started = time.monotonic()
-    with digests_of(checkpoint, options) as digests:
+    with digests_of(checkpoint, options.hash, options.jobs) as digests:
         results = [
             *_judge_with_meant(checkpoint, plan.assignments, options, kept),
             *(_not_evaluated(entry) for entry in plan.not_evaluated),
         ]
-        torn = twin_notices(checkpoint, plan.twins, options.memory)
-        notices = (*_format_notices(checkpoint, spec), *plan.notices, *torn)
+        notices = (
+            *_format_notices(checkpoint, spec),
+            *plan.notices,
+            *_tied_notices(checkpoint, plan, options.memory),
+        )
         checkpoint.verify_integrity()
         summary = summarise(checkpoint, digests.result())
     checkpoint.verify_unchanged()
@@ -189,7 +138,12 @@ def audit_plan(
         strict=options.strict,
         seconds=time.monotonic() - started,
     )
-    return suppress(report, *ignored(checkpoint, spec))
+    rules, names = ignored(checkpoint, spec)
+    if not rules:
+        return report
+    from ckptclamp.auditing.suppression import suppress
+
+    return suppress(report, rules, names)
 
 
 def ignored(
@@ -217,6 +171,14 @@ def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, 
     return notices
 
 
+def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[Notice]:
+    """Warn of copies of one variable that differ."""
+    if plan.twins:
+        from ckptclamp.auditing.drift import twin_notices
+
+        yield from twin_notices(checkpoint, plan.twins, memory)
+
+
 def _judge_with_meant(
     checkpoint: Checkpoint,
     assignments: Sequence[Assignment],
@@ -228,7 +190,7 @@ def _judge_with_meant(
     as_meant = [
         replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in vacuous
     ]
-    results = judge(checkpoint, assignments, options, supposed=as_meant, kept=kept)
+    results = judge(checkpoint, assignments, options, options, supposed=as_meant, kept=kept)
     for index, meant in zip(vacuous, results[len(assignments) :], strict=True):
         results[index] = _with_figure(results[index], meant)
     return results[: len(assignments)]
@@ -252,22 +214,23 @@ def _with_figure(result: Result, meant: Result) -> Result:
 def judge(
     reader: TensorReader,
     assignments: Sequence[Assignment],
-    options: AuditOptions,
+    running: Running,
+    reporting: Reporting,
     *,
     supposed: Sequence[Assignment] = (),
     kept: Kept | None = None,
 ) -> list[Result]:
     """Measure the tensors of `assignments` and return a result for each, in order.
 
-    Results of `supposed` follow: nobody asked for these, so `AuditOptions.on_unit` hears of no unit
-    of theirs. What is measured of the others goes to `kept` as well.
+    Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` hears of no unit of
+    theirs. What is measured of the others goes to `kept` as well.
     """
     tallies = [
-        Tally(a, keep=options.worst, histogram=options.histogram, on_unit=options.on_unit)
+        Tally(a, keep=reporting.worst, histogram=reporting.histogram, on_unit=reporting.on_unit)
         for a in assignments
     ]
     tallies += [Tally(a, keep=0) for a in supposed]
-    for index, item in _measured(reader, [*assignments, *supposed], options):
+    for index, item in _measured(reader, [*assignments, *supposed], running):
         tallies[index].add(item)
         if kept is not None and index < len(assignments):
             assignment = assignments[index]
@@ -276,7 +239,7 @@ def judge(
 
 
 def _measured(
-    reader: TensorReader, assignments: Sequence[Assignment], options: AuditOptions
+    reader: TensorReader, assignments: Sequence[Assignment], running: Running
 ) -> Iterator[tuple[int, Measurement]]:
     """Everything measured, each with the index of its assignment."""
     streamed = [i for i, a in enumerate(assignments) if a.constraint.streaming]
@@ -285,16 +248,29 @@ def _measured(
     for item in measure(
         reader,
         requests,
-        memory=options.memory,
-        jobs=options.jobs,
-        executor=options.executor,
-        progress=Meter(options.progress, total).add,
+        memory=running.memory,
+        jobs=running.jobs,
+        executor=running.executor,
+        progress=Meter(running.progress, total).add,
     ):
         yield streamed[item.request], item
+    if len(streamed) < len(assignments):
+        yield from _measured_whole(reader, assignments, running.memory)
+
+
+def _measured_whole(
+    reader: TensorReader, assignments: Sequence[Assignment], memory: int
+) -> Iterator[tuple[int, Measurement]]:
+    """What only a whole tensor can tell."""
+    from ckptclamp.constraints.custom import WholeTensorConstraint
+    from ckptclamp.engine.whole import measure_whole
+
     for index, assignment in enumerate(assignments):
-        constraint = assignment.constraint
-        if isinstance(constraint, WholeTensorConstraint):
-            yield index, measure_whole(reader, assignment.tensor, constraint, options.memory)
+        if isinstance(assignment.constraint, WholeTensorConstraint):
+            yield (
+                index,
+                measure_whole(reader, assignment.tensor, assignment.constraint, memory),
+            )
 
 
 def _request(assignment: Assignment) -> Request:
@@ -325,16 +301,16 @@ def _not_evaluated(entry: NotEvaluated) -> Result:
     )
 
 
-def is_hashed(checkpoint: Checkpoint, options: AuditOptions) -> bool:
-    """Whether the report has digests: where they were asked for, or cost nothing."""
-    if options.hash is not None:
-        return options.hash
-    return sum(source.size for source in checkpoint.sources) <= HASHED_UNASKED
+def is_hashed(checkpoint: Checkpoint, asked: bool | None) -> bool:
+    """Whether the report has digests: where they were `asked` for, or cost nothing."""
+    if asked is not None:
+        return asked
+    return sum(source.size for source in checkpoint.sources) <= _HASHED_UNASKED
 
 
-def digests_of(checkpoint: Checkpoint, options: AuditOptions) -> Digests:
+def digests_of(checkpoint: Checkpoint, asked: bool | None, jobs: int | None) -> Digests:
     """Hash the files of `checkpoint`, if the report is to tell, while the block inside reads them."""
-    return Digests(checkpoint.files if is_hashed(checkpoint, options) else (), options.jobs)
+    return Digests(checkpoint.files if is_hashed(checkpoint, asked) else (), jobs)
 
 
 def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> CheckpointSummary:

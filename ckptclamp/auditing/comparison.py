@@ -9,13 +9,14 @@ box by box in float64, so memory is bounded whatever the size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptclamp.auditing.audit import AuditOptions, opened
+from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.drift import TensorDrift, measure_drift
+from ckptclamp.auditing.options import Opening
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode, UsageError
@@ -96,7 +97,8 @@ def compare_checkpoints(
     units: Units | None = None,
     max_drift: float | None = None,
     max_distance: float | None = None,
-    options: AuditOptions | None = None,
+    opening: Opening | None = None,
+    jobs: int | None = None,
 ) -> Comparison:
     """Compare the weights of two checkpoints, of any two formats.
 
@@ -108,8 +110,8 @@ def compare_checkpoints(
         UnreadableError: a checkpoint cannot be opened, or changed while it was read.
         UsageError: a rename cannot be understood, renames nothing, or makes two names one.
     """
-    options = options or AuditOptions()
-    with opened(old, options) as before, opened(new, options) as after:
+    opening = opening or Opening()
+    with opened(old, opening) as before, opened(new, opening) as after:
         matching = _match(before, after, [_Rename.parse(text) for text in renames])
         reshaped, not_compared, comparable = _sort(matching.pairs)
         keras = after.keras is not None
@@ -118,7 +120,7 @@ def compare_checkpoints(
                 (before, one),
                 (after, other),
                 default_axes(len(one.shape), units, keras=keras),
-                jobs=options.jobs,
+                jobs=jobs,
             )
             for one, other in comparable
         ]
@@ -186,10 +188,10 @@ class _Rename:
 class _Matching:
     """Which tensors of two checkpoints belong together, and which have no counterpart."""
 
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    left_out: int = 0
+    pairs: list[tuple[Tensor, Tensor]]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    left_out: int
 
 
 def _match(before: Checkpoint, after: Checkpoint, renames: Sequence[_Rename]) -> _Matching:
@@ -199,7 +201,8 @@ def _match(before: Checkpoint, after: Checkpoint, renames: Sequence[_Rename]) ->
     partners = {name: other for name, other in names.items() if other in new}
     left = [name for name in old if name not in partners]
     free = new.keys() - set(partners.values())
-    partners |= _by_label(_labels(before, left), _labels(after, free))
+    labels = _labels(after, free)
+    partners |= {n: labels[label] for label, n in _labels(before, left).items() if label in labels}
     taken = set(partners.values())
     everything = len(before.tensors) + len(after.tensors)
     return _Matching(
@@ -217,9 +220,8 @@ def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def _renamed(names: Iterable[str], renames: Sequence[_Rename]) -> dict[str, str]:
     """The new name of each name: by the first rename that fits, else itself."""
     used: set[str] = set()
-    result: dict[str, str] = {}
-    for name in names:
-        result[name] = name
+    result = {name: name for name in names}
+    for name in result:
         for rename in renames:
             other = rename(name)
             if other is not None:
@@ -242,10 +244,6 @@ def _labels(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
         return {}
     wanted = set(names)
     return {label: name for name, label in bound.distinct_labels.items() if name in wanted}
-
-
-def _by_label(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    return {name: new[label] for label, name in old.items() if label in new}
 
 
 def _sort(

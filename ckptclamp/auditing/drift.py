@@ -1,10 +1,10 @@
-"""How far the units of one tensor moved between two checkpoints."""
+"""Two tensors against each other: how far units moved, and whether tied tensors are the same."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,9 @@ from ckptclamp.errors import Notice, UnreadableError, printable
 from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import TensorReader
-    from ckptclamp.checkpoints.tensor import Tensor
-
 
 _NORM = frozenset({Statistic.NORM})
 _WORKSPACE = Workspace()
@@ -113,6 +109,13 @@ class _Drift:
 
     def __init__(self, old: Tensor, new: Tensor, axes: tuple[int, ...]) -> None:
         self._old, self._new, self._axes = old, new, axes
+        self._unmeasured = TensorDrift(
+            tensor=new.name,
+            shape=new.shape,
+            old_dtype=str(old.dtype),
+            new_dtype=str(new.dtype),
+            unit_words=unit_words(new.shape, axes),
+        )
         self._kept = kept_axes(new.shape, axes)
         self._weights = unit_size(new.shape, axes)
         self._pending: dict[Box, tuple[_Parts, int]] = {}
@@ -160,13 +163,9 @@ class _Drift:
         """What is known when every box was added."""
         if self._pending:
             return self.failed("not all of its units were measured")
-        return TensorDrift(
-            tensor=self._new.name,
+        return replace(
+            self._unmeasured,
             old_name=self._old.name if self._old.name != self._new.name else None,
-            shape=self._new.shape,
-            old_dtype=str(self._old.dtype),
-            new_dtype=str(self._new.dtype),
-            unit_words=unit_words(self._new.shape, self._axes),
             units=self._units,
             changed=self._changed,
             nonfinite=self._nonfinite,
@@ -178,14 +177,7 @@ class _Drift:
 
     def failed(self, reason: str) -> TensorDrift:
         """The tensor could not be read."""
-        return TensorDrift(
-            tensor=self._new.name,
-            shape=self._new.shape,
-            old_dtype=str(self._old.dtype),
-            new_dtype=str(self._new.dtype),
-            unit_words=unit_words(self._new.shape, self._axes),
-            failure=reason,
-        )
+        return replace(self._unmeasured, failure=reason)
 
 
 def _relative(values: NDArray[np.float64], old: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.auditing.audit import AuditOptions, as_spec, digests_of, make_plan, opened, summarise
+from ckptclamp.auditing.audit import as_spec, digests_of, opened, summarise
+from ckptclamp.auditing.options import AuditOptions, Running
 from ckptclamp.auditing.results import CheckpointSummary
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import (
@@ -26,13 +27,13 @@ from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
+from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import judged_tensors, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, unit_words
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.models.keras.declarations import Declaration
-    from ckptclamp.plan.build import Plan
     from ckptclamp.spec.model import Spec, Units
 
 
@@ -98,7 +99,10 @@ def inspect(
         UnreadableError: the checkpoint cannot be opened, or changed while it was read.
     """
     options = options or AuditOptions()
-    with opened(path, options) as checkpoint, digests_of(checkpoint, options) as digests:
+    with (
+        opened(path, options) as checkpoint,
+        digests_of(checkpoint, options.hash, options.jobs) as digests,
+    ):
         bound = keras_model(checkpoint)
         labels = {} if bound is None else bound.labels
         tensors = list(checkpoint.tensors.values())
@@ -156,7 +160,7 @@ def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
 
 
 def _norms(
-    checkpoint: Checkpoint, tensors: Sequence[Tensor], units: Units | None, options: AuditOptions
+    checkpoint: Checkpoint, tensors: Sequence[Tensor], units: Units | None, running: Running
 ) -> dict[str, NormStatistics]:
     """Measure the units of every tensor that has numbers, in one pass."""
     measurable = [
@@ -177,7 +181,7 @@ def _norms(
         for tensor in measurable
     ]
     sums = [_NormSum(request) for request in requests]
-    for item in measure(checkpoint, requests, memory=options.memory, jobs=options.jobs):
+    for item in measure(checkpoint, requests, memory=running.memory, jobs=running.jobs):
         sums[item.request].add(item)
     return {r.tensor.name: total.result() for r, total in zip(requests, sums, strict=True)}
 
@@ -252,7 +256,12 @@ def explain(
     """
     options = options or AuditOptions()
     with opened(path, options) as checkpoint:
-        plan = make_plan(checkpoint, as_spec(spec, options), options)
+        plan = build_plan(
+            checkpoint,
+            as_spec(spec, options.allow_import),
+            allow_import=options.allow_import,
+            tolerance=options.tolerance,
+        )
         governed = {assignment.tensor.name for assignment in plan.assignments}
         governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}
         return Explanation(

@@ -17,10 +17,12 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ckptclamp.auditing.audit import AuditOptions, make_plan, opened
+from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.inspection import inspect
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.errors import NothingEvaluatedError, printable
+from ckptclamp.plan.build import Assignment, Plan, build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,
     judged_tensors,
@@ -37,13 +39,21 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.families import Part
-    from ckptclamp.plan.build import Assignment, Plan
 
 
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
 """A number that is a part of a name by itself: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
 
 _DIGITS = 4
+
+_SHOWN = 20
+_NO_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
+_ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
+
+SCHEMA = "ckptclamp.schema.json"
+"""The file beside a spec where editors find the JSON Schema, unless another one is chosen."""
+
+Member = TypeVar("Member")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ def starting_spec(
     """
     options = options or AuditOptions()
     with opened(path, options) as checkpoint:
-        plan = make_plan(checkpoint, None, options)
+        plan = build_plan(checkpoint, None)
         keras = checkpoint.keras is not None
         judged = tuple(judged_tensors(checkpoint).values())
         exact = ExactPatterns(judged, labels_of(checkpoint))
@@ -136,7 +146,7 @@ def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
 
 def _declared(
     plan: Plan, exact: ExactPatterns, unknown: list[tuple[str, str]]
-) -> Iterable[StartingRule]:
+) -> Iterator[StartingRule]:
     """One rule for all tensors that are declared to satisfy the same; `unknown` takes the others."""
     alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
@@ -156,9 +166,6 @@ def _declared(
             axes=_stated(first),
             remark=f"{first.why}. A unit is {unit_words(first.tensor.shape, first.axes)}.",
         )
-
-
-Member = TypeVar("Member")
 
 
 def _grouped(
@@ -281,15 +288,6 @@ class _Ids:
         base = words.strip("-").lower()[-60:].strip("-") or "rule"
         self._used[base] += 1
         return base if self._used[base] == 1 else f"{base}--{self._used[base]}"
-
-
-_SHOWN = 20
-_NO_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
-_ESCAPES = ((0x100, "\\x{:02x}"), (0x10000, "\\u{:04x}"), (0x110000, "\\U{:08x}"))
-
-
-SCHEMA = "ckptclamp.schema.json"
-"""The file beside a spec where editors find the JSON Schema, unless another one is chosen."""
 
 
 def render_spec(spec: StartingSpec, schema: str | None = SCHEMA) -> str:

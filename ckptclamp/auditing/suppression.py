@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Suppression
 
 Names = Mapping[str, Sequence[str]]
-"""All names of tensors, by the full name (see `planning.names`)."""
+"""All names of tensors, by the full name (see `all_names`)."""
 
 
 def suppress(
@@ -32,12 +32,13 @@ def suppress(
     """Mark the violations in `report` that `rules` accept, and tell of rules that do nothing.
 
     `names` are what a tensor matches by, exactly as it does for the rules that govern: an exclusion
-    that is heeded there must be heeded here. `today` is the day that expiry is judged by; by default the current one in UTC.
+    that is heeded there must be heeded here. `today` is the day that expiry is judged by, by default
+    the current one in UTC.
     """
     if not rules:
         return report
-    ignoring = _Ignoring(rules, names, today or utc_today())
-    results = tuple(ignoring.judge(result) for result in report.results)
+    ignoring = _Ignoring(rules, names, today)
+    results = tuple(map(ignoring.judge, report.results))
     return replace(report, results=results, notices=(*report.notices, *ignoring.notices()))
 
 
@@ -48,10 +49,7 @@ def suppress_results(
     today: datetime.date | None = None,
 ) -> tuple[Result, ...]:
     """Mark the violations among `results` that `rules` accept; see `suppress`."""
-    if not rules:
-        return tuple(results)
-    ignoring = _Ignoring(rules, names, today or utc_today())
-    return tuple(ignoring.judge(result) for result in results)
+    return tuple(map(_Ignoring(rules, names, today).judge, results)) if rules else tuple(results)
 
 
 def utc_today() -> datetime.date:
@@ -62,7 +60,10 @@ def utc_today() -> datetime.date:
 class _Ignoring:
     """The ignore rules of one spec on one day, and what they have been of use for."""
 
-    def __init__(self, rules: Sequence[Suppression], names: Names, today: datetime.date) -> None:
+    def __init__(
+        self, rules: Sequence[Suppression], names: Names, today: datetime.date | None
+    ) -> None:
+        today = today or utc_today()
         self._names = names
         self._expired = [r for r in rules if r.expires is not None and r.expires < today]
         self._rules = [r for r in rules if r.expires is None or r.expires >= today]

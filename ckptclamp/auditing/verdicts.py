@@ -6,7 +6,6 @@ Memory is bounded: counts, extremes and the worst few units, never a number per 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +18,9 @@ from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ckptclamp.auditing.options import OnUnit
     from ckptclamp.constraints.base import Judgement, UnitStatistics
     from ckptclamp.plan.build import Assignment
-
-OnUnit = Callable[["Assignment", WorstUnit], None]
-"""Called with every violating unit, in the order of the tensor."""
 
 
 class Tally:

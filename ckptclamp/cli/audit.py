@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ckptclamp.cli.options import (
+    EngineOptions,
+    GateOptions,
+    ReportOptions,
+    RuleOptions,
     attest_option,
     baseline_options,
     checkpoint_argument,
     engine_options,
     format_option,
+    gather,
     hash_option,
-    load_rules,
-    option,
     report_option,
     spec_options,
     suppressed_option,
     verbosity_options,
 )
+from ckptclamp.cli.parameters import option
 
 
 @click.command("audit")
@@ -45,33 +47,41 @@ from ckptclamp.cli.options import (
 @engine_options
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, /, checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
+@gather(rules=RuleOptions, gate=GateOptions, reports=ReportOptions, engine=EngineOptions)
+def audit_command(
+    ctx: click.Context,
+    /,
+    checkpoint: Path,
+    *,
+    rules: RuleOptions,
+    gate: GateOptions,
+    reports: ReportOptions,
+    engine: EngineOptions,
+    strict: bool,
+    exit_zero: bool,
+) -> None:
     """Judge CHECKPOINT against a spec and what its own model declares.
 
     The report goes to stdout, everything else to stderr.
     """
     from ckptclamp.auditing.audit import audit
     from ckptclamp.cli.gating import (
-        attest,
         check_attest,
         check_outputs,
+        finish,
         judged,
         program_exit,
         read_baseline,
         with_settings,
     )
-    from ckptclamp.cli.running import audit_options, emit, progress_bar, units_output
+    from ckptclamp.cli.running import load_rules, reported_options
 
-    check_outputs(checkpoint, options)
-    check_attest(checkpoint, options)
-    spec = load_rules(options)
-    known = read_baseline(options)
-    with units_output(options) as on_unit, progress_bar(options) as progress:
-        chosen = replace(audit_options(options, progress), on_unit=on_unit)
-        report = audit(checkpoint, spec, chosen)
-    report = with_settings(judged(report, known, options))
-    try:
-        attest(report, options["attest"])
-    finally:  # the report is told even if the statement cannot be written
-        emit(report, options)
-    ctx.exit(program_exit(report.exit_code, zero=options["exit_zero"]))
+    check_outputs(checkpoint, rules, reports, gate)
+    check_attest(checkpoint, rules, gate)
+    spec = load_rules(rules)
+    known = read_baseline(gate)
+    with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
+        report = audit(checkpoint, spec, options)
+    report = with_settings(judged(report, known, gate))
+    finish(report, reports, gate)
+    ctx.exit(program_exit(report.exit_code, zero=exit_zero))

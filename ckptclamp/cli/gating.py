@@ -1,33 +1,33 @@
-"""What stands between a report and the exit code: baseline, settings, attestation."""
+"""What stands between a report and the exit code: baseline, settings, attestation, safe outputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from ckptclamp.checkpoints.opening import CHECKPOINTS, PARTS
-from ckptclamp.cli.options import SETTINGS, from_settings, settings_in_effect
+from ckptclamp.cli.parameters import SETTINGS, from_settings, settings_in_effect
 from ckptclamp.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import ApplyReport, AuditReport
+    from ckptclamp.cli.options import GateOptions, ReportOptions, RuleOptions
     from ckptclamp.gate.baseline import Baseline
-
 
 Report = TypeVar("Report", "AuditReport", "ApplyReport")
 
 
-def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
+def read_baseline(gate: GateOptions) -> Baseline | None:
     """Read the baseline to compare with, or the one whose reasons a new one keeps.
 
     Called before the audit, so that a wrong path costs no hour of measuring.
     """
-    old, new = options["baseline"], options["write_baseline"]
+    old, new = gate.baseline, gate.write_baseline
     if old is not None and new is not None and not from_settings("baseline"):
         raise click.UsageError("--baseline and --write-baseline exclude each other")
     path = old if new is None else new if new.exists() else None
@@ -38,22 +38,22 @@ def read_baseline(options: Mapping[str, Any]) -> Baseline | None:
     return load_baseline(path)
 
 
-def judged(report: AuditReport, known: Baseline | None, options: Mapping[str, Any]) -> AuditReport:
+def judged(report: AuditReport, known: Baseline | None, gate: GateOptions) -> AuditReport:
     """Write the baseline if that is asked for, and mark what it knows.
 
     None is written from an audit that did not judge what it was to: its exit code is not 0 anyway.
     """
-    if known is None and options["write_baseline"] is None:
+    if known is None and gate.write_baseline is None:
         return report
     from ckptclamp.gate.baseline import compare, record, render_baseline, unfit
     from ckptclamp.reports.writing import write_whole
 
-    if options["write_baseline"] is not None:
+    if gate.write_baseline is not None:
         reason = unfit(report)
         if reason is not None:
             return _not_recorded(report, reason)
         known = record(report, known)
-        write_whole(options["write_baseline"], render_baseline(known))
+        write_whole(gate.write_baseline, render_baseline(known))
     assert known is not None
     import hashlib
 
@@ -69,28 +69,32 @@ def _not_recorded(report: AuditReport, reason: str) -> AuditReport:
     return replace(report, notices=(*report.notices, notice))
 
 
-def check_attest(checkpoint: Path, options: Mapping[str, Any]) -> None:
+def check_attest(checkpoint: Path, rules: RuleOptions, gate: GateOptions) -> None:
     """Refuse a statement that could not be made, before there is anything to attest."""
-    if options["attest"] is None:
+    if gate.attest is None:
         return
     from ckptclamp.gate.attestation import check_attestable
 
-    if options["hash"] is False:
+    if gate.hash is False:
         raise UsageError("--attest needs the digests that --no-hash leaves out", hint="pass --hash")
     # The files of a directory have names of their own, the copy of a file that of the output.
-    attested = [] if checkpoint.is_dir() else [checkpoint, options.get("output")]
-    named = [*attested, options["spec"], options["config"]]
+    attested = [] if checkpoint.is_dir() else [checkpoint, gate.output]
+    named = [*attested, rules.spec, rules.config]
     check_attestable(path.name for path in named if path is not None)
 
 
-def attest(report: AuditReport | ApplyReport, path: Path | None) -> None:
-    """Write the statement about `report` to `path`, if there is one."""
-    if path is None:
-        return
-    from ckptclamp.gate.attestation import render_statement
-    from ckptclamp.reports.writing import write_whole
+def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
+    """Write the statement about `report`, if one is asked for, and the report wherever it goes."""
+    from ckptclamp.cli.running import emit
 
-    write_whole(path, render_statement(report))
+    try:
+        if gate.attest is not None:
+            from ckptclamp.gate.attestation import render_statement
+            from ckptclamp.reports.writing import write_whole
+
+            write_whole(gate.attest, render_statement(report))
+    finally:  # the report is told even if the statement cannot be written
+        emit(report, reports)
 
 
 def with_settings(report: Report) -> Report:
@@ -101,11 +105,8 @@ def with_settings(report: Report) -> Report:
         return report
     from ckptclamp.errors import Notice
 
-    notice = Notice(
-        "settings",
-        f"{', '.join(names)} set by {settings.path}",
-        informational=True,
-    )
+    said = f"{', '.join(names)} set by {settings.path}"
+    notice = Notice("settings", said, informational=True)
     return replace(report, notices=(*report.notices, notice))
 
 
@@ -121,22 +122,27 @@ Name = str | tuple[int, int]
 """What a file is known by: its real path, or its device and inode."""
 
 
-def check_outputs(checkpoint: Path, options: Mapping[str, Any]) -> None:
+def check_outputs(
+    checkpoint: Path, rules: RuleOptions, reports: ReportOptions, gate: GateOptions
+) -> None:
     """Refuse to write a report, a statement, a baseline or a copy over what is read, or twice.
 
     Called before anything is read.
     """
-    output, recorded = options.get("output"), options.get("write_baseline")
-    read = [options.get(name) for name in ("spec", "config")]
-    if output is not None:
-        _check_copy(output, read)
-    read += [checkpoint, output]
+    read = [rules.spec, rules.config]
+    if gate.output is not None:
+        _check_copy(gate.output, read)
+    read += [checkpoint, gate.output]
     # The baseline that a project's settings name may be the one that is written again.
-    check_places(read, [recorded])
-    reports = [Path(report.path) for report in options["reports"] if report.path != "-"]
-    known = [options.get("baseline"), recorded]
-    copy = checkpoint if options.get("in_place") else output
-    check_places([*read, *known], [*reports, options.get("attest")], copy)
+    check_places(read, [gate.write_baseline])
+    known = [gate.baseline, gate.write_baseline]
+    copy = checkpoint if gate.in_place else gate.output
+    check_places([*read, *known], [*report_files(reports), gate.attest], copy)
+
+
+def report_files(reports: ReportOptions) -> list[Path]:
+    """The files that reports go to."""
+    return [Path(report.path) for report in reports.reports if report.path != "-"]
 
 
 def check_places(

@@ -1,22 +1,25 @@
-"""``ckptclamp init``."""
+"""``ckptclamp init``, and ``ckptclamp schema``, by which editors check what it writes."""
 
 from __future__ import annotations
 
 import json
 import os
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ckptclamp.cli.options import (
+    EngineOptions,
+    ReportOptions,
+    RuleOptions,
     checkpoint_argument,
     config_option,
     engine_options,
-    option,
+    gather,
     verbosity_options,
 )
-from ckptclamp.cli.parameters import PATH, Fraction
+from ckptclamp.cli.parameters import PATH, Fraction, option
 from ckptclamp.errors import UsageError, printable
 
 
@@ -42,7 +45,19 @@ from ckptclamp.errors import UsageError, printable
 @config_option
 @engine_options
 @verbosity_options
-def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
+@gather(rules=RuleOptions, engine=EngineOptions, reports=ReportOptions)
+def init_command(
+    checkpoint: Path,
+    rules: RuleOptions,
+    engine: EngineOptions,
+    reports: ReportOptions,
+    *,
+    output: Path | None,
+    headroom: float,
+    schema: Path | None,
+    no_schema: bool,
+    force: bool,
+) -> None:
     """Write a first spec for CHECKPOINT.
 
     Its rules are the constraints that the model declares; without any, bounds on the norms that its
@@ -52,25 +67,24 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
     """
     from ckptclamp.auditing.starting_spec import SCHEMA, render_spec, starting_spec
     from ckptclamp.cli.gating import check_places
-    from ckptclamp.cli.running import engine
+    from ckptclamp.cli.running import audit_options
     from ckptclamp.reports.wording import plural
     from ckptclamp.reports.writing import write_whole
 
-    output, schema = options["output"], options["schema"]
-    if schema is not None and options["no_schema"]:
+    if schema is not None and no_schema:
         raise click.UsageError("--schema and --no-schema exclude each other")
     folder = output.parent if output is not None else Path()
-    named = None if options["no_schema"] else schema or folder / SCHEMA
+    named = None if no_schema else schema or folder / SCHEMA
     # On stdout a spec has no place yet, so nothing is put beside it that nobody asked for.
     beside = named if schema is not None or output is not None else None
-    check_places((checkpoint, options["config"]), (output, beside))
+    check_places((checkpoint, rules.config), (output, beside))
     for path in (output, schema):
-        if path is not None and path.exists() and not options["force"]:
+        if path is not None and path.exists() and not force:
             raise UsageError("exists already", path=path, hint="--force replaces it")
-    spec = starting_spec(checkpoint, headroom=options["headroom"], options=engine(options))
+    spec = starting_spec(checkpoint, headroom=headroom, options=audit_options(rules, engine))
     text = render_spec(spec, None if named is None else os.path.relpath(named, folder))
     if beside is not None:
-        _write_schema(beside, replaced=schema is not None or options["force"])
+        _write_schema(beside, replaced=schema is not None or force)
     if spec.unknown:
         what = plural(len(spec.unknown), "declared constraint")
         click.echo(f"ckptclamp: warning: {what} got no rule; the spec says which", err=True)
@@ -78,14 +92,33 @@ def command(checkpoint: Path, **options: Any) -> None:  # noqa: ANN401
         click.echo(text, nl=False)
         return
     write_whole(output, text)
-    if not options["quiet"]:
+    if not reports.quiet:
         click.echo(f"{printable(str(output))}: {plural(len(spec.rules), 'rule')}", err=True)
 
 
 def _write_schema(path: Path, *, replaced: bool) -> None:
     """Write the schema; one that is there serves several specs, and stays unless it is replaced."""
     from ckptclamp.reports.writing import write_whole
-    from ckptclamp.spec.schema import json_schema
 
     if replaced or not path.exists():
-        write_whole(path, json.dumps(json_schema(), indent=2) + "\n")
+        write_whole(path, _spec_schema())
+
+
+@click.command("schema")
+@click.argument("what", type=click.Choice(["spec", "report"]), default="spec")
+def schema_command(what: str) -> None:
+    """Print a JSON Schema, for editors and validators.
+
+    That of a spec, or with `report` that of the JSON report.
+    """
+    if what == "spec":
+        click.echo(_spec_schema(), nl=False)
+        return
+    file = resources.files("ckptclamp.reports") / "schemas" / "report-1.schema.json"
+    click.echo(file.read_text(encoding="utf-8"), nl=False)
+
+
+def _spec_schema() -> str:
+    from ckptclamp.spec.schema import json_schema
+
+    return json.dumps(json_schema(), indent=2) + "\n"

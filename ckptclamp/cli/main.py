@@ -26,6 +26,15 @@ _COMMANDS = {
     "schema": "Print the JSON Schema of a spec or of the JSON report.",
     "completion": "Print the shell completion script.",
 }
+_HOMES = {
+    "baseline": "saved",
+    "diff": "inspect",
+    "explain": "inspect",
+    "report": "saved",
+    "schema": "init",
+    "verify_attestation": "saved",
+}
+"""The modules of commands that share one; another command's module has its own name."""
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -57,7 +66,7 @@ class LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module in ``ckptclamp.cli`` and return its `command`."""
+        """Import the command's module in ``ckptclamp.cli`` and return it, ``<name>_command``."""
         if cmd_name not in _COMMANDS:
             if ctx.resilient_parsing:  # a shell completes the name
                 return None
@@ -66,8 +75,11 @@ class LazyGroup(click.Group):
             close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
             meant = f"; did you mean {close[0]}?" if close else ""
             ctx.fail(f"there is no command {cmd_name!r}{meant}")
-        module = cmd_name.replace("-", "_")
-        command = importlib.import_module(f"ckptclamp.cli.{module}").command
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"ckptclamp.cli.{_HOMES.get(name, name)}")
+        command = getattr(module, f"{name}_command")
         assert isinstance(command, click.Command)
         return command
 
@@ -89,6 +101,22 @@ def cli() -> None:
 
     Reads .h5, .weights.h5, .keras and .safetensors without a training framework.
     """
+
+
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print the completion script for SHELL.
+
+    For bash, for example: ckptclamp completion bash > ~/.local/share/bash-completion/completions/ckptclamp
+    """
+    from click.shell_completion import get_completion_class
+
+    completion = get_completion_class(shell)
+    assert completion is not None
+    root = ctx.find_root().command
+    click.echo(completion(root, {}, "ckptclamp", "_CKPTCLAMP_COMPLETE").source())
 
 
 def main() -> NoReturn:

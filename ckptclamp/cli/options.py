@@ -1,127 +1,119 @@
-"""The options that several commands share, each defined once."""
+"""The options that several commands share: each declared once, and gathered into one dataclass."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ckptclamp.cli.parameters import PATH, Axes, Size
-from ckptclamp.errors import UsageError
+from ckptclamp.cli.parameters import (
+    PATH,
+    Axes,
+    Size,
+    option,
+    outside_settings,
+    settings_option,
+    together,
+)
 
 if TYPE_CHECKING:
     from ckptclamp.reports.writing import Output
-    from ckptclamp.spec.model import Spec
+    from ckptclamp.spec.model import Units
+    from ckptclamp.spec.rules import Axis
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class SharedOption(click.Option):
-    """An option that is also ``CKPTCLAMP_<NAME>``, for every command that has it."""
+@dataclass(frozen=True)
+class RuleOptions:
+    """What is judged; `config` is where a weights-only Keras file's model config is."""
+
+    spec: Path | None = None
+    tensors: tuple[str, ...] = ()
+    axis: Axis = None
+    unit_axis: Axis = None
+    max_norm: float | None = None
+    min_max_norm: tuple[float, float] | None = None
+    unit_norm: bool = False
+    non_neg: bool = False
+    clip: tuple[float, float] | None = None
+    center: float | None = None
+    storage: str | None = None
+    allow_import: tuple[str, ...] = ()
+    tolerance: float | None = None
+    config: Path | None = None
 
     @property
-    def long_name(self) -> str:
-        """The name by which settings and the environment know the option: ``max-norm``."""
-        return max(self.opts, key=len).lstrip("-")
+    def units(self) -> Units:
+        """What a unit is, as far as that is stated."""
+        from ckptclamp.spec.rules import units
 
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Look for ``CKPTCLAMP_<COMMAND>_<NAME>`` first, then for ``CKPTCLAMP_<NAME>``.
-
-        Raises:
-            UsageError: there is one, and the option must be asked for where the program is called.
-        """
-        name = self.long_name.replace("-", "_").upper()
-        command = (ctx.info_name or "").replace("-", "_").upper()
-        for variable in (f"CKPTCLAMP_{command}_{name}", f"CKPTCLAMP_{name}"):
-            if os.environ.get(variable):
-                self._check_allowed(variable)
-                return os.environ[variable]
-        return None
-
-    def _check_allowed(self, variable: str) -> None:
-        from ckptclamp.spec.settings import COMMAND_LINE_ONLY
-
-        reason = COMMAND_LINE_ONLY.get(self.long_name)
-        if reason is not None:
-            raise UsageError(
-                f"{variable} is set, and --{self.long_name} {reason}: "
-                "it is not taken from the environment",
-                hint="say it on the command line, and unset the variable",
-            )
+        return units(self.axis, self.unit_axis)
 
 
-def option(*names: str, **attributes: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own
-    """Declare an option as `click.option` does, readable from the environment."""
-    return click.option(*names, cls=SharedOption, show_envvar=False, **attributes)
+@dataclass(frozen=True)
+class EngineOptions:
+    """How checkpoints are opened and measured; the names are those of `AuditOptions`."""
+
+    memory: int
+    jobs: int | None
+    follow_symlinks: bool
+    require_isolation: bool
+    header_limit: int
+    expansion_limit: int
+    unpacked_limit: int
+    leave_cache: bool
 
 
-def together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, listed in help in the order given."""
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is shown, how, and where it goes besides stdout."""
 
-    def decorate(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
+    quiet: bool
+    verbose: int
+    color: str
+    format: str = "text"
+    reports: tuple[Output, ...] = ()
+    show_suppressed: bool = False
+    worst: int = 10
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The files, besides reports, that a run reads or writes, and whether it takes digests."""
+
+    hash: bool | None = None
+    attest: Path | None = None
+    output: Path | None = None
+    in_place: bool = False
+    baseline: Path | None = None
+    write_baseline: Path | None = None
+
+    @property
+    def hashed(self) -> bool | None:
+        """A statement needs the digests, unless the user says otherwise (and then it is refused)."""
+        return True if self.hash is None and self.attest is not None else self.hash
+
+
+def gather(**groups: type) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Give a command one dataclass for each group, made of those of its options that are fields."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., None]:
+        @wraps(function)
+        def gathered(*args: Any, **values: Any) -> None:  # noqa: ANN401 - click's own
+            for group, kind in groups.items():
+                names = [field.name for field in fields(kind) if field.name in values]
+                values[group] = kind(**{name: values.pop(name) for name in names})
+            function(*args, **values)
+
+        return gathered
 
     return decorate
 
-
-def _load_settings(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    """Let the project's settings be the defaults of this command's options."""
-    if not wanted:
-        return
-    from ckptclamp.spec.settings import find_settings
-
-    settings = find_settings(Path.cwd())
-    if settings is not None:
-        ctx.default_map = {
-            option.name: settings.values[option.long_name]
-            for option in _shared_options(ctx)
-            if option.name is not None and option.long_name in settings.values
-        }
-        ctx.meta[SETTINGS] = settings
-
-
-def _shared_options(ctx: click.Context) -> Sequence[SharedOption]:
-    return [param for param in ctx.command.params if isinstance(param, SharedOption)]
-
-
-def settings_in_effect() -> list[str]:
-    """The names of the options that have their value from the project's settings."""
-    ctx = click.get_current_context()
-    return sorted(o.long_name for o in _shared_options(ctx) if o.name and from_settings(o.name))
-
-
-def outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Path) -> Path:
-    """Refuse settings that a checkpoint brings along: it would choose its own judge."""
-    settings = ctx.meta.get(SETTINGS)
-    if settings is None:
-        return checkpoint
-    from ckptclamp.spec.settings import brought_along
-
-    if brought_along(settings, checkpoint):
-        raise UsageError(
-            "these settings lie inside the checkpoint",
-            path=settings.path,
-            hint="--no-settings leaves them out; or run from the project's directory",
-        )
-    return checkpoint
-
-
-SETTINGS = "ckptclamp.settings"
-"""Where the context keeps the settings that were read."""
-
-settings_option = option(
-    "--settings/--no-settings",
-    default=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_load_settings,
-    help="Take defaults from ckptclamp.toml or pyproject.toml.",
-)
 
 checkpoint_argument = click.argument("checkpoint", type=PATH, callback=outside_settings)
 
@@ -343,47 +335,3 @@ baseline_options = together(
         help="Record today's violations as known.",
     ),
 )
-
-
-def load_rules(options: dict[str, Any]) -> Spec | None:
-    """Make the spec of the options that `spec_options` declares; ``None`` if they say nothing."""
-    from ckptclamp.spec.rules import inline_spec
-
-    inline = {
-        name: options[name]
-        for name in ("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center")
-        if options[name] is not None and options[name] is not False  # 0 is a bound
-    }
-    places = any(options[name] for name in ("tensors", "axis", "unit_axis", "storage"))
-    if (inline or places) and from_settings("spec"):
-        options["spec"] = None
-        default = click.core.ParameterSource.DEFAULT
-        click.get_current_context().set_parameter_source("spec", default)
-    if options["spec"] is not None:
-        if inline or places:
-            raise click.UsageError("--spec and an inline rule exclude each other")
-        from ckptclamp.spec.loader import load_spec
-
-        return load_spec(options["spec"], allow_import=frozenset(options["allow_import"]))
-    if not inline:
-        if places:
-            raise click.UsageError(
-                "--tensors, --axis, --unit-axis and --storage belong to an inline rule such as "
-                "--max-norm"
-            )
-        return None
-    if not options["tensors"]:
-        raise click.UsageError("an inline rule needs --tensors, for example --tensors '**/kernel'")
-    return inline_spec(
-        **inline,
-        tensors=tuple(options["tensors"]),
-        axis=options["axis"],
-        unit_axis=options["unit_axis"],
-        storage=options["storage"] or "effective",
-    )
-
-
-def from_settings(name: str) -> bool:
-    """Whether a parameter has its value from the project's settings."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.DEFAULT_MAP

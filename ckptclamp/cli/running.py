@@ -5,72 +5,111 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptclamp.cli.parameters import from_settings
+
 if TYPE_CHECKING:
-    from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.auditing.options import AuditOptions, OnUnit
     from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
-    from ckptclamp.auditing.verdicts import OnUnit
+    from ckptclamp.cli.options import EngineOptions, ReportOptions, RuleOptions
     from ckptclamp.engine.executors import Progress
     from ckptclamp.plan.build import Assignment
     from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports.writing import Output
+    from ckptclamp.spec.model import Spec
 
 
+_INLINE = ("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center")
 _MOST_WARNINGS = 20
 """On stderr; reports hold all."""
 
 
-def audit_options(options: dict[str, Any], progress: Progress | None) -> AuditOptions:
-    """The options of an audit, from those of the command line."""
-    return replace(
-        engine(options, reported=True),
-        strict=options.get("strict", False),
-        worst=options.get("worst", 10),
-        histogram=_wants_histograms(options),
-        progress=progress,
+def load_rules(rules: RuleOptions) -> Spec | None:
+    """Make the spec that options ask for; ``None`` if they say nothing."""
+    given = {name: getattr(rules, name) for name in _INLINE}
+    inline = {n: v for n, v in given.items() if v is not None and v is not False}  # 0 is a bound
+    places = (rules.tensors, rules.axis, rules.unit_axis, rules.storage)
+    path = rules.spec
+    if (inline or any(places)) and from_settings("spec"):
+        path = None
+        default = click.core.ParameterSource.DEFAULT
+        click.get_current_context().set_parameter_source("spec", default)
+    if path is not None:
+        if inline or any(places):
+            raise click.UsageError("--spec and an inline rule exclude each other")
+        from ckptclamp.spec.loader import load_spec
+
+        return load_spec(path, allow_import=frozenset(rules.allow_import))
+    if not inline:
+        if any(places):
+            raise click.UsageError(
+                "--tensors, --axis, --unit-axis and --storage belong to an inline rule such as "
+                "--max-norm"
+            )
+        return None
+    if not rules.tensors:
+        raise click.UsageError("an inline rule needs --tensors, for example --tensors '**/kernel'")
+    from ckptclamp.spec.rules import inline_spec
+
+    return inline_spec(
+        **inline,
+        tensors=rules.tensors,
+        axis=rules.axis,
+        unit_axis=rules.unit_axis,
+        storage=rules.storage or "effective",
     )
 
 
-def engine(options: dict[str, Any], *, reported: bool = False) -> AuditOptions:
-    """The options that every command has that opens a checkpoint.
+def audit_options(
+    rules: RuleOptions,
+    engine: EngineOptions,
+    *,
+    reported: bool = False,
+    **others: Any,  # noqa: ANN401 - fields of AuditOptions
+) -> AuditOptions:
+    """The options of an audit; `reported` is whether a report will tell which config was used."""
+    from ckptclamp.auditing.options import AuditOptions
 
-    `reported` is whether a report will tell which model config was used.
-    """
-    from ckptclamp.auditing.audit import AuditOptions
-
-    isolated = options["require_isolation"]
-    config, source = _model_config(options["config"], isolated=isolated, hashed=reported)
+    config, source = _model_config(rules.config, isolated=engine.require_isolation, hashed=reported)
     return AuditOptions(
-        memory=options["memory"],
-        jobs=options["jobs"],
-        tolerance=options.get("tolerance"),
-        hash=_hash(options),
-        allow_import=frozenset(options.get("allow_import", ())),
-        follow_symlinks=options["follow_symlinks"],
-        require_isolation=isolated,
-        header_limit=options["header_limit"],
-        expansion_limit=options["expansion_limit"],
-        unpacked_limit=options["unpacked_limit"],
-        leave_cache=options["leave_cache"],
+        **vars(engine),
+        tolerance=rules.tolerance,
+        allow_import=frozenset(rules.allow_import),
         config=config,
         config_source=source,
+        **others,
     )
 
 
-def _hash(options: dict[str, Any]) -> bool | None:
-    """A statement needs the digests, unless the user says otherwise (and then it is refused)."""
-    chosen: bool | None = options.get("hash")
-    return True if chosen is None and options.get("attest") is not None else chosen
+@contextmanager
+def reported_options(
+    rules: RuleOptions,
+    engine: EngineOptions,
+    reports: ReportOptions,
+    **others: Any,  # noqa: ANN401
+) -> Iterator[AuditOptions]:
+    """The options of an audit whose report is written as `reports` say, while it is made."""
+    with _units_output(reports.reports) as on_unit, progress_bar(reports) as progress:
+        yield audit_options(
+            rules,
+            engine,
+            reported=True,
+            worst=reports.worst,
+            histogram=_wants_histograms(reports),
+            on_unit=on_unit,
+            progress=progress,
+            **others,
+        )
 
 
-def _wants_histograms(options: dict[str, Any]) -> bool:
+def _wants_histograms(reports: ReportOptions) -> bool:
     """Only the HTML report draws them, and JSON is what an HTML report can be made from later."""
-    wanted = [options["format"], *(output.format for output in options["reports"])]
+    wanted = [reports.format, *(output.format for output in reports.reports)]
     return bool({"html", "json"} & set(wanted))
 
 
@@ -87,29 +126,26 @@ def _model_config(
     from ckptclamp.checkpoints.source import Source, sha256
     from ckptclamp.models.keras.config import read_model_config
 
-    source = Source.open(path)
-    try:
+    with closing(Source.open(path)) as source:
         config = read_model_config(path)
         if not hashed:
             return config, None
         digest = sha256(source)
         source.verify_unchanged()  # so what was read, by the same name, is what was hashed
-    finally:
-        source.close()
     return config, f"sha256:{digest} {path.name}"
 
 
-def render_options(options: dict[str, Any]) -> RenderOptions:
+def render_options(reports: ReportOptions) -> RenderOptions:
     """How the report on stdout is to look."""
     from ckptclamp.reports.formats import RenderOptions
 
     terminal = sys.stdout.isatty()
     return RenderOptions(
         width=_columns() if terminal else None,
-        color=_wants_color(options["color"], terminal),
-        verbose=-1 if options["quiet"] else options["verbose"],
-        show_suppressed=options.get("show_suppressed", False),
-        max_worst=options.get("worst", 10),
+        color=_wants_color(reports.color, terminal),
+        verbose=-1 if reports.quiet else reports.verbose,
+        show_suppressed=reports.show_suppressed,
+        max_worst=reports.worst,
     )
 
 
@@ -125,13 +161,13 @@ def _wants_color(choice: str, terminal: bool) -> bool:
     return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def emit(report: AuditReport | ApplyReport, options: dict[str, Any]) -> None:
+def emit(report: AuditReport | ApplyReport, reports: ReportOptions) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
     from ckptclamp.reports.writing import STDOUT, Output, write_reports
 
-    outputs = [*options["reports"], Output(options["format"], STDOUT)]
-    write_reports(report, outputs, render_options(options))
-    if options["format"] != "text" and not options["quiet"]:
+    outputs = [*reports.reports, Output(reports.format, STDOUT)]
+    write_reports(report, outputs, render_options(reports))
+    if reports.format != "text" and not reports.quiet:
         _warn(report)
 
 
@@ -155,11 +191,14 @@ def _warn(report: AuditReport | ApplyReport) -> None:
 
 
 @contextmanager
-def units_output(options: dict[str, Any]) -> Iterator[OnUnit | None]:
+def _units_output(outputs: tuple[Output, ...]) -> Iterator[OnUnit | None]:
     """What to call with every violating unit, where ``-o units=PATH`` asks for them."""
+    if not outputs:
+        yield None
+        return
     from ckptclamp.reports.writing import UNITS
 
-    paths = [Path(output.path) for output in options["reports"] if output.format == UNITS]
+    paths = [Path(output.path) for output in outputs if output.format == UNITS]
     if not paths:
         yield None
         return
@@ -176,9 +215,9 @@ def units_output(options: dict[str, Any]) -> Iterator[OnUnit | None]:
 
 
 @contextmanager
-def progress_bar(options: dict[str, Any]) -> Iterator[Progress | None]:
+def progress_bar(reports: ReportOptions) -> Iterator[Progress | None]:
     """A bar on stderr while weights are read; nothing where stderr is no terminal."""
-    if options["quiet"] or not sys.stderr.isatty():
+    if reports.quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

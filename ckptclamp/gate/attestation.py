@@ -18,6 +18,7 @@ import datetime
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -39,6 +40,9 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 AUDIT_TYPE = "urn:ckptclamp:attestation:audit:v1"
 APPLY_TYPE = "urn:ckptclamp:attestation:apply:v1"
 
+_MAX_BYTES = 1 << 26
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
 
 def check_attestable(names: Iterable[str]) -> None:
     """Find out before the work whether a statement can be made that names `names`.
@@ -59,123 +63,13 @@ def render_statement(report: AuditReport | ApplyReport) -> str:
             written (a dry run).
     """
     if isinstance(report, AuditReport):
-        predicate = _predicate(report)
-        document = _statement(AUDIT_TYPE, _descriptors(report.checkpoint), predicate)
+        predicate, checkpoint = _predicate(report), report.checkpoint
+        subject = _descriptors(checkpoint, _relative_names(checkpoint))
+        document = _statement(AUDIT_TYPE, subject, predicate)
     else:
         document = _apply_statement(report)
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     return text.replace("##", r"#\u0023")  # a CI log takes `##[` for a command
-
-
-def _apply_statement(report: ApplyReport) -> dict[str, Any]:
-    if report.after is None or report.output is None:
-        raise UsageError("a dry run writes nothing that could be attested")
-    before, after = report.before.checkpoint, report.after.checkpoint
-    predicate = _predicate(report.after) | {
-        "projection": report.projection,
-        "changedTensors": len(report.changes),
-        "changedUnits": sum(change.changed for change in report.changes),
-        "parents": _descriptors(before),
-    }
-    return _statement(APPLY_TYPE, _descriptors(after, _names_of_copy(report)), predicate)
-
-
-def _statement(kind: str, subject: list[Any], predicate: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "_type": STATEMENT_TYPE,
-        "subject": subject,
-        "predicateType": kind,
-        "predicate": predicate,
-    }
-
-
-def _predicate(report: AuditReport) -> dict[str, Any]:
-    spec = None
-    if report.spec_path is not None or report.spec_sha256 is not None:
-        spec = {"name": _name(Path(report.spec_path or "inline").name)}
-        if report.spec_sha256 is not None:
-            spec["digest"] = {"sha256": report.spec_sha256}  # type: ignore[assignment]
-    return {
-        "tool": {"name": "ckptclamp", "version": report.tool_version},
-        "time": _now(),
-        "format": report.checkpoint.format,
-        "spec": spec,
-        "rules": _rules(report),
-        "parameters": codec(Mapping[str, str]).encode(report.parameters),
-        "exitCode": int(report.exit_code),
-        "census": codec(Census).encode(report.census),
-        "unmatched": [unmatched.rule for unmatched in report.unmatched],
-    }
-
-
-def _rules(report: AuditReport) -> list[dict[str, str]]:
-    """Which constraints were judged, whoever asked for them."""
-    rules = {(r.rule, r.constraint, r.origin.value) for r in report.results}
-    return [{"rule": r, "constraint": c, "origin": o} for r, c, o in sorted(rules)]
-
-
-def _now() -> str:
-    """The time in UTC, or that of ``SOURCE_DATE_EPOCH`` where builds are to be reproducible."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    try:
-        now = datetime.datetime.fromtimestamp(float(epoch), datetime.UTC) if epoch else None
-    except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(f"SOURCE_DATE_EPOCH is no time: {epoch!r}") from error
-    now = now or datetime.datetime.now(datetime.UTC)
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _descriptors(
-    checkpoint: CheckpointSummary, names: tuple[str, ...] | None = None
-) -> list[dict[str, Any]]:
-    """The files of a checkpoint as in-toto resource descriptors."""
-    names = names or relative_names(checkpoint)
-    return [
-        {"name": _name(name), "digest": {"sha256": _digest(file)}}
-        for name, file in zip(names, checkpoint.files, strict=True)
-    ]
-
-
-def _name(name: str) -> str:
-    """`name` as a statement may have it: text, and of one meaning wherever it is verified."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            "has a name that is no UTF-8; a statement cannot hold it", path=name
-        ) from error
-    if "\\" in name:
-        raise UsageError("has a backslash in its name; a statement cannot hold it", path=name)
-    return name
-
-
-def _digest(file: FileDigest) -> str:
-    if file.sha256 is None:
-        raise UsageError("was not hashed", path=file.path, hint="audit with --hash")
-    return file.sha256
-
-
-def relative_names(checkpoint: CheckpointSummary) -> tuple[str, ...]:
-    """The names of a checkpoint's files below the directory that holds it."""
-    path = Path(checkpoint.path)
-    files = [Path(file.path) for file in checkpoint.files]
-    within = all(path in file.parents for file in files)
-    root = path if within else path.parent
-    return tuple(
-        (file.relative_to(root) if root in file.parents else Path(file.name)).as_posix()
-        for file in files
-    )
-
-
-def _names_of_copy(report: ApplyReport) -> tuple[str, ...]:
-    """A directory's copy has the same files; a single file takes the name of the output."""
-    names = relative_names(report.before.checkpoint)
-    assert report.output is not None
-    return names if len(names) > 1 else (Path(report.output).name,)
-
-
-_MAX_BYTES = 1 << 26
-_HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 class Match(StrEnum):
@@ -243,15 +137,112 @@ def verify(
     )
 
 
+def _apply_statement(report: ApplyReport) -> dict[str, Any]:
+    if report.after is None or report.output is None:
+        raise UsageError("a dry run writes nothing that could be attested")
+    before, after = report.before.checkpoint, report.after.checkpoint
+    names = _relative_names(before)
+    predicate = _predicate(report.after) | {
+        "projection": report.projection,
+        "changedTensors": len(report.changes),
+        "changedUnits": sum(change.changed for change in report.changes),
+        "parents": _descriptors(before, names),
+    }
+    # A directory's copy has the same files; a single file takes the name of the output.
+    copied = names if len(names) > 1 else (Path(report.output).name,)
+    return _statement(APPLY_TYPE, _descriptors(after, copied), predicate)
+
+
+def _statement(kind: str, subject: list[Any], predicate: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": subject,
+        "predicateType": kind,
+        "predicate": predicate,
+    }
+
+
+def _predicate(report: AuditReport) -> dict[str, Any]:
+    spec: dict[str, Any] | None = None
+    if report.spec_path is not None or report.spec_sha256 is not None:
+        spec = {"name": _name(Path(report.spec_path or "inline").name)}
+        if report.spec_sha256 is not None:
+            spec["digest"] = {"sha256": report.spec_sha256}
+    return {
+        "tool": {"name": "ckptclamp", "version": report.tool_version},
+        "time": _now(),
+        "format": report.checkpoint.format,
+        "spec": spec,
+        "rules": _rules(report),
+        "parameters": codec(Mapping[str, str]).encode(report.parameters),
+        "exitCode": int(report.exit_code),
+        "census": codec(Census).encode(report.census),
+        "unmatched": [unmatched.rule for unmatched in report.unmatched],
+    }
+
+
+def _rules(report: AuditReport) -> list[dict[str, str]]:
+    """Which constraints were judged, whoever asked for them."""
+    rules = {(r.rule, r.constraint, r.origin.value) for r in report.results}
+    return [{"rule": r, "constraint": c, "origin": o} for r, c, o in sorted(rules)]
+
+
+def _now() -> str:
+    """The time in UTC, or that of ``SOURCE_DATE_EPOCH`` where builds are to be reproducible."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        now = datetime.datetime.fromtimestamp(float(epoch), datetime.UTC) if epoch else None
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"SOURCE_DATE_EPOCH is no time: {epoch!r}") from error
+    now = now or datetime.datetime.now(datetime.UTC)
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _descriptors(checkpoint: CheckpointSummary, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The files of a checkpoint as in-toto resource descriptors."""
+    return [
+        {"name": _name(name), "digest": {"sha256": _digest(file)}}
+        for name, file in zip(names, checkpoint.files, strict=True)
+    ]
+
+
+def _name(name: str) -> str:
+    """`name` as a statement may have it: text, and of one meaning wherever it is verified."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "has a name that is no UTF-8; a statement cannot hold it", path=name
+        ) from error
+    if "\\" in name:
+        raise UsageError("has a backslash in its name; a statement cannot hold it", path=name)
+    return name
+
+
+def _digest(file: FileDigest) -> str:
+    if file.sha256 is None:
+        raise UsageError("was not hashed", path=file.path, hint="audit with --hash")
+    return file.sha256
+
+
+def _relative_names(checkpoint: CheckpointSummary) -> tuple[str, ...]:
+    """The names of a checkpoint's files below the directory that holds it."""
+    path = Path(checkpoint.path)
+    files = [Path(file.path) for file in checkpoint.files]
+    within = all(path in file.parents for file in files)
+    root = path if within else path.parent
+    return tuple(
+        (file.relative_to(root) if root in file.parents else Path(file.name)).as_posix()
+        for file in files
+    )
+
+
 def _load(path: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
     """Return the digest of each subject by its name, and the predicate."""
-    source = Source.open(path)
-    try:
+    with closing(Source.open(path)) as source:
         if source.size > _MAX_BYTES:
             raise UnreadableError("is too large for a statement", path=path)
         data = source.read_at(0, source.size)
-    finally:
-        source.close()
     document = parse_strict(data, max_depth=16, max_bytes=_MAX_BYTES, what="statement", path=path)
     try:
         return _checked(document)
@@ -300,16 +291,11 @@ def _through_link(root: Path, parts: tuple[str, ...]) -> bool:
 
 def _compare(path: Path, name: str, digest: str) -> Checked:
     try:
-        source = Source.open(path)
+        with closing(Source.open(path)) as source:
+            found = sha256(source)
+            source.verify_unchanged()
     except UnreadableError as error:
         return Checked(name, Match.UNREADABLE, error.message)
-    try:
-        found = sha256(source)
-        source.verify_unchanged()
-    except UnreadableError as error:
-        return Checked(name, Match.UNREADABLE, error.message)
-    finally:
-        source.close()
     if found != digest:
         return Checked(name, Match.DIFFERS, f"sha256 is {found}, not {digest}")
     return Checked(name, Match.SAME)

@@ -1,0 +1,132 @@
+"""Why no copy is written: what was not judged, what cannot be mended, and what was not mended."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from ckptclamp.auditing.results import AuditReport, Result, Verdict
+from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
+from ckptclamp.plan.build import Plan, exclusive
+from ckptclamp.spec.model import Projection
+
+_REMAINING = {
+    Projection.EXACT: "the rules of this tensor may exclude each other",
+    Projection.KERAS: "--projection exact goes all the way, whatever the rate",
+}
+"""What to think of where a projection left units outside."""
+
+
+def to_mend(result: Result) -> bool:
+    """Whether it is a violation that nothing suppresses."""
+    return result.verdict is Verdict.VIOLATION and result.suppressed is None
+
+
+def refuse_incomplete(report: AuditReport) -> None:
+    """Refuse a copy of what could not be judged, or of which a rule matched nothing."""
+    missing = [r for r in report.results if r.verdict is Verdict.NOT_EVALUATED]
+    if missing:
+        first = missing[0]
+        some = len(missing) < len(report.results)
+        others = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+        raise UnreadableError(
+            f"nothing was written, rule {first.rule} could not be evaluated: "
+            f"{first.reason}{others}",
+            path=report.checkpoint.path,
+            tensor=first.tensor,
+            hint=first.hint or ("--allow-remaining writes a copy all the same" if some else None),
+        )
+    if report.unmatched:
+        rules = ", ".join(unmatched.rule for unmatched in report.unmatched)
+        raise NothingEvaluatedError(
+            f"nothing was written, these rules match no tensor: {rules}",
+            path=report.checkpoint.path,
+            hint="mend the pattern, or say `required: false`",
+        )
+
+
+def refuse_ungoverned(plan: Plan, path: Path) -> None:
+    """Refuse a copy in which nothing could have been mended."""
+    if not plan.assignments:
+        raise NothingEvaluatedError(
+            "nothing was written: it declares no constraint, and no rule governs a tensor of it",
+            path=path,
+            hint="give a spec; `ckptclamp init` writes a first one",
+        )
+
+
+def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
+    """Refuse where no projection reaches: units beyond mending, and tensors that stay as they are."""
+    projected = {a.tensor.name for a in plan.assignments if a.unprojected is None}
+    kept = {
+        (a.tensor.name, a.rule): a.unprojected
+        for a in plan.assignments
+        if a.tensor.name not in projected
+    }
+    for result in report.results:
+        if to_mend(result) and (result.tensor, result.rule) in kept:
+            raise NotWrittenError(
+                f"{result.violating} of {result.units} units violate {result.rule} and stay as they "
+                f"are, nothing was written: {kept[result.tensor, result.rule]}",
+                path=report.checkpoint.path,
+                tensor=result.tensor,
+                hint="--allow-remaining writes a copy with these left as they are",
+            )
+    hopeless = [r for r in report.results if to_mend(r) and r.unmendable]
+    if hopeless:
+        first = hopeless[0]
+        what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
+        raise NotWrittenError(
+            f"nothing was written, {_units(first.unmendable, first.units)} beyond mending ({what})",
+            path=report.checkpoint.path,
+            tensor=first.tensor,
+            hint="--allow-remaining writes a copy with these left as they are",
+        )
+
+
+def refuse_exclusive(
+    report: AuditReport, plan: Plan, acceptable: AbstractSet[tuple[str, str]]
+) -> None:
+    """Refuse rules of which one must be violated, unless that is `acceptable` (tensor and rule)."""
+    outside = {(result.tensor, result.rule) for result in report.results if to_mend(result)}
+    binding = [a for a in plan.assignments if (a.tensor.name, a.rule) not in acceptable]
+    for pair in exclusive(binding):
+        keys = [(assignment.tensor.name, assignment.rule) for assignment in pair]
+        if not outside.isdisjoint(keys):
+            raise NotWrittenError(
+                f"nothing was written, rules {pair[0].rule} and {pair[1].rule} exclude each "
+                f"other: {pair[0].constraint}, {pair[1].constraint}",
+                path=report.checkpoint.path,
+                tensor=pair[0].tensor.name,
+                hint="--allow-remaining writes a copy in which one of them is violated",
+            )
+
+
+def refuse_another_plan(copy: Plan, original: Plan, output: Path) -> None:
+    """Refuse a copy that is not governed, pair by pair, as its original is."""
+    pairs = [
+        [(a.tensor.name, a.rule, str(a.constraint), a.axes, a.tolerance) for a in plan.assignments]
+        for plan in (copy, original)
+    ]
+    if pairs[0] != pairs[1]:
+        raise NotWrittenError("nothing was written, rules govern other tensors there", path=output)
+
+
+def refuse_remaining(after: AuditReport, projection: Projection) -> None:
+    """Refuse a copy in which violations remain."""
+    remaining = [result for result in after.results if to_mend(result)]
+    if remaining:
+        first = remaining[0]
+        raise NotWrittenError(
+            f"nothing was written, {_units(first.violating, first.units)} still outside "
+            f"{first.constraint} (rule {first.rule}) after the {projection.value} projection",
+            path=after.checkpoint.path,
+            tensor=first.tensor,
+            hint=f"{_REMAINING[projection]}; --allow-remaining writes the copy all the same",
+        )
+
+
+def _units(some: int, total: int) -> str:
+    """``1 of 4 units is``, ``2 of 4 units are``."""
+    noun = "unit" if total == 1 else "units"
+    return f"{some:,} of {total:,} {noun} {'is' if some == 1 else 'are'}"

@@ -1,0 +1,95 @@
+"""How to audit, in groups: a function takes the group that it needs, the caller may give all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptclamp.checkpoints.source import (
+    DEFAULT_EXPANSION_LIMIT,
+    DEFAULT_HEADER_LIMIT,
+    DEFAULT_UNPACKED_LIMIT,
+    Limits,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptclamp.auditing.results import WorstUnit
+    from ckptclamp.engine.executors import Progress
+    from ckptclamp.plan.build import Assignment
+
+MEBIBYTE = 1 << 20
+
+OnUnit = Callable[["Assignment", "WorstUnit"], None]
+"""Called with every violating unit, in the order of the tensor."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """How to measure.
+
+    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of those that
+    hash (``None``: one a core); `executor` measures instead, in threads of this process.
+    """
+
+    memory: int = 256 * MEBIBYTE
+    jobs: int | None = None
+    executor: Executor | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What changes the answer. `tolerance` overrides every rule's."""
+
+    tolerance: float | None = None
+    strict: bool = False
+    allow_import: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What the report holds.
+
+    `worst` is how many violating units are kept for each result; `on_unit` hears of all. `hash`
+    adds sha256 digests; ``None`` means only where the checkpoint is small enough not to notice.
+    `config_source` says where the model config came from.
+    """
+
+    worst: int = 10
+    histogram: bool = False
+    hash: bool | None = None
+    on_unit: OnUnit | None = None
+    config_source: str | None = None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open a checkpoint.
+
+    `require_isolation` refuses to open anything where a layer of the HDF5 parser's sandbox is
+    missing. `header_limit` bounds the header of a safetensors file, in bytes; `expansion_limit` and
+    `unpacked_limit` how many times its stored bytes, and how many bytes, what is compressed may
+    unpack to (see `Limits`). `leave_cache` reads without filling the system's page cache, where the
+    system can. `config` stands in for the model config of a weights-only Keras file.
+    """
+
+    follow_symlinks: bool = False
+    require_isolation: bool = False
+    header_limit: int = DEFAULT_HEADER_LIMIT
+    expansion_limit: int = DEFAULT_EXPANSION_LIMIT
+    unpacked_limit: int = DEFAULT_UNPACKED_LIMIT
+    leave_cache: bool = False
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The three limits as those who read files take them."""
+        return Limits(self.header_limit, self.expansion_limit, self.unpacked_limit)
+
+
+@dataclass(frozen=True)
+class AuditOptions(Opening, Reporting, Judging, Running):
+    """How to audit. Only `tolerance`, `strict`, `allow_import` and `config` change the answer."""

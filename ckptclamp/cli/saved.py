@@ -1,0 +1,184 @@
+"""The commands that start from what an earlier run wrote: a report, a baseline, a statement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptclamp.cli.options import (
+    EngineOptions,
+    ReportOptions,
+    RuleOptions,
+    engine_options,
+    format_option,
+    gather,
+    report_option,
+    spec_options,
+    suppressed_option,
+    verbosity_options,
+)
+from ckptclamp.cli.parameters import PATH, option, outside_settings
+from ckptclamp.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from ckptclamp.auditing.results import AuditReport
+    from ckptclamp.gate.attestation import Checked, Verification
+
+_OF_A_REPORT = {"audited", "baseline", "quiet", "verbose", "color", "settings"}
+"""What means something where nothing is audited any more."""
+
+
+@click.command("report")
+@click.argument("result", type=PATH)
+@format_option
+@report_option("-o", units=False)
+@suppressed_option
+@verbosity_options
+@gather(reports=ReportOptions)
+def report_command(result: Path, reports: ReportOptions) -> None:
+    """Make other formats of RESULT, the JSON report of an earlier audit or apply.
+
+    Returns 0 when they are made, whatever the report says: the gate was where it was made.
+    """
+    from ckptclamp.cli.gating import check_places, report_files
+    from ckptclamp.cli.running import emit
+    from ckptclamp.reports.formats.json import read_report
+    from ckptclamp.reports.writing import UNITS
+
+    if any(output.format == UNITS for output in reports.reports):
+        raise click.UsageError("a saved report has the worst units only; audit lists them all")
+    check_places([result], report_files(reports))
+    emit(read_report(result), reports)
+
+
+@click.group("baseline", no_args_is_help=False)
+def baseline_command() -> None:
+    """Look after a baseline, the violations that a gate takes for known.
+
+    One is made by: ckptclamp audit CHECKPOINT --write-baseline PATH
+    """
+
+
+def _outside_settings(ctx: click.Context, param: click.Parameter, audited: Path) -> Path:
+    """Refuse settings of a checkpoint's own; a report is no checkpoint, and may lie anywhere."""
+    from ckptclamp.reports.formats.json import is_report
+
+    return audited if is_report(audited) else outside_settings(ctx, param, audited)
+
+
+@baseline_command.command("prune")
+@click.argument("audited", type=PATH, callback=_outside_settings)
+@option("--baseline", required=True, type=PATH, help="The one to tighten.")
+@spec_options
+@engine_options
+@verbosity_options
+@gather(rules=RuleOptions, engine=EngineOptions, reports=ReportOptions)
+def prune_command(
+    audited: Path,
+    baseline: Path,
+    rules: RuleOptions,
+    engine: EngineOptions,
+    reports: ReportOptions,
+) -> None:
+    """Drop what is resolved from a baseline, and lower the limits of what got better.
+
+    AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.
+    """
+    from ckptclamp.gate.baseline import load_baseline, prune, render_baseline
+    from ckptclamp.reports.writing import write_whole
+
+    old = load_baseline(baseline)
+    new = prune(old, _report(audited, rules, engine, reports))
+    if new != old:
+        write_whole(baseline, render_baseline(new))
+    if not reports.quiet:
+        kept = {entry.identity: entry for entry in new.entries}
+        lowered = sum(e.identity in kept and kept[e.identity] != e for e in old.entries)
+        click.echo(
+            f"{len(old.entries) - len(new.entries)} removed, {lowered} lowered, "
+            f"{len(new.entries)} known"
+        )
+
+
+def _report(
+    audited: Path, rules: RuleOptions, engine: EngineOptions, reports: ReportOptions
+) -> AuditReport:
+    from ckptclamp.auditing.audit import audit
+    from ckptclamp.auditing.results import AuditReport
+    from ckptclamp.cli.running import audit_options, load_rules, progress_bar
+    from ckptclamp.reports.formats.json import is_report, read_report
+
+    if is_report(audited):
+        _check_options_of_a_report()
+        report = read_report(audited)
+        if not isinstance(report, AuditReport):
+            raise UsageError("is the report of an apply, not of an audit", path=audited)
+        return report
+    spec = load_rules(rules)
+    with progress_bar(reports):
+        return audit(audited, spec, audit_options(rules, engine))
+
+
+def _check_options_of_a_report() -> None:
+    """Refuse options that say how to audit: a report was made by those of its own audit."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is click.core.ParameterSource.COMMANDLINE and name not in _OF_A_REPORT:
+            spelt = max(parameter.opts, key=len)
+            raise click.UsageError(f"{spelt} is for an audit, and AUDITED is the report of one")
+
+
+@click.command("verify-attestation")
+@click.argument("statement", type=PATH)
+@option(
+    "--directory",
+    type=PATH,
+    help="Where the files are; by default beside the statement.",
+)
+@option(
+    "--spec",
+    type=PATH,
+    help="Require that this spec was audited against, byte for byte.",
+)
+@option("--follow-symlinks", is_flag=True, help="Allow files that are symbolic links.")
+@click.pass_context
+def verify_attestation_command(
+    ctx: click.Context,
+    statement: Path,
+    directory: Path | None,
+    spec: Path | None,
+    follow_symlinks: bool,
+) -> None:
+    """Compare STATEMENT, as --attest wrote it, with the files on disk.
+
+    Returns 0 if every file is the one that was audited and the audit passed, 1 if a file or the
+    spec differs or the audit had failed, 3 if a file cannot be read. Who wrote the statement is
+    not checked here; that is what a signature over it is for.
+    """
+    from ckptclamp.gate.attestation import verify
+
+    verification = verify(statement, directory, spec=spec, follow_symlinks=follow_symlinks)
+    for line in _lines(verification):
+        click.echo(line)
+    ctx.exit(verification.exit_code)
+
+
+def _lines(verification: Verification) -> list[str]:
+    lines = [_line(checked) for checked in verification.files]
+    if verification.spec is not None:
+        lines.append(f"spec {_line(verification.spec)}")
+    answer = "passed" if verification.attested == 0 else "did not pass"
+    lines.append(
+        f"the attested audit {answer} (exit {verification.attested}, "
+        f"ckptclamp {printable(verification.version)}); exit {int(verification.exit_code)}"
+    )
+    return lines
+
+
+def _line(checked: Checked) -> str:
+    detail = f": {printable(checked.detail)}" if checked.detail else ""
+    return f"{printable(checked.name)}: {checked.match}{detail}"
