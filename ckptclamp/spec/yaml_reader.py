@@ -24,7 +24,7 @@ MAX_DEPTH = 32
 MAX_EVENTS = 200_000
 """How many values, keys, begins and ends a document may have: 15,000 rules and more."""
 
-Path = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 """Where a value stands: ``("rules", 0, "axis")``."""
 
 Place = tuple[int, int]
@@ -32,12 +32,8 @@ Place = tuple[int, int]
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
-    "true": True,
-    "True": True,
-    "TRUE": True,
-    "false": False,
-    "False": False,
-    "FALSE": False,
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _PREFIXED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
@@ -52,8 +48,8 @@ class Document:
     """What a YAML file holds, where each value and each key stands, and what is wrong with it."""
 
     data: Any = None
-    values: dict[Path, Place] = field(default_factory=dict)
-    keys: dict[Path, Place] = field(default_factory=dict)
+    values: dict[Keys, Place] = field(default_factory=dict)
+    keys: dict[Keys, Place] = field(default_factory=dict)
     problems: list[SpecProblem] = field(default_factory=list)
 
 
@@ -85,7 +81,7 @@ class _Open:
     """
 
     container: dict[str, Any] | list[Any]
-    path: Path
+    path: Keys
     key: str = ""
     refused: bool = False
     awaits_key: bool = True
@@ -182,7 +178,7 @@ class _Builder:
     def _wants_key(inside: _Open) -> bool:
         return isinstance(inside.container, dict) and inside.awaits_key
 
-    def _put(self, event: yaml.Event, value: object) -> Path:
+    def _put(self, event: yaml.Event, value: object) -> Keys:
         """Put a value where it belongs and remember its place."""
         path = self._path()
         self.document.values[path] = _place(event)
@@ -197,7 +193,7 @@ class _Builder:
         inside.awaits_key = True
         return path
 
-    def _path(self) -> Path:
+    def _path(self) -> Keys:
         if not self.open:
             return ()
         inside = self.open[-1]
