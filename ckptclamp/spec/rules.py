@@ -51,15 +51,14 @@ class RuleBuilder:
         Raises:
             MisplacedError: its values do not go together.
         """
-        stated = form.model_fields_set
         constraint, units = self._constraint(form)
         return Rule(
-            id=form.id if "id" in stated else name,
+            id=form.id or name,
             tensors=form.tensors,
             constraint=constraint,
             units=_units(form, units),
             severity=Severity(form.severity),
-            tolerance=form.tolerance if "tolerance" in stated else self.tolerance,
+            tolerance=form.tolerance if "tolerance" in form.model_fields_set else self.tolerance,
             required=form.required,
             storage=Storage(form.storage),
             location=location,
@@ -140,14 +139,13 @@ def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
     Raises:
         MisplacedError: it would accept everything.
     """
-    stated = form.model_fields_set
-    if stated.isdisjoint({"tensors", "rules"}):
+    if not form.tensors and not form.rules:
         raise MisplacedError("", "needs tensors or rules: it would accept everything")
     return Suppression(
-        tensors=form.tensors if "tensors" in stated else ("**",),
-        rules=form.rules if "rules" in stated else ("**",),
+        tensors=form.tensors or ("**",),
+        rules=form.rules or ("**",),
         reason=form.reason,
-        expires=form.expires if "expires" in stated else None,
+        expires=form.expires,
         location=location,
     )
 
@@ -202,29 +200,26 @@ def inline_spec(
     Raises:
         UsageError: a bound, a pattern or an axis makes no sense, or no constraint is given.
     """
-    given: dict[str, tuple[str, dict[str, Any]]] = {}
-    if max_norm is not None:
-        given["max-norm"] = ("MaxNorm", {"max_value": max_norm})
-    if min_max_norm is not None:
-        low, high = min_max_norm
-        given["min-max-norm"] = ("MinMaxNorm", {"min_value": low, "max_value": high})
-    if unit_norm:
-        given["unit-norm"] = ("UnitNorm", {})
-    if non_neg:
-        given["non-neg"] = ("NonNeg", {})
-    if clip is not None:
-        given["clip"] = ("Clip", {"low": clip[0], "high": clip[1]})
-    if center is not None:
-        given["center"] = ("CenterAround", {"ref_value": center})
-    if not given:
-        raise UsageError("no constraint is given", hint="for example --max-norm 2")
+    given: dict[str, tuple[str, tuple[str, ...], object]] = {
+        "max-norm": ("MaxNorm", ("max_value",), max_norm),
+        "min-max-norm": ("MinMaxNorm", ("min_value", "max_value"), min_max_norm),
+        "unit-norm": ("UnitNorm", (), unit_norm or None),
+        "non-neg": ("NonNeg", (), non_neg or None),
+        "clip": ("Clip", ("low", "high"), clip),
+        "center": ("CenterAround", ("ref_value",), center),
+    }
     PatternCheck().check(tensors)
     stated = units(axis, unit_axis)
     rules = []
-    for option, (name, arguments) in given.items():
-        constraint = make(name, arguments)
+    for option, (name, arguments, bound) in given.items():
+        if bound is None:
+            continue
+        bounds = bound if isinstance(bound, Sequence) else [bound] * len(arguments)
+        constraint = make(name, dict(zip(arguments, bounds, strict=True)))
         own = Units() if constraint.elementwise else stated
         rules.append(Rule(option, tuple(tensors), constraint, own, storage=Storage(storage)))
+    if not rules:
+        raise UsageError("no constraint is given", hint="for example --max-norm 2")
     if stated.stated and not any(rule.units.stated for rule in rules):
         raise UsageError(f"--{rules[0].id} is about each weight by itself, so it has no axis")
     return Spec(rules=tuple(rules))
