@@ -1,4 +1,4 @@
-"""Every way in which ckptclamp can fail, each with the exit code that it means.
+"""What goes wrong, in words: exceptions with their exit codes, notices, and untrusted text made safe.
 
     CkptclampError
     ├── UsageError            2  what was asked for makes no sense
@@ -11,7 +11,9 @@
     └── NotWrittenError       5  a conforming copy could not be made; nothing was written
 
 A message is one sentence that says what is wrong; `hint` says what to do. Where the file and the
-tensor are known they are given apart, so that every report can place them.
+tensor are known they are given apart, so that every report can place them. What a pass or a fail
+alone would hide is no failure, but a `Notice`. Names and messages hold what files hold, so they are
+shown only as `printable` makes them.
 """
 
 from __future__ import annotations
@@ -58,8 +60,7 @@ class CkptclampError(Exception):
     def __str__(self) -> str:
         """One line: file, tensor, what is wrong, what to do; untrusted names made printable."""
         place = [printable(part) for part in (self.path, self.tensor) if part is not None]
-        sentence = ": ".join([*place, printable(self.message, limit=None)])
-        return f"{sentence} ({printable(self.hint, limit=None)})" if self.hint else sentence
+        return ": ".join([*place, _advice(self.message, self.hint)])
 
 
 class UsageError(CkptclampError):
@@ -91,8 +92,7 @@ class SpecError(UsageError):
     def _line(self, problem: SpecProblem) -> str:
         numbers = [str(n) for n in (problem.line, problem.column) if n is not None]
         place = ":".join([printable(self.path or "spec"), *numbers])
-        hint = f" ({printable(problem.hint, limit=None)})" if problem.hint else ""
-        return f"{place}: {printable(problem.message, limit=None)}{hint}"
+        return f"{place}: {_advice(problem.message, problem.hint)}"
 
 
 class UnreadableError(CkptclampError):
@@ -137,6 +137,11 @@ class Notice:
     hint: str | None = None
     tensor: str | None = None
     informational: bool = False
+
+
+def _advice(message: str, hint: str | None) -> str:
+    said = printable(message, limit=None)
+    return f"{said} ({printable(hint, limit=None)})" if hint else said
 
 
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.spec import schema
-from ckptclamp.spec.model import Declared, Location, Projection, Spec
-from ckptclamp.spec.yaml_reader import MAX_BYTES, Document, read_yaml
+from ckptclamp.spec.model import Declared, Location, Projection, Rule, Spec
+from ckptclamp.spec.patterns import PatternCheck
+from ckptclamp.spec.rules import MisplacedError, RuleBuilder, suppression
+from ckptclamp.spec.schema import IgnoreForm, ObjectForm, RuleForm, SpecForm, describe, dotted
+from ckptclamp.spec.yaml_reader import MAX_BYTES, Document, Keys, Place, read_yaml
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from ckptclamp.spec.model import CustomObject, Rule, Suppression
-    from ckptclamp.spec.rules import RuleBuilder
-    from ckptclamp.spec.yaml_reader import Place
-
-Form = TypeVar("Form", bound="BaseModel")
-Keys = tuple[str | int, ...]
+Made = TypeVar("Made")
 
 _MOST_PROBLEMS = 100
 
@@ -71,22 +67,28 @@ class _Loader:
         self.document = document
         self.path = path
         self.allow_import = allow_import
+        self.patterns = PatternCheck()
         self.problems = list(document.problems)
         self._reported = {(problem.line, problem.column) for problem in document.problems}
 
     def load(self) -> Spec:
         """Return the spec, or raise with every problem."""
-        from ckptclamp.spec.rules import RuleBuilder
-        from ckptclamp.spec.schema import SpecForm
-
         if not isinstance(self.document.data, dict):
             if not self.problems:
                 self._add((), "is not a mapping", "a spec begins with version: 1")
             raise self._error()
-        whole = self._whole(SpecForm)
+        whole = self._whole()
         tolerance = None if whole is None else whole.tolerance
         builder = RuleBuilder(self.allow_import, tolerance)
-        rules, ignored, custom = self._rules(builder), self._ignored(), self._custom(builder)
+        rules = self._rules(whole, builder)
+        ignored = self._made(
+            self._entries(whole, "ignore", IgnoreForm),
+            lambda keys, form: suppression(form, self._location(keys)),
+        )
+        custom = self._made(
+            self._entries(whole, "custom_objects", ObjectForm),
+            lambda _, form: builder.custom_object(form),
+        )
         if self.problems or whole is None:
             raise self._error()
         return Spec(
@@ -94,19 +96,17 @@ class _Loader:
             declared=Declared(whole.declared),
             tolerance=tolerance,
             projection=Projection(whole.projection),
-            custom_objects=custom,
-            ignore=tuple(ignored),
+            custom_objects={str(keys[-1]): made for keys, made in custom.items()},
+            ignore=tuple(ignored.values()),
         )
 
-    def _whole(self, model: type[Form]) -> Form | None:
+    def _whole(self) -> SpecForm | None:
         """The whole document in its form; what is wrong with that becomes problems."""
-        from pydantic import ValidationError
-
         try:
-            return model.model_validate(self.document.data)
+            return SpecForm.model_validate(self.document.data, context=self.patterns)
         except ValidationError as error:
             for details in error.errors(include_url=False):
-                found = schema.describe(details)
+                found = describe(details)
                 # An unknown key is a problem of the key, all others of the value.
                 place = self.document.keys.get(found.keys) if found.is_key else None
                 if place is None:
@@ -115,71 +115,54 @@ class _Loader:
                     self.problems.append(SpecProblem(found.message, *place, hint=found.hint))
             return None
 
-    def _rules(self, builder: RuleBuilder) -> list[Rule]:
-        from ckptclamp.spec.rules import MisplacedError
-        from ckptclamp.spec.schema import RuleForm
-
-        rules: list[Rule] = []
-        taken: set[str] = set()
-        for keys, form in self._sound("rules", RuleForm):
-            name = f"rule-{int(keys[-1]) + 1}"
+    def _entries(
+        self,
+        whole: SpecForm | None,
+        key: str,
+        form: Any,  # noqa: ANN401 - a model, or a union
+    ) -> dict[Keys, Any]:
+        """The entries under `key` whose form is right; the problems of the others are known."""
+        if whole is not None:
+            return {(key, name): entry for name, entry in _items(getattr(whole, key))}
+        entries = self.document.data.get(key)
+        if not isinstance(entries, dict if form is ObjectForm else list):
+            return {}
+        adapter = TypeAdapter(form)
+        sound: dict[Keys, Any] = {}
+        for name, value in _items(entries):
             try:
-                rule = builder.rule(form, name, self._location(keys))
-            except MisplacedError as error:
-                self._add((*keys, error.key), error.message, error.hint)
+                sound[key, name] = adapter.validate_python(value, context=self.patterns)
+            except ValidationError:
                 continue
-            if rule.id in taken:
-                self._add((*keys, "id"), f"two rules have the id {rule.id!r}")
-            taken.add(rule.id)
-            rules.append(rule)
-        return rules
+        return sound
 
-    def _ignored(self) -> list[Suppression]:
-        from ckptclamp.spec.rules import MisplacedError, suppression
-        from ckptclamp.spec.schema import IgnoreForm
-
-        ignored = []
-        for keys, form in self._sound("ignore", IgnoreForm):
+    def _made(
+        self, forms: Mapping[Keys, Any], make: Callable[[Keys, Any], Made]
+    ) -> dict[Keys, Made]:
+        """What `make` makes of each form; where its values do not go together is a problem."""
+        made = {}
+        for keys, form in forms.items():
             try:
-                ignored.append(suppression(form, self._location(keys)))
-            except MisplacedError as error:
-                self._add((*keys, error.key), error.message, error.hint)
-        return ignored
-
-    def _custom(self, builder: RuleBuilder) -> dict[str, CustomObject]:
-        from ckptclamp.spec.rules import MisplacedError
-        from ckptclamp.spec.schema import ConstraintForm, SerialisedForm
-
-        custom: dict[str, CustomObject] = {}
-        for name, value in self._data("custom_objects", dict).items():
-            keys: Keys = ("custom_objects", name)
-            form: str | ConstraintForm | SerialisedForm | None
-            if isinstance(value, str):
-                form = value
-            elif isinstance(value, dict) and "constraint" in value:
-                form = _form_or_none(ConstraintForm, value)
-            else:
-                form = _form_or_none(SerialisedForm, value)
-            if form is None:
-                continue
-            try:
-                custom[name] = builder.custom_object(form)
+                made[keys] = make(keys, form)
             except MisplacedError as error:
                 self._add((*keys, error.key), error.message, error.hint)
             except UsageError as error:
                 self._add(keys, error.message, error.hint)
-        return custom
+        return made
 
-    def _sound(self, key: str, model: type[Form]) -> Iterator[tuple[Keys, Form]]:
-        """The entries of a list whose form is right; the others are problems already."""
-        for index, value in enumerate(self._data(key, list)):
-            form = _form_or_none(model, value)
-            if form is not None:
-                yield (key, index), form
-
-    def _data(self, key: str, kind: type) -> Any:  # noqa: ANN401 - as the document has it
-        value = self.document.data.get(key)
-        return value if isinstance(value, kind) else kind()
+    def _rules(self, whole: SpecForm | None, builder: RuleBuilder) -> list[Rule]:
+        rules = self._made(
+            self._entries(whole, "rules", RuleForm),
+            lambda keys, form: builder.rule(
+                form, f"rule-{int(keys[-1]) + 1}", self._location(keys)
+            ),
+        )
+        taken: set[str] = set()
+        for keys, rule in rules.items():
+            if rule.id in taken:
+                self._add((*keys, "id"), f"two rules have the id {rule.id!r}")
+            taken.add(rule.id)
+        return list(rules.values())
 
     def _location(self, keys: Keys) -> Location | None:
         place = self.document.values.get(keys)
@@ -189,18 +172,15 @@ class _Loader:
         """Add a problem with the value at `keys`, or with the nearest place around it."""
         place = self._place(keys)
         if place is None:
-            where = schema.dotted(keys)
+            where = dotted(keys)
             what = message.removeprefix(f"{keys[-1]}: ") if keys else message
             self.problems.append(SpecProblem(f"{where}: {what}" if where else what, hint=hint))
         elif place not in self._reported:
             self.problems.append(SpecProblem(message, *place, hint=hint))
 
     def _place(self, keys: Keys) -> Place | None:
-        for length in range(len(keys), -1, -1):
-            place = self.document.values.get(keys[:length])
-            if place is not None:
-                return place
-        return None
+        around = (keys[:length] for length in range(len(keys), -1, -1))
+        return next(filter(None, map(self.document.values.get, around)), None)
 
     def _error(self) -> SpecError:
         problems = sorted(self.problems, key=lambda p: (p.line or 0, p.column or 0))
@@ -210,10 +190,5 @@ class _Loader:
         return SpecError(self.path, tuple(problems))
 
 
-def _form_or_none(model: type[Form], value: object) -> Form | None:
-    from pydantic import ValidationError
-
-    try:
-        return model.model_validate(value)
-    except ValidationError:
-        return None
+def _items(entries: dict[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:
+    return entries.items() if isinstance(entries, dict) else enumerate(entries)

@@ -1,4 +1,4 @@
-"""Regular expressions that no text can stall: Python's syntax and meaning, matched by RE2.
+r"""Regular expressions that no text can stall: Python's syntax and meaning, matched by RE2.
 
 Understood are literals, ``.`` (any character), classes, groups, ``|`` and the quantifiers
 ``* + ? {m,n}``. Anchors, look-around, back-references, flags and lazy quantifiers are refused: a match
@@ -7,14 +7,14 @@ is of the whole text, so they mean nothing or something that takes memory.
 `re` backtracks, and a name from an untrusted file can make it run for ever. RE2 takes time linear in
 the text and bounded memory. It is imported where it is first needed, to keep start-up small.
 
-RE2's ``\\w`` means ASCII, and a class of all scripts' letters is 1,300 of its instructions. So each
-character of a text is matched after a mark of its kind, one of `_KINDS`: ``\\w`` is two of the marks.
+RE2's ``\w`` means ASCII, and a class of all scripts' letters is 1,300 of its instructions. So each
+character of a text is matched after a mark of its kind, one of `_KINDS`: ``\w`` is two of the marks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,16 +24,19 @@ MAX_LENGTH = 5_000
 """How many characters one expression may have."""
 
 MAX_SIZE = 4_000_000
-"""How many instructions (of 16 bytes) the expressions of one set may have together."""
+"""How many instructions (of 16 bytes) expressions may be together: a second of compiling."""
+
+GIVEN_UP = 40_000
+"""About how many instructions are made of an expression that is then refused; see `_MEMORY`."""
+
+_MEMORY = 2 << 20
+"""Bytes for one expression while it is checked, so that a literal of `MAX_LENGTH` fits."""
 
 _GROUP_LENGTH, _GROUP_SIZE = 200, 100_000
 """How many expressions and instructions are matched at once: more make states that no cache holds."""
 
 _GROUP_MEMORY = 16 << 20
 """Bytes for the program and the cached states of one group; RE2 asks for 150 per instruction."""
-
-_MEMORY = 2 << 20
-"""Bytes for one expression: 21,000 instructions, so that a literal of `MAX_LENGTH` fits."""
 
 # What RE2 reads as a quantifier; it takes 'a{01}' and 'a{100000}' for text.
 _COUNT = r"(?:0|[1-9][0-9]{0,3})"
@@ -78,64 +81,60 @@ class ExpressionSet:
         UsageError: they are too large together.
     """
 
-    def __init__(self, expressions: Sequence[Expression]) -> None:
-        # Equal expressions are matched once.
-        self._places: dict[Expression, list[int]] = {}
-        for place, expression in enumerate(expressions):
-            self._places.setdefault(expression, []).append(place)
-        if sum(expression.size for expression in self._places) > MAX_SIZE:
-            raise UsageError("the patterns are too large together", hint="repeat less")
-        self._groups = [(group, _compiled_set(group)) for group in _grouped(list(self._places))]
+    def __init__(self, expressions: Collection[Expression]) -> None:
+        if sum(expression.size for expression in expressions) > MAX_SIZE:
+            raise too_large_together()
+        self._groups = [(group, _compiled_set(group)) for group in _grouped(expressions)]
 
-    def matching(self, text: str) -> frozenset[int]:
-        """Return the places (in `expressions`) of those that match all of `text`.
+    def matching(self, text: str) -> Iterator[Expression]:
+        """Yield the expressions that match all of `text`.
 
         Raises:
             UsageError: RE2 had too little memory to find out.
         """
         encoded = _encoded("".join(map(_marked, text)))
-        places: set[int] = set()
         for group, compiled in self._groups:
-            matched = compiled.Match(encoded)
+            numbers = compiled.Match(encoded)
             # The last of a set matches every text: without it, this is no answer.
-            if not matched:
+            if not numbers:
                 raise UsageError("the patterns take too much memory", hint="repeat less")
-            for number in matched:
-                if number < len(group):
-                    places.update(self._places[group[number]])
-        return frozenset(places)
+            yield from (group[number] for number in numbers if number < len(group))
 
 
 @lru_cache(maxsize=1 << 14)
-def parse(pattern: str) -> Expression:
+def compiled(regular: str) -> Expression:
     """Check and translate one regular expression.
 
     Raises:
-        UsageError: it is not in the syntax above, or too large.
+        UsageError: it is not in the syntax that is understood, or too large.
     """
     import re2
 
-    if len(pattern) > MAX_LENGTH:
-        raise UsageError(f"a pattern of {len(pattern)} characters is too large")
+    if len(regular) > MAX_LENGTH:
+        raise UsageError(f"a pattern of {len(regular)} characters is too large")
     try:
-        text = _TOKEN.sub(_translated, pattern)
+        text = translated(regular)
         return Expression(text, re2.compile(_encoded(text), _options(_MEMORY)).programsize)
     except re2.error as error:
         reason, _, part = error.args[0].decode(errors="replace").partition(": ")
-        raise _refusal(pattern, _REASONS.get(reason, f"{part!r}: {reason}")) from error
+        raise _refused(regular, _REASONS.get(reason, f"{part!r}: {reason}")) from error
     except (ValueError, re.error) as error:
-        raise _refusal(pattern, str(error)) from error
+        raise _refused(regular, str(error)) from error
 
 
-def _refusal(pattern: str, what: str) -> UsageError:
+def _refused(regular: str, what: str) -> UsageError:
     return UsageError(
-        f"the pattern {pattern!r} has {what}",
+        f"the pattern {regular!r} has {what}",
         hint="use literals, '.', classes, groups, '|' and the quantifiers * + ? {m,n}",
     )
 
 
-def _translated(token: re.Match[str]) -> str:
-    """Give one token the meaning in RE2 that it has in Python; `ValueError` if it may not be there."""
+def translated(regular: str) -> str:
+    """Say in RE2's syntax what `regular` means in Python; `ValueError` for what is not understood."""
+    return _TOKEN.sub(_token, regular)
+
+
+def _token(token: re.Match[str]) -> str:
     text = token.group()
     match token.lastgroup:
         case "operator":
@@ -160,11 +159,9 @@ def _literal(char: str) -> str:
 def _escape(char: str) -> str:
     if char in _SHORTHANDS:
         return f"(?:[{_SHORTHANDS[char]}].)"
-    if char in _CONTROLS:
-        return _literal(_CONTROLS[char])
-    if char.isalnum():
+    if char.isalnum() and char not in _CONTROLS:
         raise ValueError(f"'\\{char}'")
-    return _literal(char)
+    return _literal(_CONTROLS.get(char, char))
 
 
 def _class(text: str) -> str:
@@ -178,8 +175,8 @@ def _class(text: str) -> str:
     # What is left may not begin with a sign that it did not begin with.
     chars = re.sub(r"^\^", r"\^", chars)
     if negated:
-        others = "".join(sorted(set(_KINDS) - set(kinds)))
-        return f"(?:{_one_of(others)}[^{chars}])" if chars else f"(?:{_one_of(others)}.)"
+        others = _one_of("".join(sorted(set(_KINDS) - set(kinds))))
+        return f"(?:{others}[^{chars}])" if chars else f"(?:{others}.)"
     return f"(?:{_one_of(kinds)}.|[{_KINDS}]{_one_of(chars)})"
 
 
@@ -192,6 +189,11 @@ def _in_class(char: str) -> str:
     if char in _SHORTHANDS:
         return ""
     return f"\\{char}" if char.isascii() and char.isalnum() else rf"\x{{{ord(char):x}}}"
+
+
+def too_large_together() -> UsageError:
+    """What is raised where expressions go beyond `MAX_SIZE`."""
+    return UsageError("the patterns are too large together", hint="repeat less")
 
 
 @lru_cache(maxsize=1 << 12)
@@ -208,7 +210,7 @@ def _kind(char: str) -> str:
     return "2" if char.isspace() else "3"
 
 
-def _grouped(expressions: Sequence[Expression]) -> Iterator[list[Expression]]:
+def _grouped(expressions: Iterable[Expression]) -> Iterator[list[Expression]]:
     group: list[Expression] = []
     size = 0
     for expression in expressions:
@@ -231,7 +233,7 @@ def _compiled_set(group: Sequence[Expression]) -> Any:  # noqa: ANN401 - re2 has
         compiled.Add(b".*")
         compiled.Compile()
     except re2.error as error:
-        raise UsageError("the patterns are too large together", hint="repeat less") from error
+        raise too_large_together() from error
     return compiled
 
 

@@ -1,26 +1,27 @@
-"""From the form of a spec to its rules: what several values mean together."""
+"""From the form of a spec, or from options, to rules: what several values mean together.
+
+A rule of options needs neither YAML nor pydantic, so the forms are imported only where one is.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.model import CustomObject, Rule, Severity, Spec, Storage, Suppression, Units
-from ckptclamp.spec.patterns import TensorPatterns
-from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
+from ckptclamp.spec.patterns import PatternCheck
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.spec.model import Location
+    from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
 
-
-ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
+_ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
 """What a rule may say of its constraint beside the name."""
 
 
@@ -50,15 +51,14 @@ class RuleBuilder:
         Raises:
             MisplacedError: its values do not go together.
         """
-        stated = form.model_fields_set
         constraint, units = self._constraint(form)
         return Rule(
-            id=form.id if "id" in stated else name,
+            id=form.id or name,
             tensors=form.tensors,
             constraint=constraint,
             units=_units(form, units),
             severity=Severity(form.severity),
-            tolerance=form.tolerance if "tolerance" in stated else self.tolerance,
+            tolerance=form.tolerance if "tolerance" in form.model_fields_set else self.tolerance,
             required=form.required,
             storage=Storage(form.storage),
             location=location,
@@ -72,6 +72,8 @@ class RuleBuilder:
         Raises:
             UsageError: there is no such constraint, or it may not be imported.
         """
+        from ckptclamp.spec.schema import ConstraintForm, SerialisedForm
+
         if isinstance(form, ConstraintForm):
             constraint, units = self._constraint(form)
             return CustomObject(lambda _: constraint, _units(form, units))
@@ -81,15 +83,10 @@ class RuleBuilder:
         name = form if isinstance(form, str) else form.class_name
         if ":" not in name and canonical(name) is None:
             raise UsageError(f"unknown constraint {name!r}", hint=suggestion(name, BUILTIN))
-        return CustomObject(functools.partial(self._from_config, name))
-
-    def _from_config(self, name: str, config: Mapping[str, Any]) -> Constraint:
-        if ":" in name:
-            return import_custom(name, config, self.allow_import)
-        return make(name, {key: value for key, value in config.items() if key != "axis"})
+        return CustomObject(functools.partial(self._of_config, name))
 
     def _constraint(self, form: ConstraintForm) -> tuple[Constraint, Units]:
-        arguments = {key: getattr(form, key) for key in ARGUMENTS if key in form.model_fields_set}
+        arguments = {key: getattr(form, key) for key in _ARGUMENTS if key in form.model_fields_set}
         if isinstance(form.constraint, str):
             return self._named(form.constraint, arguments), Units()
         if arguments:
@@ -102,34 +99,38 @@ class RuleBuilder:
 
     def _named(self, name: str, arguments: Mapping[str, Any]) -> Constraint:
         try:
-            if ":" in name:
-                return import_custom(name, arguments, self.allow_import)
-            return make(name, arguments)
+            return self._of_config(name, arguments)
         except UsageError as error:
-            raise MisplacedError(
-                _blamed(error, name, arguments), error.message, error.hint
-            ) from error
+            key = _blamed(error, name, arguments)
+            raise MisplacedError(key, error.message, error.hint) from error
 
     def _serialised(self, form: SerialisedForm) -> tuple[Constraint, Units]:
         """A constraint as Keras writes it, or a class of the user's."""
         config = dict(form.config or {})
         if ":" in form.class_name:
-            made = import_custom(form.class_name, config, self.allow_import)
+            made = self._of_config(form.class_name, config)
             return made, Units.in_config(config) if made.streaming else Units()
         from ckptclamp.models.keras.constraints import parse_constraint
 
         parsed = parse_constraint(form.model_dump(exclude_unset=True))
         if parsed.opaque is not None:
             raise UsageError(parsed.opaque)
-        if parsed.builtin in BUILTIN:
-            assert parsed.builtin is not None
+        if parsed.builtin is not None and parsed.builtin in BUILTIN:
             return make(parsed.builtin, parsed.config), Units.in_config(config)
         if parsed.builtin is None and "registered_name" not in form.model_fields_set:
-            return self._from_config(form.class_name, config), Units.in_config(config)
+            return self._of_config(form.class_name, config), Units.in_config(config)
         raise UsageError(
             f"{parsed.builtin or parsed.custom} is not known here",
             hint="write class_name as 'package.module:Class'",
         )
+
+    def _of_config(self, name: str, config: Mapping[str, Any]) -> Constraint:
+        """The constraint of that name; a built-in one has no axis, its rule has."""
+        if ":" not in name:
+            return make(name, {key: value for key, value in config.items() if key != "axis"})
+        from ckptclamp.constraints.custom import import_custom
+
+        return import_custom(name, config, self.allow_import)
 
 
 def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
@@ -138,14 +139,13 @@ def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
     Raises:
         MisplacedError: it would accept everything.
     """
-    stated = form.model_fields_set
-    if stated.isdisjoint({"tensors", "rules"}):
+    if not form.tensors and not form.rules:
         raise MisplacedError("", "needs tensors or rules: it would accept everything")
     return Suppression(
-        tensors=form.tensors if "tensors" in stated else ("**",),
-        rules=form.rules if "rules" in stated else ("**",),
+        tensors=form.tensors or ("**",),
+        rules=form.rules or ("**",),
         reason=form.reason,
-        expires=form.expires if "expires" in stated else None,
+        expires=form.expires,
         location=location,
     )
 
@@ -200,39 +200,29 @@ def inline_spec(
     Raises:
         UsageError: a bound, a pattern or an axis makes no sense, or no constraint is given.
     """
-    given: dict[str, tuple[str, dict[str, Any]]] = {}
-    if max_norm is not None:
-        given["max-norm"] = ("MaxNorm", {"max_value": max_norm})
-    if min_max_norm is not None:
-        low, high = min_max_norm
-        given["min-max-norm"] = ("MinMaxNorm", {"min_value": low, "max_value": high})
-    if unit_norm:
-        given["unit-norm"] = ("UnitNorm", {})
-    if non_neg:
-        given["non-neg"] = ("NonNeg", {})
-    if clip is not None:
-        given["clip"] = ("Clip", {"low": clip[0], "high": clip[1]})
-    if center is not None:
-        given["center"] = ("CenterAround", {"ref_value": center})
-    if not given:
-        raise UsageError("no constraint is given", hint="for example --max-norm 2")
-    TensorPatterns([tensors])
+    given: dict[str, tuple[str, tuple[str, ...], object]] = {
+        "max-norm": ("MaxNorm", ("max_value",), max_norm),
+        "min-max-norm": ("MinMaxNorm", ("min_value", "max_value"), min_max_norm),
+        "unit-norm": ("UnitNorm", (), unit_norm or None),
+        "non-neg": ("NonNeg", (), non_neg or None),
+        "clip": ("Clip", ("low", "high"), clip),
+        "center": ("CenterAround", ("ref_value",), center),
+    }
+    PatternCheck().check(tensors)
     stated = units(axis, unit_axis)
-    rules = [
-        replace(_rule(option, *what, tuple(tensors), stated), storage=Storage(storage))
-        for option, what in given.items()
-    ]
+    rules = []
+    for option, (name, arguments, bound) in given.items():
+        if bound is None:
+            continue
+        bounds = bound if isinstance(bound, Sequence) else [bound] * len(arguments)
+        constraint = make(name, dict(zip(arguments, bounds, strict=True)))
+        own = Units() if constraint.elementwise else stated
+        rules.append(Rule(option, tuple(tensors), constraint, own, storage=Storage(storage)))
+    if not rules:
+        raise UsageError("no constraint is given", hint="for example --max-norm 2")
     if stated.stated and not any(rule.units.stated for rule in rules):
         raise UsageError(f"--{rules[0].id} is about each weight by itself, so it has no axis")
     return Spec(rules=tuple(rules))
-
-
-def _rule(
-    option: str, name: str, arguments: dict[str, Any], tensors: tuple[str, ...], units: Units
-) -> Rule:
-    constraint = make(name, arguments)
-    own = Units() if constraint.elementwise else units
-    return Rule(id=option, tensors=tensors, constraint=constraint, units=own)
 
 
 def units(axis: Axis, unit_axis: Axis) -> Units:

@@ -1,7 +1,8 @@
-"""The form of a spec, as pydantic models: every error with its place, and a JSON Schema for editors.
+"""The form of a spec, as pydantic models: its errors in words, and a JSON Schema for editors.
 
 What one value may be stands here; what several values mean together (an axis stated twice, arguments
-that a constraint does not have) is checked where rules are built, in `loader`.
+that a constraint does not have) is checked where rules are built, in `rules`. The models are
+validated with a `PatternCheck` as their context, so that one bound holds for all patterns of a spec.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import datetime
 import math
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -19,22 +20,19 @@ from pydantic import (
     Field,
     PlainValidator,
     Tag,
+    ValidationInfo,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ckptclamp.constraints.registry import BUILTIN, suggestion
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.patterns import check
+from ckptclamp.spec.patterns import PatternCheck
+from ckptclamp.spec.yaml_reader import Keys
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-    from pydantic_core import ErrorDetails
-
-
-BY_NAME = "by name"
-SERIALISED = "as a mapping"
-BESIDE = "with arguments"
+_BY_NAME = "by name"
+_SERIALISED = "as a mapping"
+_WITH_ARGUMENTS = "with arguments"
 """Tags of the three forms of a constraint; they stand in pydantic's paths and in no document."""
 
 _NUMBER = {"type": "number"}
@@ -52,12 +50,12 @@ _AXES = {
 }
 
 
-def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
+def _refusal(message: str, hint: str | None = None) -> PydanticCustomError:
     """What a validator raises: a sentence, and advice."""
     return PydanticCustomError("spec", "{message}", {"message": message, "hint": hint})
 
 
-def shown(value: object) -> str:
+def _shown(value: object) -> str:
     """A value as a message shows it, never long."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
@@ -72,32 +70,29 @@ def shown(value: object) -> str:
 def _strings(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not values:
-        given = "an empty list" if value == [] else shown(value)
-        raise refusal(f"expected a pattern or a list of them, not {given}")
+        given = "an empty list" if value == [] else _shown(value)
+        raise _refusal(f"expected a pattern or a list of them, not {given}")
     for item in values:
         if not isinstance(item, str) or not item:
-            raise refusal(f"expected a pattern, not {shown(item)}", "quote it if it is a name")
+            raise _refusal(f"expected a pattern, not {_shown(item)}", "quote it if it is a name")
     return tuple(values)
 
 
-def _patterns(value: object) -> tuple[str, ...]:
+def _patterns(value: object, info: ValidationInfo) -> tuple[str, ...]:
     patterns = _strings(value)
     try:
-        for pattern in patterns:
-            check(pattern)
+        cast("PatternCheck", info.context).check(patterns)
     except UsageError as error:
-        raise refusal(error.message, error.hint) from error
-    if all(pattern.startswith("!") for pattern in patterns):
-        raise refusal("only exclusions, so no tensor can match", "begin with '**' to mean the rest")
+        raise _refusal(error.message, error.hint) from error
     return patterns
 
 
 def _axes(value: object) -> tuple[int, ...]:
     axes = value if isinstance(value, list | tuple) else [value]
     if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
-        raise refusal(f"expected an axis such as 0, or a list of them, not {shown(value)}")
+        raise _refusal(f"expected an axis such as 0, or a list of them, not {_shown(value)}")
     if len(set(axes)) < len(axes):
-        raise refusal("one axis is there twice")
+        raise _refusal("one axis is there twice")
     return tuple(axes)
 
 
@@ -108,7 +103,7 @@ def _axes_or_all(value: object) -> tuple[int, ...] | None:
 def _number(value: object) -> int | float:
     is_nan = isinstance(value, float) and math.isnan(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or is_nan:
-        raise refusal(f"expected a number, not {shown(value)}")
+        raise _refusal(f"expected a number, not {_shown(value)}")
     return value
 
 
@@ -117,9 +112,9 @@ def _tolerance(value: object) -> float | None:
         return None
     hint = "a tolerance is relative: 0.01 is one percent"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(f"expected a number or auto, not {shown(value)}", hint)
+        raise _refusal(f"expected a number or auto, not {_shown(value)}", hint)
     if not 0 <= value < 1:
-        raise refusal(f"a tolerance of {shown(value)} makes no sense", hint)
+        raise _refusal(f"a tolerance of {_shown(value)} makes no sense", hint)
     return float(value)
 
 
@@ -129,21 +124,21 @@ def _date(value: object) -> datetime.date:
     try:
         return datetime.date.fromisoformat(value if isinstance(value, str) else "")
     except ValueError as error:
-        raise refusal(f"expected a date such as 2030-12-31, not {shown(value)}") from error
+        raise _refusal(f"expected a date such as 2030-12-31, not {_shown(value)}") from error
 
 
 def _version(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value != 1:
-        raise refusal(f"{shown(value)} is not known here", "write version: 1")
+        raise _refusal(f"{_shown(value)} is not known here", "write version: 1")
     return value
 
 
-def optional(description: str) -> Any:  # noqa: ANN401 - a field's default, of any type
+def _optional(description: str) -> Any:  # noqa: ANN401 - a field's default, of any type
     """A field that may be left out, but is never null."""
     return Field(default_factory=lambda: None, description=description)
 
 
-def described(description: str, default: object = ...) -> Any:  # noqa: ANN401 - as above
+def _described(description: str, default: object = ...) -> Any:  # noqa: ANN401 - as above
     """A field and what it means.
 
     Pydantic could read that from docstrings, but parses this module anew for it at every start.
@@ -179,7 +174,7 @@ ConstraintName = Annotated[
 class _Strict(BaseModel):
     """No key that is not known, no value that is only nearly of its type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class SerialisedForm(_Strict):
@@ -187,26 +182,26 @@ class SerialisedForm(_Strict):
 
     model_config = ConfigDict(title="Serialised constraint")
 
-    class_name: Name = described("A built-in constraint, or ``package.module:Class``.")
-    config: dict[str, Any] | None = described(
+    class_name: Name = _described("A built-in constraint, or ``package.module:Class``.")
+    config: dict[str, Any] | None = _described(
         "The arguments of the constructor; ``axis`` is the rule's axis.", None
     )
-    module: str | None = described(
+    module: str | None = _described(
         "Where Keras found the class; told apart are built-in ones and others.", None
     )
-    registered_name: str | None = described(
+    registered_name: str | None = _described(
         "The name under which Keras registered the class.", None
     )
 
 
 def _form(value: object) -> str | None:
     if isinstance(value, str):
-        return BY_NAME
-    return SERIALISED if isinstance(value, dict | SerialisedForm) else None
+        return _BY_NAME
+    return _SERIALISED if isinstance(value, dict | SerialisedForm) else None
 
 
 SingleForm = Annotated[
-    Annotated[ConstraintName, Tag(BY_NAME)] | Annotated[SerialisedForm, Tag(SERIALISED)],
+    Annotated[ConstraintName, Tag(_BY_NAME)] | Annotated[SerialisedForm, Tag(_SERIALISED)],
     Discriminator(_form),
 ]
 
@@ -216,31 +211,31 @@ class ConstraintForm(_Strict):
 
     model_config = ConfigDict(title="Constraint")
 
-    constraint: SingleForm = described(
+    constraint: SingleForm = _described(
         "MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
     )
-    max_value: Number = optional("MaxNorm, MinMaxNorm: the largest norm.")
-    min_value: Number = optional("MinMaxNorm: the smallest norm.")
-    rate: Number = optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
-    low: Number = optional("Clip: the smallest weight.")
-    high: Number = optional("Clip: the largest weight.")
-    ref_value: Number = optional("CenterAround: the mean of each unit.")
-    axis: AxesOrAll = optional(
+    max_value: Number = _optional("MaxNorm, MinMaxNorm: the largest norm.")
+    min_value: Number = _optional("MinMaxNorm: the smallest norm.")
+    rate: Number = _optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
+    low: Number = _optional("Clip: the smallest weight.")
+    high: Number = _optional("Clip: the largest weight.")
+    ref_value: Number = _optional("CenterAround: the mean of each unit.")
+    axis: AxesOrAll = _optional(
         "The axes that a norm is taken over, as in Keras; null is all of them."
     )
-    unit_axis: Axes = optional("The axes that are kept: one unit for each index along them.")
+    unit_axis: Axes = _optional("The axes that are kept: one unit for each index along them.")
 
 
 def _object_form(value: object) -> str | None:
     if isinstance(value, dict) and "constraint" in value:
-        return BESIDE
+        return _WITH_ARGUMENTS
     return _form(value)
 
 
 ObjectForm = Annotated[
-    Annotated[ConstraintName, Tag(BY_NAME)]
-    | Annotated[SerialisedForm, Tag(SERIALISED)]
-    | Annotated[ConstraintForm, Tag(BESIDE)],
+    Annotated[ConstraintName, Tag(_BY_NAME)]
+    | Annotated[SerialisedForm, Tag(_SERIALISED)]
+    | Annotated[ConstraintForm, Tag(_WITH_ARGUMENTS)],
     Discriminator(_object_form),
 ]
 
@@ -250,18 +245,18 @@ class RuleForm(ConstraintForm):
 
     model_config = ConfigDict(title="Rule")
 
-    id: Name = optional("What reports call the rule; ``rule-1`` and so on if left out.")
-    tensors: Patterns = described(
+    id: Name = _optional("What reports call the rule; ``rule-1`` and so on if left out.")
+    tensors: Patterns = _described(
         "Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."
     )
-    tolerance: Tolerance = optional(
+    tolerance: Tolerance = _optional(
         "How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."
     )
-    severity: Literal["error", "warning"] = described(
+    severity: Literal["error", "warning"] = _described(
         "Warnings fail the gate only with --strict.", "error"
     )
-    required: bool = described("Whether it is a failure that the rule matches no tensor.", True)
-    storage: Literal["effective", "raw"] = described(
+    required: bool = _described("Whether it is a failure that the rule matches no tensor.", True)
+    storage: Literal["effective", "raw"] = _described(
         "Which numbers are judged: effective, the weights that the model computes with, so that codes, scales and factors that only stand for them are not evaluated; or raw, whatever is stored.",
         "effective",
     )
@@ -272,10 +267,10 @@ class IgnoreForm(_Strict):
 
     model_config = ConfigDict(title="Accepted findings")
 
-    tensors: Patterns = optional("Which tensors; all if left out.")
-    rules: Patterns = optional("Which rules, as globs over their ids; all if left out.")
-    reason: Annotated[Name, Field(pattern=r"\S")] = described("Why.")
-    expires: Date = optional("The last day on which they are accepted.")
+    tensors: Patterns = _optional("Which tensors; all if left out.")
+    rules: Patterns = _optional("Which rules, as globs over their ids; all if left out.")
+    reason: Annotated[Name, Field(pattern=r"\S")] = _described("Why.")
+    expires: Date = _optional("The last day on which they are accepted.")
 
 
 class SpecForm(_Strict):
@@ -283,14 +278,14 @@ class SpecForm(_Strict):
 
     model_config = ConfigDict(title="ckptclamp spec")
 
-    version: Version = described("The version of this form.")
-    declared: Literal["audit", "ignore"] = described(
+    version: Version = _described("The version of this form.")
+    declared: Literal["audit", "ignore"] = _described(
         "What to do with constraints that the checkpoint's own model declares.", "audit"
     )
-    tolerance: Tolerance = optional(
+    tolerance: Tolerance = _optional(
         "The tolerance of rules that state none, and of declared constraints."
     )
-    projection: Literal["exact", "keras"] = described(
+    projection: Literal["exact", "keras"] = _described(
         "How a violating unit is mended: to the nearest point, or by Keras' formula.", "exact"
     )
     rules: list[RuleForm] = Field(default_factory=list, description="The rules.")
@@ -306,10 +301,8 @@ class SpecForm(_Strict):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a spec, for editors."""
     schema = SpecForm.model_json_schema()
-    return {"$schema": "https://json-org/draft/2020-12/schema", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
-
-Keys = tuple[str | int, ...]
 
 _EXPECTED = {
     "string_type": "expected text",
@@ -333,8 +326,9 @@ class FormProblem:
 
 def describe(details: ErrorDetails) -> FormProblem:
     """Translate one of pydantic's errors about a `SpecForm`."""
-
-    keys = tuple(key for key in details["loc"] if key not in (BESIDE, BY_NAME, SERIALISED))
+    keys = tuple(
+        key for key in details["loc"] if key not in (_WITH_ARGUMENTS, _BY_NAME, _SERIALISED)
+    )
     name = str(keys[-1]) if keys else "the spec"
     match details["type"]:
         case "missing":
@@ -349,7 +343,7 @@ def describe(details: ErrorDetails) -> FormProblem:
             hint = (
                 suggestion(str(given), expected.split(" or ")) if isinstance(given, str) else None
             )
-            return FormProblem(keys, f"{name}: expected {expected}, not {shown(given)}", hint)
+            return FormProblem(keys, f"{name}: expected {expected}, not {_shown(given)}", hint)
         case "spec":
             context = details["ctx"]
             return FormProblem(keys, f"{name}: {context['message']}", context["hint"])
@@ -357,7 +351,7 @@ def describe(details: ErrorDetails) -> FormProblem:
             return FormProblem(keys, f"{name} is empty")
         case kind:
             expected = _EXPECTED.get(kind, details["msg"])
-            return FormProblem(keys, f"{name}: {expected}, not {shown(details['input'])}")
+            return FormProblem(keys, f"{name}: {expected}, not {_shown(details['input'])}")
 
 
 def dotted(keys: Keys) -> str:
@@ -368,12 +362,11 @@ def dotted(keys: Keys) -> str:
 
 def _form_at(keys: Keys) -> type[BaseModel]:
     """The model of the mapping at pydantic's `keys`, which tell the form of a constraint."""
-
     if not keys:
         return SpecForm
-    forms: dict[str | int, type[BaseModel]] = {
-        BESIDE: ConstraintForm,
-        SERIALISED: SerialisedForm,
-    }
-    entries: dict[str, type[BaseModel]] = {"rules": RuleForm, "ignore": IgnoreForm}
-    return forms.get(keys[-1]) or entries.get(str(keys[0]), SerialisedForm)
+    if keys[-1] == _WITH_ARGUMENTS:
+        return ConstraintForm
+    if keys[-1] == _SERIALISED:
+        return SerialisedForm
+    entries: dict[str | int, type[BaseModel]] = {"rules": RuleForm, "ignore": IgnoreForm}
+    return entries.get(keys[0], SerialisedForm)

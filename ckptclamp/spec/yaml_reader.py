@@ -8,7 +8,6 @@ PyYAML's pure-Python parser gives the events; the data are built from these with
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ MAX_DEPTH = 32
 MAX_EVENTS = 200_000
 """How many values, keys, begins and ends a document may have: 15,000 rules and more."""
 
-Path = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 """Where a value stands: ``("rules", 0, "axis")``."""
 
 Place = tuple[int, int]
@@ -32,18 +31,14 @@ Place = tuple[int, int]
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
-    "true": True,
-    "True": True,
-    "TRUE": True,
-    "false": False,
-    "False": False,
-    "FALSE": False,
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _PREFIXED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_INFINITY = re.compile(r"(?P<sign>[-+]?)\.(?:inf|Inf|INF)")
+_INFINITY = re.compile(r"[-+]?\.(?:inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
 
 
@@ -52,8 +47,8 @@ class Document:
     """What a YAML file holds, where each value and each key stands, and what is wrong with it."""
 
     data: Any = None
-    values: dict[Path, Place] = field(default_factory=dict)
-    keys: dict[Path, Place] = field(default_factory=dict)
+    values: dict[Keys, Place] = field(default_factory=dict)
+    keys: dict[Keys, Place] = field(default_factory=dict)
     problems: list[SpecProblem] = field(default_factory=list)
 
 
@@ -85,7 +80,7 @@ class _Open:
     """
 
     container: dict[str, Any] | list[Any]
-    path: Path
+    path: Keys
     key: str = ""
     refused: bool = False
     awaits_key: bool = True
@@ -97,7 +92,6 @@ class _Builder:
     def __init__(self) -> None:
         self.document = Document()
         self.open: list[_Open] = []
-        self.documents = 0
 
     def build(self, text: str) -> Document:
         import yaml
@@ -124,11 +118,9 @@ class _Builder:
         import yaml
 
         match event:
-            case yaml.DocumentStartEvent():
-                self.documents += 1
-                if self.documents > 1:
-                    self._problem(event, "holds several documents; a spec is one")
-                    return False
+            case yaml.DocumentStartEvent() if self.document.values:
+                self._problem(event, "holds several documents; a spec is one")
+                return False
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
                 return self._begin(event)
             case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
@@ -147,20 +139,19 @@ class _Builder:
         if len(self.open) >= MAX_DEPTH:
             self.document = _broken(f"is nested deeper than {MAX_DEPTH} levels", _place(event))
             return False
-        if self.open and self._wants_key(self.open[-1]):
+        if self._wants_key():
             self._problem(event, "a key must be a word, not a mapping or a sequence")
             self.document.data = None
             return False
-        is_sequence = isinstance(event, yaml.SequenceStartEvent)
-        container: dict[str, Any] | list[Any] = [] if is_sequence else {}
-        path = self._put(event, container)
-        self.open.append(_Open(container, path))
+        container: dict[str, Any] | list[Any]
+        container = [] if isinstance(event, yaml.SequenceStartEvent) else {}
+        self.open.append(_Open(container, self._put(event, container)))
         return True
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         self._refuse_marks(event)
         event.value = self._joined(event)
-        if self.open and self._wants_key(self.open[-1]):
+        if self._wants_key():
             self._key(event)
         else:
             self._put(event, self._value(event))
@@ -178,33 +169,32 @@ class _Builder:
             inside.refused = False
             self.document.keys[path] = _place(event)
 
-    @staticmethod
-    def _wants_key(inside: _Open) -> bool:
-        return isinstance(inside.container, dict) and inside.awaits_key
+    def _wants_key(self) -> bool:
+        if not self.open:
+            return False
+        return isinstance(self.open[-1].container, dict) and self.open[-1].awaits_key
 
-    def _put(self, event: yaml.Event, value: object) -> Path:
+    def _put(self, event: yaml.Event, value: object) -> Keys:
         """Put a value where it belongs and remember its place."""
-        path = self._path()
-        self.document.values[path] = _place(event)
+        path: Keys = ()
         if not self.open:
             self.document.data = value
-            return path
-        inside = self.open[-1]
-        if isinstance(inside.container, list):
-            inside.container.append(value)
-        elif not inside.refused:
-            inside.container[inside.key] = value
-        inside.awaits_key = True
+        elif isinstance(container := self.open[-1].container, list):
+            path = (*self.open[-1].path, len(container))
+            container.append(value)
+        else:
+            path = self._value_of_key(self.open[-1], container, value)
+        self.document.values[path] = _place(event)
         return path
 
-    def _path(self) -> Path:
-        if not self.open:
-            return ()
-        inside = self.open[-1]
-        if isinstance(inside.container, list):
-            return (*inside.path, len(inside.container))
-        # A refused value stands beside the tree, so that it does not take another one's place.
-        return (*inside.path, -1, inside.key) if inside.refused else (*inside.path, inside.key)
+    @staticmethod
+    def _value_of_key(inside: _Open, mapping: dict[str, Any], value: object) -> Keys:
+        inside.awaits_key = True
+        if inside.refused:
+            # It stands beside the tree, so that it does not take another one's place.
+            return (*inside.path, -1, inside.key)
+        mapping[inside.key] = value
+        return (*inside.path, inside.key)
 
     def _value(self, event: yaml.ScalarEvent) -> object:
         if not event.implicit[0]:
@@ -256,13 +246,8 @@ def plain_scalar(text: str) -> object:
         )
     if text in _NAN:
         raise ValueError("NaN compares with nothing; leave the bound out, or write .inf")
-    infinite = _INFINITY.fullmatch(text)
-    if infinite:
-        return -math.inf if infinite["sign"] == "-" else math.inf
-    return _number(text)
-
-
-def _number(text: str) -> object:
+    if _INFINITY.fullmatch(text):
+        return float(text.replace(".", ""))
     if not _FLOAT.fullmatch(text):
         return text
     value = _representable(float(text), text)

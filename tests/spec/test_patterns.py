@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ckptclamp.errors import UsageError
 from ckptclamp.spec import regular
-from ckptclamp.spec.patterns import TensorPatterns, check, literal_head
+from ckptclamp.spec.patterns import PatternCheck, TensorPatterns, literal_head
 
 
 def matches(patterns, *names):
@@ -204,6 +204,28 @@ def test_patterns_too_large_together_are_refused():
         TensorPatterns(rules)
 
 
+@pytest.mark.parametrize("pattern", ["re:.{1000}", "re:" + ".{1000}" * 9, "re:(x*){1000}[z-a]?"])
+def test_checking_is_bounded_too(pattern):
+    """A pattern is compiled to be checked: of those that are too large only a few may be."""
+    check, before = PatternCheck(), regular.compiled.cache_info().misses
+    refused = []
+    for i in range(2_000):
+        try:
+            check.check([f"{pattern}{i}"])
+        except UsageError as error:
+            refused.append(error)
+    assert refused
+    assert regular.compiled.cache_info().misses - before < 500
+
+
+def test_small_patterns_are_bounded_by_their_number():
+    """However small patterns are, each costs something."""
+    check = PatternCheck()
+    check.check([f"a{i}" for i in range(20_000)])
+    with pytest.raises(UsageError, match="too large together"):
+        check.check([f"b{i}" for i in range(20_000)])
+
+
 def test_too_little_memory_is_an_error(monkeypatch):
     """Where RE2 has no memory for its states, that is an error and no name that matches nothing."""
     monkeypatch.setattr(regular, "_GROUP_MEMORY", 1 << 13)
@@ -261,7 +283,7 @@ def test_no_name_stalls_a_pattern(pattern):
 def test_what_cannot_be_understood_is_refused(pattern):
     """A pattern that is malformed, not regular or too large is an error, not an empty match."""
     with pytest.raises(UsageError):
-        check(pattern)
+        PatternCheck().check([pattern])
     with pytest.raises(UsageError):
         TensorPatterns([[pattern]])
 

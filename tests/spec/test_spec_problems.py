@@ -202,6 +202,27 @@ def test_problems_are_bounded(problems):
     assert "900 more" in found[-1][2]
 
 
+def test_patterns_are_bounded(problems):
+    """What patterns cost is bounded over all of a spec, and the first that is too much has a place."""
+    rules = "".join(
+        f"  - {{tensors: 're:.{{1000}}{i}', constraint: NonNeg}}\n" for i in range(2000)
+    )
+    ((line, column, message, _),) = problems(f"version: 1\nrules:\n{rules}")
+    assert message == "tensors: the patterns are too large together"
+    assert 100 < line < 500
+    assert column == 15
+
+
+def test_a_bound_on_patterns_holds_back_no_other_problem(problems):
+    """Where patterns are too large together, what else is wrong is still said."""
+    rules = "".join(f"  - {{tensors: 're:.{{1000}}{i}', constraint: NonNeg}}\n" for i in range(400))
+    found = problems(f"version: 1\nrules:\n{rules}  - {{tensors: a, constraint: Nope}}\n")
+    assert [message.split(":")[0] for _, _, message, _ in found] == [
+        "tensors",
+        "unknown constraint 'Nope'",
+    ]
+
+
 def test_a_duplicate_id_is_refused(problems):
     """Two rules of one name could not be told apart in a report, given names and made ones alike."""
     rule = "{tensors: a, constraint: NonNeg"
