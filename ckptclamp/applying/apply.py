@@ -26,7 +26,7 @@ from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Dequantised, Role
 from ckptclamp.engine.executors import beside
-from ckptclamp.engine.requests import Kept
+from ckptclamp.engine.kept import Kept
 from ckptclamp.errors import NothingEvaluatedError, Notice, NotWrittenError, UnreadableError
 from ckptclamp.plan.build import exclusive
 from ckptclamp.plan.tensors import refuse_no_weights

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.audit import AuditOptions
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.engine.requests import Batch, Kept
+    from ckptclamp.engine.kept import Kept
+    from ckptclamp.engine.requests import Batch
     from ckptclamp.plan.build import Assignment
     from ckptclamp.spec.model import Projection
 

@@ -24,7 +24,7 @@ from ckptclamp.checkpoints.source import (
 from ckptclamp.constraints.custom import WholeTensorConstraint
 from ckptclamp.engine.executors import Meter, Progress
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Kept, Measurement, Request
+from ckptclamp.engine.requests import Measurement, Request
 from ckptclamp.engine.whole import measure_whole
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
+    from ckptclamp.engine.kept import Kept
     from ckptclamp.spec.model import Suppression
 
 MEBIBYTE = 1 << 20

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform, UnitStatistics
+from ckptclamp.constraints.base import Constraint, Judgement, Movement, Statistic, UnitStatistics
 from ckptclamp.errors import CkptclampError, UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
-
-    from ckptclamp.constraints.base import Constraint, UnitStatistics
 
 
 class WholeTensorConstraint(Constraint):
@@ -50,7 +48,7 @@ class WholeTensorConstraint(Constraint):
         move = statistics[Statistic.MOVE]
         return Judgement(move, np.zeros_like(move), move, statistics[Statistic.MAX_ABS])
 
-    def project(self, statistics: UnitStatistics) -> Transform:
+    def project(self, statistics: UnitStatistics) -> Movement:
         """Not possible: statistics do not say what the map does; see `apply`."""
         raise NotImplementedError(f"{self} projects whole tensors")
 
@@ -85,8 +83,8 @@ def try_out(constraint: Constraint) -> None:
     )
     with np.errstate(all="ignore"):
         _check_judgement(constraint.judge(sample))
-        for transform in (constraint.project(sample), constraint.project_keras(sample)):
-            _check_transform(transform)
+        for movement in (constraint.project(sample), constraint.project_keras(sample)):
+            _check_movement(movement)
         _check_shape("unmendable", constraint.unmendable(sample))
     constraint.interval()
     str(constraint)
@@ -99,12 +97,12 @@ def _check_judgement(judgement: object) -> None:
         _check_shape(f"the {name} of judge", getattr(judgement, name))
 
 
-def _check_transform(transform: object) -> None:
-    if not isinstance(transform, Transform):
-        raise TypeError(f"project returned {type(transform).__name__}, not a Transform")
-    for name in ("scale", "shift", "low", "high"):
-        if np.ndim(getattr(transform, name)):
-            _check_shape(f"the {name} of project", getattr(transform, name))
+def _check_movement(movement: object) -> None:
+    if not isinstance(movement, Movement):
+        raise TypeError(f"project returned {type(movement).__name__}, not a Transform")
+    for name, number in movement.numbers():
+        if np.ndim(number):
+            _check_shape(f"the {name} of project", number)
 
 
 def _check_shape(what: str, array: object) -> None:

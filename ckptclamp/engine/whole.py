@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.engine.requests import Batch, Failed, Measurement, Projected
-from ckptclamp.engine.transform import Rounding, rounded
+from ckptclamp.engine.job import Projected
+from ckptclamp.engine.requests import Batch, Failed, Measurement
+from ckptclamp.engine.rounding import Rounding, rounded
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
