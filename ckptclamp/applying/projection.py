@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project

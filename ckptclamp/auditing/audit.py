@@ -21,7 +21,7 @@ from ckptclamp.checkpoints.source import (
     Digests,
     Limits,
 )
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.engine.executors import Meter, Progress
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Measurement, Request

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -193,6 +193,15 @@ class Constraint(ABC):
         """As a person would write it: ``MaxNorm(max_value=2)``."""
         arguments = ", ".join(f"{key}={_number(v)}" for key, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+class BuiltIn(Constraint):
+    """A constraint that is a frozen dataclass of its arguments."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields, by name."""
+        assert is_dataclass(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _number(value: object) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Constraint, Judgement, Transform
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import Clip, NonNeg
 from ckptclamp.constraints.norms import KERAS_EPSILON, MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import UsageError
 
