@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -33,9 +33,11 @@ class Movement(ABC):
     def apply(self, w: NDArray[np.float64], over: Over, out: NDArray[np.float64]) -> None:
         """Put `w` moved into `out`, which may be `w` itself. All is float64."""
 
-    @abstractmethod
     def apply_as_keras(self, w: NDArray[Any], over: Over) -> NDArray[Any]:
-        """Return `w` moved as Keras does: numbers rounded to the dtype of `w`, computed in it."""
+        """Return `w` moved as Keras does, in the dtype of `w`; default: in float64, rounded to it."""
+        wide = w.astype(np.float64)
+        self.apply(wide, over, wide)
+        return wide.astype(w.dtype)
 
     @abstractmethod
     def steps(self, aim: Aim) -> Steps:
@@ -53,14 +55,12 @@ class Movement(ABC):
 
     def part(self, places: slice | NDArray[np.intp]) -> Self:
         """The movement of some of the units."""
-        return replace(self, **{name: v[places] if np.ndim(v) else v for name, v in self.numbers()})
+        return type(self)(*(v[places] if np.ndim(v) else v for _, v in self.numbers()))
 
     def where(self, chosen: NDArray[np.bool_], other: Self) -> Self:
         """This movement for the `chosen` units, and the `other` for the rest."""
-        both = ((name, mine, getattr(other, name)) for name, mine in self.numbers())
-        return replace(
-            self, **{name: a if a is b else np.where(chosen, a, b) for name, a, b in both}
-        )
+        both = zip(self.numbers(), other.numbers(), strict=True)
+        return type(self)(*(a if a is b else np.where(chosen, a, b) for (_, a), (_, b) in both))
 
     def numbers(self) -> list[tuple[str, Any]]:
         """The name and the value of each `Number`."""
@@ -99,14 +99,20 @@ class Step:
 
     def where(self, chosen: NDArray[np.bool_], other: Step) -> Step:
         """This step for the `chosen` units, and the `other` for the rest."""
+        if other is self:
+            return self
         movement = self.movement.where(chosen, other.movement)
         return Step(movement, np.where(chosen, self.rounding, other.rounding))
 
 
 class Steps(ABC):
-    """What a search tries, one `step` after the other, always from the original weights."""
+    """What a search tries, one `step` after the other, always from the original weights.
+
+    At most `most` are tried: each is a pass over the weights of units that no block holds whole.
+    """
 
     step: Step
+    most: int
 
     @abstractmethod
     def correct(self, correction: Any, trials: int) -> None:  # noqa: ANN401 - the same kind's
@@ -170,6 +176,9 @@ class Transform(Movement):
         return not (self._shifts or self._bounded)
 
 
+_TRIALS = 10
+_TWO_SIDED_TRIALS = 5
+
 _NEAREST_TRIALS = 4
 """Trials that round to the nearest number; then rounding is directed inward."""
 
@@ -192,6 +201,7 @@ class _AffineSteps(Steps):
         self._projection = scale
         self._low, self._high = np.zeros(aim.units), np.full(aim.units, np.inf)
         self._one_sided = aim.one_sided
+        self.most = _TRIALS if aim.one_sided else _TWO_SIDED_TRIALS
         rounding = np.zeros(aim.units, np.int8)
         if aim.one_sided:
             self._scale = scale * (1 + self._direction * aim.margin)

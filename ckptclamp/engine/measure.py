@@ -218,10 +218,8 @@ def _assemble(
             request = requests[part.request]
             if part.weights < request.unit * count_of(part.units):
                 pending[part.request, part.units] = part
-                continue
-            with np.errstate(all="ignore"):
-                statistics = part.partial.statistics(request.needs, request.unit)
-            yield Batch(part.request, part.units, statistics)
+            else:
+                yield request.finished(part.request, part.units, part.partial)
         if progress is not None:
             progress(sum(_bytes(segment) for segment in item))
     lost = {request for request, _ in pending} - failed

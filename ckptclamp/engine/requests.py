@@ -48,6 +48,11 @@ class Request:
         """Weights in a unit."""
         return math.prod(self.tensor.shape[axis] for axis in self.axes)
 
+    def finished(self, place: int, units: Box, partial: Partial) -> Batch:
+        """Answer with units that are complete; `place` is this request's."""
+        with np.errstate(all="ignore"):
+            return Batch(place, units, partial.statistics(self.needs, self.unit))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -193,7 +198,7 @@ class _Gatherer:
         self.kept = request.kept
         self.complete = grid.completes(request.axes)
         self.done: list[Answer] = []
-        self.run: list[tuple[Box, UnitStatistics]] = []
+        self.run: list[tuple[Box, Partial]] = []
         self.open: dict[Box, tuple[Partial, int]] = {}
 
     def take(self, box: Box, block: NDArray[Any]) -> None:
@@ -205,7 +210,7 @@ class _Gatherer:
         if self.complete:
             if self.run and not adjacent(self.run[-1][0], units):
                 self._flush()
-            self.run.append((units, partial.statistics(self.request.needs, self.request.unit)))
+            self.run.append((units, partial))
             return
         before, weights = self.open.get(units, (None, 0))
         if before is not None:
@@ -237,7 +242,7 @@ class _Gatherer:
         """Make one batch of neighbouring boxes whose units are complete."""
         if not self.run:
             return
-        boxes, statistics = zip(*self.run, strict=True)
+        boxes, partials = zip(*self.run, strict=True)
         units = tuple((a[0], b[1]) for a, b in zip(boxes[0], boxes[-1], strict=True))
-        self.done.append(Batch(self.place, units, UnitStatistics.joined(statistics)))
+        self.done.append(self.request.finished(self.place, units, Partial.joined(partials)))
         self.run.clear()

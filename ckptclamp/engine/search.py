@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint, UnitStatistics
     from ckptclamp.constraints.movement import Step
 
-_TRIALS = 10
-_TWO_SIDED_TRIALS = 5
-
 
 class Search:
     """The search over some units at once, all of which are to be mended.
@@ -86,7 +83,7 @@ class Search:
         self.left &= ~conforming
         self.active &= ~reached
         self.trials += 1
-        if self.trials == (_TRIALS if one_sided else _TWO_SIDED_TRIALS):
+        if self.trials == self._steps.most:
             self.active[:] = False
         if self.active.any():
             self._steps.correct(self.constraint.project(stored), self.trials)

@@ -7,7 +7,7 @@ order of the segments. Both are the same for any number of workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,26 @@ class Partial:
             mine_count = 0 if self.nonfinite is None else self.nonfinite
             self.nonfinite = mine_count + other.nonfinite
 
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Partial]) -> Partial:
+        """Join statistics of whole units that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        for part in parts:
+            part.close()
+        keys = parts[0].values
+        values = {key: np.concatenate([part.values[key] for part in parts]) for key in keys}
+        if all(part.nonfinite is None for part in parts):
+            return cls(values)
+        counts = [
+            np.zeros(len(part), np.int64) if part.nonfinite is None else part.nonfinite
+            for part in parts
+        ]
+        return cls(values, np.concatenate(counts))
+
     def close(self) -> None:
         """Turn sums of squares into norms."""
         squares = self.values.pop(SQUARES, None)
@@ -79,11 +99,10 @@ class Partial:
         if Statistic.MAX_ABS in needs:
             low, high = self.values[Statistic.MIN], self.values[Statistic.MAX]
             self.values[Statistic.MAX_ABS] = np.maximum(-low, high)
-        units = len(next(iter(self.values.values())))
         return UnitStatistics(
             size=size,
             values={key: self.values[key] for key in sorted(needs)},
-            nonfinite=np.zeros(units, np.int64) if self.nonfinite is None else self.nonfinite,
+            nonfinite=np.zeros(len(self), np.int64) if self.nonfinite is None else self.nonfinite,
         )
 
 
