@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.options import Running
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.engine.requests import Batch, Kept
+    from ckptclamp.engine.kept import Kept
+    from ckptclamp.engine.requests import Batch
     from ckptclamp.plan.build import Assignment
     from ckptclamp.spec.model import Projection
 

@@ -16,7 +16,7 @@ from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
 from ckptclamp.engine.executors import Meter
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Kept, Measurement, Request
+from ckptclamp.engine.requests import Measurement, Request
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.plan.tensors import all_names
@@ -24,6 +24,7 @@ from ckptclamp.spec.model import Declared, Spec
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
+    from ckptclamp.engine.kept import Kept
     from ckptclamp.spec.model import Suppression
 
 _HASHED_UNASKED = 64 * MEBIBYTE
@@ -262,7 +263,7 @@ def _measured_whole(
     reader: TensorReader, assignments: Sequence[Assignment], memory: int
 ) -> Iterator[tuple[int, Measurement]]:
     """What only a whole tensor can tell."""
-    from ckptclamp.constraints.custom import WholeTensorConstraint
+    from ckptclamp.constraints.whole import WholeTensorConstraint
     from ckptclamp.engine.whole import measure_whole
 
     for index, assignment in enumerate(assignments):

@@ -1,29 +1,33 @@
 """What a constraint is: two small functions over per-unit statistics.
 
 A streaming constraint names the statistics that it needs, judges them, and turns them into one
-elementwise transform, ``clip(w * scale + shift, low, high)``. Statistics of parts merge, and the
-transform is elementwise, so one engine serves every constraint at any size.
+elementwise movement, mostly ``clip(w * scale + shift, low, high)``. Statistics of parts merge, and
+the movement is elementwise, so one engine serves every constraint at any size.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from ckptclamp.constraints.movement import Movement, Transform
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.dtypes import StorageDType
+
+__all__ = ["Constraint", "Judgement", "Movement", "Statistic", "Transform", "UnitStatistics"]
+"""All that a constraint is written with; the rest are helpers of the built-in ones."""
 
 
 class Statistic(StrEnum):
@@ -38,7 +42,7 @@ class Statistic(StrEnum):
     MAX_ABS = "max_abs"
     MOVE = "move"
     """How far a constraint on a whole tensor moves the weight that it moves most; no kernel
-    measures it, only `streaming.whole` does."""
+    measures it, only `engine.whole` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,36 @@ class UnitStatistics:
 
     def __len__(self) -> int:
         return len(self.nonfinite)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the arrays take."""
+        return self.nonfinite.nbytes + sum(value.nbytes for value in self.values.values())
+
+    @classmethod
+    def joined(cls, parts: Sequence[UnitStatistics]) -> UnitStatistics:
+        """Statistics of units that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            parts[0].size,
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0].values},
+            np.concatenate([part.nonfinite for part in parts]),
+        )
+
+    def part(self, places: slice | NDArray[np.intp]) -> UnitStatistics:
+        """Statistics of some of the units."""
+        values = {key: value[places] for key, value in self.values.items()}
+        return UnitStatistics(self.size, values, self.nonfinite[places])
+
+    def scattered(self, places: NDArray[np.intp], units: int) -> UnitStatistics:
+        """Statistics of `units` units: these at `places`, and of the others only NaN."""
+        if len(places) == units:
+            return self
+        values = {key: np.full(units, np.nan) for key in self.values}
+        for key, value in self.values.items():
+            values[key][places] = value
+        return UnitStatistics(self.size, values, np.zeros(units, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +120,6 @@ class Judgement:
         """The distance relative to the bound; infinite outside a bound of 0."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.distance == 0, 0.0, self.distance / self.scale)
-
-
-@dataclass(frozen=True, slots=True)
-class Transform:
-    """``clip(w * scale + shift, low, high)``, each a number or an array of shape (units,)."""
-
-    scale: NDArray[np.float64] | float = 1.0
-    shift: NDArray[np.float64] | float = 0.0
-    low: NDArray[np.float64] | float = field(default=-np.inf)
-    high: NDArray[np.float64] | float = field(default=np.inf)
 
 
 class Constraint(ABC):
@@ -132,10 +156,10 @@ class Constraint(ABC):
         """Compare each unit with the constraint. Non-finite units need no care here."""
 
     @abstractmethod
-    def project(self, statistics: UnitStatistics) -> Transform:
-        """The transform that takes each unit to the nearest point of the set (identity inside)."""
+    def project(self, statistics: UnitStatistics) -> Movement:
+        """The movement that takes each unit to the nearest point of the set (identity inside)."""
 
-    def project_keras(self, statistics: UnitStatistics) -> Transform:
+    def project_keras(self, statistics: UnitStatistics) -> Movement:
         """What Keras' own formula does to each unit, conforming ones too; default: `project`."""
         return self.project(statistics)
 
@@ -169,6 +193,15 @@ class Constraint(ABC):
         """As a person would write it: ``MaxNorm(max_value=2)``."""
         arguments = ", ".join(f"{key}={_number(v)}" for key, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+class BuiltIn(Constraint):
+    """A constraint that is a frozen dataclass of its arguments."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields, by name."""
+        assert is_dataclass(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _number(value: object) -> str:

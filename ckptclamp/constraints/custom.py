@@ -1,4 +1,4 @@
-"""Constraints that no statistics of units can tell: they need the whole tensor at once."""
+"""Users' own constraints: imported where that is allowed, tried out, and wrapped if callables."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import functools
 import importlib
 import re
 import sys
-from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform, UnitStatistics
+from ckptclamp.constraints.base import Constraint, Judgement, Movement, Statistic, UnitStatistics
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import CkptclampError, UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -19,98 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
-
-    from ckptclamp.constraints.base import Constraint, UnitStatistics
-
-
-class WholeTensorConstraint(Constraint):
-    """A map from a whole tensor to what it would be after projection.
-
-    What a tensor violates is how far the map would move it.
-    """
-
-    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MOVE, Statistic.MAX_ABS})
-    one_sided = False
-    streaming: ClassVar[bool] = False
-
-    @abstractmethod
-    def apply(self, w: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the projected tensor in float64 and the shape of `w`.
-
-        Raises:
-            UnreadableError: it cannot be projected.
-        """
-
-    def apply_keras(self, w: NDArray[Any]) -> NDArray[np.float64]:
-        """What Keras' own formula makes of `w`; default: `apply`."""
-        return self.apply(w)
-
-    def judge(self, statistics: UnitStatistics) -> Judgement:
-        """Compare the largest move with none at all, relative to the largest magnitude."""
-        move = statistics[Statistic.MOVE]
-        return Judgement(move, np.zeros_like(move), move, statistics[Statistic.MAX_ABS])
-
-    def project(self, statistics: UnitStatistics) -> Transform:
-        """Not possible: statistics do not say what the map does; see `apply`."""
-        raise NotImplementedError(f"{self} projects whole tensors")
-
-    def interval(self) -> tuple[float | None, float | None]:
-        """No weight may move at all."""
-        return None, 0.0
-
-
-_UNITS = 3
-
-
-def try_out(constraint: Constraint) -> None:
-    """Ask `constraint` for everything that an audit asks for.
-
-    Raises:
-        TypeError: it lacks something, or answers in another form than `Constraint` says.
-        Exception: whatever its own methods raise.
-    """
-    needs = getattr(constraint, "needs", None)
-    if not isinstance(needs, frozenset) or not needs <= set(Statistic) - {Statistic.MOVE}:
-        raise TypeError("`needs` is no frozenset of the statistics that can be streamed")
-    if not constraint.streaming:
-        raise TypeError("it does not stream; write it as a plain callable w -> w")
-    if constraint.elementwise:
-        low, high = constraint.bounds()
-        if not low <= high:
-            raise TypeError(f"its bounds are {low} and {high}")
-    sample = UnitStatistics(
-        size=2,
-        values={statistic: np.arange(_UNITS, dtype=np.float64) for statistic in needs},
-        nonfinite=np.zeros(_UNITS, dtype=np.int64),
-    )
-    with np.errstate(all="ignore"):
-        _check_judgement(constraint.judge(sample))
-        for transform in (constraint.project(sample), constraint.project_keras(sample)):
-            _check_transform(transform)
-        _check_shape("unmendable", constraint.unmendable(sample))
-    constraint.interval()
-    str(constraint)
-
-
-def _check_judgement(judgement: object) -> None:
-    if not isinstance(judgement, Judgement):
-        raise TypeError(f"judge returned {type(judgement).__name__}, not a Judgement")
-    for name in ("measured", "bound", "distance", "scale"):
-        _check_shape(f"the {name} of judge", getattr(judgement, name))
-
-
-def _check_transform(transform: object) -> None:
-    if not isinstance(transform, Transform):
-        raise TypeError(f"project returned {type(transform).__name__}, not a Transform")
-    for name in ("scale", "shift", "low", "high"):
-        if np.ndim(getattr(transform, name)):
-            _check_shape(f"the {name} of project", getattr(transform, name))
-
-
-def _check_shape(what: str, array: object) -> None:
-    shape = np.asarray(array).shape
-    if shape != (_UNITS,):
-        raise TypeError(f"{what} has shape {shape}, not one number for each unit")
 
 
 _CLASS_NAME = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*(?:\.\w+)*)")
@@ -235,6 +143,60 @@ def _tried(made: Constraint, class_name: str) -> Constraint:
     except (Exception, SystemExit) as error:
         raise UsageError(f"{class_name} does not work: {_one_line(error)}") from error
     return made
+
+
+_UNITS = 3
+
+
+def try_out(constraint: Constraint) -> None:
+    """Ask `constraint` for everything that an audit asks for.
+
+    Raises:
+        TypeError: it lacks something, or answers in another form than `Constraint` says.
+        Exception: whatever its own methods raise.
+    """
+    needs = getattr(constraint, "needs", None)
+    if not isinstance(needs, frozenset) or not needs <= set(Statistic) - {Statistic.MOVE}:
+        raise TypeError("`needs` is no frozenset of the statistics that can be streamed")
+    if not constraint.streaming:
+        raise TypeError("it does not stream; write it as a plain callable w -> w")
+    if constraint.elementwise:
+        low, high = constraint.bounds()
+        if not low <= high:
+            raise TypeError(f"its bounds are {low} and {high}")
+    sample = UnitStatistics(
+        size=2,
+        values={statistic: np.arange(_UNITS, dtype=np.float64) for statistic in needs},
+        nonfinite=np.zeros(_UNITS, dtype=np.int64),
+    )
+    with np.errstate(all="ignore"):
+        _check_judgement(constraint.judge(sample))
+        for movement in (constraint.project(sample), constraint.project_keras(sample)):
+            _check_movement(movement)
+        _check_shape("unmendable", constraint.unmendable(sample))
+    constraint.interval()
+    str(constraint)
+
+
+def _check_judgement(judgement: object) -> None:
+    if not isinstance(judgement, Judgement):
+        raise TypeError(f"judge returned {type(judgement).__name__}, not a Judgement")
+    for name in ("measured", "bound", "distance", "scale"):
+        _check_shape(f"the {name} of judge", getattr(judgement, name))
+
+
+def _check_movement(movement: object) -> None:
+    if not isinstance(movement, Movement):
+        raise TypeError(f"project returned {type(movement).__name__}, not a Transform")
+    for name, number in movement.numbers():
+        if np.ndim(number):
+            _check_shape(f"the {name} of project", number)
+
+
+def _check_shape(what: str, array: object) -> None:
+    shape = np.asarray(array).shape
+    if shape != (_UNITS,):
+        raise TypeError(f"{what} has shape {shape}, not one number for each unit")
 
 
 def _as_keras_calls(made: Any) -> Callable[[Any], Any]:  # noqa: ANN401

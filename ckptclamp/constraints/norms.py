@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ckptclamp.constraints.base import (
-    Constraint,
+    BuiltIn,
     Judgement,
     Statistic,
     Transform,
@@ -34,7 +34,7 @@ KERAS_EPSILON = 1e-7
 """`keras.config.epsilon()` unless a user changed it; files do not record it."""
 
 
-class _NormConstraint(Constraint):
+class _NormConstraint(BuiltIn):
     """What the three have in common: an interval in which each unit's norm must lie."""
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.NORM})
@@ -101,10 +101,6 @@ class MaxNorm(_NormConstraint):
         norm = statistics[Statistic.NORM]
         return Transform(scale=_keras_factor(np.clip(norm, 0.0, self.max_value), norm))
 
-    def get_config(self) -> dict[str, Any]:
-        """``max_value``."""
-        return {"max_value": self.max_value}
-
     def _allowed(self) -> tuple[float, float]:
         return 0.0, self.max_value
 
@@ -146,10 +142,6 @@ class MinMaxNorm(_NormConstraint):
         clipped = np.clip(norm, self.min_value, self.max_value)
         return Transform(scale=_keras_factor(self.rate * clipped + (1 - self.rate) * norm, norm))
 
-    def get_config(self) -> dict[str, Any]:
-        """``min_value``, ``max_value`` and ``rate``."""
-        return {"min_value": self.min_value, "max_value": self.max_value, "rate": self.rate}
-
     def _allowed(self) -> tuple[float, float]:
         return self.min_value, self.max_value
 
@@ -168,10 +160,6 @@ class UnitNorm(_NormConstraint):
         """``w / (1e-7 + n)``, of every unit."""
         norm = statistics[Statistic.NORM]
         return Transform(scale=_keras_factor(np.ones_like(norm), norm))
-
-    def get_config(self) -> dict[str, Any]:
-        """No arguments."""
-        return {}
 
     def _allowed(self) -> tuple[float, float]:
         return 1.0, 1.0

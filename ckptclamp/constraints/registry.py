@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.center import CenterAround
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
-from ckptclamp.constraints.radial import RadialConstraint
+from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

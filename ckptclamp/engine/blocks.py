@@ -113,16 +113,26 @@ def _ordered(
 ) -> Grid:
     """Visit boxes in the order of the file, unless too many units would stay incomplete."""
     natural = Grid(shape, tile, tuple(range(len(shape))))
-    kept = tuple(axis for axis in natural.order if axis not in axes)
+    kept = kept_axes(len(shape), axes)
     units = math.prod(shape[axis] for axis in kept)
     if natural.completes(axes) or (not striped and units <= PENDING):
         return natural
     return Grid(shape, tile, kept + axes)
 
 
-def _even(extent: int, limit: int) -> int:
-    """The largest part when `extent` is cut into as few parts of nearly equal length as fit."""
-    return -(-extent // -(-extent // limit))
+def kept_axes(rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes along which units that span `axes` are counted."""
+    return tuple(axis for axis in range(rank) if axis not in axes)
+
+
+def count_of(box: Box) -> int:
+    """How many elements, or units, a box holds."""
+    return math.prod(stop - start for start, stop in box)
+
+
+def within(box: Box, part: Box) -> tuple[slice, ...]:
+    """Where `part` of `box` lies in an array of the box."""
+    return tuple(slice(a - start, b - start) for (start, _), (a, b) in zip(box, part, strict=True))
 
 
 def adjacent(before: Box, after: Box) -> bool:
@@ -133,6 +143,11 @@ def adjacent(before: Box, after: Box) -> bool:
     axis = differing[0]
     outer = all(stop - start == 1 for start, stop in before[:axis])
     return outer and before[axis][1] == after[axis][0]
+
+
+def _even(extent: int, limit: int) -> int:
+    """The largest part when `extent` is cut into as few parts of nearly equal length as fit."""
+    return -(-extent // -(-extent // limit))
 
 
 _ALIGNMENT = 64
@@ -169,6 +184,11 @@ class Spread:
     shape: tuple[int, ...]
     axes: tuple[int, ...]
     place: tuple[slice, ...]
+
+    @classmethod
+    def all_of(cls, shape: tuple[int, ...], axes: tuple[int, ...]) -> Spread:
+        """Spread over a whole block."""
+        return cls(shape, axes, (slice(None),) * len(shape))
 
     def __call__(self, per_unit: Any) -> NDArray[Any]:  # noqa: ANN401 - a number or an array
         """Return something that broadcasts with the part of the block."""

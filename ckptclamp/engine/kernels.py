@@ -1,4 +1,12 @@
-"""Reductions of one cache-resident block, each a few calls of NumPy.
+"""The arithmetic over weights, each function a few calls of NumPy on a buffer that a cache holds.
+
+These are all the functions that touch every weight of an audit, and compiled kernels would replace:
+
+- `widen`: any storage dtype to float64;
+- `extremes`: minimum and maximum of each unit, of weights as they are stored;
+- `reduce`: sum, minimum, maximum or or (logical) of each unit;
+- `sum_of_magnitudes`, and `sum_of_squares` of float64, or `sum_of_squares_in_pieces` of any dtype;
+- `all_finite` and `count_nonfinite`.
 
 A block has the shape of a box and some reduced axes. Size-1 axes are dropped and neighbours of the
 same status merged, so that every case is one of a few: rows (the last axis is reduced), columns
@@ -14,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -83,14 +91,11 @@ def _square_columns(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def sum_of_squares_in_pieces(
-    block: NDArray[Any],
-    axes: tuple[int, ...],
-    widen: Callable[[NDArray[Any]], NDArray[np.float64]],
-    piece: int,
+    block: NDArray[Any], axes: tuple[int, ...], workspace: Workspace, piece: int
 ) -> NDArray[np.float64] | None:
     """Do as `sum_of_squares` for a C-contiguous block that is larger than the cache.
 
-    About `piece` elements at a time are made float64 by `widen` and summed. Rows come out, bit for
+    About `piece` elements at a time are made float64 and summed. Rows come out, bit for
     bit, as in `sum_of_squares`. ``None`` where units are neither the rows nor the columns of one
     matrix, or have no runs of equal length.
     """
@@ -104,7 +109,7 @@ def sum_of_squares_in_pieces(
         runs = block.reshape(-1, run)
         sums = np.empty(len(runs))
         for part in _parts(len(runs), piece // run):
-            wide = widen(runs[part])
+            wide = widen(runs[part], workspace)
             np.vecdot(wide, wide, out=sums[part])
         return np.asarray(sums.reshape(*extents[:-1], -1).sum(axis=-1)).reshape(-1)
     if len(extents) < 2:
@@ -112,7 +117,7 @@ def sum_of_squares_in_pieces(
     columns = block.reshape(extents)
     total = np.zeros(extents[1])
     for part in _parts(extents[0], piece // extents[1]):
-        total += _square_columns(widen(columns[part]))
+        total += _square_columns(widen(columns[part], workspace))
     return total
 
 
@@ -138,6 +143,24 @@ def reduce(ufunc: np.ufunc, block: NDArray[Any], axes: tuple[int, ...]) -> NDArr
     head, tail = folded
     result = ufunc.reduce(ufunc.reduce(head, axis=0).reshape(-1, x.shape[1]), axis=0)
     return np.asarray(ufunc(result, ufunc.reduce(tail, axis=0)) if len(tail) else result)
+
+
+def sum_of_magnitudes(
+    block: NDArray[np.float64], axes: tuple[int, ...], scratch: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sum the magnitudes of each unit of a C-contiguous float64 `block`, as `sum_of_squares` does."""
+    return reduce(np.add, np.abs(block, out=scratch.reshape(block.shape)), axes)
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite."""
+    return bool(np.isfinite(values).all())
+
+
+def count_nonfinite(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """Count the NaN and infinities of each unit; ``None`` if there are none at all."""
+    count = reduce(np.add, (~np.isfinite(block)).astype(np.int64), axes)
+    return count if count.any() else None
 
 
 def _square_rows(x: NDArray[np.float64], scratch: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,17 +14,19 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Chunked, Computed
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, grid_of
+from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, count_of, grid_of
 from ckptclamp.engine.executors import in_order, threads
-from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
-from ckptclamp.engine.segments import (
+from ckptclamp.engine.requests import (
     Answer,
+    Batch,
+    Failed,
     Group,
     Item,
+    Measurement,
     Part,
+    Request,
+    Screened,
     Segment,
-    count_of,
-    finished,
     reduce_elsewhere,
     reduce_item,
 )
@@ -162,10 +164,9 @@ def _result_bytes(group: Group) -> int:
     weights = min(group.tensor.size, SEGMENT)
     total = 0
     for _, request in group.requests:
-        unit = math.prod(request.tensor.shape[axis] for axis in request.axes)
         # A weight that is a unit is each of its own statistics.
         arrays = 1 + (len(request.needs) if request.axes else 1)
-        total += 8 * arrays * -(-weights // min(unit, 8))
+        total += 8 * arrays * -(-weights // min(request.unit, 8))
     return total
 
 
@@ -215,11 +216,10 @@ def _assemble(
                 continue
             part = _merged(pending.pop((answer.request, answer.units), None), answer)
             request = requests[part.request]
-            size = math.prod(request.tensor.shape[axis] for axis in request.axes)
-            if part.weights < size * count_of(part.units):
+            if part.weights < request.unit * count_of(part.units):
                 pending[part.request, part.units] = part
             else:
-                yield finished(part.request, request, part.units, part.partial)
+                yield request.finished(part.request, part.units, part.partial)
         if progress is not None:
             progress(sum(_bytes(segment) for segment in item))
     lost = {request for request, _ in pending} - failed

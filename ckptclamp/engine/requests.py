@@ -1,17 +1,27 @@
-"""The words between an audit and the streaming engine: what to measure, and what came back."""
+"""Requests, and how one worker answers them: box by box of a segment, from one read of the tensor."""
 
 from __future__ import annotations
 
+import math
+import pickle
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.tensor import Box, Tensor
+import numpy as np
+
+from ckptclamp.checkpoints.tensor import Box, Tensor, box_shape
 from ckptclamp.constraints.base import Statistic, UnitStatistics
+from ckptclamp.engine.blocks import Grid, Workspace, adjacent, kept_axes
+from ckptclamp.engine.statistics import Partial, extremes_inside, measure_box, measured
+from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
-    from ckptclamp.checkpoints.tensor import Tensor
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import TensorReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +41,17 @@ class Request:
     @property
     def kept(self) -> tuple[int, ...]:
         """The axes along which units are counted."""
-        return tuple(i for i in range(len(self.tensor.shape)) if i not in self.axes)
+        return kept_axes(len(self.tensor.shape), self.axes)
+
+    @property
+    def unit(self) -> int:
+        """Weights in a unit."""
+        return math.prod(self.tensor.shape[axis] for axis in self.axes)
+
+    def finished(self, place: int, units: Box, partial: Partial) -> Batch:
+        """Answer with units that are complete; `place` is this request's."""
+        with np.errstate(all="ignore"):
+            return Batch(place, units, partial.statistics(self.needs, self.unit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,11 @@ class Screened:
     minimum: float
     maximum: float
 
+    def followed_by(self, other: Screened) -> Screened:
+        """These units and the next ones."""
+        low, high = min(other.minimum, self.minimum), max(other.maximum, self.maximum)
+        return Screened(self.request, self.count + other.count, low, high)
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -70,72 +95,154 @@ Measurement = Batch | Screened | Failed
 """What the engine answers, piece by piece."""
 
 
+WORKSPACE = Workspace()
+"""The buffers of this thread, whatever it works on."""
+
+
 @dataclass(frozen=True, slots=True)
-class Projected:
-    """What a projection did to one tensor.
+class Group:
+    """Requests, by their place, that are measured in one read of one tensor."""
 
-    `changed` counts units of which a byte is another; `largest_change` is the largest change of a
-    weight, relative to the largest magnitude in its unit; `left` counts units that still lie
-    outside the tolerance: that no projection can mend, or that the dtype cannot hold.
+    tensor: Tensor
+    grid: Grid
+    requests: tuple[tuple[int, Request], ...]
+
+    def failed(self, reason: str, hint: str | None = None) -> list[Answer]:
+        """Answer every request by `Failed`."""
+        return [Failed(place, reason, hint) for place, _ in self.requests]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Boxes `first` to `last` (exclusive) of a group's grid."""
+
+    group: Group
+    first: int
+    last: int
+
+
+Item = tuple[Segment, ...]
+"""What is handed to a worker at once: one segment, or several small ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Statistics of `weights` weights of units that other segments have weights of, too."""
+
+    request: int
+    units: Box
+    weights: int
+    partial: Partial
+
+
+Answer = Part | Batch | Screened | Failed
+
+
+def reduce_item(reader: TensorReader, item: Item) -> list[Answer]:
+    """Measure every segment of `item`. A segment that cannot be read answers `Failed`."""
+    with np.errstate(all="ignore"):
+        return [answer for segment in item for answer in _reduce(reader, segment)]
+
+
+def reduce_elsewhere(opener: bytes, item: Item) -> list[Answer]:
+    """Do `reduce_item` in another process, which opens the checkpoint itself, once."""
+    return reduce_item(_reopened(opener), item)
+
+
+@lru_cache(maxsize=4)
+def _reopened(opener: bytes) -> TensorReader:
+    open_again: Callable[[], TensorReader] = pickle.loads(opener)  # noqa: S301 - pickled by us
+    return open_again()
+
+
+def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
+    group = segment.group
+    gatherers = [_Gatherer(place, request, group.grid) for place, request in group.requests]
+    try:
+        for index in range(segment.first, segment.last):
+            box = group.grid.box(index)
+            block = read(reader, group.tensor, box)
+            for gatherer in gatherers:
+                gatherer.take(box, block)
+    except UnreadableError as error:
+        return group.failed(error.message, error.hint)
+    except MemoryError:
+        return group.failed("there is not enough memory to read it")
+    return [answer for gatherer in gatherers for answer in gatherer.answers()]
+
+
+def read(reader: TensorReader, tensor: Tensor, box: Box) -> NDArray[Any]:
+    """Read `box` into this thread's buffer.
+
+    Raises:
+        UnreadableError: as `TensorReader.read`; or the reader gave something else than was asked.
     """
-
-    units: int
-    changed: int
-    largest_change: float
-    left: int
-
-    def __add__(self, other: Projected) -> Projected:
-        return Projected(
-            self.units + other.units,
-            self.changed + other.changed,
-            max(self.largest_change, other.largest_change),
-            self.left + other.left,
+    assert tensor.dtype is not None
+    shape = box_shape(box)
+    buffer = WORKSPACE.bytes("read", math.prod(shape) * tensor.dtype.itemsize)
+    block = reader.read(tensor, box, buffer.data)
+    if block.shape != shape or block.dtype != tensor.dtype.numpy:
+        raise UnreadableError(
+            f"asked for {tensor.dtype} {shape}, got {block.dtype} {block.shape}", tensor=tensor.name
         )
+    return block
 
 
-Key = tuple[str, str]
-"""The names of a tensor and of a rule."""
+class _Gatherer:
+    """Collects what a segment's boxes say about one request."""
 
+    def __init__(self, place: int, request: Request, grid: Grid) -> None:
+        self.place = place
+        self.request = request
+        self.needs = measured(request.needs)
+        self.kept = request.kept
+        self.complete = grid.completes(request.axes)
+        self.done: list[Answer] = []
+        self.run: list[tuple[Box, Partial]] = []
+        self.open: dict[Box, tuple[Partial, int]] = {}
 
-class Kept:
-    """What `measure` answered, up to `memory` bytes.
-
-    A tensor of which one piece does not fit is forgotten, and so is one that was not answered unit
-    by unit.
-    """
-
-    def __init__(self, memory: int) -> None:
-        self._room = memory
-        self._batches: dict[Key, list[Batch]] = {}
-        self._forgotten: set[Key] = set()
-
-    def add(self, tensor: Tensor, rule: str, answer: Measurement) -> None:
-        """Keep `answer` about `tensor` under `rule`, if it may be of use."""
-        key = (tensor.name, rule)
-        if key in self._forgotten:
+    def take(self, box: Box, block: NDArray[Any]) -> None:
+        """Measure one block."""
+        if self.request.bounds is not None and self._screen(block, self.request.bounds):
             return
-        if not isinstance(answer, Batch):
-            self._forget(key)
+        partial = measure_box(block, self.request.axes, self.needs, WORKSPACE)
+        units = tuple([box[axis] for axis in self.kept])
+        if self.complete:
+            if self.run and not adjacent(self.run[-1][0], units):
+                self._flush()
+            self.run.append((units, partial))
             return
-        self._room -= _bytes(answer)
-        self._batches.setdefault(key, []).append(answer)
-        if self._room < 0:
-            self._forget(key)
+        before, weights = self.open.get(units, (None, 0))
+        if before is not None:
+            before.merge(partial)
+        self.open[units] = (before or partial, weights + block.size)
 
-    def take(self, tensor: Tensor, rule: str) -> Sequence[Batch]:
-        """Return everything that was answered for a tensor and a rule, or nothing; once."""
-        return self._remove((tensor.name, rule))
+    def answers(self) -> list[Answer]:
+        """Everything that was gathered, in the order of the boxes."""
+        self._flush()
+        for units, (partial, weights) in self.open.items():
+            partial.close()
+            self.done.append(Part(self.place, units, weights, partial))
+        return self.done
 
-    def _remove(self, key: Key) -> list[Batch]:
-        batches = self._batches.pop(key, [])
-        self._room += sum(map(_bytes, batches))
-        return batches
+    def _screen(self, block: NDArray[Any], bounds: tuple[float, float]) -> bool:
+        """Answer for a whole block of single weights by its extremes, if they are in bounds."""
+        found = extremes_inside(block, bounds, WORKSPACE)
+        if found is None:
+            return False
+        self._flush()
+        screened = Screened(self.place, block.size, *found)
+        if self.done and isinstance(before := self.done[-1], Screened):
+            self.done[-1] = before.followed_by(screened)
+        else:
+            self.done.append(screened)
+        return True
 
-    def _forget(self, key: Key) -> None:
-        self._forgotten.add(key)
-        self._remove(key)
-
-
-def _bytes(batch: Batch) -> int:
-    statistics = batch.statistics
-    return statistics.nonfinite.nbytes + sum(value.nbytes for value in statistics.values.values())
+    def _flush(self) -> None:
+        """Make one batch of neighbouring boxes whose units are complete."""
+        if not self.run:
+            return
+        boxes, partials = zip(*self.run, strict=True)
+        units = tuple((a[0], b[1]) for a, b in zip(boxes[0], boxes[-1], strict=True))
+        self.done.append(self.request.finished(self.place, units, Partial.joined(partials)))
+        self.run.clear()

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.constraints.base import Transform, UnitStatistics
-from ckptclamp.engine.blocks import PENDING
+from ckptclamp.constraints.base import UnitStatistics
+from ckptclamp.engine.blocks import PENDING, count_of
 from ckptclamp.engine.executors import in_order
+from ckptclamp.engine.job import Job, Projected
+from ckptclamp.engine.kept import Known
 from ckptclamp.engine.measure import measure_boxes
-from ckptclamp.engine.mending import Job, joined
-from ckptclamp.engine.requests import Batch, Failed, Projected
-from ckptclamp.engine.segments import WORKSPACE, Group, count_of, read
+from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, Group, read
 from ckptclamp.engine.transform import (
     Arithmetic,
     as_keras,
@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.engine.search import Step
-
+    from ckptclamp.constraints.movement import Step
 
 _FEW = 4
 """Where fewer than one unit in so many moves, the others are left out of the arithmetic."""
@@ -57,12 +56,13 @@ def spanning_units(
 ) -> Iterator[tuple[int, Projected]]:
     """Project all units, as many at a time as the accumulators have room for.
 
-    `known` is what is known of the units beforehand: everything, or nothing. Yields how many weights
+    `known` is what was kept of the units: everything, or nothing. Yields how many weights
     were looked at, and what was done to their units.
     """
+    beforehand = Known(job.request, known)
     for first, last in _unit_groups(job):
         with np.errstate(all="ignore"):
-            done = _Units(job, range(first, last), pool, window, known).mend()
+            done = _Units(job, range(first, last), pool, window, beforehand).mend()
         yield sum(count_of(job.grid.box(index)) for index in range(first, last)), done
 
 
@@ -99,7 +99,7 @@ class _Units:
     """
 
     def __init__(
-        self, job: Job, boxes: range, pool: Executor | None, window: int, known: Sequence[Batch]
+        self, job: Job, boxes: range, pool: Executor | None, window: int, known: Known
     ) -> None:
         self.job = job
         self.boxes = boxes
@@ -118,17 +118,14 @@ class _Units:
             trial = _Trial(self, _stepping(search.step, search.active))
             search.observe(self._measure(trial))
         move = _stepping(search.best, search.accepted)
-        scale = search.pure_scale()
-        written = self._write(move if scale is None else replace(move, change=np.abs(scale - 1)))
+        written = self._write(replace(move, change=search.best.movement.change))
         left = np.count_nonzero(outside & ~chosen) + np.count_nonzero(search.left)
         return written + Projected(0, 0, 0.0, int(left))
 
     def _follow_keras(self) -> Projected:
-        transform = self.job.constraint.project_keras(self.statistics)
-        move = _Move(
-            self.statistics.nonfinite == 0,
-            lambda place: as_keras(_part(transform, place)),
-        )
+        movement = self.job.constraint.project_keras(self.statistics)
+        finite = self.statistics.nonfinite == 0
+        move = _Move(finite, lambda place: as_keras(movement.part(place)))
         trial = self._measure(_Trial(self, move))
         left = self.job.left_by_keras(self.statistics, trial)
         written = self._write(replace(move, chosen=move.chosen & (trial.nonfinite == 0)))
@@ -138,26 +135,27 @@ class _Units:
         """Measure all units, in the order in which they are complete, which is always the same."""
         job = self.job
         group = Group(job.tensor, job.grid, ((0, job.request),))
-        batches: list[Batch] = []
+        parts: list[tuple[Box, UnitStatistics]] = []
         for answer in measure_boxes(reader, group, self.boxes, self.pool, self.window):
             if isinstance(answer, Failed):
                 raise UnreadableError(answer.reason, tensor=job.tensor.name, hint=answer.hint)
             assert isinstance(answer, Batch)
-            batches.append(answer)
-        return self._joined(batches)
+            parts.append((answer.units, answer.statistics))
+        return self._joined(parts)
 
-    def _taken(self, known: Sequence[Batch]) -> UnitStatistics | None:
-        """Take what an audit measured of these units, if that is each of them, and once."""
-        mine = {self._units(self.job.grid.box(index)) for index in self.boxes} if known else set()
-        batches = [batch for batch in known if batch.units in mine]
-        return self._joined(batches) if 0 < len(batches) == len(mine) else None
+    def _taken(self, known: Known) -> UnitStatistics | None:
+        """Take what an audit measured of these units, if that is each of them."""
+        boxes = {self._units(box): box for box in map(self.job.grid.box, self.boxes)}
+        parts = [(units, known.of(box)) for units, box in boxes.items()]
+        found = [(units, statistics) for units, statistics in parts if statistics is not None]
+        return self._joined(found) if len(found) == len(parts) else None
 
-    def _joined(self, batches: list[Batch]) -> UnitStatistics:
+    def _joined(self, parts: Sequence[tuple[Box, UnitStatistics]]) -> UnitStatistics:
         count = 0
-        for batch in batches:
-            self.places[batch.units] = slice(count, count + len(batch.statistics))
-            count += len(batch.statistics)
-        return joined([batch.statistics for batch in batches])
+        for units, statistics in parts:
+            self.places[units] = slice(count, count + len(statistics))
+            count += len(statistics)
+        return UnitStatistics.joined([statistics for _, statistics in parts])
 
     def _units(self, box: Box) -> Box:
         return tuple(box[axis] for axis in self.job.request.kept)
@@ -236,16 +234,3 @@ class _Trial:
         """See `TensorReader.read`."""
         block = self.units.job.copy.read(tensor, box, buffer)
         return self.units.moved(box, block, self.move)
-
-
-def _part(transform: Transform, place: slice | NDArray[np.intp]) -> Transform:
-    scale, shift, low, high = (
-        value[place] if np.ndim(value) else value
-        for value in (
-            np.asarray(transform.scale),
-            np.asarray(transform.shift),
-            np.asarray(transform.low),
-            np.asarray(transform.high),
-        )
-    )
-    return Transform(scale, shift, low, high)

@@ -6,16 +6,16 @@ order of the segments. Both are the same for any number of workers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine import kernels
-from ckptclamp.engine.blocks import PIECE, Spread, contiguous
+from ckptclamp.engine.blocks import PIECE, Spread, contiguous, kept_axes
 from ckptclamp.engine.kernels import extremes, widen
 
 if TYPE_CHECKING:
@@ -64,31 +64,25 @@ class Partial:
             mine_count = 0 if self.nonfinite is None else self.nonfinite
             self.nonfinite = mine_count + other.nonfinite
 
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
     @classmethod
-    def concatenate(cls, parts: Sequence[Partial], counts: Sequence[int]) -> Partial:
-        """Join statistics of units that follow each other, `counts` units in each part."""
+    def joined(cls, parts: Sequence[Partial]) -> Partial:
+        """Join statistics of whole units that follow each other."""
         if len(parts) == 1:
             return parts[0]
-        keys = {key for part in parts for key in part.values}
-        return cls(
-            {
-                key: np.concatenate(
-                    [
-                        part.values.get(key, np.zeros(n))
-                        for part, n in zip(parts, counts, strict=True)
-                    ]
-                )
-                for key in keys
-            },
-            None
-            if all(part.nonfinite is None for part in parts)
-            else np.concatenate(
-                [
-                    np.zeros(n, np.int64) if part.nonfinite is None else part.nonfinite
-                    for part, n in zip(parts, counts, strict=True)
-                ]
-            ),
-        )
+        for part in parts:
+            part.close()
+        keys = parts[0].values
+        values = {key: np.concatenate([part.values[key] for part in parts]) for key in keys}
+        if all(part.nonfinite is None for part in parts):
+            return cls(values)
+        counts = [
+            np.zeros(len(part), np.int64) if part.nonfinite is None else part.nonfinite
+            for part in parts
+        ]
+        return cls(values, np.concatenate(counts))
 
     def close(self) -> None:
         """Turn sums of squares into norms."""
@@ -99,16 +93,16 @@ class Partial:
         apart = self.values.get(Statistic.NORM)
         self.values[Statistic.NORM] = norm if apart is None else np.hypot(norm, apart)
 
-    def statistics(self, needs: frozenset[Statistic], size: int, units: int) -> UnitStatistics:
-        """Return the statistics that were asked for, of units with `size` weights each."""
+    def statistics(self, needs: frozenset[Statistic], size: int) -> UnitStatistics:
+        """Return the statistics that were asked for, of whole units with `size` weights each."""
+        self.close()
         if Statistic.MAX_ABS in needs:
             low, high = self.values[Statistic.MIN], self.values[Statistic.MAX]
             self.values[Statistic.MAX_ABS] = np.maximum(-low, high)
-        count = self.nonfinite
         return UnitStatistics(
             size=size,
             values={key: self.values[key] for key in sorted(needs)},
-            nonfinite=np.zeros(units, np.int64) if count is None else count,
+            nonfinite=np.zeros(len(self), np.int64) if self.nonfinite is None else self.nonfinite,
         )
 
 
@@ -119,6 +113,14 @@ def measured(needs: frozenset[Statistic]) -> frozenset[Statistic]:
     if Statistic.MAX_ABS in needs or not wanted & sums:
         wanted |= {Statistic.MIN, Statistic.MAX}
     return wanted
+
+
+def measure_units(
+    block: NDArray[Any], axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
+) -> UnitStatistics:
+    """Measure what `needs` names of a block that holds whole units."""
+    size = math.prod(block.shape[axis] for axis in axes)
+    return measure_box(block, axes, measured(needs), workspace).statistics(needs, size)
 
 
 def measure_box(
@@ -135,7 +137,7 @@ def measure_box(
     if values is not None:
         return Partial(values, _count_nonfinite(values, block, axes))
     grid = contiguous(block.shape, axes, limit)
-    kept = [axis for axis in range(block.ndim) if axis not in axes]
+    kept = kept_axes(block.ndim, axes)
     units = tuple(block.shape[axis] for axis in kept)
     whole: Values = {}
     count: NDArray[np.int64] | None = None
@@ -172,9 +174,7 @@ def _without_pieces(
         return values
     if rest != {Statistic.NORM} or _may_leave_range(block.dtype):
         return None
-    squares = kernels.sum_of_squares_in_pieces(
-        block, axes, partial(widen, workspace=workspace), limit
-    )
+    squares = kernels.sum_of_squares_in_pieces(block, axes, workspace, limit)
     if squares is None:
         return None
     values[SQUARES] = squares
@@ -219,8 +219,7 @@ def measure_block(
         if Statistic.SUM in needs:
             values[Statistic.SUM] = kernels.reduce(np.add, wide, axes)
         if Statistic.SUM_ABS in needs:
-            magnitudes = np.abs(wide, out=scratch.reshape(wide.shape))
-            values[Statistic.SUM_ABS] = kernels.reduce(np.add, magnitudes, axes)
+            values[Statistic.SUM_ABS] = kernels.sum_of_magnitudes(wide, axes, scratch)
         if SQUARES in values and _may_leave_range(block.dtype):
             _rescue_squares(values, wide, axes, scratch)
     return Partial(values, _count_nonfinite(values, block if wide is None else wide, axes))
@@ -239,8 +238,8 @@ def _single_weights(
     magnitudes = np.abs(weights) if needs & {Statistic.NORM, Statistic.SUM_ABS} else weights
     signed = {Statistic.SUM, Statistic.MIN, Statistic.MAX}
     values: Values = {key: weights if key in signed else magnitudes for key in needs}
-    infinite = ~np.isfinite(weights)
-    return Partial(values, infinite.astype(np.int64) if infinite.any() else None)
+    finite = kernels.all_finite(weights)
+    return Partial(values, None if finite else kernels.count_nonfinite(weights, ()))
 
 
 def _rescue_squares(
@@ -257,8 +256,7 @@ def _rescue_squares(
     if not lost.any():
         return
     exponent = np.where(lost, np.frexp(peak)[1], 0)
-    over = Spread(wide.shape, axes, tuple(slice(None) for _ in wide.shape))
-    scaled = np.ldexp(magnitudes, -over(exponent))
+    scaled = np.ldexp(magnitudes, -Spread.all_of(wide.shape, axes)(exponent))
     norm = np.sqrt(kernels.sum_of_squares(scaled, axes, scratch))
     values[Statistic.NORM] = np.where(lost, np.ldexp(norm, exponent), 0.0)
     values[SQUARES] = np.where(lost, 0.0, squares)
@@ -268,8 +266,6 @@ def _count_nonfinite(
     values: Values, block: NDArray[Any], axes: tuple[int, ...]
 ) -> NDArray[np.int64] | None:
     """Count non-finite weights, but only where a statistic shows that there may be one."""
-    if all(np.isfinite(value).all() for value in values.values()):
+    if all(map(kernels.all_finite, values.values())):
         return None
-    infinite = ~np.isfinite(block)
-    count = kernels.reduce(np.add, infinite.astype(np.int64), axes)
-    return count if count.any() else None
+    return kernels.count_nonfinite(block, axes)

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from enum import IntEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.engine.blocks import PIECE, Spread, contiguous
 from ckptclamp.engine.kernels import extremes, merged, reduce, widen
+from ckptclamp.engine.rounding import Rounding, round_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.base import Transform
+    from ckptclamp.constraints.movement import Movement, Step
     from ckptclamp.engine.blocks import Workspace
-    from ckptclamp.engine.search import Step
-
-
-_GAP = 16 << 10
-"""Writing so many bytes again costs less than one more system call."""
 
 
 class Arithmetic(Protocol):
@@ -38,42 +30,27 @@ class Arithmetic(Protocol):
 
 def exactly(step: Step) -> Arithmetic:
     """Move by `step` in float64, and round once."""
-    # Between zero and a weight there is nothing that the dtype cannot hold.
-    shrinks = bool((np.abs(step.scale) <= 1).all() and not step.shift.any())
-    bounded = bool(np.isfinite(step.low).any() or np.isfinite(step.high).any())
-    shrinks &= not bounded
+    movement, shrinks, directed = step.movement, step.movement.shrinks, step.rounding.any()
 
     def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
         wide = widen(part, workspace, "float64")
         # In place where the weights were widened: one buffer less for the cache to hold.
         new = workspace.array("float64", wide.dtype, wide.shape) if wide is part else wide
-        np.multiply(wide, over(step.scale), out=new)
-        if step.shift.any():
-            new += over(step.shift)
-        if bounded:
-            np.clip(new, over(step.low), over(step.high), out=new)
-        rounding = over(step.rounding) if step.rounding.any() else Rounding.NEAREST
+        movement.apply(wide, over, new)
+        rounding = over(step.rounding) if directed else Rounding.NEAREST
         round_into(out, new, rounding, in_range=shrinks)
 
     return move
 
 
-def as_keras(transform: Transform) -> Arithmetic:
-    """Move as Keras does: the factor rounded to the weights' dtype, the product taken in it.
-
-    Integers have no such arithmetic: theirs is that of float32, rounded.
-    """
+def as_keras(movement: Movement) -> Arithmetic:
+    """Move as Keras does, in the weights' dtype; integers by the arithmetic of float32, rounded."""
 
     def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
         del workspace
         native = part.dtype.newbyteorder("=")
         working = np.dtype(np.float32) if native.kind in "iub" else native
-        new = part.astype(working) * over(transform.scale).astype(working)
-        if np.any(transform.shift):
-            new = new + over(transform.shift).astype(working)
-        if np.isfinite(transform.low).any() or np.isfinite(transform.high).any():
-            low, high = over(transform.low).astype(working), over(transform.high).astype(working)
-            new = np.minimum(np.maximum(new, low), high)
+        new = movement.apply_as_keras(part.astype(working), over)
         if working == native:
             out[...] = new
         else:
@@ -186,160 +163,3 @@ def changed_units(
     """Which units have a byte that is another."""
     unsigned = np.dtype(f"u{before.dtype.itemsize}")
     return reduce(np.logical_or, before.view(unsigned) != after.view(unsigned), axes)
-
-
-def boxes_to_write(
-    tensor: Tensor, box: Box, axes: tuple[int, ...], units: NDArray[np.bool_]
-) -> Iterator[Box]:
-    """Cut `box` into parts that hold all of its part of the changed `units`, and little else.
-
-    A chunk without a changed unit is in none of them; rows between changed units are left out where
-    they are worth a system call.
-    """
-    shape = tuple(stop - start for start, stop in box)
-    weights = Spread(shape, axes, tuple(slice(None) for _ in shape))(units)
-    if isinstance(tensor.storage, Chunked):
-        yield from _changed_chunks(box, tensor.storage.chunk_shape, weights)
-        return
-    axis = next((i for i, extent in enumerate(shape) if extent > 1), None)
-    if axis is None or weights.shape[axis] == 1:
-        yield box
-        return
-    rows = np.flatnonzero(weights.any(axis=tuple(i for i in range(len(shape)) if i != axis)))
-    row_bytes = tensor.nbytes // tensor.size
-    for i, extent in enumerate(shape):
-        row_bytes *= extent if i != axis else 1
-    for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1 + _GAP // row_bytes) + 1):
-        start = box[axis][0]
-        yield (*box[:axis], (start + int(run[0]), start + int(run[-1]) + 1), *box[axis + 1 :])
-
-
-def _changed_chunks(box: Box, chunk: tuple[int, ...], weights: NDArray[np.bool_]) -> Iterator[Box]:
-    """The chunks of `box` that hold a changed unit; `weights` broadcasts over the box."""
-    counts = [-(-stop // c) - start // c for (start, stop), c in zip(box, chunk, strict=True)]
-    for index in np.ndindex(*counts):
-        part = tuple(
-            (max(start, (start // c + i) * c), min(stop, (start // c + i + 1) * c))
-            for (start, stop), c, i in zip(box, chunk, index, strict=True)
-        )
-        place = within(box, part)
-        shared = zip(weights.shape, place, strict=True)
-        if weights[tuple(slice(None) if n == 1 else piece for n, piece in shared)].any():
-            yield part
-
-
-def within(box: Box, part: Box) -> tuple[slice, ...]:
-    """Where `part` of `box` lies in an array of the box."""
-    return tuple(slice(a - start, b - start) for (start, _), (a, b) in zip(box, part, strict=True))
-
-
-class Rounding(IntEnum):
-    """Which neighbour a value between two numbers of the dtype becomes."""
-
-    TOWARD_ZERO = -1
-    NEAREST = 0
-    AWAY_FROM_ZERO = 1
-
-
-def round_into(
-    out: NDArray[Any],
-    values: NDArray[np.float64],
-    rounding: NDArray[np.int8] | Rounding,
-    *,
-    in_range: bool = False,
-) -> None:
-    """Put finite `values` into `out` in its dtype; `rounding` is one, or broadcasts over them.
-
-    What lies beyond the dtype's range becomes its largest number, never an infinity or NaN:
-    `values` are clipped in place, unless the caller knows that they are `in_range`.
-    """
-    native = out.dtype.newbyteorder("=")
-    if native.kind in "iub":
-        out[...] = _to_integers(values, native, np.asarray(rounding))
-        return
-    if native != np.float64 and not in_range:
-        np.clip(values, *_limits(native), out=values)
-    directed = np.any(rounding)
-    stored = np.empty(out.shape, native) if directed and not out.dtype.isnative else out
-    with np.errstate(under="ignore"):
-        np.copyto(stored, values, casting="unsafe")
-    if directed:
-        _direct(stored, values, np.asarray(rounding))
-    if stored is not out:
-        out[...] = stored
-
-
-def rounded(
-    values: NDArray[np.float64], dtype: np.dtype[Any], rounding: NDArray[np.int8] | Rounding
-) -> NDArray[Any]:
-    """Return what `round_into` makes of `values`, which stay as they are."""
-    out = np.empty(values.shape, dtype)
-    round_into(out, values.copy(), rounding)
-    return out
-
-
-def inward(
-    low: NDArray[np.float64] | float, high: NDArray[np.float64] | float, dtype: np.dtype[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Narrow intervals to the numbers of `dtype` inside, so that rounding cannot leave them."""
-    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    if not (np.isfinite(low).any() or np.isfinite(high).any()):
-        return low, high
-    return -_floor(-low, dtype), _floor(high, dtype)
-
-
-def _floor(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """The largest number of `dtype` that is no larger; infinities stay."""
-    finite = np.where(np.isfinite(values), values, 0.0)
-    direction = np.where(finite >= 0, Rounding.TOWARD_ZERO, Rounding.AWAY_FROM_ZERO)
-    down = rounded(np.atleast_1d(finite), dtype, np.atleast_1d(direction.astype(np.int8)))
-    return np.where(np.isfinite(values), down.astype(np.float64).reshape(values.shape), values)
-
-
-@lru_cache(maxsize=32)
-def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """The smallest and the largest finite number."""
-    if dtype.kind == "b":
-        return 0.0, 1.0
-    if dtype.kind in "iu":
-        integer = np.iinfo(dtype)
-        largest = float(integer.max)
-        # float64 may have rounded the largest integer up to one that the dtype lacks.
-        return float(integer.min), largest if int(largest) == integer.max else np.nextafter(
-            largest, 0.0
-        )
-    if dtype.type in (np.float16, np.float32, np.float64):
-        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
-    import ml_dtypes
-
-    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
-    return float(info.min), float(info.max)
-
-
-def _to_integers(
-    values: NDArray[np.float64], dtype: np.dtype[Any], rounding: NDArray[Any]
-) -> NDArray[Any]:
-    magnitudes = np.abs(values)
-    inner, outer = np.floor(magnitudes), np.ceil(magnitudes)
-    whole = np.where(rounding < 0, inner, np.where(rounding > 0, outer, np.rint(magnitudes)))
-    return np.clip(np.copysign(whole, values), *_limits(dtype)).astype(dtype)
-
-
-def _direct(stored: NDArray[Any], values: NDArray[np.float64], rounding: NDArray[Any]) -> None:
-    """Move `stored`, the nearest numbers, one step where they lie on the wrong side of `values`.
-
-    In every floating-point format the next magnitude is the next bit pattern.
-    """
-    bits = stored.view(np.dtype(f"u{stored.dtype.itemsize}"))
-    one = bits.dtype.type(1)
-    wide = np.abs(stored.astype(np.float64))
-    magnitudes = np.abs(values)
-    np.subtract(bits, one, out=bits, where=(wide > magnitudes) & (rounding < 0))
-    short = (wide < magnitudes) & (rounding > 0) & (wide < _limits(stored.dtype)[1])
-    np.add(bits, one, out=bits, where=short)
-    sign = one << bits.dtype.type(8 * stored.dtype.itemsize - 1)
-    # A step up from zero takes the sign of the value: not every format has a negative zero.
-    risen = short & (wide == 0)
-    bits[risen] = np.where(np.signbit(values[risen]), sign | one, one)
-    if stored.dtype.name.endswith("fnuz"):
-        bits[bits == sign] = 0  # in these formats the bits of -0 mean NaN

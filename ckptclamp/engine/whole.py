@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.engine.requests import Batch, Failed, Measurement, Projected
-from ckptclamp.engine.transform import Rounding, rounded
+from ckptclamp.engine.requests import Batch, Failed, Measurement
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.custom import WholeTensorConstraint
+    from ckptclamp.constraints.whole import WholeTensorConstraint
+    from ckptclamp.engine.job import Projected
 
 
 def measure_whole(
@@ -62,6 +62,9 @@ def project_whole(
     Raises:
         UnreadableError: as `measure_whole` answers `Failed`.
     """
+    from ckptclamp.engine.job import Projected
+    from ckptclamp.engine.rounding import Rounding, rounded
+
     keras = projection is Projection.KERAS
     project = constraint.apply_keras if keras else constraint.apply
     weights, moved = _applied(copy, tensor, project, memory)

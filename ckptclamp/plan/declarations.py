@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.custom import import_custom
-from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.constraints.registry import make
+from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices

@@ -13,7 +13,7 @@ from ckptclamp.auditing.verdicts import Tally
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.elementwise import NonNeg
+from ckptclamp.constraints.linear import NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
 from ckptclamp.engine.requests import Batch, Failed, Screened
 from ckptclamp.errors import Notice

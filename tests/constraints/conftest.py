@@ -47,15 +47,9 @@ def projected():
 
     def project(constraint, units, method="project"):
         array = np.asarray(units, dtype=np.float64)
-        transform = getattr(constraint, method)(_statistics(array))
-
-        def column(part):
-            return np.reshape(part, (-1, 1)) if np.ndim(part) else part
-
-        return np.clip(
-            array * column(transform.scale) + column(transform.shift),
-            column(transform.low),
-            column(transform.high),
-        )
+        moved = np.empty_like(array)
+        movement = getattr(constraint, method)(_statistics(array))
+        movement.apply(array, lambda number: np.reshape(number, (-1, 1)), moved)
+        return moved
 
     return project

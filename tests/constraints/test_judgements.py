@@ -10,7 +10,7 @@ import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Constraint, Judgement, Transform
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import Clip, NonNeg
 from ckptclamp.constraints.norms import KERAS_EPSILON, MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import UsageError
 
@@ -164,6 +164,7 @@ def test_keras_formulas(statistics):
     }
     for constraint, desired in expected.items():
         transform = constraint.project_keras(units)
+        assert isinstance(transform, Transform)
         np.testing.assert_array_equal(transform.scale, desired / (KERAS_EPSILON + norm))
         assert (transform.shift, transform.low, transform.high) == (0.0, -INF, INF)
 
@@ -225,7 +226,9 @@ def test_defaults_of_a_constraint_of_ones_own(statistics):
 
     units = statistics([[1.0], [2.0]])
     own = Own.from_config({})
-    assert np.asarray(own.project_keras(units).scale).tolist() == [0.5, 0.5]
+    transform = own.project_keras(units)
+    assert isinstance(transform, Transform)
+    assert np.asarray(transform.scale).tolist() == [0.5, 0.5]
     assert own.unmendable(units).tolist() == [False, False]
     assert own.interval() == (None, None)
     assert own.as_stored(DTYPES["int8"]) is own

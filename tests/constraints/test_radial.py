@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ckptclamp.constraints.radial import RadialConstraint
 from ckptclamp.constraints.registry import make
+from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import UsageError
 
 RADIAL = RadialConstraint()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make
 from ckptclamp.errors import UsageError

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.engine.kept import Kept
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
-from ckptclamp.engine.requests import Batch, Failed, Kept, Request
+from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.spec.model import Projection
 from tests.engine.raw import InMemory
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.constraints.center import CenterAround
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.engine.measure import measure

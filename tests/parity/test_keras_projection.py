@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from ckptclamp import apply
 from ckptclamp.applying.apply import ApplyOptions
-from ckptclamp.constraints.base import Statistic, UnitStatistics
+from ckptclamp.constraints.base import Statistic, Transform, UnitStatistics
 from ckptclamp.constraints.norms import MinMaxNorm, UnitNorm
 from ckptclamp.spec.model import Projection
 from tests.parity.records import BACKENDS, DTYPES, Record, records
@@ -39,6 +39,7 @@ def projected(record: Record) -> NDArray[Any]:
         nonfinite=np.zeros(norms.size, dtype=np.int64),
     )
     transform = record.constraint.project_keras(statistics)
+    assert isinstance(transform, Transform)
     scale = np.broadcast_to(transform.scale, norms.size).reshape(norms.shape)
     result = np.clip(wide * scale + transform.shift, transform.low, transform.high)
     stored: NDArray[Any] = result.astype(record.weights.dtype)

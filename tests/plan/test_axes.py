@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.constraints.center import CenterAround
 from ckptclamp.constraints.custom import CallableConstraint
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import UsageError
 from ckptclamp.plan.units import reduced_axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.checkpoints.tensor import Role, Unreadable
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import SpecError, UsageError

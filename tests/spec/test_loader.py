@@ -10,9 +10,8 @@ import sys
 
 import pytest
 
-from ckptclamp.constraints.center import CenterAround
 from ckptclamp.constraints.custom import CallableConstraint
-from ckptclamp.constraints.elementwise import Clip, NonNeg
+from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import SpecError
 from ckptclamp.spec.loader import load_spec, spec_from_mapping

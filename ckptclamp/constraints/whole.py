@@ -1,21 +1,60 @@
-"""Kernels that are the same in every direction: each ring around the centre holds one value."""
+"""Constraints that no statistics of units can tell: they need the whole tensor at once."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.custom import WholeTensorConstraint
+from ckptclamp.constraints.base import BuiltIn, Constraint, Judgement, Statistic
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ckptclamp.constraints.base import Movement, UnitStatistics
+
+
+class WholeTensorConstraint(Constraint):
+    """A map from a whole tensor to what it would be after projection.
+
+    What a tensor violates is how far the map would move it.
+    """
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MOVE, Statistic.MAX_ABS})
+    one_sided = False
+    streaming: ClassVar[bool] = False
+
+    @abstractmethod
+    def apply(self, w: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the projected tensor in float64 and the shape of `w`.
+
+        Raises:
+            UnreadableError: it cannot be projected.
+        """
+
+    def apply_keras(self, w: NDArray[Any]) -> NDArray[np.float64]:
+        """What Keras' own formula makes of `w`; default: `apply`."""
+        return self.apply(w)
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """Compare the largest move with none at all, relative to the largest magnitude."""
+        move = statistics[Statistic.MOVE]
+        return Judgement(move, np.zeros_like(move), move, statistics[Statistic.MAX_ABS])
+
+    def project(self, statistics: UnitStatistics) -> Movement:
+        """Not possible: statistics do not say what the map does; see `apply`."""
+        raise NotImplementedError(f"{self} projects whole tensors")
+
+    def interval(self) -> tuple[float | None, float | None]:
+        """No weight may move at all."""
+        return None, 0.0
+
 
 @dataclass(frozen=True)
-class RadialConstraint(WholeTensorConstraint):
+class RadialConstraint(WholeTensorConstraint, BuiltIn):
     r"""Square kernels of shape (n, n, in, out) whose weights depend on the ring alone.
 
     Ring d holds the positions at Chebyshev distance d from the centre, which is one position where n
@@ -55,10 +94,6 @@ class RadialConstraint(WholeTensorConstraint):
         places = np.asarray(of_ring)[_rings(size)]
         chosen: NDArray[np.float64] = wide[places, places]
         return chosen
-
-    def get_config(self) -> dict[str, Any]:
-        """Nothing: it has no arguments."""
-        return {}
 
 
 def _rings(size: int) -> NDArray[np.int64]:

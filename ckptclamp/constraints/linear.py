@@ -1,24 +1,43 @@
-"""Constraints on each weight by itself: an interval. The projection is a clip."""
+"""Sets between hyperplanes: an interval for each weight (a clip), a mean for each unit (a shift)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.constraints.base import Constraint, Judgement, Statistic, Transform, number, ordered
+from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, Transform, number, ordered
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ckptclamp.checkpoints.dtypes import StorageDType
     from ckptclamp.constraints.base import UnitStatistics
 
 
+class _Interval(BuiltIn):
+    """What constraints on each weight by itself have in common."""
+
+    elementwise: ClassVar[bool] = True
+
+    def project(self, statistics: UnitStatistics) -> Transform:
+        """``min(max(w, low), high)``."""
+        del statistics
+        low, high = self.bounds()
+        return Transform(low=low, high=high)
+
+    def interval(self) -> tuple[float | None, float | None]:
+        """The bounds, ``None`` where they are open."""
+        low, high = self.bounds()
+        return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+
+
 @dataclass(frozen=True)
-class NonNeg(Constraint):
+class NonNeg(_Interval):
     r"""Every weight at least 0: projection onto the non-negative orthant.
 
     argmin over y of ‖x - y‖₂² subject to y ≥ 0, which is max(x, 0) for each weight. The sign of a
@@ -26,7 +45,6 @@ class NonNeg(Constraint):
     """
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MIN})
-    elementwise: ClassVar[bool] = True
 
     def judge(self, statistics: UnitStatistics) -> Judgement:
         """Compare the smallest weight with 0; there is nothing for a tolerance to be relative to."""
@@ -34,26 +52,13 @@ class NonNeg(Constraint):
         zero = np.zeros_like(smallest)
         return Judgement(smallest, zero, np.where(smallest >= 0, 0.0, -smallest), zero)
 
-    def project(self, statistics: UnitStatistics) -> Transform:
-        """``max(w, 0)``."""
-        del statistics
-        return Transform(low=0.0)
-
     def bounds(self) -> tuple[float, float]:
         """From 0 up."""
         return 0.0, math.inf
 
-    def interval(self) -> tuple[float | None, float | None]:
-        """From 0 up."""
-        return 0.0, None
-
-    def get_config(self) -> dict[str, Any]:
-        """No arguments."""
-        return {}
-
 
 @dataclass(frozen=True)
-class Clip(Constraint):
+class Clip(_Interval):
     r"""Every weight in [`low`, `high`]: projection onto a box.
 
     argmin over y of ‖x - y‖₂² subject to low ≤ y ≤ high, which is min(max(x, low), high) for each
@@ -67,7 +72,6 @@ class Clip(Constraint):
     high: float
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MIN, Statistic.MAX})
-    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "low", number("low", self.low))
@@ -86,21 +90,9 @@ class Clip(Constraint):
         scale = np.where(np.isfinite(bound), np.abs(bound), 0.0)
         return Judgement(np.where(is_low, smallest, largest), bound, distance, scale)
 
-    def project(self, statistics: UnitStatistics) -> Transform:
-        """``min(max(w, low), high)``."""
-        del statistics
-        return Transform(low=self.low, high=self.high)
-
     def bounds(self) -> tuple[float, float]:
         """The interval."""
         return self.low, self.high
-
-    def interval(self) -> tuple[float | None, float | None]:
-        """The interval, ``None`` where it is open."""
-        return (
-            self.low if math.isfinite(self.low) else None,
-            self.high if math.isfinite(self.high) else None,
-        )
 
     def as_stored(self, dtype: StorageDType) -> Clip:
         """The bounds as `dtype` holds them: a float32 weight clipped at 0.1 is float32's 0.1.
@@ -112,9 +104,54 @@ class Clip(Constraint):
             return replace(self, low=low, high=high) if low <= high else self
         return replace(self, low=_held(self.low, dtype), high=_held(self.high, dtype))
 
-    def get_config(self) -> dict[str, Any]:
-        """``low`` and ``high``."""
-        return {"low": self.low, "high": self.high}
+
+@dataclass(frozen=True)
+class CenterAround(BuiltIn):
+    r"""Mean of each unit equal to `ref_value`: projection onto a hyperplane.
+
+    argmin over y of ‖x - y‖₂² subject to mean(y) = ref_value, which is x - mean(x) + ref_value. The
+    example of a custom constraint in Keras' documentation.
+
+    Raises:
+        UsageError: `ref_value` is not a finite number.
+    """
+
+    ref_value: float = 0.0
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.SUM, Statistic.SUM_ABS})
+    one_sided = False
+    whole_by_default: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ref_value", number("ref_value", self.ref_value))
+        if math.isinf(self.ref_value):
+            raise UsageError("ref_value must be finite")
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """Compare each mean with `ref_value`.
+
+        A tolerance is relative to the mean magnitude: rounding every weight by a relative error of u
+        moves their mean by at most u · mean(|w|), even where the mean itself is 0.
+        """
+        mean = statistics[Statistic.SUM] / statistics.size
+        magnitude = statistics[Statistic.SUM_ABS] / statistics.size
+        bound = np.full_like(mean, self.ref_value)
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(mean - bound)
+        return Judgement(mean, bound, distance, np.where(np.isfinite(magnitude), magnitude, 0.0))
+
+    def project(self, statistics: UnitStatistics) -> Transform:
+        """``w - mean(w) + ref_value``; nothing where the mean is beyond float64."""
+        shift = self.ref_value - statistics[Statistic.SUM] / statistics.size
+        return Transform(shift=np.where(np.isfinite(shift), shift, 0.0))
+
+    def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
+        """Units whose sum is beyond float64."""
+        return ~np.isfinite(statistics[Statistic.SUM])
+
+    def interval(self) -> tuple[float | None, float | None]:
+        """The one mean that is allowed."""
+        return self.ref_value, self.ref_value
 
 
 def _held(bound: float, dtype: StorageDType) -> float:
