@@ -47,8 +47,9 @@ class ShardedSafetensors(Checkpoint):
         self._index_source = index_source
         self._weight_map = weight_map
         self._header_limit = header_limit
+        self._names = _shard_names(weight_map)
         headers = [read_header(shard, header_limit) for shard in shards]
-        self.tensors = _joined(headers, self._names(), weight_map, index_source)
+        self.tensors = _joined(headers, self._names, weight_map, index_source)
         self.metadata = {
             key: value for header in reversed(headers) for key, value in header.metadata.items()
         }
@@ -56,9 +57,6 @@ class ShardedSafetensors(Checkpoint):
             self.notes = (
                 f"{len(real)} shards are symbolic links, the first to {real[0].resolve()}",
             )
-
-    def _names(self) -> list[str]:
-        return sorted(set(self._weight_map.values()))
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -69,7 +67,7 @@ class ShardedSafetensors(Checkpoint):
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
         from ckptclamp.checkpoints.copying import FileCopy
 
-        shards = list(zip(self._names(), self.sources, strict=True))
+        shards = list(zip(self._names, self.sources, strict=True))
         return FileCopy(
             [*shards, (self._index_source.path.name, self._index_source)],
             target,
@@ -96,11 +94,15 @@ def open_safetensors_index(
         UnreadableError: a shard is missing or cannot be read.
     """
     weight_map = _weight_map(index, source)
-    paths = (_shard(source, name) for name in sorted(set(weight_map.values())))
+    paths = (_shard(source, name) for name in _shard_names(weight_map))
     with open_all(paths, follow_symlinks=follow_symlinks) as shards:
         checkpoint = ShardedSafetensors(source, weight_map, shards, header_limit)
         checkpoint.notes += _size_note(index, checkpoint)
     return checkpoint
+
+
+def _shard_names(weight_map: Mapping[str, str]) -> list[str]:
+    return sorted(set(weight_map.values()))
 
 
 def _size_note(index: Any, checkpoint: ShardedSafetensors) -> tuple[str, ...]:  # noqa: ANN401 - JSON
