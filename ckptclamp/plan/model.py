@@ -44,8 +44,8 @@ class Assignment:
     own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
     `unprojected` is the reason why a violation may be shown but not fixed, if there is one. `meant`
     are the axes that were probably meant where `axes` make the constraint vacuous; they are measured
-    for a notice.
-    `automatic` says that nobody stated the tolerance: it follows from the storage dtype.
+    for a notice. `automatic` says that nobody stated the tolerance: it follows from the storage
+    dtype.
     """
 
     tensor: Tensor
