@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.plan.model import Assignment, NotEvaluated, Plan, combined
+from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Plan, plan_of
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.spec.model import Declared, Spec
 
@@ -51,27 +51,27 @@ def build_plan(
     if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
     spec = spec or Spec()
-    plan = Plan()
+    entries: list[Entry] = []
     if spec.rules:
         from ckptclamp.plan.rules import plan_rules
 
-        plan = plan_rules(checkpoint, spec, tolerance)
+        entries += plan_rules(checkpoint, spec, tolerance)
     bound = keras_model(checkpoint)
     if bound is None:
-        return plan
+        return plan_of(entries)
     if spec.declared is Declared.AUDIT:
         from ckptclamp.plan.declarations import plan_declarations
 
-        declared = plan_declarations(bound, spec, allow_import, tolerance)
+        declared = list(plan_declarations(bound, spec, allow_import, tolerance))
         _refuse_shared_ids(spec, declared)
-        plan = combined([plan, declared])
+        entries += declared
+    plan = plan_of(entries)
     return replace(plan, twins=_governed_twins(bound, plan))
 
 
-def _refuse_shared_ids(spec: Spec, declared: Plan) -> None:
+def _refuse_shared_ids(spec: Spec, declared: Iterable[Entry]) -> None:
     """Refuse a rule with the id of a declared constraint: baselines and ignore rules go by it."""
-    taken = {pair.rule for pair in declared.assignments}
-    taken |= {pair.rule for pair in declared.not_evaluated}
+    taken = {entry.rule for entry in declared if isinstance(entry, Assignment | NotEvaluated)}
     problems = tuple(
         SpecProblem(
             f"rule {rule.id}: a constraint that the model declares, and that is judged too, has this id",

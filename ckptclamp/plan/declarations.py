@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.custom import import_custom
 from ckptclamp.constraints.registry import make
 from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
-from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, combined
+from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (
     stored,
     tolerance_for,
@@ -23,6 +22,7 @@ from ckptclamp.plan.units import has_axes, unit_of
 from ckptclamp.spec.model import CustomObject, Spec, Units
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
     from ckptclamp.checkpoints.tensor import Tensor
@@ -32,18 +32,16 @@ if TYPE_CHECKING:
 
 def plan_declarations(
     bound: BoundModel, spec: Spec, allow_import: AbstractSet[str], tolerance: float | None
-) -> Plan:
+) -> Iterator[Entry]:
     """Plan every constraint that the config of `bound` declares.
 
     What cannot be understood (a custom constraint that nobody mapped, an axis that the tensor does
     not have) is not evaluated, with the reason; it never stops the rest.
     """
     tensors = {**bound.tensors, **bound.dequantised}
-    plans = [
-        _Planner(declaration, tensors, spec, allow_import, tolerance).plan()
-        for declaration in bound.declarations
-    ]
-    return combined([*plans, Plan(notices=undeclared_notices(bound.layers))])
+    for declaration in bound.declarations:
+        yield from _Planner(declaration, tensors, spec, allow_import, tolerance).entries()
+    yield from undeclared_notices(bound.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +58,24 @@ class _Planner:
     def rule(self) -> str:
         return f"{self.declaration.layer}.{self.declaration.argument}"
 
-    def plan(self) -> Plan:
+    def entries(self) -> Sequence[Entry]:
         declaration = self.declaration
         if declaration.not_evaluated is not None:
-            return self._refused(declaration.not_evaluated, declaration.hint)
+            return (self._refused(declaration.not_evaluated, declaration.hint),)
         if not declaration.tensors:
-            return Plan(notices=declaration.notices)
+            return declaration.notices
         parsed = parse_constraint(declaration.serialised)
         if parsed.builtin == "Constraint" and self._mapped(parsed) is None:
-            return Plan(notices=(*declaration.notices, self._constrains_nothing()))
+            return (*declaration.notices, self._constrains_nothing())
         try:
             constraint, units = self._constraint(parsed)
         except UsageError as error:
-            return self._refused(error.message, error.hint)
+            return (self._refused(error.message, error.hint),)
         labels = declaration.labels or (None,) * len(declaration.tensors)
-        return combined(
+        return [
             self._pair(self.tensors[name], label, constraint, units)
             for name, label in zip(declaration.tensors, labels, strict=True)
-        )
+        ]
 
     def _constraint(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
         """What the spec says that it is, or else what Keras does, or an allowed import."""
@@ -106,6 +104,8 @@ class _Planner:
     def _imported(self, name: str, config: Mapping[str, Any]) -> Constraint:
         target = _importable(self.declaration.serialised)
         if target is not None and self.allow_import:
+            from ckptclamp.constraints.custom import import_custom
+
             return import_custom(target, config, self.allow_import, from_file=True)
         flag = ""
         if target is not None:
@@ -117,7 +117,7 @@ class _Planner:
 
     def _pair(
         self, tensor: Tensor, label: str | None, constraint: Constraint, units: Units
-    ) -> Plan:
+    ) -> Entry:
         reason = why_not_judged(tensor)
         if reason is not None:
             return self._refused(reason, None, tensor, str(constraint))
@@ -127,7 +127,7 @@ class _Planner:
             unit = unit_of(tensor, constraint, units, place)
         except UsageError as error:
             return self._refused(error.message, error.hint, tensor, str(constraint))
-        assignment = Assignment(
+        return Assignment(
             tensor=tensor,
             constraint=stored(constraint, tensor),
             axes=unit.axes,
@@ -142,7 +142,6 @@ class _Planner:
             unprojected=why_not_projected(tensor) or _only_audited(constraint),
             meant=unit.meant,
         )
-        return Plan((assignment,))
 
     def _refused(
         self,
@@ -150,8 +149,8 @@ class _Planner:
         hint: str | None,
         tensor: Tensor | None = None,
         constraint: str | None = None,
-    ) -> Plan:
-        entry = NotEvaluated(
+    ) -> NotEvaluated:
+        return NotEvaluated(
             subject=self.declaration.layer if tensor is None else tensor.name,
             rule=self.rule,
             constraint=constraint or _written_name(self.declaration.serialised),
@@ -162,7 +161,6 @@ class _Planner:
             tensor=tensor,
             notices=self.declaration.notices,
         )
-        return Plan(not_evaluated=(entry,))
 
     def _constrains_nothing(self) -> Notice:
         return Notice(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ckptclamp.errors import Notice
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
-    from ckptclamp.errors import Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Assignment:
     own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
     `unprojected` is the reason why a violation may be shown but not fixed, if there is one. `meant`
     are the axes that were probably meant where `axes` make the constraint vacuous; they are measured
-    for a notice.
-    `automatic` says that nobody stated the tolerance: it follows from the storage dtype.
+    for a notice. `automatic` says that nobody stated the tolerance: it follows from the storage
+    dtype.
     """
 
     tensor: Tensor
@@ -107,13 +107,16 @@ class Plan:
     twins: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
-def combined(plans: Iterable[Plan]) -> Plan:
-    """Several plans as one, in their order."""
-    parts = list(plans)
+Entry = Assignment | NotEvaluated | UnmatchedRule | Notice
+"""What rules and declarations contribute to a plan."""
+
+
+def plan_of(entries: Iterable[Entry]) -> Plan:
+    """The plan of everything that rules and declarations contribute, in their order."""
+    found = list(entries)
     return Plan(
-        tuple(entry for plan in parts for entry in plan.assignments),
-        tuple(entry for plan in parts for entry in plan.not_evaluated),
-        tuple(rule for plan in parts for rule in plan.unmatched),
-        tuple(notice for plan in parts for notice in plan.notices),
-        tuple(pair for plan in parts for pair in plan.twins),
+        assignments=tuple(entry for entry in found if isinstance(entry, Assignment)),
+        not_evaluated=tuple(entry for entry in found if isinstance(entry, NotEvaluated)),
+        unmatched=tuple(entry for entry in found if isinstance(entry, UnmatchedRule)),
+        notices=tuple(entry for entry in found if isinstance(entry, Notice)),
     )

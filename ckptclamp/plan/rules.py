@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
-from ckptclamp.plan.model import Assignment, NotEvaluated, Origin, Plan, UnmatchedRule
+from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.tensors import (
     RAW_HINT,
     governed,
@@ -28,15 +28,13 @@ from ckptclamp.spec.model import Rule, Spec, Storage
 from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
 
-
-Pair = Assignment | NotEvaluated
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
 """How many names, and how long ones, are compared with how many patterns that match nothing."""
@@ -46,7 +44,7 @@ _TRIALS = 200_000
 """How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
 
 
-def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Plan:
+def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Iterator[Entry]:
     """Match every rule of `spec` with every tensor.
 
     Raises:
@@ -57,7 +55,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
     shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
     matching = governed(patterns, judged_tensors(checkpoint).values(), labels)
-    pairs: list[Pair] = []
+    pairs: list[Entry] = []
     problems: list[SpecProblem] = []
     parts = parts_of(checkpoint)
     for rule, tensors in zip(spec.rules, matching, strict=True):
@@ -79,22 +77,19 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> P
         for index, unused in patterns.never_met().items()
         if matching[index] and spec.rules[index].required
     )
-    return Plan(
-        assignments=tuple(pair for pair in pairs if isinstance(pair, Assignment)),
-        not_evaluated=tuple(pair for pair in pairs if isinstance(pair, NotEvaluated)),
-        unmatched=tuple(_unmatched(rule, nearest) for rule in empty if rule.required),
-        notices=(
-            *(_matches_nothing(rule) for rule in empty if not rule.required),
-            *partly,
-            *(() if bound is None else _unnamed_notice(spec.rules, bound)),
-            *(unread_config_notice(checkpoint) if any(matching) else ()),
-        ),
-    )
+    yield from pairs
+    yield from (_unmatched(rule, nearest) for rule in empty if rule.required)
+    yield from (_matches_nothing(rule) for rule in empty if not rule.required)
+    yield from partly
+    if bound is not None:
+        yield from _unnamed_notice(spec.rules, bound)
+    if any(matching):
+        yield from unread_config_notice(checkpoint)
 
 
 def _pair(
     rule: Rule, tensor: Tensor, part: Part | None, label: str | None, tolerance: float | None
-) -> Pair:
+) -> Entry:
     effective = rule.storage is Storage.EFFECTIVE
     no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
     reason = no_weight or why_not_judged(tensor)

@@ -134,25 +134,21 @@ def _from_class(serialised: Mapping[str, Any]) -> ParsedConstraint:
         return ParsedConstraint(opaque="it is a function without a name")
     if not isinstance(settings, (Mapping, type(None))):
         return ParsedConstraint(opaque=f"the config of {printable(name)} is not a mapping")
-    return _from_class_and_config(serialised, name, settings or {})
+    return _of_class(serialised, name, settings or {})
 
 
-def _from_class_and_config(
+def _of_class(
     serialised: Mapping[str, Any], name: str, settings: Mapping[str, Any]
 ) -> ParsedConstraint:
+    """A built-in constraint where nothing says that the class is a user's."""
     registered = serialised.get("registered_name")
-    if "module" not in serialised and registered in (None, name):
-        return _named(name, settings)
-    if _is_builtin(serialised, name):
-        return _builtin(name, settings)
-    return ParsedConstraint(
-        custom=registered if isinstance(registered, str) else name, config=settings
-    )
-
-
-def _is_builtin(serialised: Mapping[str, Any], name: str) -> bool:
-    from_keras = _is_of_keras(serialised.get("module"))
-    return from_keras and name in _DEFAULTS and serialised.get("registered_name") in (None, name)
+    if registered in (None, name):
+        if "module" not in serialised:
+            return _named(name, settings)
+        if _is_of_keras(serialised["module"]) and name in _DEFAULTS:
+            return _builtin(name, settings)
+    custom = registered if isinstance(registered, str) else name
+    return ParsedConstraint(custom=custom, config=settings)
 
 
 def _named(name: str, settings: Mapping[str, Any]) -> ParsedConstraint:

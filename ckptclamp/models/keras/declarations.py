@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.errors import Notice, printable
 from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a_builtin
 from ckptclamp.models.keras.dequantisation import is_quantised
-from ckptclamp.models.keras.tree import NAME_IT, Bound, Layer, Unbound
+from ckptclamp.models.keras.tree import NAME_IT, Layer, Unbound
 
 if TYPE_CHECKING:
     from ckptclamp.models.keras.model import BoundModel
@@ -53,43 +53,34 @@ def undeclared_notices(layers: Sequence[Layer]) -> tuple[Notice, ...]:
     if not layers:
         return ()
     root = layers[0]
-    if root.container is None:
-        return (
-            Notice(
-                "config-lists-no-layers",
-                f"{printable(root.class_name)} is a model of its own code: its config lists no "
-                "layers, so constraints that the code sets cannot be seen",
-                "write rules for them",
-                informational=True,
-            ),
-        )
     own = {layer.class_name for layer in layers if layer.custom and layer.container is None}
-    if not own:
-        return ()
-    shown = ", ".join(printable(name) for name in sorted(own)[:5])
-    return (
-        Notice(
+    if root.container is None:
+        code, message = (
+            "config-lists-no-layers",
+            f"{printable(root.class_name)} is a model of its own code: its config lists no "
+            "layers, so constraints that the code sets cannot be seen",
+        )
+    elif own:
+        shown = ", ".join(printable(name) for name in sorted(own)[:5])
+        code, message = (
             "custom-layers",
             f"constraints that the code of {len(own)} custom layer class(es) sets ({shown}) "
             "cannot be seen in a config",
-            "write rules for them",
-            informational=True,
-        ),
-    )
+        )
+    else:
+        return ()
+    return (Notice(code, message, "write rules for them", informational=True),)
 
 
 class _Declarations:
-    """The layers of one config, with their copies and the wrappers that mirror a variable."""
+    """The layers of one config, with those that were made from the config of another."""
 
     def __init__(self, bound: BoundModel) -> None:
         self.bound = bound
         self.copies: dict[int, list[Layer]] = {}
-        self.mirrors: dict[int, Layer] = {}
         for layer in bound.layers:
             if layer.copy_of is not None:
                 self.copies.setdefault(layer.copy_of, []).append(layer)
-            if any(variable.mirror for variable in layer.variables) and layer.children:
-                self.mirrors[layer.children[0].key] = layer
 
     def all(self) -> Iterator[Declaration]:
         for layer in self.bound.layers:
@@ -138,11 +129,10 @@ class _Declarations:
 
     def _mirror(self, layer: Layer, index: int) -> tuple[str, ...]:
         """The copy of a wrapped layer's first variable that its wrapper keeps."""
-        wrapper = self.mirrors.get(layer.key)
+        wrapper = self.bound.mirrors.get(layer.key)
         if wrapper is None or index != 0:
             return ()
-        binding = self.bound.bindings[wrapper.key]
-        return binding.tensors[0] if isinstance(binding, Bound) else ()
+        return next((names for _, names in self.bound.stored(wrapper)), ())
 
     def _integers(self, names: list[str]) -> str | None:
         """The dtype of the first tensor that holds no fractions."""

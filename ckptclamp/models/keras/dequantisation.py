@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.keras.tree import Layer
 
+Shape = tuple[int, ...]
+
 _BIAS_FIRST: Final = ("gptq", "awq")
 """Modes that replace the kernel, and so store it after the bias."""
 
@@ -36,6 +38,16 @@ FLOAT8_HISTORY: Final = "kernel_amax_history"
 
 _LIVE: Final = ("float8",)
 """Modes that keep the kernel in float32, with its constraint."""
+
+_HALF_A_STEP: Final = {"int8": 1 / 254, "int4": 1 / 14}
+"""By how much rounding to integers moves a weight, relative to the largest that shares its scale."""
+
+_ATTENTION: Final = {"attention_output/kernel": (0, 1)}
+"""The axes that a scale spans, where they are not the first one only."""
+
+
+class _NotUnderstoodError(Exception):
+    """Why the weights cannot be computed."""
 
 
 def quantised_variables(
@@ -72,6 +84,23 @@ def ends_as_float8(shapes: Sequence[tuple[int, ...]], own: int) -> bool:
     return ranks == [0, 1, 0, 1, 0, 1] and len(set(shapes[own + 1 :: 2])) == 1
 
 
+def find_dequantised(bound: BoundModel) -> dict[str, Tensor]:
+    """What each quantised tensor that a layer holds stands for, by the tensor's full name.
+
+    The result keeps the name; its shape and dtype are those of the weight. Where the weight cannot
+    be computed its storage is `Unreadable`, with the reason.
+    """
+    tensors = bound.tensors
+    found: dict[str, Tensor] = {}
+    for layer in bound.layers:
+        for variable, names in bound.stored(layer):
+            for name in names:
+                if _concerns(variable, tensors[name]):
+                    beside = _beside(bound.model.layout, layer, variable, name, tensors)
+                    found.setdefault(name, _weight(layer, variable, tensors[name], beside))
+    return found
+
+
 def _mode(dtype: object) -> str | None:
     """``int8`` from a policy object, or from the string of older files (``int8_from_float32``)."""
     policy = as_mapping(dtype)
@@ -93,36 +122,6 @@ def _with_lora(values: Mapping[str, Any], variables: tuple[Variable, ...]) -> tu
     kernel = variables[0].name
     matrices = [Variable(f"lora_{kernel}_{side}", legacy_only=True) for side in "ab"]
     return (*changed, *matrices)
-
-
-Shape = tuple[int, ...]
-
-_HALF_A_STEP: Final = {"int8": 1 / 254, "int4": 1 / 14}
-"""By how much rounding to integers moves a weight, relative to the largest that shares its scale."""
-
-_ATTENTION: Final = {"attention_output/kernel": (0, 1)}
-"""The axes that a scale spans, where they are not the first one only."""
-
-
-class _NotUnderstoodError(Exception):
-    """Why the weights cannot be computed."""
-
-
-def find_dequantised(bound: BoundModel) -> dict[str, Tensor]:
-    """What each quantised tensor that a layer holds stands for, by the tensor's full name.
-
-    The result keeps the name; its shape and dtype are those of the weight. Where the weight cannot
-    be computed its storage is `Unreadable`, with the reason.
-    """
-    tensors = bound.tensors
-    found: dict[str, Tensor] = {}
-    for layer in bound.layers:
-        for variable, names in bound.stored(layer):
-            for name in names:
-                if _concerns(variable, tensors[name]):
-                    beside = _beside(bound.model.layout, layer, variable, name, tensors)
-                    found.setdefault(name, _weight(layer, variable, tensors[name], beside))
-    return found
 
 
 def _concerns(variable: Variable, tensor: Tensor) -> bool:

@@ -63,6 +63,12 @@ class BoundModel:
         return zip(layer.variables, binding.tensors, strict=True)
 
     @cached_property
+    def mirrors(self) -> dict[int, Layer]:
+        """Each wrapper that holds its layer's first variable as its own too, by that layer's key."""
+        wrappers = (w for w in self.layers if w.children and any(v.mirror for v in w.variables))
+        return {wrapper.children[0].key: wrapper for wrapper in wrappers}
+
+    @cached_property
     def labels(self) -> dict[str, str]:
         """A friendly name (``dense/kernel``) for each tensor that has one, by its full name.
 
@@ -105,7 +111,10 @@ class BoundModel:
         more is asked for: an identity in the config, as tf_keras writes it, or the name of a
         variable that names another place.
         """
-        pairs = [*self._mirrors(), *(self._repeated() if self.legacy else ())]
+        # A wrapper is loaded before the layer in it.
+        pairs = [p for w in self.mirrors.values() for p in self._paired(w, w.children[0])]
+        if self.legacy:
+            pairs += self._repeated()
         return tuple(dict.fromkeys((one, other) for one, other in pairs if one != other))
 
     @cached_property
@@ -170,12 +179,6 @@ class BoundModel:
                     layer,
                     weight,
                 )
-
-    def _mirrors(self) -> Iterator[Tied]:
-        """A wrapper is loaded before the layer in it."""
-        for layer in self.layers:
-            if layer.children and any(variable.mirror for variable in layer.variables):
-                yield from self._paired(layer, layer.children[0])
 
     def _repeated(self) -> Iterator[Tied]:
         """Layers are loaded in the order of the config."""
