@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptclamp.applying.projection import Work, project_tensors
 from ckptclamp.applying.publication import check_target, find_leftovers, staged
@@ -29,6 +29,7 @@ from ckptclamp.auditing.audit import (
 )
 from ckptclamp.auditing.options import AuditOptions, Opening
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Dequantised, Role
@@ -37,11 +38,7 @@ from ckptclamp.engine.requests import Kept
 from ckptclamp.errors import Notice
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
-from ckptclamp.spec.model import Projection
-
-if TYPE_CHECKING:
-    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.spec.model import Spec
+from ckptclamp.spec.model import Projection, Spec
 
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""

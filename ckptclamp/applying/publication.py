@@ -11,18 +11,14 @@ import os
 import signal
 import stat
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
 
 from ckptclamp.applying.staging import LEFTOVER, DirectoryStage, FileStage, Stage, or_not_written
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 
 @contextmanager

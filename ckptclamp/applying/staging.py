@@ -15,17 +15,13 @@ import secrets
 import shutil
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.errors import Notice, NotWrittenError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
-
 
 _SUFFIX = ".ckptclamp-tmp"
 _LONGEST_STEM = 200

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptclamp._version import __version__
 from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Reporting, Running
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.auditing.verdicts import Tally
+from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
 from ckptclamp.engine.executors import Meter
@@ -20,11 +21,7 @@ from ckptclamp.engine.requests import Kept, Measurement, Request
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.plan.matching import all_names
-from ckptclamp.spec.model import Declared, Spec
-
-if TYPE_CHECKING:
-    from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
-    from ckptclamp.spec.model import Suppression
+from ckptclamp.spec.model import Declared, Spec, Suppression
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 

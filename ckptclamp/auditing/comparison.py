@@ -12,20 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.drift import TensorDrift, measure_drift
 from ckptclamp.auditing.options import Opening
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode, UsageError
 from ckptclamp.models.keras import distinct_labels, variable_labels
 from ckptclamp.plan.units import default_axes
-
-if TYPE_CHECKING:
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.spec.model import Units
+from ckptclamp.spec.model import Units
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.checkpoints.checkpoint import TensorReader
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
 from ckptclamp.constraints.base import Statistic
@@ -24,8 +25,6 @@ from ckptclamp.plan.units import unit_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ckptclamp.checkpoints.checkpoint import TensorReader
 
 _NORM = frozenset({Statistic.NORM})
 _WORKSPACE = Workspace()

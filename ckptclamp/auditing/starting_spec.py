@@ -15,13 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ckptclamp.auditing.audit import opened
-from ckptclamp.auditing.inspection import inspect
+from ckptclamp.auditing.inspection import TensorSummary, inspect
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.checkpoints.tensor import Role, Tensor
+from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import NothingEvaluatedError, printable
+from ckptclamp.models.families import Part
 from ckptclamp.plan.build import Assignment, Plan, build_plan
 from ckptclamp.plan.matching import ExactPatterns, labels_of
 from ckptclamp.plan.tensors import (
@@ -32,13 +34,6 @@ from ckptclamp.plan.tensors import (
     why_not_projected,
 )
 from ckptclamp.plan.units import default_axes, unit_words
-
-if TYPE_CHECKING:
-    from ckptclamp.auditing.inspection import TensorSummary
-    from ckptclamp.checkpoints.tensor import Tensor
-    from ckptclamp.constraints.base import Constraint
-    from ckptclamp.models.families import Part
-
 
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
 """A number that is a part of a name by itself: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""

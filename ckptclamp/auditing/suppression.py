@@ -10,14 +10,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import AuditReport, Result, Suppressed, Verdict
 from ckptclamp.errors import Notice
+from ckptclamp.spec.model import Suppression
 from ckptclamp.spec.patterns import TensorPatterns
-
-if TYPE_CHECKING:
-    from ckptclamp.spec.model import Suppression
 
 Names = Mapping[str, Sequence[str]]
 """All names of tensors, by the full name (see `all_names`)."""

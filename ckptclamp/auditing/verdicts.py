@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.auditing.options import OnUnit
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
+from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.histogram import UnitHistogram
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
+from ckptclamp.plan.build import Assignment
 from ckptclamp.plan.units import unit_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ckptclamp.auditing.options import OnUnit
-    from ckptclamp.constraints.base import Judgement, UnitStatistics
-    from ckptclamp.plan.build import Assignment
 
 
 class Tally:
