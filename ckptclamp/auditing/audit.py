@@ -82,10 +82,10 @@ def opened(path: str | Path, opening: Opening) -> Checkpoint:
 
 
 def check_isolation(path: str | Path) -> None:
-    """Refuse to open `path`, of whatever format, where HDF5 would be parsed without every wall.
+    """Refuse to open `path`, of any format, where the sandbox for HDF5 would be incomplete.
 
     Raises:
-        UnreadableError: this system cannot raise one of them.
+        UnreadableError: this system lacks a layer of it.
     """
     from ckptclamp.checkpoints.sandbox.process import missing_walls
 
@@ -112,7 +112,7 @@ def audit_plan(
     started = time.monotonic()
     with digests_of(checkpoint, options.hash, options.jobs) as digests:
         results = [
-            *_judge_with_meant(checkpoint, plan.assignments, options, kept),
+            *_judge_all(checkpoint, plan.assignments, options, kept),
             *(_not_evaluated(entry) for entry in plan.not_evaluated),
         ]
         notices = (
@@ -152,7 +152,7 @@ def ignored(
 
 
 def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, ...]:
-    """What opening the checkpoint had to tell, such as a name that disagrees with the content."""
+    """What opening the checkpoint showed, such as a name that disagrees with the content."""
     notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
     weights_only = checkpoint.keras is not None and checkpoint.keras.config is None
     if weights_only and (spec or Spec()).declared is Declared.AUDIT:
@@ -176,28 +176,28 @@ def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[N
         yield from twin_notices(checkpoint, plan.twins, memory)
 
 
-def _judge_with_meant(
+def _judge_all(
     checkpoint: Checkpoint,
     assignments: Sequence[Assignment],
     options: AuditOptions,
     kept: Kept | None,
 ) -> list[Result]:
-    """Judge `assignments`, and tell of vacuous ones what the probably meant axes would show."""
-    vacuous = [i for i, a in enumerate(assignments) if a.meant is not None]
-    as_meant = [
-        replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in vacuous
+    """Judge `assignments`; for degenerate axes, also say what the intended ones would show."""
+    degenerate = [i for i, a in enumerate(assignments) if a.meant is not None]
+    intended = [
+        replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in degenerate
     ]
-    results = judge(checkpoint, assignments, options, options, supposed=as_meant, kept=kept)
-    for index, meant in zip(vacuous, results[len(assignments) :], strict=True):
-        results[index] = _with_figure(results[index], meant)
+    results = judge(checkpoint, assignments, options, options, supposed=intended, kept=kept)
+    for index, supposed in zip(degenerate, results[len(assignments) :], strict=True):
+        results[index] = _with_figure(results[index], supposed)
     return results[: len(assignments)]
 
 
-def _with_figure(result: Result, meant: Result) -> Result:
-    """Add to the notice about a vacuous axis how many units lie outside as it was meant."""
+def _with_figure(result: Result, intended: Result) -> Result:
+    """Add to the notice of a degenerate axis how many units lie outside over the intended one."""
     figure = (
-        f"; taken over axes {list(meant.axes)}, {meant.violating} of {meant.units} units "
-        f"({meant.unit_words}) lie outside"
+        f"; taken over axes {list(intended.axes)}, {intended.violating} of {intended.units} units "
+        f"({intended.unit_words}) lie outside"
     )
     notices = tuple(
         replace(notice, message=notice.message + figure)
@@ -219,8 +219,8 @@ def judge(
 ) -> list[Result]:
     """Measure the tensors of `assignments` and return a result for each, in order.
 
-    Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` hears of no unit of
-    theirs. What is measured of the others goes to `kept` as well.
+    Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` is called for no
+    unit of theirs. What is measured of the others goes to `kept` as well.
     """
     tallies = [
         Tally(a, keep=reporting.worst, histogram=reporting.histogram, on_unit=reporting.on_unit)
@@ -258,7 +258,7 @@ def _measured(
 def _measured_whole(
     reader: TensorReader, assignments: Sequence[Assignment], memory: int
 ) -> Iterator[tuple[int, Measurement]]:
-    """What only a whole tensor can tell."""
+    """What can only be measured of a whole tensor at once."""
     from ckptclamp.constraints.custom import WholeTensorConstraint
     from ckptclamp.engine.whole import measure_whole
 
@@ -306,7 +306,7 @@ def is_hashed(checkpoint: Checkpoint, asked: bool | None) -> bool:
 
 
 def digests_of(checkpoint: Checkpoint, asked: bool | None, jobs: int | None) -> Digests:
-    """Hash the files of `checkpoint`, if the report is to tell, while the block inside reads them."""
+    """Hash the files of `checkpoint`, if the report shows digests, while the block reads them."""
     return Digests(checkpoint.files if is_hashed(checkpoint, asked) else (), jobs)
 
 

@@ -1,4 +1,4 @@
-"""Two checkpoints against each other: what came, went or changed its form, and how far weights moved.
+"""Two checkpoints compared: what came, went or changed its shape, and how far weights moved.
 
 Of every tensor that both have, each unit is measured in both: the drift of its norm,
 ``|‖new‖ − ‖old‖| / ‖old‖``, and the distance of its weights, ``‖new − old‖ / ‖old‖``. The distance
@@ -140,7 +140,7 @@ def compare_checkpoints(
 
 @dataclass(frozen=True, slots=True)
 class _Rename:
-    """One ``old=>new``, as the texts between stars; a star stands for the shortest text that fits."""
+    """One ``old=>new``, as the texts between stars; a star is the shortest text that fits."""
 
     text: str
     old: tuple[str, ...]

@@ -159,7 +159,7 @@ class _Drift:
             self._worst = (float(distance[worst]), _coordinates(place, worst))
 
     def result(self) -> TensorDrift:
-        """What is known when every box was added."""
+        """The drift of the tensor, when every box was added."""
         if self._pending:
             return self.failed("not all of its units were measured")
         return replace(
@@ -180,7 +180,7 @@ class _Drift:
 
 
 def _relative(values: NDArray[np.float64], old: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Relative to the old norm; infinite beside an old norm of 0, unless nothing moved."""
+    """Relative to the old norm; infinite for an old norm of 0, unless nothing moved."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(values == 0, 0.0, values / old)
 

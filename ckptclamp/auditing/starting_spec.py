@@ -36,7 +36,7 @@ from ckptclamp.plan.tensors import (
 from ckptclamp.plan.units import default_axes, unit_words
 
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
-"""A number that is a part of a name by itself: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
+"""A number that is a whole part of a name: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
 
 _DIGITS = 4
 
@@ -66,7 +66,7 @@ class StartingRule:
 
 @dataclass(frozen=True, slots=True)
 class StartingSpec:
-    """A spec to be written. `left_out` tells tensors without a rule, each with the reason.
+    """A spec to be written. `left_out` are tensors without a rule, each with the reason.
 
     `declared` says that the rules are what the model declares. `unknown` are declared constraints of
     which no rule was made, each with the reason. `warnings` are what an audit of the declarations
@@ -141,7 +141,7 @@ def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
 def _declared(
     plan: Plan, exact: ExactPatterns, unknown: list[tuple[str, str]]
 ) -> Iterator[StartingRule]:
-    """One rule for all tensors that are declared to satisfy the same; `unknown` takes the others."""
+    """One rule for all tensors that are declared to satisfy the same; others go to `unknown`."""
     alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
         key = str(assignment.constraint), _stated(assignment)
@@ -218,7 +218,7 @@ def _measured(
 ) -> Iterable[StartingRule]:
     """One rule for tensors whose names differ only in numbers, and whose units are alike.
 
-    Tensors that get no rule are told in `left_out`.
+    Tensors that get no rule go to `left_out`.
     """
     alike: dict[tuple[str, int], dict[str, TensorSummary]] = defaultdict(dict)
     for tensor in tensors:

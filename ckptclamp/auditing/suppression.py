@@ -26,10 +26,10 @@ def suppress(
     names: Names,
     today: datetime.date | None = None,
 ) -> AuditReport:
-    """Mark the violations in `report` that `rules` accept, and tell of rules that do nothing.
+    """Mark the violations in `report` that `rules` accept, and note rules that do nothing.
 
     `names` are what a tensor matches by, exactly as it does for the rules that govern: an exclusion
-    that is heeded there must be heeded here. `today` is the day that expiry is judged by, by default
+    that holds there must hold here. `today` is the day that expiry is judged by, by default
     the current one in UTC.
     """
     if not rules:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Tally:
     """Counts the units of one assignment.
 
-    `keep` is how many of the worst units are remembered; `on_unit` hears of every violating one.
+    `keep` is how many of the worst units are remembered; `on_unit` is called with all violating.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Tally:
         self, batch: Batch, judgement: Judgement, outside: NDArray[np.bool_]
     ) -> None:
         broken = batch.statistics.nonfinite > 0
-        hopeless = broken | self.assignment.constraint.unmendable(batch.statistics)
-        self.unmendable += int(np.count_nonzero(outside & hopeless))
+        unfixable = broken | self.assignment.constraint.unmendable(batch.statistics)
+        self.unmendable += int(np.count_nonzero(outside & unfixable))
         positions = np.flatnonzero(outside)
         if self._on_unit is not None:
             for position in positions:

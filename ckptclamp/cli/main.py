@@ -1,4 +1,4 @@
-"""The program `ckptclamp`: its commands, loaded when they are called, and its last line of defence."""
+"""The program `ckptclamp`: commands, loaded when called, and the last line of defence."""
 
 from __future__ import annotations
 
