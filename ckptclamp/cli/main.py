@@ -93,7 +93,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     epilog=_EXIT_CODES,
     no_args_is_help=False,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CKPTCLAMP"},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="ckptclamp")
 def cli() -> None:
