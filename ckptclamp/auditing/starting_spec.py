@@ -106,29 +106,26 @@ def starting_spec(
             if tensor.role is Role.WEIGHT
         }
     unknown = [(entry.rule, entry.reason) for entry in plan.not_evaluated]
+    left_out: dict[str, str | None] = {}
     if plan.assignments:
-        rules = list(_declared(plan, exact, unknown))
-        if not rules:
-            raise NothingEvaluatedError("no pattern could name what its model declares", path=path)
-        return StartingSpec(
-            checkpoint=str(path),
-            declared=True,
-            rules=tuple(rules),
-            unknown=tuple(unknown),
-            warnings=tuple(_warnings(plan)),
-        )
-    tensors = [t for t in inspect(path, norms=True, options=options).tensors if t.name in reasons]
-    left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
-    usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
-    rules = list(_measured(usable, exact, headroom, left_out, keras=keras))
+        rules = tuple(_declared(plan, exact, unknown))
+        nothing = "no pattern could name what its model declares"
+    else:
+        shown = inspect(path, norms=True, options=options).tensors
+        tensors = [tensor for tensor in shown if tensor.name in reasons]
+        left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
+        usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
+        rules = tuple(_measured(usable, exact, headroom, left_out, keras=keras))
+        nothing = "no weight here can have a bound on its norm"
     if not rules:
-        raise NothingEvaluatedError("no weight here can have a bound on its norm", path=path)
+        raise NothingEvaluatedError(nothing, path=path)
     return StartingSpec(
         checkpoint=str(path),
-        declared=False,
-        rules=tuple(rules),
+        declared=bool(plan.assignments),
+        rules=rules,
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
         unknown=tuple(unknown),
+        warnings=tuple(_warnings(plan)) if plan.assignments else (),
     )
 
 
