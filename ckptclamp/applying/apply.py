@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptclamp.applying.projection import Work, project_tensors
 from ckptclamp.applying.publication import check_target, find_leftovers, staged
@@ -16,7 +16,7 @@ from ckptclamp.applying.refusals import (
     refuse_remaining,
     refuse_ungoverned,
     refuse_unmendable,
-    to_mend,
+    to_fix,
 )
 from ckptclamp.auditing.audit import (
     as_spec,
@@ -29,6 +29,7 @@ from ckptclamp.auditing.audit import (
 )
 from ckptclamp.auditing.options import AuditOptions, Opening
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role
@@ -37,11 +38,7 @@ from ckptclamp.engine.kept import Kept
 from ckptclamp.errors import Notice
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
-from ckptclamp.spec.model import Projection
-
-if TYPE_CHECKING:
-    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.spec.model import Spec
+from ckptclamp.spec.model import Projection, Spec
 
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
@@ -54,10 +51,10 @@ _KEPT = 16
 class ApplyOptions:
     """How to make the copy.
 
-    `audit` is how the input is audited, and the copy; its `on_unit` hears of the input's units.
+    `audit` is how the input is audited, and the copy; its `on_unit` gets the input's units.
     `projection` overrides the spec's. `force` replaces an existing output; `in_place` allows the
     input to be that output. `allow_remaining` publishes a copy in which violations remain that no
-    projection can mend; the report lists them. `dry_run` only tells what would change.
+    projection can fix; the report lists them. `dry_run` only reports what would change.
     """
 
     audit: AuditOptions = field(default_factory=AuditOptions)
@@ -108,7 +105,7 @@ class _Job:
         self.options = options
         self.plan = self._plan(checkpoint)
         self.projection = options.projection or (spec.projection if spec else Projection.EXACT)
-        # What is kept of the audit, and what is at work beside it, share the budget.
+        # What is kept of the audit, and what is at work meanwhile, share the budget.
         self.kept = Kept(options.audit.memory // _KEPT)
         self.auditing = replace(
             options.audit, memory=options.audit.memory - options.audit.memory // _KEPT
@@ -121,7 +118,7 @@ class _Job:
         )
 
     def preview(self) -> ApplyReport:
-        """Tell what would change, and refuse what could not be mended.
+        """Report what would change, and refuse what could not be fixed.
 
         Each rule is tried on the weights as they are: what several rules of one tensor make of it
         together is not known before they have taken turns.
@@ -183,7 +180,7 @@ class _Job:
         outside = {
             result.tensor
             for result in before.results
-            if to_mend(result) or (result.within_tolerance and result.suppressed is None)
+            if to_fix(result) or (result.within_tolerance and result.suppressed is None)
         }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
@@ -237,7 +234,7 @@ class _Job:
         return after
 
     def _affected(self, changed: set[str]) -> set[str]:
-        """The tensors that are no longer what they were: those `changed`, and those computed of them."""
+        """The tensors that differ from before: those `changed`, and those computed of them."""
         computed = {
             assignment.tensor.name
             for assignment in self.plan.assignments
@@ -272,7 +269,7 @@ def _target(output: str | Path, opening: Opening) -> Path:
 
 
 def _leftover_notices(output: Path) -> tuple[Notice, ...]:
-    """Tell of what killed runs left beside the output; they are never removed unasked."""
+    """Note what killed runs left in the output's directory; they are never removed unasked."""
     directory = output.parent
     leftovers = find_leftovers(directory) if directory.is_dir() else []
     return tuple(

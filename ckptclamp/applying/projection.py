@@ -7,24 +7,23 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ckptclamp.auditing.options import Running
 from ckptclamp.auditing.results import TensorChange
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.engine.executors import Meter, threads
+from ckptclamp.engine.kept import Kept
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
+from ckptclamp.engine.requests import Batch
 from ckptclamp.engine.whole import project_whole
+from ckptclamp.plan.build import Assignment
+from ckptclamp.spec.model import Projection
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-    from ckptclamp.auditing.options import Running
-    from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-    from ckptclamp.engine.kept import Kept
-    from ckptclamp.engine.requests import Batch
-    from ckptclamp.plan.build import Assignment
-    from ckptclamp.spec.model import Projection
 
 
 @dataclass(frozen=True, slots=True)

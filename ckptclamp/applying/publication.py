@@ -11,18 +11,14 @@ import os
 import signal
 import stat
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
 
 from ckptclamp.applying.staging import LEFTOVER, DirectoryStage, FileStage, Stage, or_not_written
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 
 @contextmanager
@@ -39,8 +35,7 @@ def staged(
         UsageError: the target exists, is an input, a symbolic link, or no name for such a copy.
         NotWrittenError: the target's directory cannot be written to.
     """
-    path = _target_path(Path(target), like, in_place)
-    replaced = _existing(path, Path(target), like, force, in_place)
+    path, replaced = check_target(target, like=like, force=force, in_place=in_place)
     with or_not_written(path):
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -58,10 +53,14 @@ def staged(
 
 def check_target(
     target: str | Path, *, like: Checkpoint, force: bool = False, in_place: bool = False
-) -> None:
-    """Raise the `UsageError` that `staged` would raise of these."""
+) -> tuple[Path, os.stat_result | None]:
+    """Return the target's real path, and the status of what is to be replaced there.
+
+    Raises:
+        UsageError: as `staged` does.
+    """
     path = _target_path(Path(target), like, in_place)
-    _existing(path, Path(target), like, force, in_place)
+    return path, _existing(path, Path(target), like, force, in_place)
 
 
 def find_leftovers(directory: str | Path) -> list[Path]:

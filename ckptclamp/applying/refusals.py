@@ -1,4 +1,4 @@
-"""Why no copy is written: what was not judged, what cannot be mended, and what was not mended."""
+"""Why no copy is written: what was not judged, what cannot be fixed, and what was not fixed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REMAINING = {
 """What to think of where a projection left units outside."""
 
 
-def to_mend(result: Result) -> bool:
+def to_fix(result: Result) -> bool:
     """Whether it is a violation that nothing suppresses."""
     return result.verdict is Verdict.VIOLATION and result.suppressed is None
 
@@ -46,7 +46,7 @@ def refuse_incomplete(report: AuditReport) -> None:
 
 
 def refuse_ungoverned(plan: Plan, path: Path) -> None:
-    """Refuse a copy in which nothing could have been mended."""
+    """Refuse a copy in which nothing could have been fixed."""
     if not plan.assignments:
         raise NothingEvaluatedError(
             "nothing was written: it declares no constraint, and no rule governs a tensor of it",
@@ -56,25 +56,25 @@ def refuse_ungoverned(plan: Plan, path: Path) -> None:
 
 
 def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
-    """Refuse where no projection reaches: units beyond mending, and tensors that stay as they are."""
+    """Refuse where no projection helps: units beyond fixing, tensors that stay as they are."""
     projected = {a.tensor.name for a in plan.assignments if a.unprojected is None}
-    kept = {
+    unprojected = {
         (a.tensor.name, a.rule): a.unprojected
         for a in plan.assignments
         if a.tensor.name not in projected
     }
     for result in report.results:
-        if to_mend(result) and (result.tensor, result.rule) in kept:
+        if to_fix(result) and (result.tensor, result.rule) in unprojected:
             raise NotWrittenError(
                 f"{result.violating} of {result.units} units violate {result.rule} and stay as they "
-                f"are, nothing was written: {kept[result.tensor, result.rule]}",
+                f"are, nothing was written: {unprojected[result.tensor, result.rule]}",
                 path=report.checkpoint.path,
                 tensor=result.tensor,
                 hint="--allow-remaining writes a copy with these left as they are",
             )
-    hopeless = [r for r in report.results if to_mend(r) and r.unmendable]
-    if hopeless:
-        first = hopeless[0]
+    unfixable = [r for r in report.results if to_fix(r) and r.unmendable]
+    if unfixable:
+        first = unfixable[0]
         what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
         raise NotWrittenError(
             f"nothing was written, {_units(first.unmendable, first.units)} beyond mending ({what})",
@@ -88,7 +88,7 @@ def refuse_exclusive(
     report: AuditReport, plan: Plan, acceptable: AbstractSet[tuple[str, str]]
 ) -> None:
     """Refuse rules of which one must be violated, unless that is `acceptable` (tensor and rule)."""
-    outside = {(result.tensor, result.rule) for result in report.results if to_mend(result)}
+    outside = {(result.tensor, result.rule) for result in report.results if to_fix(result)}
     binding = [a for a in plan.assignments if (a.tensor.name, a.rule) not in acceptable]
     for pair in exclusive(binding):
         keys = [(assignment.tensor.name, assignment.rule) for assignment in pair]
@@ -114,7 +114,7 @@ def refuse_another_plan(copy: Plan, original: Plan, output: Path) -> None:
 
 def refuse_remaining(after: AuditReport, projection: Projection) -> None:
     """Refuse a copy in which violations remain."""
-    remaining = [result for result in after.results if to_mend(result)]
+    remaining = [result for result in after.results if to_fix(result)]
     if remaining:
         first = remaining[0]
         raise NotWrittenError(

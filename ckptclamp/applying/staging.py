@@ -15,17 +15,13 @@ import secrets
 import shutil
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.errors import Notice, NotWrittenError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
-
 
 _SUFFIX = ".ckptclamp-tmp"
 _LONGEST_STEM = 200
@@ -84,14 +80,14 @@ class Stage(ABC):
         if not os.path.samestat(now, self._replaced):
             raise NotWrittenError("was replaced by someone else meanwhile", path=self.path)
         if now.st_nlink > 1 and not stat.S_ISDIR(now.st_mode):
-            self._tell("hard-links", "other hard links of the output keep the old content")
+            self._note("hard-links", "other hard links of the output keep the old content")
 
     def _flush_parent(self) -> bool:
-        """Flush the directory that holds the new name; a failure cannot be undone, only told."""
+        """Flush the directory that holds the new name; a failure cannot be undone, only noted."""
         try:
             os.fsync(self._parent)
         except OSError as error:
-            self._tell(
+            self._note(
                 "durability-unconfirmed",
                 f"{self.path.name} was written, but the system cannot confirm that it is on disk: "
                 f"{error.strerror}",
@@ -104,7 +100,7 @@ class Stage(ABC):
         return self._mode & ~_umask()
 
     def _keep(self, fd: int, replaced: Path, status: os.stat_result) -> None:
-        """Give `fd` the permissions, owner and attributes of what it replaces, as far as one may."""
+        """Give `fd` the permissions, owner and attributes of what it replaces, where allowed."""
         os.fchmod(fd, self._keep_owner(fd, status))
         self._keep_attributes(fd, replaced)
 
@@ -117,8 +113,8 @@ class Stage(ABC):
         try:
             os.fchown(fd, replaced.st_uid, replaced.st_gid)
         except OSError as error:
-            self._tell("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
-            # Another group must not get what was meant for the former one.
+            self._note("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
+            # Another group must not get what was for the former one only.
             return mode & (0o707 | (mode & 0o007) << 3)
         return mode
 
@@ -130,9 +126,9 @@ class Stage(ABC):
                     os.setxattr(fd, name, os.getxattr(replaced, name, follow_symlinks=False))
         except OSError as error:
             if error.errno != errno.ENOTSUP:
-                self._tell("attributes-not-kept", f"attributes were lost: {error.strerror}")
+                self._note("attributes-not-kept", f"attributes were lost: {error.strerror}")
 
-    def _tell(self, code: str, message: str) -> None:
+    def _note(self, code: str, message: str) -> None:
         """Say what could not be kept; of several files once."""
         if all(notice.code != code for notice in self._notices):
             self._notices.append(Notice(code, message))
@@ -267,7 +263,7 @@ class DirectoryStage(Stage):
             self._exchange(self._temporary)
 
     def _finish(self, fd: int, place: str, same_kind: Callable[[int], bool], mode: int) -> None:
-        """Give a file or a folder its permissions, those of what it replaces if it does; flush it."""
+        """Give a file or a folder its permissions, of what it replaces if it does; flush it."""
         former = self.path / place
         status = os.lstat(former) if self._replaced and os.path.lexists(former) else None
         if status is not None and same_kind(status.st_mode):
@@ -290,7 +286,7 @@ class DirectoryStage(Stage):
         # have put a file there meanwhile.
         if not self._flush_parent() or self._would_be_lost(self.directory) is not None:
             self._temporary = None
-            self._tell("leftover", f"the former content was kept as {temporary}")
+            self._note("leftover", f"the former content was kept as {temporary}")
 
     def _would_be_lost(self, directory: Path) -> str | None:
         """The place of something in `directory` that the copy does not have; raises `OSError`."""

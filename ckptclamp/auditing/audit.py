@@ -6,26 +6,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptclamp._version import __version__
 from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Reporting, Running
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.auditing.verdicts import Tally
+from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
 from ckptclamp.engine.executors import Meter
+from ckptclamp.engine.kept import Kept
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Measurement, Request
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.plan.tensors import all_names
-from ckptclamp.spec.model import Declared, Spec
-
-if TYPE_CHECKING:
-    from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
-    from ckptclamp.engine.kept import Kept
-    from ckptclamp.spec.model import Suppression
+from ckptclamp.spec.model import Declared, Spec, Suppression
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 
@@ -86,10 +83,10 @@ def opened(path: str | Path, opening: Opening) -> Checkpoint:
 
 
 def check_isolation(path: str | Path) -> None:
-    """Refuse to open `path`, of whatever format, where HDF5 would be parsed without every wall.
+    """Refuse to open `path`, of any format, where the sandbox for HDF5 would be incomplete.
 
     Raises:
-        UnreadableError: this system cannot raise one of them.
+        UnreadableError: this system lacks a layer of it.
     """
     from ckptclamp.checkpoints.sandbox.process import missing_walls
 
@@ -116,7 +113,7 @@ def audit_plan(
     started = time.monotonic()
     with digests_of(checkpoint, options.hash, options.jobs) as digests:
         results = [
-            *_judge_with_meant(checkpoint, plan.assignments, options, kept),
+            *_judge_all(checkpoint, plan.assignments, options, kept),
             *(_not_evaluated(entry) for entry in plan.not_evaluated),
         ]
         notices = (
@@ -156,7 +153,7 @@ def ignored(
 
 
 def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, ...]:
-    """What opening the checkpoint had to tell, such as a name that disagrees with the content."""
+    """What opening the checkpoint showed, such as a name that disagrees with the content."""
     notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
     weights_only = checkpoint.keras is not None and checkpoint.keras.config is None
     if weights_only and (spec or Spec()).declared is Declared.AUDIT:
@@ -180,28 +177,28 @@ def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[N
         yield from twin_notices(checkpoint, plan.twins, memory)
 
 
-def _judge_with_meant(
+def _judge_all(
     checkpoint: Checkpoint,
     assignments: Sequence[Assignment],
     options: AuditOptions,
     kept: Kept | None,
 ) -> list[Result]:
-    """Judge `assignments`, and tell of vacuous ones what the probably meant axes would show."""
-    vacuous = [i for i, a in enumerate(assignments) if a.meant is not None]
-    as_meant = [
-        replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in vacuous
+    """Judge `assignments`; for degenerate axes, also say what the intended ones would show."""
+    degenerate = [i for i, a in enumerate(assignments) if a.meant is not None]
+    intended = [
+        replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in degenerate
     ]
-    results = judge(checkpoint, assignments, options, options, supposed=as_meant, kept=kept)
-    for index, meant in zip(vacuous, results[len(assignments) :], strict=True):
-        results[index] = _with_figure(results[index], meant)
+    results = judge(checkpoint, assignments, options, options, supposed=intended, kept=kept)
+    for index, supposed in zip(degenerate, results[len(assignments) :], strict=True):
+        results[index] = _with_figure(results[index], supposed)
     return results[: len(assignments)]
 
 
-def _with_figure(result: Result, meant: Result) -> Result:
-    """Add to the notice about a vacuous axis how many units lie outside as it was meant."""
+def _with_figure(result: Result, intended: Result) -> Result:
+    """Add to the notice of a degenerate axis how many units lie outside over the intended one."""
     figure = (
-        f"; taken over axes {list(meant.axes)}, {meant.violating} of {meant.units} units "
-        f"({meant.unit_words}) lie outside"
+        f"; taken over axes {list(intended.axes)}, {intended.violating} of {intended.units} units "
+        f"({intended.unit_words}) lie outside"
     )
     notices = tuple(
         replace(notice, message=notice.message + figure)
@@ -223,8 +220,8 @@ def judge(
 ) -> list[Result]:
     """Measure the tensors of `assignments` and return a result for each, in order.
 
-    Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` hears of no unit of
-    theirs. What is measured of the others goes to `kept` as well.
+    Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` is called for no
+    unit of theirs. What is measured of the others goes to `kept` as well.
     """
     tallies = [
         Tally(a, keep=reporting.worst, histogram=reporting.histogram, on_unit=reporting.on_unit)
@@ -310,7 +307,7 @@ def is_hashed(checkpoint: Checkpoint, asked: bool | None) -> bool:
 
 
 def digests_of(checkpoint: Checkpoint, asked: bool | None, jobs: int | None) -> Digests:
-    """Hash the files of `checkpoint`, if the report is to tell, while the block inside reads them."""
+    """Hash the files of `checkpoint`, if the report shows digests, while the block reads them."""
     return Digests(checkpoint.files if is_hashed(checkpoint, asked) else (), jobs)
 
 

@@ -1,4 +1,4 @@
-"""Two checkpoints against each other: what came, went or changed its form, and how far weights moved.
+"""Two checkpoints compared: what came, went or changed its shape, and how far weights moved.
 
 Of every tensor that both have, each unit is measured in both: the drift of its norm,
 ``|‖new‖ − ‖old‖| / ‖old‖``, and the distance of its weights, ``‖new − old‖ / ‖old‖``. The distance
@@ -12,20 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.drift import TensorDrift, measure_drift
 from ckptclamp.auditing.options import Opening
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode, UsageError
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.plan.units import default_axes
-
-if TYPE_CHECKING:
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.spec.model import Units
+from ckptclamp.spec.model import Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +140,7 @@ def compare_checkpoints(
 
 @dataclass(frozen=True, slots=True)
 class _Rename:
-    """One ``old=>new``, as the texts between stars; a star stands for the shortest text that fits."""
+    """One ``old=>new``, as the texts between stars; a star is the shortest text that fits."""
 
     text: str
     old: tuple[str, ...]

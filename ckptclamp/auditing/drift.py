@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.checkpoints.checkpoint import TensorReader
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
 from ckptclamp.constraints.base import Statistic
@@ -24,8 +25,6 @@ from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ckptclamp.checkpoints.checkpoint import TensorReader
 
 _NORM = frozenset({Statistic.NORM})
 _WORKSPACE = Workspace()
@@ -160,7 +159,7 @@ class _Drift:
             self._worst = (float(distance[worst]), _coordinates(place, worst))
 
     def result(self) -> TensorDrift:
-        """What is known when every box was added."""
+        """The drift of the tensor, when every box was added."""
         if self._pending:
             return self.failed("not all of its units were measured")
         return replace(
@@ -181,7 +180,7 @@ class _Drift:
 
 
 def _relative(values: NDArray[np.float64], old: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Relative to the old norm; infinite beside an old norm of 0, unless nothing moved."""
+    """Relative to the old norm; infinite for an old norm of 0, unless nothing moved."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(values == 0, 0.0, values / old)
 

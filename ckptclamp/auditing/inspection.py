@@ -13,6 +13,7 @@ import numpy as np
 from ckptclamp.auditing.audit import as_spec, digests_of, opened, summarise
 from ckptclamp.auditing.options import AuditOptions, Running
 from ckptclamp.auditing.results import CheckpointSummary
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import (
     Chunked,
@@ -30,11 +31,10 @@ from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import judged_tensors, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, unit_words
+from ckptclamp.spec.model import Spec, Units
 
 if TYPE_CHECKING:
-    from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.models.keras.declarations import Declaration
-    from ckptclamp.spec.model import Spec, Units
 
 
 @dataclass(frozen=True, slots=True)

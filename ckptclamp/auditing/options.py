@@ -53,9 +53,9 @@ class Judging:
 class Reporting:
     """What the report holds.
 
-    `worst` is how many violating units are kept for each result; `on_unit` hears of all. `hash`
-    adds sha256 digests; ``None`` means only where the checkpoint is small enough not to notice.
-    `config_source` says where the model config came from.
+    `worst` is how many violating units are kept for each result; `on_unit` is called with all.
+    `hash` adds sha256 digests; ``None`` means only where the checkpoint is small enough not to
+    notice. `config_source` says where the model config came from.
     """
 
     worst: int = 10

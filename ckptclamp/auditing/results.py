@@ -189,7 +189,8 @@ class TensorChange:
     """What apply did to one tensor: units rewritten, and the largest change of a weight.
 
     Units are those of the rule that has most of them; of several rules a dry run counts how many
-    units could be rewritten at most. `largest_change` is relative to the largest magnitude in the weight's unit.
+    units could be rewritten at most. `largest_change` is relative to the
+    largest magnitude in the weight's unit.
     """
 
     tensor: str
@@ -213,14 +214,14 @@ class ApplyReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """That of the copy; a dry run is a success where everything could be judged and mended.
+        """That of the copy; a dry run is a success where everything could be judged and fixed.
 
-        A dry run tries each rule by itself: rules that only together cannot be kept, it may not see.
+        A dry run tries each rule by itself: rules that exclude each other may go unnoticed.
         """
         if self.after is not None:
             return self.after.exit_code
         code = self.before.exit_code
         if code in (ExitCode.INCOMPLETE, ExitCode.NOTHING_EVALUATED):
             return code
-        hopeless = any(r.unmendable and r.suppressed is None for r in self.before.results)
-        return ExitCode.VIOLATIONS if hopeless else ExitCode.OK
+        unfixable = any(r.unmendable and r.suppressed is None for r in self.before.results)
+        return ExitCode.VIOLATIONS if unfixable else ExitCode.OK

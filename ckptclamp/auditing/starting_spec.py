@@ -15,13 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ckptclamp.auditing.audit import opened
-from ckptclamp.auditing.inspection import inspect
+from ckptclamp.auditing.inspection import TensorSummary, inspect
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.checkpoints.tensor import Role
+from ckptclamp.checkpoints.tensor import Role, Tensor
+from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import NothingEvaluatedError, printable
+from ckptclamp.models.families import Part
 from ckptclamp.plan.build import Assignment, Plan, build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,
@@ -34,15 +36,8 @@ from ckptclamp.plan.tensors import (
 )
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
 
-if TYPE_CHECKING:
-    from ckptclamp.auditing.inspection import TensorSummary
-    from ckptclamp.checkpoints.tensor import Tensor
-    from ckptclamp.constraints.base import Constraint
-    from ckptclamp.models.families import Part
-
-
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
-"""A number that is a part of a name by itself: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
+"""A number that is a whole part of a name: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
 
 _DIGITS = 4
 
@@ -72,7 +67,7 @@ class StartingRule:
 
 @dataclass(frozen=True, slots=True)
 class StartingSpec:
-    """A spec to be written. `left_out` tells tensors without a rule, each with the reason.
+    """A spec to be written. `left_out` are tensors without a rule, each with the reason.
 
     `declared` says that the rules are what the model declares. `unknown` are declared constraints of
     which no rule was made, each with the reason. `warnings` are what an audit of the declarations
@@ -112,29 +107,26 @@ def starting_spec(
             if tensor.role is Role.WEIGHT
         }
     unknown = [(entry.rule, entry.reason) for entry in plan.not_evaluated]
+    left_out: dict[str, str | None] = {}
     if plan.assignments:
-        rules = list(_declared(plan, exact, unknown))
-        if not rules:
-            raise NothingEvaluatedError("no pattern could name what its model declares", path=path)
-        return StartingSpec(
-            checkpoint=str(path),
-            declared=True,
-            rules=tuple(rules),
-            unknown=tuple(unknown),
-            warnings=tuple(_warnings(plan)),
-        )
-    tensors = [t for t in inspect(path, norms=True, options=options).tensors if t.name in reasons]
-    left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
-    usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
-    rules = list(_measured(usable, exact, headroom, left_out, keras=keras))
+        rules = tuple(_declared(plan, exact, unknown))
+        nothing = "no pattern could name what its model declares"
+    else:
+        shown = inspect(path, norms=True, options=options).tensors
+        tensors = [tensor for tensor in shown if tensor.name in reasons]
+        left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
+        usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
+        rules = tuple(_measured(usable, exact, headroom, left_out, keras=keras))
+        nothing = "no weight here can have a bound on its norm"
     if not rules:
-        raise NothingEvaluatedError("no weight here can have a bound on its norm", path=path)
+        raise NothingEvaluatedError(nothing, path=path)
     return StartingSpec(
         checkpoint=str(path),
-        declared=False,
-        rules=tuple(rules),
+        declared=bool(plan.assignments),
+        rules=rules,
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
         unknown=tuple(unknown),
+        warnings=tuple(_warnings(plan)) if plan.assignments else (),
     )
 
 
@@ -147,7 +139,7 @@ def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
 def _declared(
     plan: Plan, exact: ExactPatterns, unknown: list[tuple[str, str]]
 ) -> Iterator[StartingRule]:
-    """One rule for all tensors that are declared to satisfy the same; `unknown` takes the others."""
+    """One rule for all tensors that are declared to satisfy the same; others go to `unknown`."""
     alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
         key = str(assignment.constraint), _stated(assignment)
@@ -224,7 +216,7 @@ def _measured(
 ) -> Iterable[StartingRule]:
     """One rule for tensors whose names differ only in numbers, and whose units are alike.
 
-    Tensors that get no rule are told in `left_out`.
+    Tensors that get no rule go to `left_out`.
     """
     alike: dict[tuple[str, int], dict[str, TensorSummary]] = defaultdict(dict)
     for tensor in tensors:

@@ -10,14 +10,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import AuditReport, Result, Suppressed, Verdict
 from ckptclamp.errors import Notice
+from ckptclamp.spec.model import Suppression
 from ckptclamp.spec.patterns import TensorPatterns
-
-if TYPE_CHECKING:
-    from ckptclamp.spec.model import Suppression
 
 Names = Mapping[str, Sequence[str]]
 """All names of tensors, by the full name (see `all_names`)."""
@@ -29,10 +26,10 @@ def suppress(
     names: Names,
     today: datetime.date | None = None,
 ) -> AuditReport:
-    """Mark the violations in `report` that `rules` accept, and tell of rules that do nothing.
+    """Mark the violations in `report` that `rules` accept, and note rules that do nothing.
 
     `names` are what a tensor matches by, exactly as it does for the rules that govern: an exclusion
-    that is heeded there must be heeded here. `today` is the day that expiry is judged by, by default
+    that holds there must hold here. `today` is the day that expiry is judged by, by default
     the current one in UTC.
     """
     if not rules:

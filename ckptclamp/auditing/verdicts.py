@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.auditing.options import OnUnit
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
+from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.histogram import UnitHistogram
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
+from ckptclamp.plan.build import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptclamp.auditing.options import OnUnit
-    from ckptclamp.constraints.base import Judgement, UnitStatistics
-    from ckptclamp.plan.build import Assignment
-
 
 class Tally:
     """Counts the units of one assignment.
 
-    `keep` is how many of the worst units are remembered; `on_unit` hears of every violating one.
+    `keep` is how many of the worst units are remembered; `on_unit` is called with all violating.
     """
 
     def __init__(
@@ -80,8 +79,8 @@ class Tally:
         self, batch: Batch, judgement: Judgement, outside: NDArray[np.bool_]
     ) -> None:
         broken = batch.statistics.nonfinite > 0
-        hopeless = broken | self.assignment.constraint.unmendable(batch.statistics)
-        self.unmendable += int(np.count_nonzero(outside & hopeless))
+        unfixable = broken | self.assignment.constraint.unmendable(batch.statistics)
+        self.unmendable += int(np.count_nonzero(outside & unfixable))
         positions = np.flatnonzero(outside)
         if self._on_unit is not None:
             for position in positions:

@@ -93,7 +93,7 @@ def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
             from ckptclamp.reports.writing import write_whole
 
             write_whole(gate.attest, render_statement(report))
-    finally:  # the report is told even if the statement cannot be written
+    finally:  # the report is written even if the statement cannot be written
         emit(report, reports)
 
 
@@ -148,7 +148,7 @@ def report_files(reports: ReportOptions) -> list[Path]:
 def check_places(
     read: Iterable[Path | None], written: Iterable[Path | None], copy: Path | None = None
 ) -> None:
-    """Refuse to write over what is `read`, into a directory that is a `copy`, or twice to one place.
+    """Refuse to write over what is `read`, into a directory that is a `copy`, or twice.
 
     A file that is there and has a checkpoint's name is never replaced. Into a directory that is a
     checkpoint nothing goes that has the name of a part of it; the working directory may be one, so

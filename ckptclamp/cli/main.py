@@ -1,4 +1,4 @@
-"""The program `ckptclamp`: its commands, loaded when they are called, and its last line of defence."""
+"""The program `ckptclamp`: commands, loaded when called, and the last line of defence."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     epilog=_EXIT_CODES,
     no_args_is_help=False,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CKPTCLAMP"},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="ckptclamp")
 def cli() -> None:

@@ -95,7 +95,7 @@ class GateOptions:
 
     @property
     def hashed(self) -> bool | None:
-        """A statement needs the digests, unless the user says otherwise (and then it is refused)."""
+        """A statement needs digests, unless the user says otherwise (and then it is refused)."""
         return True if self.hash is None and self.attest is not None else self.hash
 
 

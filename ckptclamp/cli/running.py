@@ -72,7 +72,7 @@ def audit_options(
     reported: bool = False,
     **others: Any,  # noqa: ANN401 - fields of AuditOptions
 ) -> AuditOptions:
-    """The options of an audit; `reported` is whether a report will tell which config was used."""
+    """The options of an audit; `reported` is whether a report will state which config was used."""
     from ckptclamp.auditing.options import AuditOptions
 
     config, source = _model_config(rules.config, isolated=engine.require_isolation, hashed=reported)

@@ -1,1 +1,1 @@
-"""What a release gate keeps beside an audit: a baseline, and statements about what was audited."""
+"""What a release gate adds to an audit: a baseline, and statements about what was audited."""

@@ -48,7 +48,7 @@ def check_attestable(names: Iterable[str]) -> None:
     """Find out before the work whether a statement can be made that names `names`.
 
     Raises:
-        UsageError: it cannot, or the time that it is to tell is none.
+        UsageError: it cannot, or the time that it is to state is none.
     """
     for name in names:
         _name(name)

@@ -174,7 +174,7 @@ def record(report: AuditReport, previous: Baseline | None = None) -> Baseline:
 def compare(
     report: AuditReport, baseline: Baseline, today: datetime.date | None = None
 ) -> AuditReport:
-    """Mark the violations in `report` that `baseline` knows, and tell what else is in it.
+    """Mark the violations in `report` that `baseline` knows, and note what else is in it.
 
     New and worse violations stay as they are. `today` is the day that expiry is judged by; by
     default the current one in UTC.

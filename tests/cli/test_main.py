@@ -148,3 +148,12 @@ def test_commands_are_told(ended, capfd: pytest.CaptureFixture[str]):
         program.cli.parse_args(context, [])
     assert leaving.value.exit_code == 2
     assert "Exit codes:" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "variable", ["CKPTCLAMP_VERSION", "CKPTCLAMP_HELP", "CKPTCLAMP_AUDIT_HELP"]
+)
+def test_no_variable_answers_instead_of_the_audit(run, variable):
+    """A pipeline that pins ``CKPTCLAMP_VERSION=1`` for itself must not get the version, and a 0."""
+    done = run("audit", "missing.h5", env={variable: "1"})
+    assert (done.returncode, done.stdout) == (3, "")
