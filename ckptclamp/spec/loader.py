@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.spec.model import Declared, Location, Projection, Rule, Spec
-from ckptclamp.spec.patterns import PatternCheck
+from ckptclamp.spec.patterns import PatternChecker
 from ckptclamp.spec.rules import MisplacedError, RuleBuilder, suppression
 from ckptclamp.spec.schema import IgnoreForm, ObjectForm, RuleForm, SpecForm, describe, dotted
 from ckptclamp.spec.yaml_reader import MAX_BYTES, Document, Keys, Place, read_yaml
@@ -67,7 +67,7 @@ class _Loader:
         self.document = document
         self.path = path
         self.allow_import = allow_import
-        self.patterns = PatternCheck()
+        self.patterns = PatternChecker()
         self.problems = list(document.problems)
         self._reported = {(problem.line, problem.column) for problem in document.problems}
 

@@ -82,10 +82,18 @@ class Units:
         axis = config["axis"]
         if axis is None:
             return cls(whole=True)
-        axes = axis if isinstance(axis, list | tuple) else [axis]
-        if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+        axes = axes_in(axis)
+        if axes is None:
             raise UsageError("axis is not an integer, a list of them or null")
-        return cls(axis=tuple(axes))
+        return cls(axis=axes)
+
+
+def axes_in(value: object) -> tuple[int, ...] | None:
+    """The axes that one integer or a list of them names; ``None`` where it names none."""
+    axes = value if isinstance(value, list | tuple) else [value]
+    if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+        return None
+    return tuple(axes)
 
 
 @dataclass(frozen=True, slots=True)

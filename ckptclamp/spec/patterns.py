@@ -74,7 +74,7 @@ class TensorPatterns:
         return {rule: patterns for rule, patterns in idle.items() if patterns}
 
 
-class PatternCheck:
+class PatternChecker:
     """Checks the patterns of one spec, and that they are not too large together.
 
     A pattern must be compiled to be checked, so that bound is kept from the first one on. What goes

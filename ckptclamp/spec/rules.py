@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.model import CustomObject, Rule, Severity, Spec, Storage, Suppression, Units
-from ckptclamp.spec.patterns import PatternCheck
+from ckptclamp.spec.patterns import PatternChecker
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
@@ -208,7 +208,7 @@ def inline_spec(
         "clip": ("Clip", ("low", "high"), clip),
         "center": ("CenterAround", ("ref_value",), center),
     }
-    PatternCheck().check(tensors)
+    PatternChecker().check(tensors)
     stated = units(axis, unit_axis)
     rules = []
     for option, (name, arguments, bound) in given.items():

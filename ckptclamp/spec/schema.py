@@ -2,7 +2,7 @@
 
 What one value may be stands here; what several values mean together (an axis stated twice, arguments
 that a constraint does not have) is checked where rules are built, in `rules`. The models are
-validated with a `PatternCheck` as their context, so that one bound holds for all patterns of a spec.
+validated with a `PatternChecker` as their context, so that one bound holds for all patterns of a spec.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ckptclamp.constraints.registry import BUILTIN, suggestion
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.patterns import PatternCheck
+from ckptclamp.spec.model import axes_in
+from ckptclamp.spec.patterns import PatternChecker
 from ckptclamp.spec.yaml_reader import Keys
 
 _BY_NAME = "by name"
 _SERIALISED = "as a mapping"
 _WITH_ARGUMENTS = "with arguments"
+_TAGS = (_BY_NAME, _SERIALISED, _WITH_ARGUMENTS)
 """Tags of the three forms of a constraint; they stand in pydantic's paths and in no document."""
 
 _NUMBER = {"type": "number"}
@@ -81,19 +83,19 @@ def _strings(value: object) -> tuple[str, ...]:
 def _patterns(value: object, info: ValidationInfo) -> tuple[str, ...]:
     patterns = _strings(value)
     try:
-        cast("PatternCheck", info.context).check(patterns)
+        cast("PatternChecker", info.context).check(patterns)
     except UsageError as error:
         raise _refusal(error.message, error.hint) from error
     return patterns
 
 
 def _axes(value: object) -> tuple[int, ...]:
-    axes = value if isinstance(value, list | tuple) else [value]
-    if not axes or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+    axes = axes_in(value)
+    if axes is None:
         raise _refusal(f"expected an axis such as 0, or a list of them, not {_shown(value)}")
     if len(set(axes)) < len(axes):
         raise _refusal("one axis is there twice")
-    return tuple(axes)
+    return axes
 
 
 def _axes_or_all(value: object) -> tuple[int, ...] | None:
@@ -138,14 +140,6 @@ def _optional(description: str) -> Any:  # noqa: ANN401 - a field's default, of 
     return Field(default_factory=lambda: None, description=description)
 
 
-def _described(description: str, default: object = ...) -> Any:  # noqa: ANN401 - as above
-    """A field and what it means.
-
-    Pydantic could read that from docstrings, but parses this module anew for it at every start.
-    """
-    return Field(default, description=description)
-
-
 Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns), WithJsonSchema(_PATTERNS)]
 Axes = Annotated[tuple[int, ...], PlainValidator(_axes), WithJsonSchema(_AXES)]
 AxesOrAll = Annotated[
@@ -172,7 +166,11 @@ ConstraintName = Annotated[
 
 
 class _Strict(BaseModel):
-    """No key that is not known, no value that is only nearly of its type."""
+    """No key that is not known, no value that is only nearly of its type.
+
+    Pydantic could read what fields mean from docstrings, but parses this module anew for it at every
+    start. What a start does not need is not built: `defer_build`.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
@@ -182,15 +180,15 @@ class SerialisedForm(_Strict):
 
     model_config = ConfigDict(title="Serialised constraint")
 
-    class_name: Name = _described("A built-in constraint, or ``package.module:Class``.")
-    config: dict[str, Any] | None = _described(
-        "The arguments of the constructor; ``axis`` is the rule's axis.", None
+    class_name: Name = Field(description="A built-in constraint, or ``package.module:Class``.")
+    config: dict[str, Any] | None = Field(
+        None, description="The arguments of the constructor; ``axis`` is the rule's axis."
     )
-    module: str | None = _described(
-        "Where Keras found the class; told apart are built-in ones and others.", None
+    module: str | None = Field(
+        None, description="Where Keras found the class; told apart are built-in ones and others."
     )
-    registered_name: str | None = _described(
-        "The name under which Keras registered the class.", None
+    registered_name: str | None = Field(
+        None, description="The name under which Keras registered the class."
     )
 
 
@@ -211,8 +209,8 @@ class ConstraintForm(_Strict):
 
     model_config = ConfigDict(title="Constraint")
 
-    constraint: SingleForm = _described(
-        "MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
+    constraint: SingleForm = Field(
+        description="MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
     )
     max_value: Number = _optional("MaxNorm, MinMaxNorm: the largest norm.")
     min_value: Number = _optional("MinMaxNorm: the smallest norm.")
@@ -246,19 +244,21 @@ class RuleForm(ConstraintForm):
     model_config = ConfigDict(title="Rule")
 
     id: Name = _optional("What reports call the rule; ``rule-1`` and so on if left out.")
-    tensors: Patterns = _described(
-        "Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."
+    tensors: Patterns = Field(
+        description="Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."
     )
     tolerance: Tolerance = _optional(
         "How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."
     )
-    severity: Literal["error", "warning"] = _described(
-        "Warnings fail the gate only with --strict.", "error"
+    severity: Literal["error", "warning"] = Field(
+        "error", description="Warnings fail the gate only with --strict."
     )
-    required: bool = _described("Whether it is a failure that the rule matches no tensor.", True)
-    storage: Literal["effective", "raw"] = _described(
-        "Which numbers are judged: effective, the weights that the model computes with, so that codes, scales and factors that only stand for them are not evaluated; or raw, whatever is stored.",
+    required: bool = Field(
+        True, description="Whether it is a failure that the rule matches no tensor."
+    )
+    storage: Literal["effective", "raw"] = Field(
         "effective",
+        description="Which numbers are judged: effective, the weights that the model computes with, so that codes, scales and factors that only stand for them are not evaluated; or raw, whatever is stored.",
     )
 
 
@@ -269,7 +269,7 @@ class IgnoreForm(_Strict):
 
     tensors: Patterns = _optional("Which tensors; all if left out.")
     rules: Patterns = _optional("Which rules, as globs over their ids; all if left out.")
-    reason: Annotated[Name, Field(pattern=r"\S")] = _described("Why.")
+    reason: Annotated[Name, Field(pattern=r"\S")] = Field(description="Why.")
     expires: Date = _optional("The last day on which they are accepted.")
 
 
@@ -278,15 +278,16 @@ class SpecForm(_Strict):
 
     model_config = ConfigDict(title="ckptclamp spec")
 
-    version: Version = _described("The version of this form.")
-    declared: Literal["audit", "ignore"] = _described(
-        "What to do with constraints that the checkpoint's own model declares.", "audit"
+    version: Version = Field(description="The version of this form.")
+    declared: Literal["audit", "ignore"] = Field(
+        "audit", description="What to do with constraints that the checkpoint's own model declares."
     )
     tolerance: Tolerance = _optional(
         "The tolerance of rules that state none, and of declared constraints."
     )
-    projection: Literal["exact", "keras"] = _described(
-        "How a violating unit is mended: to the nearest point, or by Keras' formula.", "exact"
+    projection: Literal["exact", "keras"] = Field(
+        "exact",
+        description="How a violating unit is mended: to the nearest point, or by Keras' formula.",
     )
     rules: list[RuleForm] = Field(default_factory=list, description="The rules.")
     custom_objects: dict[str, ObjectForm] = Field(
@@ -326,9 +327,7 @@ class FormProblem:
 
 def describe(details: ErrorDetails) -> FormProblem:
     """Translate one of pydantic's errors about a `SpecForm`."""
-    keys = tuple(
-        key for key in details["loc"] if key not in (_WITH_ARGUMENTS, _BY_NAME, _SERIALISED)
-    )
+    keys = tuple(key for key in details["loc"] if key not in _TAGS)
     name = str(keys[-1]) if keys else "the spec"
     match details["type"]:
         case "missing":
@@ -340,9 +339,8 @@ def describe(details: ErrorDetails) -> FormProblem:
         case "literal_error":
             expected = details["ctx"]["expected"].replace("'", "")
             given = details["input"]
-            hint = (
-                suggestion(str(given), expected.split(" or ")) if isinstance(given, str) else None
-            )
+            is_text = isinstance(given, str)
+            hint = suggestion(given, expected.split(" or ")) if is_text else None
             return FormProblem(keys, f"{name}: expected {expected}, not {_shown(given)}", hint)
         case "spec":
             context = details["ctx"]

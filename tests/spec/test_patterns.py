@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ckptclamp.errors import UsageError
 from ckptclamp.spec import regular
-from ckptclamp.spec.patterns import PatternCheck, TensorPatterns, literal_head
+from ckptclamp.spec.patterns import PatternChecker, TensorPatterns, literal_head
 
 
 def matches(patterns, *names):
@@ -207,11 +207,11 @@ def test_patterns_too_large_together_are_refused():
 @pytest.mark.parametrize("pattern", ["re:.{1000}", "re:" + ".{1000}" * 9, "re:(x*){1000}[z-a]?"])
 def test_checking_is_bounded_too(pattern):
     """A pattern is compiled to be checked: of those that are too large only a few may be."""
-    check, before = PatternCheck(), regular.compiled.cache_info().misses
+    checker, before = PatternChecker(), regular.compiled.cache_info().misses
     refused = []
     for i in range(2_000):
         try:
-            check.check([f"{pattern}{i}"])
+            checker.check([f"{pattern}{i}"])
         except UsageError as error:
             refused.append(error)
     assert refused
@@ -220,10 +220,10 @@ def test_checking_is_bounded_too(pattern):
 
 def test_small_patterns_are_bounded_by_their_number():
     """However small patterns are, each costs something."""
-    check = PatternCheck()
-    check.check([f"a{i}" for i in range(20_000)])
+    checker = PatternChecker()
+    checker.check([f"a{i}" for i in range(20_000)])
     with pytest.raises(UsageError, match="too large together"):
-        check.check([f"b{i}" for i in range(20_000)])
+        checker.check([f"b{i}" for i in range(20_000)])
 
 
 def test_too_little_memory_is_an_error(monkeypatch):
@@ -283,7 +283,7 @@ def test_no_name_stalls_a_pattern(pattern):
 def test_what_cannot_be_understood_is_refused(pattern):
     """A pattern that is malformed, not regular or too large is an error, not an empty match."""
     with pytest.raises(UsageError):
-        PatternCheck().check([pattern])
+        PatternChecker().check([pattern])
     with pytest.raises(UsageError):
         TensorPatterns([[pattern]])
 
