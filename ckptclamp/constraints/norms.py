@@ -53,6 +53,12 @@ class _NormConstraint(BuiltIn):
         scale, _ = self._factors(statistics[Statistic.NORM])
         return Transform(scale=scale)
 
+    def project_keras(self, statistics: UnitStatistics) -> Transform:
+        """``w * clip(n, low, high) / (1e-7 + n)``, of every unit."""
+        norm = statistics[Statistic.NORM]
+        with np.errstate(invalid="ignore"):
+            return Transform(scale=self._keras_norm(norm) / (KERAS_EPSILON + norm))
+
     def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
         """Units without a direction (zero, where the norm must be positive), or beyond float64."""
         return self._factors(statistics[Statistic.NORM])[1]
@@ -65,6 +71,10 @@ class _NormConstraint(BuiltIn):
     @abstractmethod
     def _allowed(self) -> tuple[float, float]:
         """The closed interval of allowed norms."""
+
+    def _keras_norm(self, norm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The norm that Keras' formula gives, but for its epsilon."""
+        return np.clip(norm, *self._allowed())
 
     def _inside(self, norm: NDArray[np.float64]) -> NDArray[np.bool_]:
         low, high = self._allowed()
@@ -95,11 +105,6 @@ class MaxNorm(_NormConstraint):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))
-
-    def project_keras(self, statistics: UnitStatistics) -> Transform:
-        """``w * clip(n, 0, max_value) / (1e-7 + n)``, of every unit."""
-        norm = statistics[Statistic.NORM]
-        return Transform(scale=_keras_factor(np.clip(norm, 0.0, self.max_value), norm))
 
     def _allowed(self) -> tuple[float, float]:
         return 0.0, self.max_value
@@ -136,11 +141,9 @@ class MinMaxNorm(_NormConstraint):
             raise UsageError("min_value must be finite: no norm is infinite")
         object.__setattr__(self, "one_sided", self.min_value < self.max_value)
 
-    def project_keras(self, statistics: UnitStatistics) -> Transform:
-        """``w * (rate * clip(n, min, max) + (1 - rate) * n) / (1e-7 + n)``, of every unit."""
-        norm = statistics[Statistic.NORM]
-        clipped = np.clip(norm, self.min_value, self.max_value)
-        return Transform(scale=_keras_factor(self.rate * clipped + (1 - self.rate) * norm, norm))
+    def _keras_norm(self, norm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``rate * clip(n, min, max) + (1 - rate) * n``."""
+        return self.rate * super()._keras_norm(norm) + (1 - self.rate) * norm
 
     def _allowed(self) -> tuple[float, float]:
         return self.min_value, self.max_value
@@ -156,11 +159,6 @@ class UnitNorm(_NormConstraint):
 
     one_sided = False
 
-    def project_keras(self, statistics: UnitStatistics) -> Transform:
-        """``w / (1e-7 + n)``, of every unit."""
-        norm = statistics[Statistic.NORM]
-        return Transform(scale=_keras_factor(np.ones_like(norm), norm))
-
     def _allowed(self) -> tuple[float, float]:
         return 1.0, 1.0
 
@@ -171,8 +169,3 @@ def _nearer(norm: NDArray[np.float64], low: float, high: float) -> NDArray[np.fl
         return np.full_like(norm, high)
     with np.errstate(invalid="ignore"):
         return np.where(np.abs(norm - low) < np.abs(norm - high), low, high)
-
-
-def _keras_factor(desired: NDArray[np.float64], norm: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):
-        return desired / (KERAS_EPSILON + norm)

@@ -1,18 +1,20 @@
-"""One projection: what is done to which tensor, what that did, and what must be written for it."""
+"""One projection: what is done to which tensor, the search for weights that conform, the writing."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import Chunked, box_shape
+from ckptclamp.constraints.movement import Aim
 from ckptclamp.engine.blocks import Spread, within
 from ckptclamp.engine.requests import WORKSPACE, Request
-from ckptclamp.engine.search import Search
 from ckptclamp.engine.statistics import measure_units
+from ckptclamp.engine.transform import inward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Copy
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.constraints.base import Constraint, UnitStatistics
+    from ckptclamp.constraints.movement import Step
     from ckptclamp.engine.blocks import Grid
     from ckptclamp.spec.model import Projection
 
@@ -86,14 +89,10 @@ class Job:
         """
         assert self.tensor.dtype is not None
         u, size = self.tensor.dtype.unit_roundoff, statistics.size
-        return Search(
-            self.constraint,
-            statistics,
-            self.tolerance,
-            self.tensor.dtype,
-            active=active,
-            margin=margin * u / math.sqrt(size) if size >= _LARGE else 0.0,
-        )
+        narrow = partial(inward, dtype=self.tensor.dtype.numpy)
+        margin = margin * u / math.sqrt(size) if size >= _LARGE else 0.0
+        aim = Aim(len(statistics), self.constraint.one_sided, margin, u == 0, narrow)
+        return Search(self, statistics, active, aim)
 
     def mendable(self, statistics: UnitStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which units lie outside (non-finite ones do), and which of these a projection can mend."""
@@ -116,6 +115,66 @@ class Job:
             return
         for part in _boxes_to_write(self.tensor, box, self.axes, units):
             self.copy.write(self.tensor, part, after[within(box, part)])
+
+
+class Search:
+    """The search, for some units at once, of a step whose rounded result lies inside the constraint.
+
+    The first trial is the projection itself. Rounding to storage moves a norm by about u/√n
+    relative, so every other unit lands a little outside. What is outside is tried again, from the
+    original weights, by the `Steps` of the constraint's movement, which are told how the constraint
+    would correct what was stored.
+
+    Attributes:
+        active: units for which the current `step` is yet to be tried.
+        best: the best step so far.
+        accepted: units whose weights become what `best` makes of them; known when none is active.
+        left: units that violate the tolerance even then.
+        trials: how many were observed.
+    """
+
+    def __init__(
+        self, job: Job, statistics: UnitStatistics, active: NDArray[np.bool_], aim: Aim
+    ) -> None:
+        self.constraint, self.tolerance = job.constraint, job.tolerance
+        self.active = active.copy()
+        self._steps = self.constraint.project(statistics).steps(aim)
+        self.best = self.step
+        self.accepted = np.zeros(aim.units, np.bool_)
+        self.left = active.copy()
+        self._before = self.constraint.judge(statistics).distance
+        self._distance = np.full(aim.units, np.inf)
+        self.trials = 0
+
+    @property
+    def step(self) -> Step:
+        """What to try next; means nothing for units that are not active."""
+        return self._steps.step
+
+    def observe(self, stored: UnitStatistics) -> NDArray[np.bool_]:
+        """Take in what the trial of `step` gave, as stored, and set up the next.
+
+        Statistics of units that are not active are not read. Returns which units' `best` is now
+        this trial.
+        """
+        judgement = self.constraint.judge(stored)
+        one_sided = self.constraint.one_sided
+        reached = self.active & ~judgement.violates(0.0 if one_sided else self.tolerance)
+        better = reached | (self.active & (judgement.distance < self._distance))
+        self._distance = np.where(better, judgement.distance, self._distance)
+        self.best = self.step.where(better, self.best)
+        conforming = better & ~judgement.violates(self.tolerance)
+        improved = better & (self._distance < 0.5 * self._before)
+        improved &= ~self.constraint.unmendable(stored)
+        self.accepted |= reached | conforming | improved
+        self.left &= ~conforming
+        self.active &= ~reached
+        self.trials += 1
+        if self.trials == self._steps.most:
+            self.active[:] = False
+        if self.active.any():
+            self._steps.correct(self.constraint.project(stored), self.trials)
+        return better
 
 
 def _boxes_to_write(

@@ -25,7 +25,6 @@ from ckptclamp.engine.requests import (
     Measurement,
     Part,
     Request,
-    Screened,
     Segment,
     reduce_elsewhere,
     reduce_item,
@@ -202,7 +201,7 @@ def _assemble(
     results: Iterable[tuple[Item, list[Answer]]],
     failed: set[int],
     progress: Callable[[int], None] | None,
-) -> Iterator[Batch | Screened | Failed]:
+) -> Iterator[Measurement]:
     """Merge parts of units, in the order of the weights, and pass on what is whole."""
     pending: dict[tuple[int, Box], Part] = {}
     for item, answers in results:
@@ -214,27 +213,14 @@ def _assemble(
             if not isinstance(answer, Part):
                 yield answer
                 continue
-            part = _merged(pending.pop((answer.request, answer.units), None), answer)
+            before = pending.pop((answer.request, answer.units), None)
+            part = answer if before is None else before.followed_by(answer)
             request = requests[part.request]
             if part.weights < request.unit * count_of(part.units):
                 pending[part.request, part.units] = part
             else:
                 yield request.finished(part.request, part.units, part.partial)
         if progress is not None:
-            progress(sum(_bytes(segment) for segment in item))
+            progress(sum(segment.nbytes for segment in item))
     lost = {request for request, _ in pending} - failed
     assert not lost, f"requests {lost} were left incomplete"
-
-
-def _merged(before: Part | None, after: Part) -> Part:
-    if before is None:
-        return after
-    with np.errstate(all="ignore"):
-        before.partial.merge(after.partial)
-    return Part(after.request, after.units, before.weights + after.weights, before.partial)
-
-
-def _bytes(segment: Segment) -> int:
-    """Bytes of weights in a segment, about; all segments of a tensor have its bytes exactly."""
-    boxes, nbytes = len(segment.group.grid), segment.group.tensor.nbytes
-    return segment.last * nbytes // boxes - segment.first * nbytes // boxes

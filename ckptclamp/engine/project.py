@@ -21,14 +21,7 @@ from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreada
 from ckptclamp.engine.requests import WORKSPACE, Batch, read
 from ckptclamp.engine.spanning import spanning_units
 from ckptclamp.engine.statistics import extremes_inside
-from ckptclamp.engine.transform import (
-    as_keras,
-    changed_units,
-    distances,
-    exactly,
-    moved,
-    relative,
-)
+from ckptclamp.engine.transform import as_keras, changed_units, distances, exactly, moved, relative
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
@@ -40,7 +33,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.constraints.base import Constraint, UnitStatistics
-    from ckptclamp.engine.search import Search
+    from ckptclamp.engine.job import Search
 
 
 __all__ = ["Projected", "project"]

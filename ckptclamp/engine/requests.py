@@ -120,6 +120,12 @@ class Segment:
     first: int
     last: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights, about; all segments of a tensor have its bytes exactly."""
+        boxes, nbytes = len(self.group.grid), self.group.tensor.nbytes
+        return self.last * nbytes // boxes - self.first * nbytes // boxes
+
 
 Item = tuple[Segment, ...]
 """What is handed to a worker at once: one segment, or several small ones."""
@@ -133,6 +139,12 @@ class Part:
     units: Box
     weights: int
     partial: Partial
+
+    def followed_by(self, other: Part) -> Part:
+        """Merge a part of the same units that comes after; this one is used up."""
+        with np.errstate(all="ignore"):
+            self.partial.merge(other.partial)
+        return Part(self.request, self.units, self.weights + other.weights, self.partial)
 
 
 Answer = Part | Batch | Screened | Failed

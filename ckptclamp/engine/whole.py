@@ -63,7 +63,7 @@ def project_whole(
         UnreadableError: as `measure_whole` answers `Failed`.
     """
     from ckptclamp.engine.job import Projected
-    from ckptclamp.engine.rounding import Rounding, rounded
+    from ckptclamp.engine.transform import Rounding, rounded
 
     keras = projection is Projection.KERAS
     project = constraint.apply_keras if keras else constraint.apply
