@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptclamp._version import __version__
 from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Reporting, Running
@@ -16,13 +16,15 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
 from ckptclamp.engine.executors import Meter
-from ckptclamp.engine.kept import Kept
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Measurement, Request
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
 from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Spec, Suppression
+
+if TYPE_CHECKING:
+    from ckptclamp.engine.kept import Kept
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 
