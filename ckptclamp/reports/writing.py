@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptclamp.auditing.results import WorstUnit
 from ckptclamp.errors import CkptclampError, UsageError
-from ckptclamp.reports.codec import codec, json_text
 from ckptclamp.reports.formats import reporter_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import BinaryIO, TextIO
 
+    from ckptclamp.auditing.results import WorstUnit
     from ckptclamp.reports.findings import Report
     from ckptclamp.reports.formats import RenderOptions
 
@@ -171,12 +170,16 @@ class UnitsWriter:
     """
 
     def __init__(self, file: BinaryIO) -> None:
+        from ckptclamp.auditing.results import WorstUnit
+        from ckptclamp.reports.codec import codec, json_text
+
         self._file = file
+        self._text, self._unit, self._json = codec(str).encode, codec(WorstUnit).encode, json_text
 
     def write(self, tensor: str, rule: str, unit: WorstUnit) -> None:
         """Write one violating unit of `tensor` under `rule`, both by their full names."""
-        named = {"tensor": codec(str).encode(tensor), "rule": codec(str).encode(rule)}
-        line = json_text(named | codec(WorstUnit).encode(unit))
+        named = {"tensor": self._text(tensor), "rule": self._text(rule)}
+        line = self._json(named | self._unit(unit))
         self._file.write(line.encode() + b"\n")
 
 

@@ -161,7 +161,7 @@ def test_a_text_report_costs_no_heavy_import():
     """The gate runs in every CI job: its start must not pay for what it does not use."""
     code = (
         "import sys; from tests.reports import samples;"
-        "from ckptclamp.reports import RenderOptions, render;"
+        "from ckptclamp.reports.formats import RenderOptions, render;"
         "render('text', samples.MIXED, RenderOptions());"
         "print(sorted({'rich', 'h5py', 'pydantic', 'yaml', 'xml', 'jinja2'} & sys.modules.keys()))"
     )
