@@ -43,13 +43,26 @@ def statistics():
 
 @pytest.fixture(scope="session")
 def projected():
-    """Apply a constraint's projection to an array of shape (units, weights), in float64."""
+    """Apply a constraint's projection to an array of shape (units, weights), in float64.
+
+    By the formula that `Transform` states, with which its own arithmetic must agree.
+    """
 
     def project(constraint, units, method="project"):
         array = np.asarray(units, dtype=np.float64)
+        transform = getattr(constraint, method)(_statistics(array))
+
+        def column(part):
+            return np.reshape(part, (-1, 1)) if np.ndim(part) else part
+
+        expected = np.clip(
+            array * column(transform.scale) + column(transform.shift),
+            column(transform.low),
+            column(transform.high),
+        )
         moved = np.empty_like(array)
-        movement = getattr(constraint, method)(_statistics(array))
-        movement.apply(array, lambda number: np.reshape(number, (-1, 1)), moved)
-        return moved
+        transform.apply(array, column, moved)
+        np.testing.assert_array_equal(moved, expected)
+        return expected
 
     return project
