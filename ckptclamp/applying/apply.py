@@ -34,7 +34,7 @@ from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role
 from ckptclamp.engine.executors import beside
-from ckptclamp.engine.kept import Kept
+from ckptclamp.engine.cache import Kept
 from ckptclamp.errors import Notice
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import refuse_no_weights

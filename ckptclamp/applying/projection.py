@@ -14,7 +14,7 @@ from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.engine.executors import Meter, threads
-from ckptclamp.engine.kept import Kept
+from ckptclamp.engine.cache import Kept
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch

@@ -24,7 +24,7 @@ from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Spec, Suppression
 
 if TYPE_CHECKING:
-    from ckptclamp.engine.kept import Kept
+    from ckptclamp.engine.cache import Kept
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 

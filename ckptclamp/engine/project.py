@@ -15,7 +15,7 @@ from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.engine.blocks import BLOCK, SEGMENT, Grid, count_of, grid_of, kept_axes
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.job import NOTHING, Job, Projected
-from ckptclamp.engine.kept import Known
+from ckptclamp.engine.cache import Known
 from ckptclamp.engine.kernels import merged
 from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
 from ckptclamp.engine.requests import WORKSPACE, Batch, read

@@ -18,7 +18,7 @@ from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import PENDING, count_of
 from ckptclamp.engine.executors import in_order
 from ckptclamp.engine.job import Job, Projected
-from ckptclamp.engine.kept import Known
+from ckptclamp.engine.cache import Known
 from ckptclamp.engine.measure import measure_boxes
 from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, Group, read
 from ckptclamp.engine.transform import (

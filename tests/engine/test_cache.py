@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptclamp.constraints.norms import MaxNorm
-from ckptclamp.engine.kept import Kept
+from ckptclamp.engine.cache import Kept
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.requests import Batch, Failed, Request
