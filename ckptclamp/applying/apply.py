@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptclamp.applying.projection import Work, project_tensors
-from ckptclamp.applying.publication import check_target, find_leftovers, staged
+from ckptclamp.applying.publication import check_target, find_stale_files, staged
 from ckptclamp.applying.refusals import (
     refuse_another_plan,
     refuse_exclusive,
@@ -33,8 +33,8 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role
-from ckptclamp.engine.executors import beside
-from ckptclamp.engine.cache import Kept
+from ckptclamp.engine.cache import MeasurementCache
+from ckptclamp.engine.executors import concurrently
 from ckptclamp.errors import Notice
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
@@ -106,7 +106,7 @@ class _Job:
         self.plan = self._plan(checkpoint)
         self.projection = options.projection or (spec.projection if spec else Projection.EXACT)
         # What is kept of the audit, and what is at work meanwhile, share the budget.
-        self.kept = Kept(options.audit.memory // _KEPT)
+        self.kept = MeasurementCache(options.audit.memory // _KEPT)
         self.auditing = replace(
             options.audit, memory=options.audit.memory - options.audit.memory // _KEPT
         )
@@ -130,7 +130,7 @@ class _Job:
     def write(self, output: Path) -> ApplyReport:
         """Make the copy at `output`; it appears there only when it is whole and verified."""
         options = self.options
-        leftovers = _leftover_notices(output)
+        leftovers = _stale_file_notices(output)
         with staged(
             output, like=self.checkpoint, force=options.force, in_place=options.in_place
         ) as stage:
@@ -140,7 +140,7 @@ class _Job:
             changes = self._project(copy, before, rounds=rounds)
             copy.finish()
             hashed = copy.files if is_hashed(self.checkpoint, options.audit.hash) else ()
-            with beside(copy.flush), Digests(hashed, options.audit.jobs) as digests:
+            with concurrently(copy.flush), Digests(hashed, options.audit.jobs) as digests:
                 copy.compare(options.audit.jobs or default_jobs())
                 after = self._verify(copy, digests, before, changes, output)
             self.checkpoint.verify_unchanged()
@@ -268,10 +268,10 @@ def _target(output: str | Path, opening: Opening) -> Path:
     return target.resolve() if follow else target
 
 
-def _leftover_notices(output: Path) -> tuple[Notice, ...]:
+def _stale_file_notices(output: Path) -> tuple[Notice, ...]:
     """Note what killed runs left in the output's directory; they are never removed unasked."""
     directory = output.parent
-    leftovers = find_leftovers(directory) if directory.is_dir() else []
+    leftovers = find_stale_files(directory) if directory.is_dir() else []
     return tuple(
         Notice(
             "leftover",

@@ -13,8 +13,8 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
-from ckptclamp.engine.cache import Kept
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
@@ -35,7 +35,7 @@ class Work:
 
     original: Checkpoint
     copy: Copy
-    kept: Kept
+    kept: MeasurementCache
     running: Running
     projection: Projection
     pool: Executor | None = None
@@ -123,7 +123,7 @@ def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projec
 
 
 def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> Projected:
-    constraint, tolerance = assignment.constraint, assignment.mending_tolerance
+    constraint, tolerance = assignment.constraint, assignment.projection_tolerance
     if isinstance(constraint, WholeTensorConstraint):
         return project_whole(
             work.copy,

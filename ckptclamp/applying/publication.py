@@ -63,7 +63,7 @@ def check_target(
     return path, _existing(path, Path(target), like, force, in_place)
 
 
-def find_leftovers(directory: str | Path) -> list[Path]:
+def find_stale_files(directory: str | Path) -> list[Path]:
     """Return what killed runs left in `directory`, sorted; a run that is at work owns some, too."""
     return sorted(path for path in Path(directory).iterdir() if LEFTOVER.fullmatch(path.name))
 

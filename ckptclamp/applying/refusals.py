@@ -41,7 +41,7 @@ def refuse_incomplete(report: AuditReport) -> None:
         raise NothingEvaluatedError(
             f"nothing was written, these rules match no tensor: {rules}",
             path=report.checkpoint.path,
-            hint="mend the pattern, or say `required: false`",
+            hint="fix the pattern, or say `required: false`",
         )
 
 
@@ -49,7 +49,7 @@ def refuse_ungoverned(plan: Plan, path: Path) -> None:
     """Refuse a copy in which nothing could have been fixed."""
     if not plan.assignments:
         raise NothingEvaluatedError(
-            "nothing was written: it declares no constraint, and no rule governs a tensor of it",
+            "nothing was written: it declares no constraint, and no rule applies to a tensor of it",
             path=path,
             hint="give a spec; `ckptclamp init` writes a first one",
         )
@@ -77,7 +77,7 @@ def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
         first = unfixable[0]
         what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
         raise NotWrittenError(
-            f"nothing was written, {_units(first.unmendable, first.units)} beyond mending ({what})",
+            f"nothing was written, {_units(first.unmendable, first.units)} that cannot be fixed ({what})",
             path=report.checkpoint.path,
             tensor=first.tensor,
             hint="--allow-remaining writes a copy with these left as they are",

@@ -24,7 +24,7 @@ from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Spec, Suppression
 
 if TYPE_CHECKING:
-    from ckptclamp.engine.cache import Kept
+    from ckptclamp.engine.cache import MeasurementCache
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 
@@ -90,9 +90,9 @@ def check_isolation(path: str | Path) -> None:
     Raises:
         UnreadableError: this system lacks a layer of it.
     """
-    from ckptclamp.checkpoints.sandbox.process import missing_walls
+    from ckptclamp.checkpoints.sandbox.process import missing_sandbox_layers
 
-    missing = missing_walls()
+    missing = missing_sandbox_layers()
     if missing:
         raise UnreadableError(
             f"was not opened: isolation is required, and this system lacks {', '.join(missing)}",
@@ -106,7 +106,7 @@ def audit_plan(
     plan: Plan,
     spec: Spec | None,
     options: AuditOptions,
-    kept: Kept | None = None,
+    kept: MeasurementCache | None = None,
 ) -> AuditReport:
     """Judge every assignment of `plan` and gather the report.
 
@@ -173,17 +173,17 @@ def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, 
 
 def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[Notice]:
     """Warn of copies of one variable that differ."""
-    if plan.twins:
-        from ckptclamp.auditing.drift import twin_notices
+    if plan.tied:
+        from ckptclamp.auditing.drift import tied_notices
 
-        yield from twin_notices(checkpoint, plan.twins, memory)
+        yield from tied_notices(checkpoint, plan.tied, memory)
 
 
 def _judge_all(
     checkpoint: Checkpoint,
     assignments: Sequence[Assignment],
     options: AuditOptions,
-    kept: Kept | None,
+    kept: MeasurementCache | None,
 ) -> list[Result]:
     """Judge `assignments`; for degenerate axes, also say what the intended ones would show."""
     degenerate = [i for i, a in enumerate(assignments) if a.meant is not None]
@@ -218,7 +218,7 @@ def judge(
     reporting: Reporting,
     *,
     supposed: Sequence[Assignment] = (),
-    kept: Kept | None = None,
+    kept: MeasurementCache | None = None,
 ) -> list[Result]:
     """Measure the tensors of `assignments` and return a result for each, in order.
 

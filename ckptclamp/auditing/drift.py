@@ -196,14 +196,14 @@ def worst_first(drifts: Sequence[TensorDrift]) -> list[TensorDrift]:
     return sorted(drifts, key=lambda drift: (-drift.nonfinite, -drift.distance, drift.tensor))
 
 
-def twin_notices(
-    reader: TensorReader, twins: Iterable[tuple[Tensor, Tensor]], memory: int
+def tied_notices(
+    reader: TensorReader, tied: Iterable[tuple[Tensor, Tensor]], memory: int
 ) -> Iterator[Notice]:
     """Warn of every pair that differs, or that cannot be read within `memory` bytes.
 
     Two boxes are in memory at once.
     """
-    for one, other in twins:
+    for one, other in tied:
         try:
             same = _same(reader, one, other, memory)
         except UnreadableError as error:

@@ -29,7 +29,7 @@ from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan.build import Plan, build_plan
-from ckptclamp.plan.tensors import judged_tensors, keras_model, parts_of
+from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, unit_words
 from ckptclamp.spec.model import Spec, Units
 
@@ -106,7 +106,7 @@ def inspect(
         bound = keras_model(checkpoint)
         labels = {} if bound is None else bound.labels
         tensors = list(checkpoint.tensors.values())
-        judged = judged_tensors(checkpoint) if norms else {}
+        judged = audited_tensors(checkpoint) if norms else {}
         parts = parts_of(checkpoint) if norms else {}
         whole = [tensor for tensor in judged.values() if tensor.name not in parts]
         measured = _norms(checkpoint, whole, units, options)

@@ -111,7 +111,7 @@ class CheckpointSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class Summary:
     """How many results had which answer; suppressed violations are counted apart."""
 
     results: int
@@ -149,11 +149,11 @@ class AuditReport:
         return self.notices + tuple(n for result in self.results for n in result.notices)
 
     @property
-    def census(self) -> Census:
+    def census(self) -> Summary:
         """Count the results."""
         open_results = [result for result in self.results if result.suppressed is None]
         of = [result.verdict for result in open_results]
-        return Census(
+        return Summary(
             results=len(self.results),
             passed=of.count(Verdict.PASS),
             violations=of.count(Verdict.VIOLATION),

@@ -27,11 +27,11 @@ from ckptclamp.models.families import Part
 from ckptclamp.plan.build import Assignment, Plan, build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,
-    judged_tensors,
+    audited_tensors,
     labels_of,
     parts_of,
     why_no_norm,
-    why_not_judged,
+    why_not_audited,
     why_not_projected,
 )
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
@@ -98,7 +98,7 @@ def starting_spec(
     with opened(path, options) as checkpoint:
         plan = build_plan(checkpoint, None)
         keras = checkpoint.keras is not None
-        judged = tuple(judged_tensors(checkpoint).values())
+        judged = tuple(audited_tensors(checkpoint).values())
         exact = ExactPatterns(judged, labels_of(checkpoint))
         parts = parts_of(checkpoint)
         reasons = {
@@ -133,7 +133,7 @@ def starting_spec(
 def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
     if part is not None:
         return part.reason
-    return why_not_judged(tensor) or why_not_projected(tensor) or why_no_norm(tensor)
+    return why_not_audited(tensor) or why_not_projected(tensor) or why_no_norm(tensor)
 
 
 def _declared(

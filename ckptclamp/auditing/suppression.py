@@ -91,7 +91,7 @@ class _Ignoring:
             yield Notice(
                 "ignore-expired",
                 f"{_named(rule)} expired on {rule.expires} and suppresses nothing any more",
-                hint="mend what it ignored, or give it a new date",
+                hint="fix what it ignored, or give it a new date",
             )
         for index, rule in enumerate(self._rules):
             if index not in self._used:

@@ -202,7 +202,7 @@ def _open_index(source: Source, follow_symlinks: bool, header_limit: int) -> Che
 
         return open_keras_shards(source, follow_symlinks=follow_symlinks)
     raise NotACheckpointError(
-        "no checkpoint, but JSON without a weight_map of shards",
+        "not a checkpoint: JSON without a weight_map of shards",
         path=source.path,
         hint="name the checkpoint, or the index of its shards",
     )
@@ -236,7 +236,7 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     found = sorted(indexes or singles)
     if not found:
         what, hint = _foreign_directory(names)
-        raise NotACheckpointError(f"no checkpoint, but {what}", path=path, hint=hint)
+        raise NotACheckpointError(f"not a checkpoint: {what}", path=path, hint=hint)
     if len(found) > 1:
         raise NotACheckpointError(
             f"a directory with {len(found)} checkpoints",
@@ -305,7 +305,7 @@ def sniff(source: Source) -> Kind:
     foreign = None if kind in (Kind.HDF5, Kind.SAFETENSORS) else _foreign(prefix)
     if foreign or kind is None:
         what, hint = foreign or _unknown(prefix, source)
-        raise NotACheckpointError(f"no checkpoint, but {what}", path=source.path, hint=hint)
+        raise NotACheckpointError(f"not a checkpoint: {what}", path=source.path, hint=hint)
     return kind
 
 

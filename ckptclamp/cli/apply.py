@@ -35,7 +35,7 @@ from ckptclamp.cli.parameters import PATH, option
     help="exact: the nearest conforming weights, of violating units only (the default). "
     "keras: Keras' own formula, for every governed unit.",
 )
-@option("-n", "--dry-run", is_flag=True, help="Only tell what would change.")
+@option("-n", "--dry-run", is_flag=True, help="Only report what would change.")
 @option("--force", is_flag=True, help="Replace an existing output.")
 @option("--in-place", is_flag=True, help="Replace the input by the copy.")
 @option(

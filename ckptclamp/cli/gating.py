@@ -89,10 +89,10 @@ def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
 
     try:
         if gate.attest is not None:
-            from ckptclamp.gate.attestation import render_statement
+            from ckptclamp.gate.attestation import render_attestation
             from ckptclamp.reports.writing import write_whole
 
-            write_whole(gate.attest, render_statement(report))
+            write_whole(gate.attest, render_attestation(report))
     finally:  # the report is written even if the statement cannot be written
         emit(report, reports)
 

@@ -76,15 +76,15 @@ def init_command(
     folder = output.parent if output is not None else Path()
     named = None if no_schema else schema or folder / SCHEMA
     # On stdout a spec has no place yet, so nothing is put beside it that nobody asked for.
-    beside = named if schema is not None or output is not None else None
-    check_places((checkpoint, rules.config), (output, beside))
+    schema_path = named if schema is not None or output is not None else None
+    check_places((checkpoint, rules.config), (output, schema_path))
     for path in (output, schema):
         if path is not None and path.exists() and not force:
             raise UsageError("exists already", path=path, hint="--force replaces it")
     spec = starting_spec(checkpoint, headroom=headroom, options=audit_options(rules, engine))
     text = render_spec(spec, None if named is None else os.path.relpath(named, folder))
-    if beside is not None:
-        _write_schema(beside, replaced=schema is not None or force)
+    if schema_path is not None:
+        _write_schema(schema_path, replaced=schema is not None or force)
     if spec.unknown:
         what = plural(len(spec.unknown), "declared constraint")
         click.echo(f"ckptclamp: warning: {what} got no rule; the spec says which", err=True)

@@ -15,14 +15,14 @@ from ckptclamp._version import __version__
 
 _COMMANDS = {
     "audit": "Judge a checkpoint against its constraints.",
-    "apply": "Write a copy in which every governed unit conforms.",
+    "apply": "Write a copy in which every unit that a rule applies to conforms.",
     "inspect": "Show what a checkpoint holds and declares.",
-    "explain": "Show which rule governs which tensor, and what one unit is.",
+    "explain": "Show which rule applies to which tensor, and what one unit is.",
     "init": "Write a first spec for a checkpoint.",
     "diff": "Show how far the weights of two checkpoints lie apart.",
-    "baseline": "Look after the violations that a gate takes for known.",
+    "baseline": "Maintain the baseline: the violations that a gate accepts.",
     "report": "Make other formats of a saved JSON report.",
-    "verify-attestation": "Compare a statement with the files on disk.",
+    "verify-attestation": "Verify an attestation against the files on disk.",
     "schema": "Print the JSON Schema of a spec or of the JSON report.",
     "completion": "Print the shell completion script.",
 }

@@ -204,14 +204,14 @@ engine_options = together(
     option(
         "--require-isolation",
         is_flag=True,
-        help="Open nothing unless every wall around the HDF5 parser stands.",
+        help="Open nothing unless the HDF5 parser is fully sandboxed.",
     ),
     option(
         "--header-limit",
         type=Size(),
         default="16MiB",
         show_default=True,
-        help="Longest header of a safetensors file.",
+        help="Maximum header size of a safetensors file.",
     ),
     option(
         "--expansion-limit",
@@ -302,7 +302,7 @@ hash_option = option(
 )
 
 verbosity_options = together(
-    option("-q", "--quiet", is_flag=True, help="Print only the census line."),
+    option("-q", "--quiet", is_flag=True, help="Print only the summary line."),
     option("-v", "--verbose", count=True, help="Print more; may be repeated."),
     option(
         "--color",
@@ -320,7 +320,7 @@ suppressed_option = option(
 attest_option = option(
     "--attest",
     type=PATH,
-    help="Write an in-toto statement: which bytes, which spec, which answer.",
+    help="Write an in-toto attestation: which bytes, which spec, which answer.",
 )
 
 baseline_options = together(
@@ -332,6 +332,6 @@ baseline_options = together(
     option(
         "--write-baseline",
         type=PATH,
-        help="Record today's violations as known.",
+        help="Record today's violations as accepted.",
     ),
 )

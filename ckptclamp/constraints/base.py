@@ -164,7 +164,7 @@ class Constraint(ABC):
         return self.project(statistics)
 
     def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
-        """Which units no projection can mend, beside those with non-finite weights."""
+        """Which units no projection can fix, beside those with non-finite weights."""
         return np.zeros(len(statistics), dtype=np.bool_)
 
     def bounds(self) -> tuple[float, float]:

@@ -178,7 +178,7 @@ class Workspace(threading.local):
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Broadcast:
     """Spreads numbers of the units of a block of `shape` over its part at `place`."""
 
     shape: tuple[int, ...]
@@ -186,7 +186,7 @@ class Spread:
     place: tuple[slice, ...]
 
     @classmethod
-    def all_of(cls, shape: tuple[int, ...], axes: tuple[int, ...]) -> Spread:
+    def all_of(cls, shape: tuple[int, ...], axes: tuple[int, ...]) -> Broadcast:
         """Spread over a whole block."""
         return cls(shape, axes, (slice(None),) * len(shape))
 

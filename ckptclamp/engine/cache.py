@@ -19,7 +19,7 @@ Key = tuple[str, str]
 """The names of a tensor and of a rule."""
 
 
-class Kept:
+class MeasurementCache:
     """What `measure` answered, up to `memory` bytes.
 
     A tensor of which one piece does not fit is forgotten, and so is one that was not answered unit
@@ -53,7 +53,7 @@ class Kept:
         return batches
 
 
-class Known:
+class KnownStatistics:
     """What kept answers say of the units of a request: of each of them once, or nothing."""
 
     def __init__(self, request: Request, answers: Sequence[Batch]) -> None:

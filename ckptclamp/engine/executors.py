@@ -32,7 +32,7 @@ def threads(jobs: int) -> Iterator[Executor | None]:
 
 
 @contextmanager
-def beside(work: Callable[[], None]) -> Iterator[None]:
+def concurrently(work: Callable[[], None]) -> Iterator[None]:
     """Do `work` in a thread of its own while the block runs, and wait for it when the block ends.
 
     What `work` raises is raised then, unless the block raises something itself.

@@ -11,7 +11,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.tensor import Chunked, box_shape
 from ckptclamp.constraints.movement import Aim
-from ckptclamp.engine.blocks import Spread, within
+from ckptclamp.engine.blocks import Broadcast, within
 from ckptclamp.engine.requests import WORKSPACE, Request
 from ckptclamp.engine.statistics import measure_units
 from ckptclamp.engine.transform import inward
@@ -41,7 +41,7 @@ class Projected:
 
     `changed` counts units of which a byte is another; `largest_change` is the largest change of a
     weight, relative to the largest magnitude in its unit; `left` counts units that still lie
-    outside the tolerance: that no projection can mend, or that the dtype cannot hold.
+    outside the tolerance: that no projection can fix, or that the dtype cannot hold.
     """
 
     units: int
@@ -94,7 +94,7 @@ class Job:
         aim = Aim(len(statistics), self.constraint.one_sided, margin, u == 0, narrow)
         return Search(self, statistics, active, aim)
 
-    def mendable(self, statistics: UnitStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def fixable(self, statistics: UnitStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which units lie outside (non-finite ones do), and which of these a projection can mend."""
         broken = statistics.nonfinite > 0
         outside = self.constraint.judge(statistics).violates(self.tolerance) | broken
@@ -106,7 +106,7 @@ class Job:
 
     def left_by_keras(self, before: UnitStatistics, trial: UnitStatistics) -> NDArray[np.bool_]:
         """Which units violate after Keras' formula; those that it made non-finite stay `before`."""
-        was, now = self.mendable(before)[0], self.mendable(trial)[0]
+        was, now = self.fixable(before)[0], self.fixable(trial)[0]
         return np.where(trial.nonfinite > 0, was, now)
 
     def write(self, box: Box, units: NDArray[np.bool_], after: NDArray[Any]) -> None:
@@ -186,7 +186,7 @@ def _boxes_to_write(
     they are worth a system call.
     """
     shape = box_shape(box)
-    weights = Spread.all_of(shape, axes)(units)
+    weights = Broadcast.all_of(shape, axes)(units)
     if isinstance(tensor.storage, Chunked):
         yield from _changed_chunks(box, tensor.storage.chunk_shape, weights)
         return

@@ -13,9 +13,9 @@ import numpy as np
 
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.engine.blocks import BLOCK, SEGMENT, Grid, count_of, grid_of, kept_axes
+from ckptclamp.engine.cache import KnownStatistics
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.job import NOTHING, Job, Projected
-from ckptclamp.engine.cache import Known
 from ckptclamp.engine.kernels import merged
 from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
 from ckptclamp.engine.requests import WORKSPACE, Batch, read
@@ -117,14 +117,14 @@ def _whole_units(
     job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
 ) -> Iterator[tuple[int, Projected]]:
     """Mend every box by itself."""
-    beforehand = Known(job.request, known)
+    beforehand = KnownStatistics(job.request, known)
     boxes, step = len(job.grid), job.grid.segment
     items = (range(first, min(first + step, boxes)) for first in range(0, boxes, step))
-    for item, done in in_order(bound(_mend_boxes, job, beforehand), items, pool, window):
+    for item, done in in_order(bound(_fix_boxes, job, beforehand), items, pool, window):
         yield sum(count_of(job.grid.box(index)) for index in item), done
 
 
-def _mend_boxes(job: Job, known: Known, indices: range) -> Projected:
+def _fix_boxes(job: Job, known: KnownStatistics, indices: range) -> Projected:
     total = NOTHING
     with np.errstate(all="ignore"):
         for index in indices:
@@ -140,7 +140,7 @@ def _mend_box(job: Job, box: Box, known: UnitStatistics | None) -> Projected:
     read.
     """
     if known is not None and job.projection is Projection.EXACT:
-        outside, chosen = job.mendable(known)
+        outside, chosen = job.fixable(known)
         if not chosen.any():
             return Projected(len(outside), 0, 0.0, int(np.count_nonzero(outside)))
     block = read(job.copy, job.tensor, box)
@@ -150,12 +150,12 @@ def _mend_box(job: Job, box: Box, known: UnitStatistics | None) -> Projected:
     statistics = job.measured(block, job.axes) if known is None else known
     if job.projection is Projection.KERAS:
         return _follow_keras(job, box, block, statistics)
-    outside, chosen = job.mendable(statistics)
+    outside, chosen = job.fixable(statistics)
     hopeless = int(np.count_nonzero(outside)) - int(np.count_nonzero(chosen))
     if not chosen.any():
         return Projected(len(outside), 0, 0.0, hopeless)
-    mend = _mend_rows if _has_rows(block.shape, job.axes) else _mend_all
-    after, changed, largest, left = mend(job, block, statistics, chosen)
+    fix = _fix_rows if _has_rows(block.shape, job.axes) else _fix_all
+    after, changed, largest, left = fix(job, block, statistics, chosen)
     job.write(box, changed, after)
     return Projected(len(outside), int(np.count_nonzero(changed)), largest, hopeless + left)
 
@@ -170,7 +170,7 @@ def _has_rows(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
     return len(extents) == 1 or (rows and len(extents) == 2)
 
 
-def _mend_rows(
+def _fix_rows(
     job: Job, block: NDArray[Any], statistics: UnitStatistics, chosen: NDArray[np.bool_]
 ) -> _Mended:
     """Mend the chosen units, and touch no others."""
@@ -219,7 +219,7 @@ def _largest_change(
     return relative(largest[search.accepted], peak[search.accepted])
 
 
-def _mend_all(
+def _fix_all(
     job: Job, block: NDArray[Any], statistics: UnitStatistics, chosen: NDArray[np.bool_]
 ) -> _Mended:
     """Mend units that lie across each other: each trial computes all that are active at once."""

@@ -16,9 +16,9 @@ import numpy as np
 
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import PENDING, count_of
+from ckptclamp.engine.cache import KnownStatistics
 from ckptclamp.engine.executors import in_order
 from ckptclamp.engine.job import Job, Projected
-from ckptclamp.engine.cache import Known
 from ckptclamp.engine.measure import measure_boxes
 from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, Group, read
 from ckptclamp.engine.transform import (
@@ -59,10 +59,10 @@ def spanning_units(
     `known` is what was kept of the units: everything, or nothing. Yields how many weights
     were looked at, and what was done to their units.
     """
-    beforehand = Known(job.request, known)
+    beforehand = KnownStatistics(job.request, known)
     for first, last in _unit_groups(job):
         with np.errstate(all="ignore"):
-            done = _Units(job, range(first, last), pool, window, beforehand).mend()
+            done = _Units(job, range(first, last), pool, window, beforehand).fix()
         yield sum(count_of(job.grid.box(index)) for index in range(first, last)), done
 
 
@@ -99,7 +99,7 @@ class _Units:
     """
 
     def __init__(
-        self, job: Job, boxes: range, pool: Executor | None, window: int, known: Known
+        self, job: Job, boxes: range, pool: Executor | None, window: int, known: KnownStatistics
     ) -> None:
         self.job = job
         self.boxes = boxes
@@ -108,11 +108,11 @@ class _Units:
         self.places: dict[Box, slice] = {}
         self.statistics = self._taken(known) or self._measure(job.copy)
 
-    def mend(self) -> Projected:
+    def fix(self) -> Projected:
         """Move the units that are to move, and write them."""
         if self.job.projection is Projection.KERAS:
             return self._follow_keras()
-        outside, chosen = self.job.mendable(self.statistics)
+        outside, chosen = self.job.fixable(self.statistics)
         search = self.job.search(self.statistics, chosen, margin=_MARGIN)
         while search.active.any():
             trial = _Trial(self, _stepping(search.step, search.active))
@@ -143,7 +143,7 @@ class _Units:
             parts.append((answer.units, answer.statistics))
         return self._joined(parts)
 
-    def _taken(self, known: Known) -> UnitStatistics | None:
+    def _taken(self, known: KnownStatistics) -> UnitStatistics | None:
         """Take what an audit measured of these units, if that is each of them."""
         boxes = {self._units(box): box for box in map(self.job.grid.box, self.boxes)}
         parts = [(units, known.of(box)) for units, box in boxes.items()]

@@ -15,7 +15,7 @@ import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine import kernels
-from ckptclamp.engine.blocks import PIECE, Spread, contiguous, kept_axes
+from ckptclamp.engine.blocks import PIECE, Broadcast, contiguous, kept_axes
 from ckptclamp.engine.kernels import extremes, widen
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def _rescue_squares(
     if not lost.any():
         return
     exponent = np.where(lost, np.frexp(peak)[1], 0)
-    scaled = np.ldexp(magnitudes, -Spread.all_of(wide.shape, axes)(exponent))
+    scaled = np.ldexp(magnitudes, -Broadcast.all_of(wide.shape, axes)(exponent))
     norm = np.sqrt(kernels.sum_of_squares(scaled, axes, scratch))
     values[Statistic.NORM] = np.where(lost, np.ldexp(norm, exponent), 0.0)
     values[SQUARES] = np.where(lost, 0.0, squares)

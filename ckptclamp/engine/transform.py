@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ckptclamp.engine.blocks import PIECE, Spread, contiguous
+from ckptclamp.engine.blocks import PIECE, Broadcast, contiguous
 from ckptclamp.engine.kernels import extremes, merged, reduce, widen
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Arithmetic(Protocol):
     """What moves the weights of part of a block."""
 
     def __call__(
-        self, part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace
+        self, part: NDArray[Any], over: Broadcast, out: NDArray[Any], workspace: Workspace
     ) -> None:
         """Put `part` moved into `out`, of the same dtype; `over` spreads numbers of units."""
 
@@ -33,7 +33,7 @@ def exactly(step: Step) -> Arithmetic:
     """Move by `step` in float64, and round once."""
     movement, shrinks, directed = step.movement, step.movement.shrinks, step.rounding.any()
 
-    def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
+    def move(part: NDArray[Any], over: Broadcast, out: NDArray[Any], workspace: Workspace) -> None:
         wide = widen(part, workspace, "float64")
         # In place where the weights were widened: one buffer less for the cache to hold.
         new = workspace.array("float64", wide.dtype, wide.shape) if wide is part else wide
@@ -47,7 +47,7 @@ def exactly(step: Step) -> Arithmetic:
 def as_keras(movement: Movement) -> Arithmetic:
     """Move as Keras does, in the weights' dtype; integers by the arithmetic of float32, rounded."""
 
-    def move(part: NDArray[Any], over: Spread, out: NDArray[Any], workspace: Workspace) -> None:
+    def move(part: NDArray[Any], over: Broadcast, out: NDArray[Any], workspace: Workspace) -> None:
         del workspace
         native = part.dtype.newbyteorder("=")
         working = np.dtype(np.float32) if native.kind in "iub" else native
@@ -76,7 +76,7 @@ def moved(
     out = workspace.array(into, block.dtype, block.shape)
     everything = units.all()
     for place in _pieces(block.shape, axes):
-        over, part = Spread(block.shape, axes, place), block[place]
+        over, part = Broadcast(block.shape, axes, place), block[place]
         if everything:
             arithmetic(part, over, out[place], workspace)
         else:
@@ -115,7 +115,7 @@ def moved_few(
     np.copyto(out, block.reshape(extents))
     part = out[chosen]
     new = np.empty_like(part)
-    arithmetic(part, Spread.all_of(part.shape, (1 - axis,)), new, workspace)
+    arithmetic(part, Broadcast.all_of(part.shape, (1 - axis,)), new, workspace)
     out[chosen] = new
     return out.reshape(block.shape)
 

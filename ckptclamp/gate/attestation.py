@@ -27,9 +27,9 @@ from typing import Any
 from ckptclamp.auditing.results import (
     ApplyReport,
     AuditReport,
-    Census,
     CheckpointSummary,
     FileDigest,
+    Summary,
 )
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source, sha256
@@ -55,7 +55,7 @@ def check_attestable(names: Iterable[str]) -> None:
     _now()
 
 
-def render_statement(report: AuditReport | ApplyReport) -> str:
+def render_attestation(report: AuditReport | ApplyReport) -> str:
     """Return the statement about `report`, as JSON text.
 
     Raises:
@@ -67,7 +67,7 @@ def render_statement(report: AuditReport | ApplyReport) -> str:
         subject = _descriptors(checkpoint, _relative_names(checkpoint))
         document = _statement(AUDIT_TYPE, subject, predicate)
     else:
-        document = _apply_statement(report)
+        document = _apply_attestation(report)
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     return text.replace("##", r"#\u0023")  # a CI log takes `##[` for a command
 
@@ -137,7 +137,7 @@ def verify(
     )
 
 
-def _apply_statement(report: ApplyReport) -> dict[str, Any]:
+def _apply_attestation(report: ApplyReport) -> dict[str, Any]:
     if report.after is None or report.output is None:
         raise UsageError("a dry run writes nothing that could be attested")
     before, after = report.before.checkpoint, report.after.checkpoint
@@ -176,7 +176,7 @@ def _predicate(report: AuditReport) -> dict[str, Any]:
         "rules": _rules(report),
         "parameters": codec(Mapping[str, str]).encode(report.parameters),
         "exitCode": int(report.exit_code),
-        "census": codec(Census).encode(report.census),
+        "census": codec(Summary).encode(report.census),
         "unmatched": [unmatched.rule for unmatched in report.unmatched],
     }
 
@@ -212,10 +212,10 @@ def _name(name: str) -> str:
         name.encode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            "has a name that is no UTF-8; a statement cannot hold it", path=name
+            "has a name that is no UTF-8; an attestation cannot hold it", path=name
         ) from error
     if "\\" in name:
-        raise UsageError("has a backslash in its name; a statement cannot hold it", path=name)
+        raise UsageError("has a backslash in its name; an attestation cannot hold it", path=name)
     return name
 
 
@@ -241,14 +241,14 @@ def _load(path: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
     """Return the digest of each subject by its name, and the predicate."""
     with closing(Source.open(path)) as source:
         if source.size > _MAX_BYTES:
-            raise UnreadableError("is too large for a statement", path=path)
+            raise UnreadableError("is too large for an attestation", path=path)
         data = source.read_at(0, source.size)
     document = parse_strict(data, max_depth=16, max_bytes=_MAX_BYTES, what="statement", path=path)
     try:
         return _checked(document)
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableError(
-            f"this is no statement of this program: {error}",
+            f"this is no attestation of this program: {error}",
             path=path,
             hint="it must be one that --attest wrote, without an envelope",
         ) from None

@@ -298,7 +298,7 @@ def _objection(result: Result, entry: Entry, today: datetime.date) -> Notice | N
         return Notice(
             "baseline-expired",
             f"the baseline's entry for rule {entry.rule} expired on {entry.expires}",
-            hint="mend the weights, or give the entry a new date",
+            hint="fix the weights, or give the entry a new date",
             tensor=result.tensor,
         )
     if not entry.same_rule(result):
@@ -314,7 +314,7 @@ def _objection(result: Result, entry: Entry, today: datetime.date) -> Notice | N
         return Notice(
             "baseline-worse",
             f"worse than the baseline allows for rule {entry.rule}: {grown}",
-            hint="mend the weights; --write-baseline would accept them as they are",
+            hint="fix the weights; --write-baseline would accept them as they are",
             tensor=result.tensor,
         )
     return None

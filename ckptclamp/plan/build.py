@@ -66,7 +66,7 @@ def build_plan(
         _refuse_shared_ids(spec, declared)
         entries += declared
     plan = plan_of(entries)
-    return replace(plan, twins=_governed_twins(bound, plan))
+    return replace(plan, tied=_tied_under_rules(bound, plan))
 
 
 def _refuse_shared_ids(spec: Spec, declared: Iterable[Entry]) -> None:
@@ -86,7 +86,7 @@ def _refuse_shared_ids(spec: Spec, declared: Iterable[Entry]) -> None:
         raise SpecError(spec.path or "options", problems)
 
 
-def _governed_twins(bound: BoundModel, plan: Plan) -> tuple[tuple[Tensor, Tensor], ...]:
+def _tied_under_rules(bound: BoundModel, plan: Plan) -> tuple[tuple[Tensor, Tensor], ...]:
     """Copies of one variable of which some constraint governs at least one."""
     governed = {assignment.tensor.name for assignment in plan.assignments}
     return tuple(

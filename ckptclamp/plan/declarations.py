@@ -15,7 +15,7 @@ from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (
     stored,
     tolerance_for,
-    why_not_judged,
+    why_not_audited,
     why_not_projected,
 )
 from ckptclamp.plan.units import has_axes, unit_of
@@ -118,7 +118,7 @@ class _Planner:
     def _pair(
         self, tensor: Tensor, label: str | None, constraint: Constraint, units: Units
     ) -> Entry:
-        reason = why_not_judged(tensor)
+        reason = why_not_audited(tensor)
         if reason is not None:
             return self._refused(reason, None, tensor, str(constraint))
         declaration = self.declaration

@@ -64,7 +64,7 @@ class Assignment:
     automatic: bool = False
 
     @property
-    def mending_tolerance(self) -> float:
+    def projection_tolerance(self) -> float:
         """What `apply` forgives: nothing, unless a tolerance was stated or 0 cannot be reached.
 
         An automatic tolerance forgives an audit what a model cannot help; a copy can.
@@ -97,14 +97,14 @@ class NotEvaluated:
 class Plan:
     """What will be judged, what cannot be, and which rules matched nothing.
 
-    `twins` are governed tensors that must be copies of each other; the second one counts.
+    `tied` are governed tensors that must be copies of each other; the second one counts.
     """
 
     assignments: tuple[Assignment, ...] = ()
     not_evaluated: tuple[NotEvaluated, ...] = ()
     unmatched: tuple[UnmatchedRule, ...] = ()
     notices: tuple[Notice, ...] = ()
-    twins: tuple[tuple[Tensor, Tensor], ...] = ()
+    tied: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 Entry = Assignment | NotEvaluated | UnmatchedRule | Notice

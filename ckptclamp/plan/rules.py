@@ -10,9 +10,9 @@ from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printab
 from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.tensors import (
     RAW_HINT,
-    governed,
-    judged_tensors,
+    audited_tensors,
     keras_model,
+    matching_tensors,
     names_of,
     parts_of,
     quantised_notice,
@@ -20,7 +20,7 @@ from ckptclamp.plan.tensors import (
     tolerance_for,
     unread_config_notice,
     why_no_weight,
-    why_not_judged,
+    why_not_audited,
     why_not_projected,
 )
 from ckptclamp.plan.units import unit_of
@@ -54,7 +54,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
     labels = {} if bound is None else bound.labels
     shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
-    matching = governed(patterns, judged_tensors(checkpoint).values(), labels)
+    matching = matching_tensors(patterns, audited_tensors(checkpoint).values(), labels)
     pairs: list[Entry] = []
     problems: list[SpecProblem] = []
     parts = parts_of(checkpoint)
@@ -92,7 +92,7 @@ def _pair(
 ) -> Entry:
     effective = rule.storage is Storage.EFFECTIVE
     no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
-    reason = no_weight or why_not_judged(tensor)
+    reason = no_weight or why_not_audited(tensor)
     if reason is not None:
         return NotEvaluated(
             subject=tensor.name,
@@ -204,7 +204,7 @@ def _unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, .
     passed = {
         tensor: by
         for tensor, layer in unnamed.items()
-        if (by := _meant(patterns, names[tensor], layer, words) - met[layer])
+        if (by := _intended(patterns, names[tensor], layer, words) - met[layer])
     }
     if not passed:
         return ()
@@ -221,7 +221,7 @@ def _unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, .
     )
 
 
-def _meant(
+def _intended(
     patterns: TensorPatterns, names: Sequence[str], layer: str, words: Sequence[str]
 ) -> frozenset[int]:
     """The rules that would match a weight with `names` if it were called by one of `words`.

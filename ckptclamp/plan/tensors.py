@@ -61,7 +61,7 @@ def all_names(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
     return {name: names_of(tensor, labels.get(name)) for name, tensor in checkpoint.tensors.items()}
 
 
-def governed(
+def matching_tensors(
     patterns: TensorPatterns, tensors: Iterable[Tensor], labels: Mapping[str, str]
 ) -> list[list[Tensor]]:
     """The tensors of each rule of `patterns`, in the order of the checkpoint.
@@ -89,7 +89,7 @@ def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool
     return any(literal_head(pattern).startswith(groups) for pattern in wanted)
 
 
-def judged_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+def audited_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     """Every tensor by name, as it is judged: a quantised weight of a Keras model as dequantised."""
     bound = keras_model(checkpoint)
     return checkpoint.tensors if bound is None else {**checkpoint.tensors, **bound.dequantised}
@@ -119,7 +119,7 @@ def tolerance_for(tensor: Tensor, stated: float | None, override: float | None) 
     return 0.0 if tensor.dtype is None else auto_tolerance(tensor.dtype)
 
 
-def why_not_judged(tensor: Tensor) -> str | None:
+def why_not_audited(tensor: Tensor) -> str | None:
     """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can."""
     if isinstance(tensor.storage, Unreadable):
         return tensor.storage.reason
@@ -257,7 +257,7 @@ class ExactPatterns:
         """Put what is exact into `found`, unless something stands there; return what else matched."""
         usable = [patterns if _understood(patterns) else _NOTHING for patterns in proposed]
         others = []
-        matched = governed(TensorPatterns(usable), self._tensors, self._labels)
+        matched = matching_tensors(TensorPatterns(usable), self._tensors, self._labels)
         for i, (group, tensors) in enumerate(zip(groups, matched, strict=True)):
             names = {tensor.name for tensor in tensors}
             others.append(sorted(names.difference(group)))

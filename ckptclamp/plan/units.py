@@ -52,7 +52,7 @@ def unit_of(
     if declared is None and not units.stated:
         notice = defaulted(tensor.name, shape, axes)
         return Unit(axes, () if notice is None else (notice,))
-    meant = meant_axes(shape, *(declared or ()))
+    meant = intended_axes(shape, *(declared or ()))
     notice = degenerate(tensor.name, shape, axes, meant)
     if notice is not None:
         return Unit(axes, (notice,), meant)
@@ -153,7 +153,7 @@ def default_axes(rank: int, units: Units | None, *, keras: bool) -> Axes:
     return tuple(sorted(reduced))
 
 
-def meant_axes(shape: Shape, layer_class: str = "", argument: str = "") -> Axes:
+def intended_axes(shape: Shape, layer_class: str = "", argument: str = "") -> Axes:
     """The axes over which a norm is usually meant: what feeds one output.
 
     All but the last, unless the layer's class says that its outputs lie elsewhere: transposed
@@ -226,7 +226,7 @@ def degenerate(tensor: str, shape: Shape, axes: Axes, meant: Axes) -> Notice | N
         "degenerate-axis",
         f"over axis {_written(axes)} of shape {_shape(shape)} each norm spans one weight: "
         "it bounds weights one by one, and no filter as a whole",
-        hint=_as_meant(shape, meant),
+        hint=_as_intended(shape, meant),
         tensor=tensor,
     )
 
@@ -236,13 +236,13 @@ def suspicious(
 ) -> Notice | None:
     """Warn where a convolution or an embedding was left with Keras' default axis of 0."""
     is_known = "Conv" in layer_class or "Embedding" in layer_class
-    meant = meant_axes(shape, layer_class, argument)
+    meant = intended_axes(shape, layer_class, argument)
     if not is_known or axes != (0,) or len(shape) < 2 or _same(shape, axes, meant):
         return None
     return Notice(
         "suspicious-axis",
         f"axis 0 of shape {_shape(shape)}, Keras' default, makes a unit {unit_words(shape, axes)}",
-        hint=_as_meant(shape, meant),
+        hint=_as_intended(shape, meant),
         tensor=tensor,
     )
 
@@ -265,7 +265,7 @@ def _same(shape: Shape, axes: Axes, others: Axes) -> bool:
     return {a for a in axes if shape[a] != 1} == {a for a in others if shape[a] != 1}
 
 
-def _as_meant(shape: Shape, meant: Axes) -> str:
+def _as_intended(shape: Shape, meant: Axes) -> str:
     return f"axis {_written(meant)} was probably meant: {unit_words(shape, meant)}"
 
 

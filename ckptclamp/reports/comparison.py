@@ -85,7 +85,7 @@ def _moved(drift: TensorDrift) -> bool:
 def _row(drift: TensorDrift, comparison: Comparison) -> tuple[str, ...]:
     remarks = []
     if comparison.fails(drift):
-        remarks.append("TOO FAR")
+        remarks.append("EXCEEDS LIMIT")
     if drift.nonfinite:
         remarks.append(f"{plural(drift.nonfinite, 'unit')} not finite")
     if drift.old_dtype != drift.new_dtype:

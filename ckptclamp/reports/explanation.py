@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptclamp.plan.build import Assignment, NotEvaluated
     from ckptclamp.reports.formats import RenderOptions
 
-_SHOWN_UNGOVERNED = 10
+_SHOWN_UNMATCHED = 10
 
 
 def render_explanation(explanation: Explanation, format_: str, options: RenderOptions) -> str:
@@ -51,7 +51,7 @@ def _pairs(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
         yield f"{printable(unmatched.rule)}: {unmatched_words(unmatched)}"
         yield ""
     yield from _notices(plan.notices)
-    yield from _ungoverned(explanation.ungoverned, options)
+    yield from _unmatched_tensors(explanation.ungoverned, options)
 
 
 def _assignment(assignment: Assignment) -> Iterator[str]:
@@ -87,11 +87,11 @@ def _notices(notices: tuple[Notice, ...], indent: str = "") -> Iterator[str]:
             yield f"{indent}  = help: {printable(notice.hint, limit=None)}"
 
 
-def _ungoverned(names: tuple[str, ...], options: RenderOptions) -> Iterator[str]:
+def _unmatched_tensors(names: tuple[str, ...], options: RenderOptions) -> Iterator[str]:
     if not names:
         return
     yield f"No rule governs {plural(len(names), 'tensor')}:"
-    shown = names if options.verbose > 0 else names[:_SHOWN_UNGOVERNED]
+    shown = names if options.verbose > 0 else names[:_SHOWN_UNMATCHED]
     for name in shown:
         yield f"  {printable(name)}"
     if len(shown) < len(names):

@@ -226,14 +226,14 @@ def _from_unmatched(audit: AuditReport, numbered: _Fingerprints) -> Iterator[Fin
             place=_spec_place(unmatched.location)
             or Place(audit.spec_path or audit.checkpoint.path),
             fingerprint=numbered(Kind.UNMATCHED, None, unmatched.rule),
-            help="mend its pattern" + (", or let it say `required: false`" * in_a_file),
+            help="fix its pattern" + (", or let it say `required: false`" * in_a_file),
         )
     if audit.exit_code is ExitCode.NOTHING_EVALUATED and not audit.unmatched:
         yield Finding(
             kind=Kind.UNMATCHED,
             level=Level.ERROR,
             code="nothing-evaluated",
-            message="it declares no constraint, and no rule governs a tensor of it",
+            message="it declares no constraint, and no rule applies to a tensor of it",
             place=Place(audit.checkpoint.path),
             fingerprint=numbered(Kind.UNMATCHED, None, "nothing-evaluated"),
             help="give a spec; `ckptclamp init` writes a first one",

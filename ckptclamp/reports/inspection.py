@@ -173,7 +173,7 @@ def _declarations(declarations: tuple[Declaration, ...], options: RenderOptions)
     everything = (
         (*columns, Column("governs", shrinks=True)),
         [
-            (f"{layer} ({printable(d.layer_class)})", *cells, _governs(d))
+            (f"{layer} ({printable(d.layer_class)})", *cells, _applies_to(d))
             for (layer, *cells), d in zip(rows, declarations, strict=True)
         ],
     )
@@ -185,7 +185,7 @@ def _declarations(declarations: tuple[Declaration, ...], options: RenderOptions)
     yield plural(len(rows), "declared constraint")
 
 
-def _governs(declaration: Declaration) -> str:
+def _applies_to(declaration: Declaration) -> str:
     return ", ".join(map(printable, declaration.tensors)) or _why_nothing(declaration)
 
 

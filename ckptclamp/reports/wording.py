@@ -43,7 +43,7 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value + 0.0:.{digits}g}"  # the sum has no negative zero
 
 
-def beside(value: float, bound: float) -> tuple[str, str]:
+def distinguishable(value: float, bound: float) -> tuple[str, str]:
     """Both numbers with the fewest digits, at least 4, that still tell them apart."""
     for digits in range(4, 18):
         shown = number(value, digits), number(bound, digits)
@@ -57,7 +57,7 @@ def comparison(value: float, bound: float) -> str:
     if math.isnan(value):
         return f"NaN, bound {number(bound)}"
     sign = ">" if value > bound else "<" if value < bound else "="
-    shown = beside(value, bound)
+    shown = distinguishable(value, bound)
     return f"{shown[0]} {sign} {shown[1]}"
 
 
@@ -124,7 +124,7 @@ def _span(result: Result) -> str:
 
 
 def _near(value: float, bound: float, sign: str) -> str:
-    shown = beside(value, bound)
+    shown = distinguishable(value, bound)
     return f"{shown[0]} {'≈' if sign == '=' and value != bound else sign} {shown[1]}"
 
 
@@ -209,7 +209,7 @@ WORST_HEADS = ("unit", "measured", "bound", "excess")
 
 def worst_cells(unit: WorstUnit) -> tuple[str, ...]:
     """A violating unit's row."""
-    measured, bound = beside(unit.measured, unit.bound)
+    measured, bound = distinguishable(unit.measured, unit.bound)
     if unit.nonfinite:
         measured, bound = f"{unit.nonfinite:,} non-finite", number(unit.bound)
     return unit_index(unit.index), measured, bound, relative_excess(unit.excess)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ckptclamp.applying.publication import find_leftovers, staged
+from ckptclamp.applying.publication import find_stale_files, staged
 from ckptclamp.applying.staging import exchange
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
@@ -65,7 +65,7 @@ def test_an_unpublished_set_leaves_nothing(sharded: Checkpoint, tmp_path: Path):
     """An error removes the staged directory with all that is in it."""
     with pytest.raises(RuntimeError), staged(tmp_path / "copy", like=sharded) as stage:  # noqa: PT012
         sharded.copy_to(stage)
-        assert len(find_leftovers(tmp_path)) == 1
+        assert len(find_stale_files(tmp_path)) == 1
         raise RuntimeError
     assert names(tmp_path) == ["set"]
 
@@ -125,7 +125,7 @@ def test_what_comes_at_the_last_moment_is_kept(
 
     monkeypatch.setattr("ckptclamp.applying.staging.exchange", late)
     assert publish(sharded, target, force=True) == {"leftover"}
-    (kept,) = find_leftovers(tmp_path)
+    (kept,) = find_stale_files(tmp_path)
     assert (kept / "late.txt").read_text() == "precious"
     assert contents(target) == contents(tmp_path / "set")
 

@@ -9,9 +9,9 @@ import pytest
 from ckptclamp.auditing.results import (
     ApplyReport,
     AuditReport,
-    Census,
     CheckpointSummary,
     Result,
+    Summary,
     Suppressed,
     Verdict,
     WorstUnit,
@@ -88,7 +88,7 @@ def test_census_counts_suppressed_apart():
     """A baseline hides nothing: what it suppresses is counted, and not as a pass."""
     notices = (Notice("a", "told"), Notice("b", "told"), Notice("c", "told", informational=True))
     results = (PASS, *[VIOLATION] * 2, *[MISSING] * 3, *[SUPPRESSED] * 4)
-    assert AuditReport(SUMMARY, results, notices=notices).census == Census(
+    assert AuditReport(SUMMARY, results, notices=notices).census == Summary(
         results=10,
         passed=1,
         violations=2,

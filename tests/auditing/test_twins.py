@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptclamp.auditing.audit import audit
-from ckptclamp.auditing.drift import twin_notices
+from ckptclamp.auditing.drift import tied_notices
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.errors import ExitCode
 from tests.engine.raw import InMemory
@@ -52,7 +52,7 @@ def test_only_what_is_governed_is_compared(directory):
 def compared(one, other, memory=MEMORY):
     reader = InMemory(one=one, other=other)
     pair = (reader.tensors["one"], reader.tensors["other"])
-    return [notice.message for notice in twin_notices(reader, [pair], memory)]
+    return [notice.message for notice in tied_notices(reader, [pair], memory)]
 
 
 def test_bits_are_compared_to_the_last():

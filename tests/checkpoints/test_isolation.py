@@ -51,16 +51,16 @@ def run(escape: str, directory: Path) -> tuple[list[str], str]:
         text=True,
         check=True,
     )
-    walls, outcome = done.stdout.splitlines()
-    return walls.split(), outcome
+    layers, outcome = done.stdout.splitlines()
+    return layers.split(), outcome
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the walls are those of Linux")
 @pytest.mark.parametrize("escape", ESCAPES)
 def test_escape(escape: str, tmp_path: Path) -> None:
     """What the process holds open can be read on; nothing else can be reached from there."""
-    walls, outcome = run(ESCAPES[escape], tmp_path)
-    assert "rlimits" in walls
+    layers, outcome = run(ESCAPES[escape], tmp_path)
+    assert "rlimits" in layers
     assert outcome == "stopped"
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "existing").read_bytes() == b"data"

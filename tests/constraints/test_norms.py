@@ -72,9 +72,9 @@ def test_change_is_normal_to_the_set(projected, constraint, units):
 def test_distance_is_how_far_the_projection_moves(statistics, projected, constraint, units):
     """The reported distance is the Euclidean distance to the set."""
     judged = constraint.judge(statistics(units))
-    mendable = ~constraint.unmendable(statistics(units))
+    fixable = ~constraint.unmendable(statistics(units))
     moved = norms(units - projected(constraint, units))
-    np.testing.assert_allclose(moved[mendable], judged.distance[mendable], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moved[fixable], judged.distance[fixable], rtol=1e-9, atol=1e-9)
 
 
 @given(CONSTRAINTS, UNITS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptclamp.constraints.norms import MaxNorm
-from ckptclamp.engine.cache import Kept
+from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.requests import Batch, Failed, Request
@@ -90,7 +90,7 @@ def test_answers_that_are_not_each_unit_once_are_not_believed(axis, told):
 
 def test_what_is_kept_is_given_once():
     """Afterwards the weights may have moved."""
-    copy, kept = InMemory(w=columns()), Kept(1 << 20)
+    copy, kept = InMemory(w=columns()), MeasurementCache(1 << 20)
     tensor = copy.tensors["w"]
     for axes in ((0,), (1,)):
         for answer in measured(copy, axes):
@@ -103,7 +103,7 @@ def test_what_is_kept_is_given_once():
 @pytest.mark.parametrize("room", [0, 7999])
 def test_what_does_not_fit_is_forgotten_whole(room):
     """A part of a tensor's units would be taken for all of them."""
-    copy, kept = InMemory(w=columns()), Kept(room)
+    copy, kept = InMemory(w=columns()), MeasurementCache(room)
     tensor = copy.tensors["w"]
     (batch,) = measured(copy, (0,))
     for _ in range(2):
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_forgotten_whole(room):
 
 def test_a_tensor_that_failed_is_forgotten():
     """Nothing is known of it, whatever was measured before."""
-    copy, kept = InMemory(w=columns()), Kept(1 << 20)
+    copy, kept = InMemory(w=columns()), MeasurementCache(1 << 20)
     tensor = copy.tensors["w"]
     (batch,) = measured(copy, (0,))
     kept.add(tensor, "rule", batch)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ckptclamp.engine.executors import beside, in_order, threads
+from ckptclamp.engine.executors import concurrently, in_order, threads
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -54,7 +54,7 @@ def test_work_beside_a_block_is_done_when_the_block_is():
         time.sleep(0.01)
         done.append(True)
 
-    with beside(work):
+    with concurrently(work):
         pass
     assert done
 
@@ -66,7 +66,7 @@ def test_a_failure_beside_a_block_is_raised_behind_it():
         raise OSError("no space")
 
     seen = []
-    with pytest.raises(OSError, match="no space"), beside(work):  # noqa: PT012
+    with pytest.raises(OSError, match="no space"), concurrently(work):  # noqa: PT012
         time.sleep(0.01)
         seen.append("the block went on")
     assert seen
@@ -75,6 +75,6 @@ def test_a_failure_beside_a_block_is_raised_behind_it():
 def test_what_the_block_raises_comes_first():
     """Two failures at once are told by the one that the caller knows of; both are waited for."""
     done = []
-    with pytest.raises(ValueError, match="mine"), beside(lambda: done.append(True)):
+    with pytest.raises(ValueError, match="mine"), concurrently(lambda: done.append(True)):
         raise ValueError("mine")
     assert done

@@ -216,7 +216,7 @@ def test_the_command_gates_and_tells(run, save, folder):
     assert run(*files, "--max-drift", "5%").returncode == 0
     far = run(*files, "--max-drift", "0.03")
     assert far.returncode == 1
-    assert "TOO FAR" in far.stdout
+    assert "EXCEEDS LIMIT" in far.stdout
     assert "largest drift 4 % of at most 3 %" in far.stdout
     document = json.loads(run(*files, "--max-drift", "3%", "-f", "json").stdout)
     assert document["exit_code"] == 1

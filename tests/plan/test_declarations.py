@@ -30,7 +30,7 @@ def spec_of(*rules, **rest):
     return spec_from_mapping({"version": 1, "rules": list(rules), **rest})
 
 
-def governed(plan):
+def matching_tensors(plan):
     return [(a.tensor.name, a.rule) for a in plan.assignments]
 
 
@@ -52,7 +52,7 @@ def test_declared_can_be_ignored():
     checkpoint = dense(max_norm(3))
     rule = {"tensors": "dense/bias", "constraint": "NonNeg"}
     assert len(build_plan(checkpoint, spec_of(rule)).assignments) == 2
-    assert governed(build_plan(checkpoint, spec_of(rule, declared="ignore"))) == [
+    assert matching_tensors(build_plan(checkpoint, spec_of(rule, declared="ignore"))) == [
         ("layers/dense/vars/1", "rule-1")
     ]
 
@@ -68,7 +68,7 @@ def test_a_rule_does_not_share_the_id_of_a_declaration(tmp_path, constraint):
     (problem,) = caught.value.problems
     assert (problem.line, problem.column) == (3, 5)
     path.write_text("version: 1\ndeclared: ignore\nrules:\n" + rule)
-    assert governed(build_plan(dense(constraint), load_spec(path))) == [
+    assert matching_tensors(build_plan(dense(constraint), load_spec(path))) == [
         ("layers/dense/vars/1", "dense.kernel_constraint")
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptclamp.plan.units import defaulted, degenerate, meant_axes, suspicious
+from ckptclamp.plan.units import defaulted, degenerate, intended_axes, suspicious
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ from ckptclamp.plan.units import defaulted, degenerate, meant_axes, suspicious
 )
 def test_meant_axes(shape, layer, argument, axes):
     """What feeds one output, by the layouts of Keras' layers."""
-    assert meant_axes(shape, layer, argument) == axes
+    assert intended_axes(shape, layer, argument) == axes
 
 
 def test_vacuous_pointwise_constraint_is_named():
     """The published case: MaxNorm over axis 0 of a (1, 1, in, out) kernel bounds single weights."""
     shape = (1, 1, 32, 16)
-    notice = degenerate("k", shape, (0,), meant_axes(shape))
+    notice = degenerate("k", shape, (0,), intended_axes(shape))
     assert notice is not None
     assert notice.code == "degenerate-axis"
     assert not notice.informational
@@ -44,7 +44,7 @@ def test_vacuous_pointwise_constraint_is_named():
 )
 def test_what_is_not_vacuous_is_let_be(shape, axes):
     """A norm over more than one weight, a layer with one input, a filter of one weight."""
-    assert degenerate("k", shape, axes, meant_axes(shape)) is None
+    assert degenerate("k", shape, axes, intended_axes(shape)) is None
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def spec_of(*rules, **rest):
     return spec_from_mapping({"version": 1, "rules": list(rules), **rest})
 
 
-def governed(plan):
+def matching_tensors(plan):
     return [(a.tensor.name, a.rule) for a in plan.assignments]
 
 
@@ -37,7 +37,7 @@ def test_rules_meet_tensors():
             {"id": "two", "tensors": ["**/kernel", "!b/**"], "constraint": "MaxNorm", "axis": 1},
         ),
     )
-    assert governed(plan) == [
+    assert matching_tensors(plan) == [
         ("a/kernel", "one"),
         ("a/bias", "one"),
         ("b/kernel", "one"),
@@ -52,10 +52,12 @@ def test_rules_meet_tensors():
 def test_labels_and_aliases_are_names_too():
     """A Keras tensor is matched by what a person calls it, and shown so."""
     plan = build_plan(dense(None), spec_of({"tensors": "dense/kernel", "constraint": "NonNeg"}))
-    assert governed(plan) == [("layers/dense/vars/0", "rule-1")]
+    assert matching_tensors(plan) == [("layers/dense/vars/0", "rule-1")]
     assert plan.assignments[0].label == "dense/kernel"
     aliased = Described([tensor("x/0", 2, aliases=("embed/table",))])
-    assert governed(build_plan(aliased, spec_of({"tensors": "embed/*", "constraint": "NonNeg"})))
+    assert matching_tensors(
+        build_plan(aliased, spec_of({"tensors": "embed/*", "constraint": "NonNeg"}))
+    )
 
 
 def test_tensors_of_one_label_are_all_matched():

@@ -19,7 +19,7 @@ DOCUMENT = json.loads(FILE.read_text("utf-8"))
 TYPES = {
     "audit": results.AuditReport,
     "apply": results.ApplyReport,
-    "census": results.Census,
+    "census": results.Summary,
     "change": results.TensorChange,
     "checkpoint": results.CheckpointSummary,
     "file": results.FileDigest,

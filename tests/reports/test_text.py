@@ -135,7 +135,7 @@ def test_apply_tells_changes_verification_and_where_the_copy_is():
     lines = render(samples.APPLIED, RenderOptions()).splitlines()
     assert any(re.match(r"depthwise_conv2d/kernel .* 16 +7 +42\.3 %", line) for line in lines)
     assert "7 units in 1 tensor changed (projection: exact)" in lines
-    assert lines[-3] == "as written: 2 results: 2 pass, 0 violations, 0 not evaluated; exit 0"
+    assert lines[-3] == "after: 2 results: 2 pass, 0 violations, 0 not evaluated; exit 0"
     assert lines[-2] == "copy: models/eegnet.clamped.keras"
     assert lines[-1] == f"  sha256: {samples.COPY.files[0].sha256}"
 

@@ -10,8 +10,8 @@ from ckptclamp.auditing.results import Verdict
 from ckptclamp.errors import ExitCode
 from ckptclamp.plan.model import UnmatchedRule
 from ckptclamp.reports.wording import (
-    beside,
     comparison,
+    distinguishable,
     file_size,
     plural,
     relative_excess,
@@ -27,7 +27,7 @@ NAN, INF = float("nan"), float("inf")
 @given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
 def test_numbers_that_differ_are_shown_differently(value, bound):
     """ "1 > 1" would look like a fault of the program."""
-    shown = beside(value, bound)
+    shown = distinguishable(value, bound)
     assert (shown[0] == shown[1]) == (value == bound)
     assert float(shown[0]) == pytest.approx(value, rel=1e-3)
 

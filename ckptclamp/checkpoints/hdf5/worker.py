@@ -47,9 +47,9 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
         "nothing": lambda _: {},
     }
     offset, length, longest = numbers
-    walls = isolation.lock_down(memory=_MEMORY[task], file_size=longest)
+    layers = isolation.lock_down(memory=_MEMORY[task], file_size=longest)
     try:
-        return {**tasks[task](Window(fd, offset, length)), "isolation": walls}
+        return {**tasks[task](Window(fd, offset, length)), "isolation": layers}
     except CkptclampError as error:
         fields = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
         return {"error": {"class": type(error).__name__, **fields}}

@@ -27,7 +27,7 @@ try:
 except ImportError:  # no POSIX system
     resource = None  # type: ignore[assignment]
 
-WALLS = ("no-new-privileges", "landlock", "rlimits", "seccomp")
+SANDBOX_LAYERS = ("no-new-privileges", "landlock", "rlimits", "seccomp")
 """All of them, in the order in which they are raised."""
 
 _PR_SET_PDEATHSIG = 1
@@ -97,13 +97,13 @@ def lock_down(*, memory: int, file_size: int) -> list[str]:
     `file_size` how many bytes long a file that it writes may get.
     """
     address_space = _address_space() + memory
-    walls: tuple[Callable[[], bool], ...] = (
+    layers: tuple[Callable[[], bool], ...] = (
         _forbid_new_privileges,
         _restrict_with_landlock,
         lambda: _set_limits(address_space, file_size),
         _restrict_with_seccomp,
     )
-    return [name for name, raise_wall in zip(WALLS, walls, strict=True) if raise_wall()]
+    return [name for name, enter_layer in zip(SANDBOX_LAYERS, layers, strict=True) if enter_layer()]
 
 
 def _forbid_new_privileges() -> bool:

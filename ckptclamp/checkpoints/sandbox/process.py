@@ -90,16 +90,16 @@ def run(task: Task) -> dict[str, Any]:
 
 
 @cache
-def missing_walls() -> tuple[str, ...]:
+def missing_sandbox_layers() -> tuple[str, ...]:
     """Return the walls that this system cannot raise around a worker, by trying on one without a file."""
-    from ckptclamp.checkpoints.sandbox.isolation import WALLS
+    from ckptclamp.checkpoints.sandbox.isolation import SANDBOX_LAYERS
 
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         answer = run(Task("nothing", fd, Path(os.devnull), 0, 0, _SECONDS_TO_START))
     finally:
         os.close(fd)
-    return tuple(wall for wall in WALLS if wall not in answer["isolation"])
+    return tuple(layer for layer in SANDBOX_LAYERS if layer not in answer["isolation"])
 
 
 def _command(task: Task) -> list[str]:

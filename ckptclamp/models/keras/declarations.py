@@ -101,7 +101,7 @@ class _Declarations:
             )
         governed = [i for i, v in enumerate(layer.variables) if v.argument == argument]
         if not governed:
-            return replace(declaration, notices=(_governs_nothing(layer, argument),))
+            return replace(declaration, notices=(_applies_to_nothing(layer, argument),))
         return self._on_tensors(declaration, layer, governed)
 
     def _on_tensors(
@@ -171,7 +171,7 @@ def _declared(layer: Layer, argument: str, serialised: Mapping[str, Any] | str) 
     return Declaration("/".join(layer.path), layer.class_name, argument, serialised)
 
 
-def _governs_nothing(layer: Layer, argument: str) -> Notice:
+def _applies_to_nothing(layer: Layer, argument: str) -> Notice:
     return Notice(
         "governs-nothing",
         f"{printable('/'.join(layer.path))} declares {printable(argument)}, but a "
@@ -209,18 +209,18 @@ def _unread_constraints(layer: Layer) -> Iterator[Declaration]:
 
 def _constraints(key: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - untrusted JSON
     """Every serialised constraint at or below a setting, with the path of keys to it."""
-    pending: list[tuple[str, Any, bool]] = [(key, value, _tells(key))]
+    pending: list[tuple[str, Any, bool]] = [(key, value, _describes(key))]
     while pending:
         path, item, told = pending.pop()
         if _is_constraint(path, item, told):
             yield path, item
         elif isinstance(item, Mapping):
-            pending.extend((f"{path}.{k}", v, told or _tells(str(k))) for k, v in item.items())
+            pending.extend((f"{path}.{k}", v, told or _describes(str(k))) for k, v in item.items())
         elif isinstance(item, list):
             pending.extend((f"{path}[{i}]", v, told) for i, v in enumerate(item))
 
 
-def _tells(key: str) -> bool:
+def _describes(key: str) -> bool:
     """Whether a key says that constraints stand under it."""
     return key.lower().endswith(("constraint", "constraints"))
 
@@ -237,7 +237,7 @@ def _is_constraint(path: str, item: object, told: bool) -> bool:
     if not (told and isinstance(item, (str, Mapping))):
         return False
     element = re.sub(r"(\[\d+\])+$", "", path)
-    is_value = _tells(element)
+    is_value = _describes(element)
     if isinstance(item, str):
         return is_value or names_a_builtin(item)
     is_many = element == path and path.lower().endswith("s")

@@ -96,8 +96,8 @@ def find_dequantised(bound: BoundModel) -> dict[str, Tensor]:
         for variable, names in bound.stored(layer):
             for name in names:
                 if _concerns(variable, tensors[name]):
-                    beside = _beside(bound.model.layout, layer, variable, name, tensors)
-                    found.setdefault(name, _weight(layer, variable, tensors[name], beside))
+                    companions = _companions(bound.model.layout, layer, variable, name, tensors)
+                    found.setdefault(name, _weight(layer, variable, tensors[name], companions))
     return found
 
 
@@ -130,7 +130,7 @@ def _concerns(variable: Variable, tensor: Tensor) -> bool:
     return variable.argument is not None and is_quantised(tensor)
 
 
-def _beside(
+def _companions(
     layout: KerasLayout, layer: Layer, variable: Variable, name: str, tensors: Mapping[str, Tensor]
 ) -> list[Tensor]:
     """The tensors that follow a layer's own: scales, then zero points and groups if there are any."""
@@ -145,10 +145,12 @@ def _beside(
     return [tensor for tensor in itertools.takewhile(bool, found) if tensor is not None]
 
 
-def _weight(layer: Layer, variable: Variable, tensor: Tensor, beside: Sequence[Tensor]) -> Tensor:
+def _weight(
+    layer: Layer, variable: Variable, tensor: Tensor, companions: Sequence[Tensor]
+) -> Tensor:
     mode = variable.quantised or _guessed(variable, tensor)
     try:
-        shape, storage = _understood(mode, layer, variable, tensor, beside)
+        shape, storage = _understood(mode, layer, variable, tensor, companions)
     except _NotUnderstoodError as why:
         reason = f"it is quantised to {mode}, and its weights cannot be computed: {why}"
         return replace(tensor, storage=Unreadable(reason))
@@ -164,31 +166,31 @@ def _guessed(variable: Variable, tensor: Tensor) -> str:
 
 
 def _understood(
-    mode: str, layer: Layer, variable: Variable, tensor: Tensor, beside: Sequence[Tensor]
+    mode: str, layer: Layer, variable: Variable, tensor: Tensor, companions: Sequence[Tensor]
 ) -> tuple[Shape, Dequantised]:
     if mode not in _HALF_A_STEP:
         raise _NotUnderstoodError(f"how {mode} kernels are stored is not known here")
     if tensor.dtype is None or tensor.dtype.name != "int8":
         raise _NotUnderstoodError(f"the file holds {tensor.dtype}")
-    if not beside:
+    if not companions:
         raise _NotUnderstoodError("the file holds no scales for it")
-    shape = tensor.shape if mode == "int8" else _whole_shape(variable, tensor, beside[0])
+    shape = tensor.shape if mode == "int8" else _whole_shape(variable, tensor, companions[0])
     if not variable.agrees(shape):
         raise _NotUnderstoodError(f"it has shape {shape}, and the config implies {variable.shape}")
     matrix, kept = _matrix(mode, layer, variable, shape)
     storage = Dequantised(
         values=tensor,
-        scale=beside[0],
+        scale=companions[0],
         matrix=matrix,
         kept=kept,
         packed=_packed(tensor, matrix) if mode == "int4" else None,
     )
-    if mode == "int4" and len(beside[0].shape) == 2:
-        storage = _grouped(storage, beside)
-    elif beside[0].size != matrix[kept]:
-        raise _NotUnderstoodError(f"it has {beside[0].size} scales, not {matrix[kept]}")
-    if beside[0].dtype is None or beside[0].dtype.kind is not Kind.FLOAT:
-        raise _NotUnderstoodError(f"its scales are {beside[0].dtype}")
+    if mode == "int4" and len(companions[0].shape) == 2:
+        storage = _grouped(storage, companions)
+    elif companions[0].size != matrix[kept]:
+        raise _NotUnderstoodError(f"it has {companions[0].size} scales, not {matrix[kept]}")
+    if companions[0].dtype is None or companions[0].dtype.kind is not Kind.FLOAT:
+        raise _NotUnderstoodError(f"its scales are {companions[0].dtype}")
     return shape, storage
 
 
@@ -254,11 +256,11 @@ def _packed(tensor: Tensor, matrix: tuple[int, int]) -> Literal[0, 1]:
     raise _NotUnderstoodError(f"shape {tensor.shape} is no packed matrix of shape {matrix}")
 
 
-def _grouped(storage: Dequantised, beside: Sequence[Tensor]) -> Dequantised:
+def _grouped(storage: Dequantised, companions: Sequence[Tensor]) -> Dequantised:
     """Scales for blocks of the contracted axis, with zero points."""
-    if len(beside) < 3:
+    if len(companions) < 3:
         raise _NotUnderstoodError("the file holds no zero points and groups for its scales")
-    scale, zero, groups = beside
+    scale, zero, groups = companions
     kept, length = storage.matrix[storage.kept], storage.matrix[1 - storage.kept]
     if scale.shape[storage.kept] != kept or zero.shape != scale.shape or groups.shape != (length,):
         raise _NotUnderstoodError("its scales, zero points and groups do not fit its shape")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptclamp.auditing.results import Verdict
 from ckptclamp.reports.wording import (
-    beside,
+    distinguishable,
     interval,
     number,
     plural,
@@ -218,7 +218,7 @@ def _bar(axis: Axis, start: float, stop: float, height: float) -> str:
 
 
 def _axis_labels(axis: Axis) -> Iterator[Text]:
-    low, high = beside(axis.low, axis.high)
+    low, high = distinguishable(axis.low, axis.high)
     line = _HEIGHT - 4
     yield Text(low, 0, line)
     if axis.logarithmic:

@@ -21,10 +21,10 @@ _COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice
 def render(report: Report, options: RenderOptions) -> str:
     """Return at most ten workflow commands, and the census."""
     found = findings(report, show_suppressed=options.show_suppressed)
-    told = found if len(found) <= _MOST else found[: _MOST - 1]
-    lines = [_annotation(finding, options) for finding in told]
-    if len(found) > len(told):
-        lines.append(_left_out(found[len(told) :]))
+    listed = found if len(found) <= _MOST else found[: _MOST - 1]
+    lines = [_annotation(finding, options) for finding in listed]
+    if len(found) > len(listed):
+        lines.append(_left_out(found[len(listed) :]))
     lines.append(summary_line(subject(report), report.exit_code))
     return "\n".join(lines) + "\n"
 
@@ -46,8 +46,8 @@ def _left_out(rest: tuple[Finding, ...]) -> str:
 
 
 def _command(name: str, properties: dict[str, str], message: str) -> str:
-    told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::{name} {told}::{_data(message)}"
+    listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{name} {listed}::{_data(message)}"
 
 
 def _data(text: str) -> str:

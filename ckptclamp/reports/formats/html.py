@@ -64,7 +64,7 @@ def _content(report: Report, options: RenderOptions) -> dict[str, Any]:
     style = resources.files("ckptclamp.reports.formats").joinpath("style.css").read_text("utf-8")
     shown = _shown(audit.results)
     found = findings(report, show_suppressed=options.show_suppressed)
-    told = found[:_MOST_FINDINGS]
+    listed = found[:_MOST_FINDINGS]
     return {
         "report": report,
         "audit": audit,
@@ -74,8 +74,8 @@ def _content(report: Report, options: RenderOptions) -> dict[str, Any]:
         "facts": list(_facts(report, audit)),
         "strip": _strip(audit.results, shown),
         "changes": list(_changes(report)) if isinstance(report, ApplyReport) else None,
-        "findings": [(finding, _evidence(finding)) for finding in told],
-        "findings_left_out": len(found) - len(told),
+        "findings": [(finding, _evidence(finding)) for finding in listed],
+        "findings_left_out": len(found) - len(listed),
         "rows": [_row(f"r{i}", result) for i, result in shown.items()],
     }
 
@@ -154,7 +154,7 @@ def _evidence(finding: Finding) -> _Evidence | None:
     if plot and result.nonfinite:
         facts.append(f"{plural(result.nonfinite, 'unit')} with non-finite weights, not drawn.")
     if result.unmendable:
-        facts.append(f"No projection can mend {plural(result.unmendable, 'unit')}.")
+        facts.append(f"No projection can fix {plural(result.unmendable, 'unit')}.")
     return _Evidence(plot, " ".join(facts))
 
 

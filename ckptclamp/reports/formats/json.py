@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.auditing.results import ApplyReport, AuditReport, Census, Result
+from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, Summary
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import RefusedError, UsageError, printable
@@ -45,7 +45,7 @@ def stream(report: Report, options: RenderOptions) -> Iterator[str]:
         "schema": SCHEMA,
         "kind": kind,
         "exit_code": int(report.exit_code),
-        "census": codec(Census).encode(subject(report).census),
+        "census": codec(Summary).encode(subject(report).census),
         "report": _audit(report) if isinstance(report, AuditReport) else _apply(report),
     }
     yield from _lines(document, "")
@@ -149,6 +149,6 @@ def _checked(document: Value) -> Report:
     assert isinstance(report, (AuditReport, ApplyReport))
     if codec(int).decode(document.get("exit_code"), "$.exit_code") != report.exit_code:
         raise MisfitError("$.exit_code is not that of its results")
-    if codec(Census).decode(document.get("census"), "$.census") != subject(report).census:
+    if codec(Summary).decode(document.get("census"), "$.census") != subject(report).census:
         raise MisfitError("$.census is not that of its results")
     return report

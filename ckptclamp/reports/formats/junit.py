@@ -34,15 +34,15 @@ def render(report: Report, options: RenderOptions) -> str:
     """Return the XML; options do not change it, but for what paths are relative to."""
     audit = subject(report)
     found = findings(report, show_suppressed=True)
-    told = {id(finding.result): finding for finding in found if finding.result is not None}
+    listed = {id(finding.result): finding for finding in found if finding.result is not None}
     suites = ET.Element("testsuites", name="ckptclamp")
     suite = ET.SubElement(suites, "testsuite", name=file_path(audit.checkpoint.path))
     suite.append(_properties(audit, summary_line(audit, report.exit_code)))
     for result in audit.results:
         case = _case(suite, classname=printable(result.rule), name=printable(result.tensor))
-        finding = told.get(id(result))
+        finding = listed.get(id(result))
         if finding is not None:
-            _tell(case, result, finding, options, strict=audit.strict)
+            _report(case, result, finding, options, strict=audit.strict)
     _gate(suite, report, [finding for finding in found if finding.result is None])
     _count(suites, suite, audit.seconds)
     ET.indent(suites)
@@ -69,7 +69,7 @@ def _properties(audit: AuditReport, census: str) -> ET.Element:
     return properties
 
 
-def _tell(
+def _report(
     case: ET.Element, result: Result, finding: Finding, options: RenderOptions, *, strict: bool
 ) -> None:
     if finding.place.line is not None:

@@ -90,10 +90,10 @@ class _Page:
             yield from self._changes(report)
             yield from self._findings(report)
         if report.after is None:
-            yield from self._summary(audit, report.exit_code, "as it is: ")
+            yield from self._summary(audit, report.exit_code, "before: ")
             yield self._paint(_BOLD, "dry run: nothing was written")
         else:
-            yield from self._summary(audit, report.exit_code, "as written: ")
+            yield from self._summary(audit, report.exit_code, "after: ")
             yield self._paint(_BOLD, f"copy: {file_path(report.output or '?')}")
             yield from self._digests(audit.checkpoint)
 
@@ -162,12 +162,12 @@ class _Page:
     def _findings(self, report: Report) -> Iterator[str]:
         found = findings(report, show_suppressed=self.options.show_suppressed)
         short = self.options.width is not None and self.options.verbose < 1
-        told = found[: self.options.max_findings] if short else found
-        for finding in told:
+        listed = found[: self.options.max_findings] if short else found
+        for finding in listed:
             yield from self._finding(finding)
             yield ""
-        if len(found) > len(told):
-            more = plural(len(found) - len(told), "more finding")
+        if len(found) > len(listed):
+            more = plural(len(found) - len(listed), "more finding")
             yield f"{more}, less bad; `-v` shows all of them"
             yield ""
 
@@ -185,7 +185,7 @@ class _Page:
             if result.nonfinite:
                 yield f"  = note: {plural(result.nonfinite, 'unit')} with non-finite weights"
             if result.unmendable:
-                yield f"  = note: no projection can mend {plural(result.unmendable, 'unit')}"
+                yield f"  = note: no projection can fix {plural(result.unmendable, 'unit')}"
         if finding.help:
             yield from self._wrapped(f"  = help: {finding.help}")
 
