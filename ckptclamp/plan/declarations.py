@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.registry import make
 from ckptclamp.constraints.whole import RadialConstraint
-from ckptclamp.errors import Notice, UsageError
+from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
 from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin
@@ -39,8 +39,13 @@ def plan_declarations(
     not have) is not evaluated, with the reason; it never stops the rest.
     """
     tensors = {**bound.tensors, **bound.dequantised}
-    for declaration in bound.declarations:
-        yield from _Planner(declaration, tensors, spec, allow_import, tolerance).entries()
+    planners = [
+        _Planner(declaration, tensors, spec, allow_import, tolerance)
+        for declaration in bound.declarations
+    ]
+    _refuse_hidden_differences(planners, spec)
+    for planner in planners:
+        yield from planner.entries()
     yield from undeclared_notices(bound.layers)
 
 
@@ -73,9 +78,36 @@ class _Planner:
             return (self._refused(error.message, error.hint),)
         labels = declaration.labels or (None,) * len(declaration.tensors)
         return [
-            self._pair(self.tensors[name], label, constraint, units)
-            for name, label in zip(declaration.tensors, labels, strict=True)
+            *self._ignored_arguments(parsed, constraint),
+            *(
+                self._pair(self.tensors[name], label, constraint, units)
+                for name, label in zip(declaration.tensors, labels, strict=True)
+            ),
         ]
+
+    def ignored(self) -> tuple[str, dict[str, Any]] | None:
+        """The constraint's name in the config, and the arguments that its mapping ignores."""
+        if self.declaration.not_evaluated is not None or not self.declaration.tensors:
+            return None
+        parsed = parse_constraint(self.declaration.serialised)
+        mapped = self._mapped(parsed)
+        ignored = {} if mapped is None else mapped.ignored(parsed.config)
+        return (parsed.builtin or parsed.custom or "", ignored) if ignored else None
+
+    def _ignored_arguments(
+        self, parsed: ParsedConstraint, constraint: Constraint
+    ) -> Iterator[Notice]:
+        """Warn where a mapping says other numbers than the model's own config may."""
+        mapped = self._mapped(parsed)
+        ignored = {} if mapped is None else mapped.ignored(parsed.config)
+        if ignored:
+            yield Notice(
+                "mapping-ignores-arguments",
+                f"{self.rule} is judged as {constraint}, which uses nothing of its own "
+                f"{_written(ignored)}",
+                hint=f"write ${next(iter(ignored))} under custom_objects for that argument",
+                tensor=self.declaration.tensors[0],
+            )
 
     def _constraint(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
         """What the spec says that it is, or else what Keras does, or an allowed import."""
@@ -133,7 +165,7 @@ class _Planner:
             axes=unit.axes,
             rule=self.rule,
             origin=Origin.DECLARED,
-            why=f"{declaration.layer_class} {declaration.layer} declares {declaration.argument}",
+            why=_why(declaration),
             tolerance=tolerance_for(tensor, self.spec.tolerance, self.tolerance),
             automatic=self.spec.tolerance is None and self.tolerance is None,
             label=label,
@@ -168,6 +200,43 @@ class _Planner:
             f"{self.rule} is the base class Constraint, which constrains nothing",
             informational=True,
         )
+
+
+def _refuse_hidden_differences(planners: Sequence[_Planner], spec: Spec) -> None:
+    """Refuse a mapping that makes one constraint of several that differ in what it ignores.
+
+    Raises:
+        SpecError: some mapping does.
+    """
+    met: dict[str, dict[str, str]] = {}
+    for planner in planners:
+        if (found := planner.ignored()) is not None:
+            name, arguments = found
+            met.setdefault(name, {}).setdefault(_written(arguments), planner.rule)
+    problems = tuple(
+        SpecProblem(
+            f"custom_objects.{name}: one constraint for declarations that differ: "
+            + "; ".join(f"{rule} has {arguments}" for arguments, rule in [*different.items()][:3]),
+            hint=f"write $ and an argument's name for a number, such as ${next(iter(different)).partition('=')[0]}",
+        )
+        for name, different in met.items()
+        if len(different) > 1
+    )
+    if problems:
+        raise SpecError(spec.path or "options", problems)
+
+
+def _written(arguments: Mapping[str, Any]) -> str:
+    return printable(", ".join(f"{name}={value!r}" for name, value in arguments.items()))[:200]
+
+
+def _why(declaration: Declaration) -> str:
+    """Why the tensors of `declaration` are judged; with the config where that is a custom class's."""
+    why = f"{declaration.layer_class} {declaration.layer} declares {declaration.argument}"
+    parsed = parse_constraint(declaration.serialised)
+    if parsed.custom is None:
+        return why
+    return f"{why} {printable(parsed.custom)}({_written(parsed.config)})"
 
 
 def _only_audited(constraint: Constraint) -> str | None:

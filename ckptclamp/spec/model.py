@@ -121,10 +121,19 @@ class CustomObject:
     """What a constraint of the model's own is: `make` makes it of the config that a model holds.
 
     `units` are those that the spec states for it; if none, the model's config may state them.
+    `uses` names the arguments of that config which `make` uses; ``None`` is all of them.
     """
 
     make: Callable[[Mapping[str, Any]], Constraint]
     units: Units = field(default_factory=Units)
+    uses: frozenset[str] | None = None
+
+    def ignored(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a declared constraint's config that nothing of this comes from."""
+        if self.uses is None:
+            return {}
+        used = {*self.uses, "axis", "name"}
+        return {key: value for key, value in config.items() if key not in used}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ckptclamp.spec.patterns import PatternChecker
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.spec.model import Location
-    from ckptclamp.spec.schema import ConstraintForm, IgnoreForm, RuleForm, SerialisedForm
+    from ckptclamp.spec.schema import IgnoreForm, PlacedForm, RuleForm, SerialisedForm
 
 _ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
 """What a rule may say of its constraint beside the name."""
@@ -64,29 +64,49 @@ class RuleBuilder:
             location=location,
         )
 
-    def custom_object(self, form: str | SerialisedForm | ConstraintForm) -> CustomObject:
+    def custom_object(self, form: str | SerialisedForm | PlacedForm) -> CustomObject:
         """What a name under ``custom_objects`` stands for.
 
-        With arguments it is one constraint; without, each declaration's own config makes one.
+        With arguments it is one constraint, or one for each config where an argument is ``$name``;
+        without, each declaration's own config makes one.
 
         Raises:
             UsageError: there is no such constraint, or it may not be imported.
         """
-        from ckptclamp.spec.schema import ConstraintForm, SerialisedForm
+        from ckptclamp.spec.schema import PlacedForm, SerialisedForm
 
-        if isinstance(form, ConstraintForm):
+        if isinstance(form, PlacedForm):
+            if any(isinstance(value, str) for value in _arguments(form).values()):
+                return self._referring(form)
             constraint, units = self._constraint(form)
-            return CustomObject(lambda _: constraint, _units(form, units))
+            return CustomObject(lambda _: constraint, _units(form, units), uses=frozenset())
         if isinstance(form, SerialisedForm) and form.config is not None:
             constraint, units = self._serialised(form)
-            return CustomObject(lambda _: constraint, units)
+            return CustomObject(lambda _: constraint, units, uses=frozenset())
         name = form if isinstance(form, str) else form.class_name
         if ":" not in name and canonical(name) is None:
             raise UsageError(f"unknown constraint {name!r}", hint=suggestion(name, BUILTIN))
         return CustomObject(functools.partial(self._of_config, name))
 
-    def _constraint(self, form: ConstraintForm) -> tuple[Constraint, Units]:
-        arguments = {key: getattr(form, key) for key in _ARGUMENTS if key in form.model_fields_set}
+    def _referring(self, form: PlacedForm) -> CustomObject:
+        """A constraint whose numbers are those of the config that a model holds."""
+        name, arguments = form.constraint, _arguments(form)
+        if not isinstance(name, str):
+            raise MisplacedError(next(iter(arguments)), "belongs into the constraint's config")
+        # What is wrong whatever the numbers are is said before a model is opened.
+        known = {key: value for key, value in arguments.items() if not isinstance(value, str)}
+        if ":" not in name and (
+            canonical(name) is None or not arguments.keys() <= {*arguments_of(name)}
+        ):
+            self._named(name, known | dict.fromkeys(arguments, 1.0))
+        return CustomObject(
+            lambda config: self._of_config(name, _resolved(arguments, config)),
+            _units(form, Units()),
+            uses=frozenset(v.partition("$")[2] for v in arguments.values() if isinstance(v, str)),
+        )
+
+    def _constraint(self, form: PlacedForm) -> tuple[Constraint, Units]:
+        arguments = _arguments(form)
         if isinstance(form.constraint, str):
             return self._named(form.constraint, arguments), Units()
         if arguments:
@@ -133,6 +153,36 @@ class RuleBuilder:
         return import_custom(name, config, self.allow_import)
 
 
+def _arguments(form: PlacedForm) -> dict[str, Any]:
+    """The arguments that `form` states."""
+    return {key: getattr(form, key) for key in _ARGUMENTS if key in form.model_fields_set}
+
+
+def _resolved(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` with each ``-2*$name`` replaced by what `config` holds as ``name``.
+
+    Raises:
+        UsageError: the config has no such number.
+    """
+    return {
+        key: _referred(value, config) if isinstance(value, str) else value
+        for key, value in arguments.items()
+    }
+
+
+def _referred(reference: str, config: Mapping[str, Any]) -> float:
+    factor, _, name = reference.partition("$")
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        has = ", ".join(config) or "none"
+        raise UsageError(
+            f"the spec asks for its argument {name}, which is no number in the model's config",
+            hint=f"its arguments are: {has}",
+        )
+    sign, factor = (-1.0 if factor.startswith("-") else 1.0), factor.strip("-*")
+    return sign * float(factor or 1.0) * value
+
+
 def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
     """Make the suppression that `form` describes.
 
@@ -150,7 +200,7 @@ def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
     )
 
 
-def _units(form: ConstraintForm, in_config: Units) -> Units:
+def _units(form: PlacedForm, in_config: Units) -> Units:
     stated = form.model_fields_set
     if {"axis", "unit_axis"} <= stated:
         raise MisplacedError("unit_axis", "axis and unit_axis exclude each other")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
@@ -34,6 +35,8 @@ from ckptclamp.spec.yaml_reader import Keys
 _BY_NAME = "by name"
 _SERIALISED = "as a mapping"
 _WITH_ARGUMENTS = "with arguments"
+REFERENCE = r"-?(?:\d+(?:\.\d+)?\*)?\$\w+"
+"""An argument of a declared constraint's config: with a sign and one factor at most."""
 _TAGS = (_BY_NAME, _SERIALISED, _WITH_ARGUMENTS)
 """Tags of the three forms of a constraint; they stand in pydantic's paths and in no document."""
 
@@ -109,6 +112,15 @@ def _number(value: object) -> int | float:
     return value
 
 
+def _number_or_reference(value: object) -> int | float | str:
+    if isinstance(value, str):
+        if not re.fullmatch(REFERENCE, value):
+            hint = "an argument of the model's own config is written $name, -$name or 2*$name"
+            raise _refusal(f"expected a number, not {_shown(value)}", hint)
+        return value
+    return _number(value)
+
+
 def _tolerance(value: object) -> float | None:
     if value == "auto":
         return None
@@ -148,6 +160,11 @@ AxesOrAll = Annotated[
     WithJsonSchema({"anyOf": [*_AXES["anyOf"], {"type": "null"}]}),
 ]
 Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
+NumberOrReference = Annotated[
+    float | str,
+    PlainValidator(_number_or_reference),
+    WithJsonSchema({"anyOf": [_NUMBER, {"type": "string", "pattern": f"^{REFERENCE}$"}]}),
+]
 Tolerance = Annotated[
     float | None,
     PlainValidator(_tolerance),
@@ -204,24 +221,42 @@ SingleForm = Annotated[
 ]
 
 
-class ConstraintForm(_Strict):
-    """A constraint with its arguments and its axes beside it."""
-
-    model_config = ConfigDict(title="Constraint")
+class PlacedForm(_Strict):
+    """A constraint, and what is a unit under it."""
 
     constraint: SingleForm = Field(
         description="MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
     )
+    axis: AxesOrAll = _optional(
+        "The axes that a norm is taken over, as in Keras; null is all of them."
+    )
+    unit_axis: Axes = _optional("The axes that are kept: one unit for each index along them.")
+
+
+class ConstraintForm(PlacedForm):
+    """A constraint with its arguments and its axes beside it."""
+
+    model_config = ConfigDict(title="Constraint")
+
     max_value: Number = _optional("MaxNorm, MinMaxNorm: the largest norm.")
     min_value: Number = _optional("MinMaxNorm: the smallest norm.")
     rate: Number = _optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
     low: Number = _optional("Clip: the smallest weight.")
     high: Number = _optional("Clip: the largest weight.")
     ref_value: Number = _optional("CenterAround: the mean of each unit.")
-    axis: AxesOrAll = _optional(
-        "The axes that a norm is taken over, as in Keras; null is all of them."
-    )
-    unit_axis: Axes = _optional("The axes that are kept: one unit for each index along them.")
+
+
+class MappedForm(PlacedForm):
+    """What a custom constraint is: its numbers may be arguments of the model's own config."""
+
+    model_config = ConfigDict(title="Constraint of a custom object")
+
+    max_value: NumberOrReference = _optional("MaxNorm, MinMaxNorm: the largest norm.")
+    min_value: NumberOrReference = _optional("MinMaxNorm: the smallest norm.")
+    rate: NumberOrReference = _optional("MinMaxNorm: how far a training step moves; not judged.")
+    low: NumberOrReference = _optional("Clip: the smallest weight, such as ``-$clip_value``.")
+    high: NumberOrReference = _optional("Clip: the largest weight, such as ``$clip_value``.")
+    ref_value: NumberOrReference = _optional("CenterAround: the mean of each unit.")
 
 
 def _object_form(value: object) -> str | None:
@@ -233,7 +268,7 @@ def _object_form(value: object) -> str | None:
 ObjectForm = Annotated[
     Annotated[ConstraintName, Tag(_BY_NAME)]
     | Annotated[SerialisedForm, Tag(_SERIALISED)]
-    | Annotated[ConstraintForm, Tag(_WITH_ARGUMENTS)],
+    | Annotated[MappedForm, Tag(_WITH_ARGUMENTS)],
     Discriminator(_object_form),
 ]
 

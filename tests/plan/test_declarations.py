@@ -130,6 +130,68 @@ def test_custom_object_with_arguments():
     assert (assignment.constraint, assignment.axes) == (Clip(-0.5, 0.5), ())
 
 
+def clip(value):
+    """A user's constraint with one argument."""
+    return {"class_name": "pkg>WeightClip", "config": {"clip_value": value}}
+
+
+def two_clips(one, other):
+    """Two layers that declare a user's constraint with different arguments."""
+    return keras_model(
+        ("Dense", "tight", {"units": 4, "kernel_constraint": clip(one)}, [(6, 4), (4,)]),
+        ("Dense", "loose", {"units": 1, "kernel_constraint": clip(other)}, [(4, 1), (1,)]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bounds"),
+    [
+        ("-$clip_value", "$clip_value", [(-0.25, 0.25), (-0.5, 0.5)]),
+        ("-2*$clip_value", "0.5*$clip_value", [(-0.5, 0.125), (-1, 0.25)]),
+        (0, "$clip_value", [(0, 0.25), (0, 0.5)]),
+    ],
+)
+def test_a_mapping_takes_its_numbers_from_the_declared_config(low, high, bounds):
+    """Layers that declare one class with different arguments are each held to their own."""
+    meaning = {"constraint": "Clip", "low": low, "high": high}
+    plan = build_plan(two_clips(0.25, 0.5), spec_of(custom_objects={"pkg>WeightClip": meaning}))
+    assert [a.constraint for a in plan.assignments] == [Clip(*pair) for pair in bounds]
+    assert not plan.notices
+    assert "WeightClip(clip_value=0.25)" in plan.assignments[0].why
+
+
+def test_a_mapping_that_ignores_an_argument_is_a_warning():
+    """The model says another bound than the spec may: whoever wrote the spec has to know."""
+    meaning = {"constraint": "Clip", "low": -0.5, "high": 0.5}
+    plan = build_plan(two_clips(0.5, 0.5), spec_of(custom_objects={"pkg>WeightClip": meaning}))
+    assert {notice.code for notice in plan.notices} == {"mapping-ignores-arguments"}
+    assert "clip_value=0.5" in plan.notices[0].message
+    assert not plan.notices[0].informational
+
+
+def test_one_mapping_for_declarations_that_differ_is_an_error():
+    """One fixed bound for two declared ones would pass what the tighter one forbids."""
+    meaning = {"constraint": "Clip", "low": -0.5, "high": 0.5}
+    with pytest.raises(SpecError, match=r"clip_value=0\.25.*clip_value=0\.5"):
+        build_plan(two_clips(0.25, 0.5), spec_of(custom_objects={"pkg>WeightClip": meaning}))
+
+
+def test_a_mapping_that_asks_for_what_the_config_lacks():
+    """No number is made up."""
+    meaning = {"constraint": "Clip", "low": "-$bound", "high": 1}
+    plan = build_plan(dense(clip(0.5)), spec_of(custom_objects={"pkg>WeightClip": meaning}))
+    (entry,) = plan.not_evaluated
+    assert "bound" in entry.reason
+    assert "clip_value" in (entry.hint or "")
+
+
+@pytest.mark.parametrize("value", ["clip_value", "$a+$b", "2$a", "$a*2", "--$a", "$", "1e3*$a"])
+def test_references_know_a_sign_and_one_factor(value):
+    """What is richer is refused, with its place."""
+    with pytest.raises(SpecError, match="expected a number"):
+        spec_of(custom_objects={"c": {"constraint": "Clip", "low": value}})
+
+
 RING = {"module": "own", "class_name": "Ring", "config": {}, "registered_name": "pkg>Ring"}
 RING_OF_AXIS_1 = {**RING, "config": {"axis": 1}}
 
