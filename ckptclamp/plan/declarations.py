@@ -46,7 +46,7 @@ def plan_declarations(
     _refuse_hidden_differences(planners, spec)
     for planner in planners:
         yield from planner.entries()
-    yield from undeclared_notices(bound.layers)
+    yield from undeclared_notices(bound.layers, spec.unconstrained)
 
 
 @dataclass(frozen=True, slots=True)

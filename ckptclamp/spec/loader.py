@@ -97,6 +97,7 @@ class _Loader:
             tolerance=tolerance,
             projection=Projection(whole.projection),
             custom_objects={str(keys[-1]): made for keys, made in custom.items()},
+            unconstrained=frozenset(whole.custom_layers),
             ignore=tuple(ignored.values()),
         )
 

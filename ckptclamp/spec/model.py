@@ -152,7 +152,8 @@ class Spec:
     """Rules, and what to do with declared constraints.
 
     `tolerance` is that of declared constraints. `custom_objects` maps a constraint's registered name
-    in a model config to what it means.
+    in a model config to what it means. `unconstrained` names classes of layers whose code is known
+    to set no constraint.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -160,6 +161,7 @@ class Spec:
     tolerance: float | None = None
     projection: Projection = Projection.EXACT
     custom_objects: Mapping[str, CustomObject] = field(default_factory=dict)
+    unconstrained: frozenset[str] = frozenset()
     ignore: tuple[Suppression, ...] = ()
     path: str | None = None
     sha256: str | None = None

@@ -329,6 +329,10 @@ class SpecForm(_Strict):
         default_factory=dict,
         description="What a custom constraint in a model config is, by its registered name.",
     )
+    custom_layers: dict[str, Literal["unconstrained"]] = Field(
+        default_factory=dict,
+        description="Layer classes of your own code, by registered name, whose code sets no constraint that their config does not declare.",
+    )
     ignore: list[IgnoreForm] = Field(
         default_factory=list, description="Findings that are known and accepted."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +48,26 @@ def find_declarations(bound: BoundModel) -> Iterator[Declaration]:
     return _Declarations(bound).all()
 
 
-def undeclared_notices(layers: Sequence[Layer]) -> tuple[Notice, ...]:
-    """What a config with these layers cannot tell: constraints that a user's own code may set."""
+def undeclared_notices(
+    layers: Sequence[Layer], unconstrained: Collection[str] = ()
+) -> tuple[Notice, ...]:
+    """Warn of what a config with these layers cannot tell: constraints that a user's code may set.
+
+    Classes of which somebody said that they are `unconstrained` are not warned of; one that is not
+    in the config is.
+    """
     if not layers:
         return ()
     root = layers[0]
     own = {layer.class_name for layer in layers if layer.custom and layer.container is None}
-    if root.container is None:
+    accepted = {name.rpartition(">")[2]: name for name in unconstrained}
+    misspelt = accepted.keys() - {name.rpartition(">")[2] for name in (*own, root.class_name)}
+    own = {name for name in own if name.rpartition(">")[2] not in accepted}
+    notices = tuple(
+        Notice("no-such-layer", f"custom_layers: no layer is a {printable(accepted[name])}")
+        for name in sorted(misspelt)
+    )
+    if root.container is None and root.class_name.rpartition(">")[2] not in accepted:
         code, message = (
             "config-lists-no-layers",
             f"{printable(root.class_name)} is a model of its own code: its config lists no "
@@ -68,8 +81,9 @@ def undeclared_notices(layers: Sequence[Layer]) -> tuple[Notice, ...]:
             "cannot be seen in a config",
         )
     else:
-        return ()
-    return (Notice(code, message, "write rules for them", informational=True),)
+        return notices
+    hint = "write rules for them, or say `unconstrained` of the class under custom_layers in a spec"
+    return (*notices, Notice(code, message, hint))
 
 
 class _Declarations:

@@ -375,6 +375,20 @@ def test_a_subclassed_model_says_that_its_config_is_silent():
     ]
 
 
+def test_somebody_may_say_that_a_class_sets_no_constraint():
+    """A warning that nobody can answer would only teach to ignore warnings."""
+    model, stored = v3(
+        sequential(layer("Mine", "d", module="m", registered_name="p>Mine")), KERNEL | BIAS
+    )
+    layers = BoundModel(model, stored).layers
+    (warning,) = undeclared_notices(layers)
+    assert (warning.code, warning.informational) == ("custom-layers", False)
+    assert undeclared_notices(layers, {"p>Mine"}) == undeclared_notices(layers, {"Mine"}) == ()
+    misspelt = undeclared_notices(layers, {"Mien"})
+    assert [notice.code for notice in misspelt] == ["no-such-layer", "custom-layers"]
+    assert not any(notice.informational for notice in misspelt)
+
+
 def test_without_a_config_nothing_is_declared_and_files_names_serve():
     """A weights-only file since Keras 3.6 still names its layers."""
     model, stored = v3(None, KERNEL | BIAS, names={"layers/dense": "mine"})
