@@ -30,7 +30,7 @@ from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of
-from ckptclamp.plan.units import default_axes, unit_words
+from ckptclamp.plan.units import default_axes, has_axes, unit_words
 from ckptclamp.spec.model import Spec, Units
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def inspect(
     The norms of a quantised Keras layer are those of the weight that its integers stand for; parts
     of weights that other formats hold as codes or factors have none.
 
-    `units` says which axes a unit spans. Unstated, a unit is what makes one output: an index of the
-    last axis in Keras' files, of the first in others (as PyTorch lays weights out).
+    `units` says which axes a unit spans. Unstated, it is the unit of a declared constraint; else
+    what makes one output: an index of the last axis in Keras' files, of the first in others (as
+    PyTorch lays weights out).
 
     Raises:
         UnreadableError: the checkpoint cannot be opened, or changed while it was read.
@@ -172,10 +173,12 @@ def _norms(
         and not isinstance(tensor.storage, Unreadable)
     ]
     keras = checkpoint.keras is not None
+    stated = units is not None and units.stated
+    declared = {} if stated or not keras else _declared_axes(checkpoint)
     requests = [
         Request(
             tensor,
-            default_axes(len(tensor.shape), units, keras=keras),
+            declared.get(tensor.name) or default_axes(len(tensor.shape), units, keras=keras),
             frozenset({Statistic.NORM}),
         )
         for tensor in measurable
@@ -184,6 +187,12 @@ def _norms(
     for item in measure(checkpoint, requests, memory=running.memory, jobs=running.jobs):
         sums[item.request].add(item)
     return {r.tensor.name: total.result() for r, total in zip(requests, sums, strict=True)}
+
+
+def _declared_axes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The axes of units that the model's own constraints are about, so that an audit's are shown."""
+    assignments = build_plan(checkpoint, None).assignments
+    return {a.tensor.name: a.axes for a in reversed(assignments) if has_axes(a.constraint)}
 
 
 class _NormSum:

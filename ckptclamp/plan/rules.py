@@ -62,8 +62,8 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
         refused = []
         for tensor in tensors:
             try:
-                part = parts.get(tensor.name)
-                pairs.append(_pair(rule, tensor, part, shown.get(tensor.name), tolerance))
+                part, label = parts.get(tensor.name), shown.get(tensor.name)
+                pairs.append(_pair(rule, tensor, part, label, tolerance, keras=bound is not None))
             except UsageError as error:
                 refused.append((tensor, error))
         if refused:
@@ -88,7 +88,13 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
 
 
 def _pair(
-    rule: Rule, tensor: Tensor, part: Part | None, label: str | None, tolerance: float | None
+    rule: Rule,
+    tensor: Tensor,
+    part: Part | None,
+    label: str | None,
+    tolerance: float | None,
+    *,
+    keras: bool,
 ) -> Entry:
     effective = rule.storage is Storage.EFFECTIVE
     no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
@@ -106,7 +112,7 @@ def _pair(
             severity=rule.severity,
             no_weight=no_weight is not None,
         )
-    unit = unit_of(tensor, rule.constraint, rule.units)
+    unit = unit_of(tensor, rule.constraint, rule.units, keras=keras)
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),

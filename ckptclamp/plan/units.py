@@ -36,23 +36,32 @@ class Unit:
 
 
 def unit_of(
-    tensor: Tensor, constraint: Constraint, units: Units, declared: tuple[str, str] | None = None
+    tensor: Tensor,
+    constraint: Constraint,
+    units: Units,
+    declared: tuple[str, str] | None = None,
+    *,
+    keras: bool = True,
 ) -> Unit:
     """What a unit of `tensor` is under `constraint`, with a warning where that is probably not meant.
 
-    `declared` is the layer's class and the argument where the model's own config says so.
+    `declared` is the layer's class and the argument where the model's own config says so. `keras`
+    says whose layout a hint follows, as `default_axes` does.
 
     Raises:
         UsageError: as `reduced_axes` does.
     """
     shape = tensor.shape
-    axes = reduced_axes(units, constraint, shape)
+    axes = reduced_axes(units, constraint, shape, keras=keras)
     if not has_axes(constraint):
         return Unit(axes)
     if declared is None and not units.stated:
         notice = defaulted(tensor.name, shape, axes)
         return Unit(axes, () if notice is None else (notice,))
-    meant = intended_axes(shape, *(declared or ()))
+    if declared is not None or keras or len(shape) < 2:
+        meant = intended_axes(shape, *(declared or ()))
+    else:
+        meant = default_axes(len(shape), None, keras=False)
     notice = degenerate(tensor.name, shape, axes, meant)
     if notice is not None:
         return Unit(axes, (notice,), meant)
@@ -66,7 +75,7 @@ def has_axes(constraint: Constraint) -> bool:
     return constraint.streaming and not constraint.elementwise
 
 
-def reduced_axes(units: Units, constraint: Constraint, shape: Shape) -> Axes:
+def reduced_axes(units: Units, constraint: Constraint, shape: Shape, *, keras: bool = True) -> Axes:
     """Return the axes that one unit spans; empty for elementwise constraints.
 
     A rule that says nothing means the whole of a vector, the first axis of a matrix (Keras' default)
@@ -89,7 +98,9 @@ def reduced_axes(units: Units, constraint: Constraint, shape: Shape) -> Axes:
     if units.unit_axis is not None:
         return _complement(units.unit_axis, shape)
     if len(shape) > 2 and not constraint.whole_by_default:
-        raise UsageError(f"its {len(shape)} axes need an axis to be stated", hint=_advice(shape))
+        raise UsageError(
+            f"its {len(shape)} axes need an axis to be stated", hint=_advice(shape, keras=keras)
+        )
     return (0,) if len(shape) == 2 and not constraint.whole_by_default else everything
 
 
@@ -123,9 +134,10 @@ def _complement(unit_axis: Sequence[int], shape: Shape) -> Axes:
     return axes
 
 
-def _advice(shape: Shape) -> str:
-    last = tuple(range(len(shape) - 1))
-    return f"axis {list(last)} would make a unit {unit_words(shape, last)}"
+def _advice(shape: Shape, *, keras: bool) -> str:
+    """What a unit usually is in the producer's layout."""
+    usual = default_axes(len(shape), None, keras=keras)
+    return f"axis {list(usual)} would make a unit {unit_words(shape, usual)}"
 
 
 def default_axes(rank: int, units: Units | None, *, keras: bool) -> Axes:

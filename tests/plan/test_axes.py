@@ -82,3 +82,11 @@ def test_axis_and_unit_axis_are_complements(shape, data):
         == reduced_axes(Units(unit_axis=kept), MaxNorm(), shape)
         == tuple(sorted(axes))
     )
+
+
+def test_the_hint_follows_the_layout_of_the_producer():
+    """Whoever follows it for a PyTorch convolution must not audit Keras' units."""
+    for keras, axes in ((True, "[0, 1, 2]"), (False, "[1, 2, 3]")):
+        with pytest.raises(UsageError) as refusal:
+            reduced_axes(Units(), MaxNorm(), (64, 32, 3, 3), keras=keras)
+        assert f"axis {axes}" in (refusal.value.hint or "")

@@ -177,7 +177,7 @@ def test_axis_out_of_range_is_a_spec_error(tmp_path):
     assert "a of shape 4x2 (and 1 more): axis 2 does not exist" in first.message
     assert "conv of shape 3x3x4x8" in second.message
     assert second.hint is not None
-    assert "[0, 1, 2]" in second.hint
+    assert "[1, 2, 3]" in second.hint
     assert "has no axis" in third.message
 
 
@@ -237,7 +237,7 @@ def test_vacuous_rule_is_warned_about():
     )
     (assignment,) = plan.assignments
     assert [n.code for n in assignment.notices] == ["degenerate-axis"]
-    assert assignment.meant == (0, 1, 2)
+    assert assignment.meant == (1, 2, 3)
 
 
 def test_severity_and_place_go_with_the_rule(tmp_path):
