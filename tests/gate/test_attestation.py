@@ -207,7 +207,7 @@ def test_a_name_that_cannot_be_verified_is_not_attested(run, save, folder, name)
     for command in (["audit", name], ["apply", "model.safetensors", "-o", f"x{name}"]):
         done = run(*command, "--spec", "spec.yaml", "--attest", "x.json")
         assert (done.returncode, done.stdout) == (2, "")
-        assert "a statement cannot hold it" in done.stderr
+        assert "an attestation cannot hold it" in done.stderr
         assert set(folder.iterdir()) == before
 
 

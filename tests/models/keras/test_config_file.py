@@ -36,7 +36,7 @@ def test_what_people_save(tmp_path, data):
         (json.dumps("[" * 300 + "]" * 300).encode(), "nests deeper"),
         (b'{"class_name": "Sequential"}', "holds no model config"),
         (b'"\\ud800"', "surrogate"),
-        (TEXT.decode().encode("utf-16"), "no checkpoint"),
+        (TEXT.decode().encode("utf-16"), "not a checkpoint"),
     ],
 )
 def test_what_is_none(tmp_path, data, problem):
