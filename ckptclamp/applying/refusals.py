@@ -109,7 +109,9 @@ def refuse_another_plan(copy: Plan, original: Plan, output: Path) -> None:
         for plan in (copy, original)
     ]
     if pairs[0] != pairs[1]:
-        raise NotWrittenError("nothing was written, rules govern other tensors there", path=output)
+        raise NotWrittenError(
+            "nothing was written, rules apply to other tensors there", path=output
+        )
 
 
 def refuse_remaining(after: AuditReport, projection: Projection) -> None:

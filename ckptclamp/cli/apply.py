@@ -33,7 +33,7 @@ from ckptclamp.cli.parameters import PATH, option
     "--projection",
     type=click.Choice(["exact", "keras"]),
     help="exact: the nearest conforming weights, of violating units only (the default). "
-    "keras: Keras' own formula, for every governed unit.",
+    "keras: Keras' own formula, for every unit that a rule applies to.",
 )
 @option("-n", "--dry-run", is_flag=True, help="Only report what would change.")
 @option("--force", is_flag=True, help="Replace an existing output.")
@@ -64,7 +64,7 @@ def apply_command(
     projection: str | None,
     **how: bool,
 ) -> None:
-    """Write a copy of CHECKPOINT in which every governed unit conforms.
+    """Write a copy of CHECKPOINT in which every unit that a rule applies to conforms.
 
     The input is never touched. The copy appears under its name only when it is whole, has been
     audited as it is stored, and is on disk.

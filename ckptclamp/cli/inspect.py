@@ -78,7 +78,7 @@ def explain_command(
     engine: EngineOptions,
     reports: ReportOptions,
 ) -> None:
-    """Show which rule governs which tensor of CHECKPOINT and why, and what one unit is.
+    """Show which rule applies to which tensor of CHECKPOINT and why, and what one unit is.
 
     No weight is read. What cannot be judged, and what matches nothing, is listed too.
     """

@@ -21,7 +21,7 @@ _COMMANDS = {
     "init": "Write a first spec for a checkpoint.",
     "diff": "Show how far the weights of two checkpoints lie apart.",
     "baseline": "Maintain the baseline: the violations that a gate accepts.",
-    "report": "Make other formats of a saved JSON report.",
+    "report": "Convert a saved JSON report into other formats.",
     "verify-attestation": "Verify an attestation against the files on disk.",
     "schema": "Print the JSON Schema of a spec or of the JSON report.",
     "completion": "Print the shell completion script.",

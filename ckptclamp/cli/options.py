@@ -144,7 +144,7 @@ spec_options = together(
         "--tensors",
         multiple=True,
         metavar="GLOB",
-        help="Which tensors the inline rule governs; `!` excludes. May be repeated.",
+        help="Which tensors the inline rule applies to; `!` excludes. May be repeated.",
     ),
     units_options,
     option("--max-norm", type=float, metavar="MAX", help="Inline rule: norms of at most MAX."),

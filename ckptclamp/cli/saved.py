@@ -38,9 +38,9 @@ _OF_A_REPORT = {"audited", "baseline", "quiet", "verbose", "color", "settings"}
 @verbosity_options
 @gather(reports=ReportOptions)
 def report_command(result: Path, reports: ReportOptions) -> None:
-    """Make other formats of RESULT, the JSON report of an earlier audit or apply.
+    """Convert RESULT, the JSON report of an earlier audit or apply, into other formats.
 
-    Returns 0 when they are made, whatever the report says: the gate was where it was made.
+    Return 0 when these are written, whatever the report says: the gate was where it was made.
     """
     from ckptclamp.cli.gating import check_places, report_files
     from ckptclamp.cli.running import emit

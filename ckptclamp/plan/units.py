@@ -58,9 +58,8 @@ def unit_of(
     if declared is None and not units.stated:
         notice = defaulted(tensor.name, shape, axes)
         return Unit(axes, () if notice is None else (notice,))
-    if declared is not None or keras or len(shape) < 2:
-        meant = intended_axes(shape, *(declared or ()))
-    else:
+    meant = intended_axes(shape, *(declared or ()))
+    if declared is None and not keras and len(shape) > 1 and shape[0] > 1:
         meant = default_axes(len(shape), None, keras=False)
     notice = degenerate(tensor.name, shape, axes, meant)
     if notice is not None:

@@ -322,7 +322,7 @@ class SpecForm(_Strict):
     )
     projection: Literal["exact", "keras"] = Field(
         "exact",
-        description="How a violating unit is mended: to the nearest point, or by Keras' formula.",
+        description="How a violating unit is fixed: to the nearest point, or by Keras' formula.",
     )
     rules: list[RuleForm] = Field(default_factory=list, description="The rules.")
     custom_objects: dict[str, ObjectForm] = Field(

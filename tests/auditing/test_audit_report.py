@@ -260,7 +260,7 @@ def test_the_meant_axis_is_told_beside_the_stated_one(tmp_path: Path):
     save_file({"w": np.ones((1, 9, 4), np.float32)}, path)
     (result,) = audit(path, rule()).results
     (notice,) = [n for n in result.notices if n.code == "degenerate-axis"]
-    assert "; taken over axes [1, 2], 1 of 1 units (" in notice.message
+    assert "; taken over axes [0, 1], 4 of 4 units (" in notice.message
     assert notice.message.endswith(") lie outside")
     assert (result.verdict, result.axes, result.units) == (Verdict.PASS, (0,), 36)
 

@@ -237,7 +237,7 @@ def test_vacuous_rule_is_warned_about():
     )
     (assignment,) = plan.assignments
     assert [n.code for n in assignment.notices] == ["degenerate-axis"]
-    assert assignment.meant == (1, 2, 3)
+    assert assignment.meant == (0, 1, 2)
 
 
 def test_severity_and_place_go_with_the_rule(tmp_path):

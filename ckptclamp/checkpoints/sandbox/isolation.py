@@ -91,7 +91,7 @@ _SYSTEM_CALLS = {
 
 
 def lock_down(*, memory: int, file_size: int) -> list[str]:
-    """Raise every wall that this system has around this process, and return their names.
+    """Enter every layer of the sandbox that this system has, and return their names.
 
     `memory` is how many bytes of address space the process may take beyond what it has now;
     `file_size` how many bytes long a file that it writes may get.

@@ -91,7 +91,7 @@ def run(task: Task) -> dict[str, Any]:
 
 @cache
 def missing_sandbox_layers() -> tuple[str, ...]:
-    """Return the walls that this system cannot raise around a worker, by trying on one without a file."""
+    """Return the layers of the sandbox that this system lacks, by trying on a worker without a file."""
     from ckptclamp.checkpoints.sandbox.isolation import SANDBOX_LAYERS
 
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
