@@ -201,12 +201,8 @@ class SerialisedForm(_Strict):
     config: dict[str, Any] | None = Field(
         None, description="The arguments of the constructor; ``axis`` is the rule's axis."
     )
-    module: str | None = Field(
-        None, description="Where Keras found the class; told apart are built-in ones and others."
-    )
-    registered_name: str | None = Field(
-        None, description="The name under which Keras registered the class."
-    )
+    module: str | None = Field(None, description="Where Keras found the class.")
+    registered_name: str | None = Field(None, description="Its name in Keras' registry.")
 
 
 def _form(value: object) -> str | None:
@@ -227,9 +223,7 @@ class PlacedForm(_Strict):
     constraint: SingleForm = Field(
         description="MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
     )
-    axis: AxesOrAll = _optional(
-        "The axes that a norm is taken over, as in Keras; null is all of them."
-    )
+    axis: AxesOrAll = _optional("The axes a norm is taken over, as in Keras; null is all of them.")
     unit_axis: Axes = _optional("The axes that are kept: one unit for each index along them.")
 
 
@@ -288,9 +282,7 @@ class RuleForm(ConstraintForm):
     severity: Literal["error", "warning"] = Field(
         "error", description="Warnings fail the gate only with --strict."
     )
-    required: bool = Field(
-        True, description="Whether it is a failure that the rule matches no tensor."
-    )
+    required: bool = Field(True, description="Whether matching no tensor is a failure.")
     storage: Literal["effective", "raw"] = Field(
         "effective",
         description="Which numbers are judged: effective, the weights that the model computes with, so that codes, scales and factors that only stand for them are not evaluated; or raw, whatever is stored.",
@@ -317,9 +309,7 @@ class SpecForm(_Strict):
     declared: Literal["audit", "ignore"] = Field(
         "audit", description="What to do with constraints that the checkpoint's own model declares."
     )
-    tolerance: Tolerance = _optional(
-        "The tolerance of rules that state none, and of declared constraints."
-    )
+    tolerance: Tolerance = _optional("That of rules that state none, and of declarations.")
     projection: Literal["exact", "keras"] = Field(
         "exact",
         description="How a violating unit is fixed: to the nearest point, or by Keras' formula.",
