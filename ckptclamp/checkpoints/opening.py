@@ -258,7 +258,7 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
 
 _FOREIGN_DIRECTORIES: tuple[tuple[str, str, str], ...] = (
     (r"saved_model\.pb(?:txt)?", "a TensorFlow SavedModel", _OF_SAVED_MODEL),
-    (r".+\.index", "a TensorFlow checkpoint", _OF_TENSORFLOW),
+    (r".+\.data-\d{5}-of-\d{5}", "a TensorFlow checkpoint", _OF_TENSORFLOW),
     (
         r"group\d+-shard\d+of\d+(?:\.bin)?",
         "a TensorFlow.js model",

@@ -78,33 +78,32 @@ class _Planner:
             return (self._refused(error.message, error.hint),)
         labels = declaration.labels or (None,) * len(declaration.tensors)
         return [
-            *self._ignored_arguments(parsed, constraint),
+            *self._ignored_arguments(constraint),
             *(
                 self._pair(self.tensors[name], label, constraint, units)
                 for name, label in zip(declaration.tensors, labels, strict=True)
             ),
         ]
 
-    def ignored(self) -> tuple[str, dict[str, Any]] | None:
-        """The constraint's name in the config, and the arguments that its mapping ignores."""
+    def fixed(self) -> tuple[str, dict[str, Any]] | None:
+        """The constraint's name and its own arguments, if a mapping makes it of none of them."""
         if self.declaration.not_evaluated is not None or not self.declaration.tensors:
             return None
         parsed = parse_constraint(self.declaration.serialised)
         mapped = self._mapped(parsed)
-        ignored = {} if mapped is None else mapped.ignored(parsed.config)
-        return (parsed.builtin or parsed.custom or "", ignored) if ignored else None
+        if mapped is None or mapped.uses != frozenset():
+            return None
+        return parsed.builtin or parsed.custom or "", mapped.ignored(parsed.config)
 
-    def _ignored_arguments(
-        self, parsed: ParsedConstraint, constraint: Constraint
-    ) -> Iterator[Notice]:
-        """Warn where a mapping says other numbers than the model's own config may."""
+    def _ignored_arguments(self, constraint: Constraint) -> Iterator[Notice]:
+        """Warn where a mapping may say other numbers than the model's own config."""
+        parsed = parse_constraint(self.declaration.serialised)
         mapped = self._mapped(parsed)
         ignored = {} if mapped is None else mapped.ignored(parsed.config)
         if ignored:
             yield Notice(
                 "mapping-ignores-arguments",
-                f"{self.rule} is judged as {constraint}, which uses nothing of its own "
-                f"{_written(ignored)}",
+                f"{self.rule} is judged as {constraint}, whatever its own {_written(ignored)} says",
                 hint=f"write ${next(iter(ignored))} under custom_objects for that argument",
                 tensor=self.declaration.tensors[0],
             )
@@ -203,14 +202,14 @@ class _Planner:
 
 
 def _refuse_hidden_differences(planners: Sequence[_Planner], spec: Spec) -> None:
-    """Refuse a mapping that makes one constraint of several that differ in what it ignores.
+    """Refuse a mapping that makes one constraint of several that differ, and uses none of them.
 
     Raises:
         SpecError: some mapping does.
     """
     met: dict[str, dict[str, str]] = {}
     for planner in planners:
-        if (found := planner.ignored()) is not None:
+        if (found := planner.fixed()) is not None:
             name, arguments = found
             met.setdefault(name, {}).setdefault(_written(arguments), planner.rule)
     problems = tuple(

@@ -6,13 +6,15 @@ A rule of options needs neither YAML nor pydantic, so the forms are imported onl
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptclamp.constraints.base import number
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
-from ckptclamp.errors import UsageError
+from ckptclamp.errors import UsageError, printable
 from ckptclamp.spec.model import CustomObject, Rule, Severity, Spec, Storage, Suppression, Units
 from ckptclamp.spec.patterns import PatternChecker
 
@@ -172,15 +174,16 @@ def _resolved(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[s
 
 def _referred(reference: str, config: Mapping[str, Any]) -> float:
     factor, _, name = reference.partition("$")
-    value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        has = ", ".join(config) or "none"
-        raise UsageError(
-            f"the spec asks for its argument {name}, which is no number in the model's config",
-            hint=f"its arguments are: {has}",
-        )
+    try:
+        value = number(f"${name} of the model's config", config.get(name))
+    except UsageError as error:
+        hint = f"its arguments are: {printable(', '.join(config))[:200]}"
+        raise UsageError(error.message, hint=hint) from error
     sign, factor = (-1.0 if factor.startswith("-") else 1.0), factor.strip("-*")
-    return sign * float(factor or 1.0) * value
+    product = sign * float(factor or 1.0) * value
+    if math.isfinite(value) and not math.isfinite(product):
+        raise UsageError(f"{reference} is too large for a float64")  # no bound would be a pass
+    return product
 
 
 def suppression(form: IgnoreForm, location: Location | None) -> Suppression:

@@ -176,8 +176,41 @@ def test_one_mapping_for_declarations_that_differ_is_an_error():
         build_plan(two_clips(0.25, 0.5), spec_of(custom_objects={"pkg>WeightClip": meaning}))
 
 
+def test_a_mapping_that_uses_one_argument_may_leave_another():
+    """What layers differ in may mean nothing for the bound; that it is ignored is said."""
+    tagged = [{"class_name": "pkg>C", "config": {"c": c, "tag": c}} for c in (1, 2)]
+    checkpoint = keras_model(
+        *(
+            ("Dense", f"d{i}", {"units": 2, "kernel_constraint": own}, [(2, 2), (2,)])
+            for i, own in enumerate(tagged)
+        )
+    )
+    meaning = {"constraint": "Clip", "low": 0, "high": "$c"}
+    plan = build_plan(checkpoint, spec_of(custom_objects={"pkg>C": meaning}))
+    assert [a.constraint for a in plan.assignments] == [Clip(0, 1), Clip(0, 2)]
+    assert [n.code for n in plan.notices] == ["mapping-ignores-arguments"] * 2
+
+
+@pytest.mark.parametrize("value", [None, "x", True, math.nan, 10**400, [1], {}])
+def test_a_mapping_that_asks_for_what_is_no_number(value):
+    """No number is made up, and none that a file holds ends the program."""
+    meaning = {"constraint": "Clip", "low": "-2*$clip_value", "high": 1}
+    plan = build_plan(dense(clip(value)), spec_of(custom_objects={"pkg>WeightClip": meaning}))
+    (entry,) = plan.not_evaluated
+    assert "$clip_value" in entry.reason
+    assert "clip_value" in (entry.hint or "")
+
+
+def test_a_factor_makes_no_bound_infinite():
+    """A bound beyond all numbers would pass everything."""
+    meaning = {"constraint": "Clip", "low": 0, "high": "9*$clip_value"}
+    plan = build_plan(dense(clip(1e308)), spec_of(custom_objects={"pkg>WeightClip": meaning}))
+    assert "too large" in plan.not_evaluated[0].reason
+    assert not plan.assignments
+
+
 def test_a_mapping_that_asks_for_what_the_config_lacks():
-    """No number is made up."""
+    """A misspelt argument is no bound of nothing."""
     meaning = {"constraint": "Clip", "low": "-$bound", "high": 1}
     plan = build_plan(dense(clip(0.5)), spec_of(custom_objects={"pkg>WeightClip": meaning}))
     (entry,) = plan.not_evaluated
