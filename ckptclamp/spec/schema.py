@@ -1,185 +1,46 @@
 """The form of a spec, as pydantic models: its errors in words, and a JSON Schema for editors.
 
-What one value may be stands here; what several values mean together (an axis stated twice, arguments
-that a constraint does not have) is checked where rules are built, in `rules`. The models are
-validated with a `PatternChecker` as their context, so that one bound holds for all patterns of a spec.
+What one value may be stands in `values`; what several values mean together (an axis stated twice,
+arguments that a constraint does not have) is checked where rules are built, in `rules`. The models
+are validated with a `PatternChecker` as their context, so that one bound holds for all patterns.
 """
 
 from __future__ import annotations
 
-import datetime
-import math
-import re
-import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
-    PlainValidator,
     Tag,
-    ValidationInfo,
-    WithJsonSchema,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
-from ckptclamp.constraints.registry import BUILTIN, suggestion
-from ckptclamp.errors import UsageError
-from ckptclamp.spec.model import axes_in
-from ckptclamp.spec.patterns import PatternChecker
+from ckptclamp.constraints.registry import suggestion
+from ckptclamp.spec.values import (
+    Axes,
+    AxesOrAll,
+    ConstraintName,
+    Date,
+    Name,
+    Number,
+    NumberOrReference,
+    Patterns,
+    Tolerance,
+    Version,
+    optional,
+    shown,
+)
 from ckptclamp.spec.yaml_reader import Keys
 
 _BY_NAME = "by name"
 _SERIALISED = "as a mapping"
 _WITH_ARGUMENTS = "with arguments"
-REFERENCE = r"-?(?:\d+(?:\.\d+)?\*)?\$\w+"
-"""An argument of a declared constraint's config: with a sign and one factor at most."""
 _TAGS = (_BY_NAME, _SERIALISED, _WITH_ARGUMENTS)
 """Tags of the three forms of a constraint; they stand in pydantic's paths and in no document."""
-
-_NUMBER = {"type": "number"}
-_PATTERNS = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
-    ]
-}
-_AXES = {
-    "anyOf": [
-        {"type": "integer"},
-        {"type": "array", "items": {"type": "integer"}, "minItems": 1, "uniqueItems": True},
-    ]
-}
-
-
-def _refusal(message: str, hint: str | None = None) -> PydanticCustomError:
-    """What a validator raises: a sentence, and advice."""
-    return PydanticCustomError("spec", "{message}", {"message": message, "hint": hint})
-
-
-def _shown(value: object) -> str:
-    """A value as a message shows it, never long."""
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
-        return "a number that no float64 holds"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple) or not values:
-        given = "an empty list" if value == [] else _shown(value)
-        raise _refusal(f"expected a pattern or a list of them, not {given}")
-    for item in values:
-        if not isinstance(item, str) or not item:
-            raise _refusal(f"expected a pattern, not {_shown(item)}", "quote it if it is a name")
-    return tuple(values)
-
-
-def _patterns(value: object, info: ValidationInfo) -> tuple[str, ...]:
-    patterns = _strings(value)
-    try:
-        cast("PatternChecker", info.context).check(patterns)
-    except UsageError as error:
-        raise _refusal(error.message, error.hint) from error
-    return patterns
-
-
-def _axes(value: object) -> tuple[int, ...]:
-    axes = axes_in(value)
-    if axes is None:
-        raise _refusal(f"expected an axis such as 0, or a list of them, not {_shown(value)}")
-    if len(set(axes)) < len(axes):
-        raise _refusal("one axis is there twice")
-    return axes
-
-
-def _axes_or_all(value: object) -> tuple[int, ...] | None:
-    return None if value is None else _axes(value)
-
-
-def _number(value: object) -> int | float:
-    is_nan = isinstance(value, float) and math.isnan(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or is_nan:
-        raise _refusal(f"expected a number, not {_shown(value)}")
-    return value
-
-
-def _number_or_reference(value: object) -> int | float | str:
-    if isinstance(value, str):
-        if not re.fullmatch(REFERENCE, value):
-            hint = "an argument of the model's own config is written $name, -$name or 2*$name"
-            raise _refusal(f"expected a number, not {_shown(value)}", hint)
-        return value
-    return _number(value)
-
-
-def _tolerance(value: object) -> float | None:
-    if value == "auto":
-        return None
-    hint = "a tolerance is relative: 0.01 is one percent"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refusal(f"expected a number or auto, not {_shown(value)}", hint)
-    if not 0 <= value < 1:
-        raise _refusal(f"a tolerance of {_shown(value)} makes no sense", hint)
-    return float(value)
-
-
-def _date(value: object) -> datetime.date:
-    if type(value) is datetime.date:
-        return value
-    try:
-        return datetime.date.fromisoformat(value if isinstance(value, str) else "")
-    except ValueError as error:
-        raise _refusal(f"expected a date such as 2030-12-31, not {_shown(value)}") from error
-
-
-def _version(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value != 1:
-        raise _refusal(f"{_shown(value)} is not known here", "write version: 1")
-    return value
-
-
-def _optional(description: str) -> Any:  # noqa: ANN401 - a field's default, of any type
-    """A field that may be left out, but is never null."""
-    return Field(default_factory=lambda: None, description=description)
-
-
-Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns), WithJsonSchema(_PATTERNS)]
-Axes = Annotated[tuple[int, ...], PlainValidator(_axes), WithJsonSchema(_AXES)]
-AxesOrAll = Annotated[
-    tuple[int, ...] | None,
-    PlainValidator(_axes_or_all),
-    WithJsonSchema({"anyOf": [*_AXES["anyOf"], {"type": "null"}]}),
-]
-Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
-NumberOrReference = Annotated[
-    float | str,
-    PlainValidator(_number_or_reference),
-    WithJsonSchema({"anyOf": [_NUMBER, {"type": "string", "pattern": f"^{REFERENCE}$"}]}),
-]
-Tolerance = Annotated[
-    float | None,
-    PlainValidator(_tolerance),
-    WithJsonSchema(
-        {"anyOf": [{"const": "auto"}, {**_NUMBER, "minimum": 0, "exclusiveMaximum": 1}]}
-    ),
-]
-Date = Annotated[
-    datetime.date, PlainValidator(_date), WithJsonSchema({"type": "string", "format": "date"})
-]
-Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
-Name = Annotated[str, Field(min_length=1)]
-ConstraintName = Annotated[
-    Name, WithJsonSchema({"anyOf": [{"enum": list(BUILTIN)}, {"type": "string", "minLength": 1}]})
-]
 
 
 class _Strict(BaseModel):
@@ -223,8 +84,8 @@ class PlacedForm(_Strict):
     constraint: SingleForm = Field(
         description="MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
     )
-    axis: AxesOrAll = _optional("The axes a norm is taken over, as in Keras; null is all of them.")
-    unit_axis: Axes = _optional("The axes that are kept: one unit for each index along them.")
+    axis: AxesOrAll = optional("The axes a norm is taken over, as in Keras; null is all of them.")
+    unit_axis: Axes = optional("The axes that are kept: one unit for each index along them.")
 
 
 class ConstraintForm(PlacedForm):
@@ -232,12 +93,12 @@ class ConstraintForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint")
 
-    max_value: Number = _optional("MaxNorm, MinMaxNorm: the largest norm.")
-    min_value: Number = _optional("MinMaxNorm: the smallest norm.")
-    rate: Number = _optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
-    low: Number = _optional("Clip: the smallest weight.")
-    high: Number = _optional("Clip: the largest weight.")
-    ref_value: Number = _optional("CenterAround: the mean of each unit.")
+    max_value: Number = optional("MaxNorm, MinMaxNorm: the largest norm.")
+    min_value: Number = optional("MinMaxNorm: the smallest norm.")
+    rate: Number = optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
+    low: Number = optional("Clip: the smallest weight.")
+    high: Number = optional("Clip: the largest weight.")
+    ref_value: Number = optional("CenterAround: the mean of each unit.")
 
 
 class MappedForm(PlacedForm):
@@ -245,12 +106,12 @@ class MappedForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint of a custom object")
 
-    max_value: NumberOrReference = _optional("MaxNorm, MinMaxNorm: the largest norm.")
-    min_value: NumberOrReference = _optional("MinMaxNorm: the smallest norm.")
-    rate: NumberOrReference = _optional("MinMaxNorm: how far a training step moves; not judged.")
-    low: NumberOrReference = _optional("Clip: the smallest weight, such as ``-$clip_value``.")
-    high: NumberOrReference = _optional("Clip: the largest weight, such as ``$clip_value``.")
-    ref_value: NumberOrReference = _optional("CenterAround: the mean of each unit.")
+    max_value: NumberOrReference = optional("MaxNorm, MinMaxNorm: the largest norm.")
+    min_value: NumberOrReference = optional("MinMaxNorm: the smallest norm.")
+    rate: NumberOrReference = optional("MinMaxNorm: how far a training step moves; not judged.")
+    low: NumberOrReference = optional("Clip: the smallest weight, such as ``-$clip_value``.")
+    high: NumberOrReference = optional("Clip: the largest weight, such as ``$clip_value``.")
+    ref_value: NumberOrReference = optional("CenterAround: the mean of each unit.")
 
 
 def _object_form(value: object) -> str | None:
@@ -272,11 +133,11 @@ class RuleForm(ConstraintForm):
 
     model_config = ConfigDict(title="Rule")
 
-    id: Name = _optional("What reports call the rule; ``rule-1`` and so on if left out.")
+    id: Name = optional("What reports call the rule; ``rule-1`` and so on if left out.")
     tensors: Patterns = Field(
         description="Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."
     )
-    tolerance: Tolerance = _optional(
+    tolerance: Tolerance = optional(
         "How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."
     )
     severity: Literal["error", "warning"] = Field(
@@ -294,10 +155,10 @@ class IgnoreForm(_Strict):
 
     model_config = ConfigDict(title="Accepted findings")
 
-    tensors: Patterns = _optional("Which tensors; all if left out.")
-    rules: Patterns = _optional("Which rules, as globs over their ids; all if left out.")
+    tensors: Patterns = optional("Which tensors; all if left out.")
+    rules: Patterns = optional("Which rules, as globs over their ids; all if left out.")
     reason: Annotated[Name, Field(pattern=r"\S")] = Field(description="Why.")
-    expires: Date = _optional("The last day on which they are accepted.")
+    expires: Date = optional("The last day on which they are accepted.")
 
 
 class SpecForm(_Strict):
@@ -309,7 +170,7 @@ class SpecForm(_Strict):
     declared: Literal["audit", "ignore"] = Field(
         "audit", description="What to do with constraints that the checkpoint's own model declares."
     )
-    tolerance: Tolerance = _optional("That of rules that state none, and of declarations.")
+    tolerance: Tolerance = optional("That of rules that state none, and of declarations.")
     projection: Literal["exact", "keras"] = Field(
         "exact",
         description="How a violating unit is fixed: to the nearest point, or by Keras' formula.",
@@ -370,7 +231,7 @@ def describe(details: ErrorDetails) -> FormProblem:
             given = details["input"]
             is_text = isinstance(given, str)
             hint = suggestion(given, expected.split(" or ")) if is_text else None
-            return FormProblem(keys, f"{name}: expected {expected}, not {_shown(given)}", hint)
+            return FormProblem(keys, f"{name}: expected {expected}, not {shown(given)}", hint)
         case "spec":
             context = details["ctx"]
             return FormProblem(keys, f"{name}: {context['message']}", context["hint"])
@@ -378,7 +239,7 @@ def describe(details: ErrorDetails) -> FormProblem:
             return FormProblem(keys, f"{name} is empty")
         case kind:
             expected = _EXPECTED.get(kind, details["msg"])
-            return FormProblem(keys, f"{name}: {expected}, not {_shown(details['input'])}")
+            return FormProblem(keys, f"{name}: {expected}, not {shown(details['input'])}")
 
 
 def dotted(keys: Keys) -> str:

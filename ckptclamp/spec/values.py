@@ -1,0 +1,161 @@
+"""What one value of a spec may be: strict scalars, each refused in a sentence and known to editors."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+import sys
+from typing import Annotated, Any, cast
+
+from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from ckptclamp.constraints.registry import BUILTIN
+from ckptclamp.errors import UsageError
+from ckptclamp.spec.model import axes_in
+from ckptclamp.spec.patterns import PatternChecker
+
+REFERENCE = r"-?(?:\d+(?:\.\d+)?\*)?\$\w+"
+"""An argument of a declared constraint's config: with a sign and one factor at most."""
+
+_NUMBER = {"type": "number"}
+_PATTERNS = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+    ]
+}
+_AXES = {
+    "anyOf": [
+        {"type": "integer"},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1, "uniqueItems": True},
+    ]
+}
+
+
+def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
+    """What a validator raises: a sentence, and advice."""
+    return PydanticCustomError("spec", "{message}", {"message": message, "hint": hint})
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, never long."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "a number that no float64 holds"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not values:
+        given = "an empty list" if value == [] else shown(value)
+        raise refusal(f"expected a pattern or a list of them, not {given}")
+    for item in values:
+        if not isinstance(item, str) or not item:
+            raise refusal(f"expected a pattern, not {shown(item)}", "quote it if it is a name")
+    return tuple(values)
+
+
+def _patterns(value: object, info: ValidationInfo) -> tuple[str, ...]:
+    patterns = _strings(value)
+    try:
+        cast("PatternChecker", info.context).check(patterns)
+    except UsageError as error:
+        raise refusal(error.message, error.hint) from error
+    return patterns
+
+
+def _axes(value: object) -> tuple[int, ...]:
+    axes = axes_in(value)
+    if axes is None:
+        raise refusal(f"expected an axis such as 0, or a list of them, not {shown(value)}")
+    if len(set(axes)) < len(axes):
+        raise refusal("one axis is there twice")
+    return axes
+
+
+def _axes_or_all(value: object) -> tuple[int, ...] | None:
+    return None if value is None else _axes(value)
+
+
+def _number(value: object) -> int | float:
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or is_nan:
+        raise refusal(f"expected a number, not {shown(value)}")
+    return value
+
+
+def _number_or_reference(value: object) -> int | float | str:
+    if isinstance(value, str):
+        if not re.fullmatch(REFERENCE, value):
+            hint = "an argument of the model's own config is written $name, -$name or 2*$name"
+            raise refusal(f"expected a number, not {shown(value)}", hint)
+        return value
+    return _number(value)
+
+
+def _tolerance(value: object) -> float | None:
+    if value == "auto":
+        return None
+    hint = "a tolerance is relative: 0.01 is one percent"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refusal(f"expected a number or auto, not {shown(value)}", hint)
+    if not 0 <= value < 1:
+        raise refusal(f"a tolerance of {shown(value)} makes no sense", hint)
+    return float(value)
+
+
+def _date(value: object) -> datetime.date:
+    if type(value) is datetime.date:
+        return value
+    try:
+        return datetime.date.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise refusal(f"expected a date such as 2030-12-31, not {shown(value)}") from error
+
+
+def _version(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value != 1:
+        raise refusal(f"{shown(value)} is not known here", "write version: 1")
+    return value
+
+
+def optional(description: str) -> Any:  # noqa: ANN401 - a field's default, of any type
+    """A field that may be left out, but is never null."""
+    return Field(default_factory=lambda: None, description=description)
+
+
+Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns), WithJsonSchema(_PATTERNS)]
+Axes = Annotated[tuple[int, ...], PlainValidator(_axes), WithJsonSchema(_AXES)]
+AxesOrAll = Annotated[
+    tuple[int, ...] | None,
+    PlainValidator(_axes_or_all),
+    WithJsonSchema({"anyOf": [*_AXES["anyOf"], {"type": "null"}]}),
+]
+Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
+NumberOrReference = Annotated[
+    float | str,
+    PlainValidator(_number_or_reference),
+    WithJsonSchema({"anyOf": [_NUMBER, {"type": "string", "pattern": f"^{REFERENCE}$"}]}),
+]
+Tolerance = Annotated[
+    float | None,
+    PlainValidator(_tolerance),
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {**_NUMBER, "minimum": 0, "exclusiveMaximum": 1}]}
+    ),
+]
+Date = Annotated[
+    datetime.date, PlainValidator(_date), WithJsonSchema({"type": "string", "format": "date"})
+]
+Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
+Name = Annotated[str, Field(min_length=1)]
+ConstraintName = Annotated[
+    Name, WithJsonSchema({"anyOf": [{"enum": list(BUILTIN)}, {"type": "string", "minLength": 1}]})
+]
