@@ -32,7 +32,7 @@ from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorC
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
-from ckptclamp.checkpoints.tensor import Computed, Role
+from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import concurrently
 from ckptclamp.errors import Notice
@@ -212,6 +212,7 @@ class _Job:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
             stored.quantisation = self.checkpoint.quantisation  # no config.json is copied
+            stored.config = self.checkpoint.config
             plan = self._plan(stored)
             refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
@@ -234,14 +235,14 @@ class _Job:
         return after
 
     def _affected(self, changed: set[str]) -> set[str]:
-        """The tensors that differ from before: those `changed`, and those computed of them."""
-        computed = {
-            assignment.tensor.name
-            for assignment in self.plan.assignments
-            if isinstance(assignment.tensor.storage, Computed)
-            and any(part.name in changed for part in assignment.tensor.storage.parts)
+        """The tensors that differ from before: those with `changed` bytes, and those computed of them."""
+        tensors = [assignment.tensor for assignment in self.plan.assignments]
+        stored = {tensor.whole.name for tensor in tensors if tensor.name in changed}
+        return {
+            tensor.name
+            for tensor in tensors
+            if any(part.name in stored for part in _parts(tensor.whole))
         }
-        return changed | computed
 
     def _report(
         self,
@@ -259,6 +260,12 @@ class _Job:
             projection=self.projection.value,
             notices=(*notices, *_optimizer_notice(self.checkpoint, changes)),
         )
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The stored tensors that `tensor` is made of."""
+    storage = tensor.storage
+    return (tensor, *storage.parts) if isinstance(storage, Computed) else (tensor,)
 
 
 def _target(output: str | Path, opening: Opening) -> Path:

@@ -25,6 +25,8 @@ from ckptclamp.spec.model import Projection
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from ckptclamp.checkpoints.tensor import Tensor
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -48,14 +50,14 @@ def project_tensors(
 ) -> list[TensorChange]:
     """Project what `assignments` govern in the copy, in the order of their names.
 
-    Rules of one tensor take turns until none of them moves a unit, `rounds` times at most. Returns
-    the tensors that changed.
+    Rules of one tensor, and of its parts, take turns until none of them moves a unit, `rounds` times
+    at most. Returns the tensors that changed.
 
     Raises:
         UnreadableError: a tensor cannot be read.
         NotWrittenError: one cannot be written.
     """
-    todo = sorted(assignments, key=lambda a: a.tensor.name)
+    todo = sorted(assignments, key=lambda a: (a.tensor.whole.name, a.tensor.name))
     tensors = [a.tensor for a in todo]
     running = work.running
     meter = Meter(running.progress, sum(tensor.nbytes for tensor in tensors))
@@ -64,19 +66,31 @@ def project_tensors(
         at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)
         return [
             change
-            for _, group in groupby(todo, key=lambda a: a.tensor.name)
-            for change in [_project_tensor(at_work, list(group), rounds)]
+            for _, group in groupby(todo, key=lambda a: a.tensor.whole.name)
+            for change in _project_tensor(at_work, list(group), rounds)
             if change.changed
         ]
 
 
-def _project_tensor(work: Work, assignments: Sequence[Assignment], rounds: int) -> TensorChange:
-    """Let the rules of one tensor take turns."""
+def _project_tensor(
+    work: Work, assignments: Sequence[Assignment], rounds: int
+) -> Iterator[TensorChange]:
+    """Let the rules of one tensor take turns, and those of its parts; yield a change for each."""
     done: list[list[Projected]] = []
     for _ in range(rounds):
         done.append(list(_one_round(work, assignments)))
         if len(assignments) < 2 or not any(projected.changed for projected in done[-1]):
             break
+    for name in dict.fromkeys(a.tensor.name for a in assignments):
+        own = [i for i, a in enumerate(assignments) if a.tensor.name == name]
+        turns = [[turn[i] for i in own] for turn in done]
+        yield _change(work, [assignments[i] for i in own], turns)
+
+
+def _change(
+    work: Work, assignments: Sequence[Assignment], done: Sequence[Sequence[Projected]]
+) -> TensorChange:
+    """What the turns of the rules of one tensor came to."""
     units, changed = _counted(work, assignments, done)
     return TensorChange(
         tensor=assignments[0].tensor.name,
@@ -102,14 +116,21 @@ def _counted(
         only = moved[0] if moved else done[0][0]
         return only.units, only.changed
     finest = max(range(len(assignments)), key=lambda i: done[0][i].units)
-    tensor, units, axes = assignments[0].tensor, done[0][finest].units, assignments[finest].axes
+    tensor, axes = assignments[finest].tensor, assignments[finest].axes
+    units = done[0][finest].units
     if not isinstance(work.copy, Preview):
         return units, differing_units(work.original, work.copy, tensor, axes)
     most = sum(
-        projected.changed * (1 if assignment.axes == axes else tensor.size // projected.units)
+        projected.changed
+        * (1 if _spans(assignment, tensor, axes) else tensor.size // projected.units)
         for assignment, projected in zip(assignments, done[0], strict=True)
     )
     return units, min(units, most)
+
+
+def _spans(assignment: Assignment, tensor: Tensor, axes: tuple[int, ...]) -> bool:
+    """Whether the units of `assignment` are those of `tensor` that span `axes`."""
+    return (assignment.tensor.shape, assignment.axes) == (tensor.shape, axes)
 
 
 def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projected]:

@@ -22,6 +22,7 @@ from ckptclamp.checkpoints.tensor import (
     Contiguous,
     Tensor,
     Unreadable,
+    View,
 )
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.engine.histogram import Histogram, UnitHistogram
@@ -144,11 +145,12 @@ def _summary(
 
 def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
     """Where the bytes lie: ``model.h5 at byte 4096``, ``12 chunks, deflate``."""
-    storage = tensor.storage
+    storage = tensor.whole.storage
     if isinstance(storage, Unreadable):
         return f"unreadable: {storage.reason}"
     if isinstance(storage, Computed):
         return _place(checkpoint, storage.parts[0])
+    assert not isinstance(storage, View)
     name = checkpoint.sources[storage.source].path.name
     match storage:
         case Contiguous():
@@ -271,7 +273,7 @@ def explain(
             allow_import=options.allow_import,
             tolerance=options.tolerance,
         )
-        governed = {assignment.tensor.name for assignment in plan.assignments}
+        governed = {assignment.tensor.whole.name for assignment in plan.assignments}
         governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}
         return Explanation(
             checkpoint=summarise(checkpoint, digests={}),

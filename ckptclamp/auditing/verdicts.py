@@ -16,7 +16,7 @@ from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.histogram import UnitHistogram
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
 from ckptclamp.plan.build import Assignment
-from ckptclamp.plan.units import kept_axes, unit_size, unit_words
+from ckptclamp.plan.units import kept_axes, unit_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +123,7 @@ class Tally:
             shape=tensor.shape,
             dtype=str(tensor.dtype),
             axes=assignment.axes,
-            unit_words=unit_words(tensor.shape, assignment.axes),
+            unit_words=assignment.unit_words,
             unit_size=unit_size(tensor.shape, assignment.axes),
             location=assignment.location,
             why=assignment.why,

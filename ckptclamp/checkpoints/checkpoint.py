@@ -11,7 +11,7 @@ from ckptclamp.checkpoints.tensor import Box, KerasModel, Producer, Tensor, Unre
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -107,6 +107,8 @@ class Checkpoint(ABC):
         keras: what a Keras file says of its model, if it is one.
         quantisation: what the config in a safetensors checkpoint's directory says of quantised
             weights, if anything, or why that cannot be known.
+        config: reads the model's own config beside a safetensors checkpoint: a mapping, why it cannot
+            be read, or ``None`` where there is none.
         several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
@@ -119,6 +121,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str] = {}
     keras: KerasModel | None = None
     quantisation: Mapping[str, Any] | Unreadable | None = None
+    config: Callable[[], Mapping[str, Any] | Unreadable | None] = staticmethod(lambda: None)
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ckptclamp.checkpoints.reading import as_bytes, read_box
+from ckptclamp.checkpoints.reading import as_bytes, read_box, read_view
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,
@@ -22,6 +22,7 @@ from ckptclamp.checkpoints.tensor import (
     Contiguous,
     Extent,
     Tensor,
+    View,
     box_shape,
     plan_chunks,
     plan_runs,
@@ -88,6 +89,8 @@ class FileCopy:
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`."""
+        if isinstance(tensor.storage, View):
+            return read_view(self.read, tensor, tensor.storage, box, buffer)
         return read_box(self.sources, tensor, box, buffer)
 
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
@@ -101,6 +104,10 @@ class FileCopy:
             raise ValueError(f"{tensor.name} holds {tensor.dtype}, not {values.dtype}")
         if values.shape != box_shape(box):
             raise ValueError(f"values of shape {values.shape} for a box of {box_shape(box)}")
+        if isinstance(tensor.storage, View):
+            for piece, place in tensor.storage.pieces(box):
+                self.write(tensor.whole, piece, values[place].reshape(box_shape(piece)))
+            return
         self.changed[tensor.name] = tensor
         match tensor.storage:
             case Contiguous(source, offset):
@@ -335,7 +342,7 @@ class Preview:
         Raises:
             NotWrittenError: a copy could not hold them either.
         """
-        if isinstance(tensor.storage, Constant):
+        if isinstance(tensor.whole.storage, Constant):
             raise NotWrittenError(_NO_BYTES, path=self._checkpoint.path, tensor=tensor.name)
 
     def finish(self) -> None:

@@ -110,15 +110,25 @@ def stated_quantisation(
     It is read only where a tensor has a dtype that codes have. A config that cannot be read is
     `Unreadable`, with the reason.
     """
-    path = checkpoint.path.parent / CONFIG
     dtypes = {tensor.dtype.name for tensor in checkpoint.tensors.values() if tensor.dtype}
-    if dtypes.isdisjoint(CODE_DTYPES) or not os.path.lexists(path):
+    if dtypes.isdisjoint(CODE_DTYPES):
+        return None
+    config = config_beside(checkpoint.path, follow_symlinks=follow_symlinks)
+    return config if config is None or isinstance(config, Unreadable) else _quantisation(config)
+
+
+def config_beside(path: Path, *, follow_symlinks: bool) -> Mapping[str, Any] | Unreadable | None:
+    """Return the config in the directory of the checkpoint at `path`, or why it cannot be read.
+
+    ``None`` where there is none.
+    """
+    path = path.parent / CONFIG
+    if not os.path.lexists(path):
         return None
     try:
-        config = _config(path, follow_symlinks=follow_symlinks)
+        return _config(path, follow_symlinks=follow_symlinks)
     except UnreadableError as error:
         return Unreadable(f"{CONFIG}: {error.message}")
-    return _quantisation(config)
 
 
 class _Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ckptclamp.checkpoints.documents import (
     CONFIG,
     METADATA,
     WEIGHTS,
+    config_beside,
     parse_strict,
     stated_quantisation,
 )
@@ -130,6 +132,7 @@ def open_checkpoint(
         checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
     if checkpoint.format.startswith("safetensors"):
         checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
+        checkpoint.config = partial(config_beside, checkpoint.path, follow_symlinks=follow_symlinks)
     return checkpoint
 
 

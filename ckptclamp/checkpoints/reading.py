@@ -22,6 +22,7 @@ from ckptclamp.checkpoints.tensor import (
     Runs,
     Tensor,
     Unreadable,
+    View,
     box_shape,
     check_box,
     one_run,
@@ -31,7 +32,7 @@ from ckptclamp.checkpoints.tensor import (
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,6 +55,8 @@ def read_box(
     Raises:
         UnreadableError: the tensor cannot be read, the bytes are not there, or are damaged.
     """
+    if isinstance(tensor.storage, View):
+        return read_view(partial(read_box, sources), tensor, tensor.storage, box, buffer)
     if isinstance(tensor.storage, Unreadable) or tensor.dtype is None:
         reason = tensor.storage.reason if isinstance(tensor.storage, Unreadable) else "no dtype"
         raise UnreadableError(reason, path=_path(sources), tensor=tensor.name)
@@ -78,6 +81,28 @@ def read_box(
         raise type(error)(
             error.message, path=error.path or _path(sources), tensor=tensor.name, hint=error.hint
         ) from error
+    return out
+
+
+def read_view(
+    read: Callable[[Tensor, Box, memoryview | None], NDArray[Any]],
+    tensor: Tensor,
+    view: View,
+    box: Box,
+    buffer: memoryview | None = None,
+) -> NDArray[Any]:
+    """Return `box` of `tensor`, whose storage is `view`; `read` reads boxes of the whole tensor.
+
+    Raises as `read` does.
+    """
+    check_box(tensor.shape, box)
+    pieces = list(view.pieces(box))
+    if len(pieces) == 1:
+        return read(view.whole, pieces[0][0], buffer).reshape(box_shape(box))
+    assert tensor.dtype is not None
+    out: NDArray[Any] = np.ndarray(box_shape(box), tensor.dtype.numpy, buffer=buffer)
+    for part, place in pieces:
+        out[place] = read(view.whole, part, None).reshape(out[place].shape)
     return out
 
 

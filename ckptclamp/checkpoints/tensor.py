@@ -114,7 +114,52 @@ class Computed(ABC):
         """
 
 
-Storage = Contiguous | Chunked | Constant | Unreadable | Computed
+@dataclass(frozen=True, slots=True)
+class View:
+    """A part of another tensor, `whole`, and its axes seen as several: the same bytes, other names.
+
+    `start` is where the part begins along each axis of `whole`. `factors` are, for each of these
+    axes, the extents that it is seen as, the first one outermost; the shape of the view is all of
+    them in order.
+    """
+
+    whole: Tensor
+    start: tuple[int, ...]
+    factors: tuple[tuple[int, ...], ...]
+
+    def pieces(self, box: Box) -> Iterator[tuple[Box, tuple[slice, ...]]]:
+        """Yield the boxes of `whole` that hold `box` of the view, and where in `box` each lies."""
+        per_axis, at = [], 0
+        for start, factors in zip(self.start, self.factors, strict=True):
+            per_axis.append(list(_runs_along(start, factors, box[at : at + len(factors)])))
+            at += len(factors)
+        for pieces in itertools.product(*per_axis):
+            yield (
+                tuple(extent for extent, _ in pieces),
+                tuple(piece for _, within in pieces for piece in within),
+            )
+
+
+def _runs_along(
+    start: int, factors: tuple[int, ...], box: Box
+) -> Iterator[tuple[Extent, tuple[slice, ...]]]:
+    """The runs of one axis, seen as `factors`, that `box` is made of, and where in `box` they lie."""
+    inner = len(factors) - 1
+    while inner > 0 and box[inner] == (0, factors[inner]):
+        inner -= 1
+    step = math.prod(factors[inner + 1 :])
+    first, last = box[inner]
+    rest = tuple(slice(0, extent) for extent in box_shape(box[inner:]))
+    for index in itertools.product(*(range(a, b) for a, b in box[:inner])):
+        outer = 0
+        for i, extent in zip(index, factors, strict=False):
+            outer = outer * extent + i
+        base = start + outer * factors[inner] * step
+        within = tuple(slice(i - a, i - a + 1) for i, (a, _) in zip(index, box, strict=False))
+        yield (base + first * step, base + last * step), (*within, *rest)
+
+
+Storage = Contiguous | Chunked | Constant | Unreadable | Computed | View
 
 
 class Role(StrEnum):
@@ -151,6 +196,11 @@ class Tensor:
     def nbytes(self) -> int:
         """How many bytes the elements take, decoded."""
         return 0 if self.dtype is None else (self.size * self.dtype.bits + 7) // 8
+
+    @property
+    def whole(self) -> Tensor:
+        """The tensor that the checkpoint lists: of a view the one it is a view of."""
+        return self.storage.whole if isinstance(self.storage, View) else self
 
     @property
     def extents(self) -> list[Extent]:

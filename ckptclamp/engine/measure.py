@@ -137,6 +137,7 @@ def unreadable(tensor: Tensor, memory: int) -> tuple[str, str | None] | None:
 
 def _chunk_bytes(tensor: Tensor) -> int:
     """What it takes to decode a chunk: as stored, decoded, put in place, and widened."""
+    tensor = tensor.whole
     if isinstance(tensor.storage, Computed):
         return max(map(_chunk_bytes, tensor.storage.parts))
     if not isinstance(tensor.storage, Chunked) or tensor.dtype is None:

@@ -108,7 +108,8 @@ def exclusive(assignments: Iterable[Assignment]) -> Iterator[tuple[Assignment, A
         constraint = assignment.constraint
         if constraint.streaming:
             measured = None if constraint.elementwise else constraint.needs
-            alike[assignment.tensor.name, assignment.axes, measured].append(assignment)
+            tensor = assignment.tensor
+            alike[tensor.name, tensor.shape, assignment.axes, measured].append(assignment)
     for group in alike.values():
         lowest = min(group, key=lambda a: _forgiven(a)[1])
         highest = max(group, key=lambda a: _forgiven(a)[0])

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice
+from ckptclamp.plan.units import unit_words
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Assignment:
     `unprojected` is the reason why a violation may be shown but not fixed, if there is one. `meant`
     are the axes that were probably meant where `axes` make the constraint vacuous; they are measured
     for a notice. `automatic` says that nobody stated the tolerance: it follows from the storage
-    dtype.
+    dtype. `names` are those that the rule gives the axes, if it does.
     """
 
     tensor: Tensor
@@ -62,6 +63,12 @@ class Assignment:
     unprojected: str | None = None
     meant: tuple[int, ...] | None = None
     automatic: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def unit_words(self) -> str:
+        """What one unit is, in words."""
+        return unit_words(self.tensor.shape, self.axes, self.names)
 
     @property
     def projection_tolerance(self) -> float:

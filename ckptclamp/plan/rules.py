@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
+from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
 from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.tensors import (
     RAW_HINT,
@@ -54,24 +55,31 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
     labels = {} if bound is None else bound.labels
     shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
-    matching = matching_tensors(patterns, audited_tensors(checkpoint).values(), labels)
+    number = numbers(checkpoint.config)
+    tensors = audited_tensors(checkpoint)
+    if spec.splits:
+        tensors = {**tensors, **split_tensors(spec, tensors, number)}
+    matching = [
+        _without_parts_of(found) for found in matching_tensors(patterns, tensors.values(), labels)
+    ]
     pairs: list[Entry] = []
     problems: list[SpecProblem] = []
     parts = parts_of(checkpoint)
-    for rule, tensors in zip(spec.rules, matching, strict=True):
+    for rule, found in zip(spec.rules, matching, strict=True):
         refused = []
-        for tensor in tensors:
+        for tensor in found:
             try:
-                part, label = parts.get(tensor.name), shown.get(tensor.name)
-                pairs.append(_pair(rule, tensor, part, label, tolerance, keras=bound is not None))
+                part, label = parts.get(tensor.whole.name), shown.get(tensor.name)
+                seen = seen_by(rule.units, tensor, number)
+                pairs.append(_pair(rule, seen, part, label, tolerance, keras=bound is not None))
             except UsageError as error:
                 refused.append((tensor, error))
         if refused:
             problems.append(_problem(rule, *refused[0], others=len(refused) - 1))
     if problems:
         raise SpecError(spec.path or "options", tuple(problems))
-    empty = [rule for rule, tensors in zip(spec.rules, matching, strict=True) if not tensors]
-    nearest = _Nearest(checkpoint.tensors)
+    empty = [rule for rule, found in zip(spec.rules, matching, strict=True) if not found]
+    nearest = _Nearest(tensors)
     partly = (
         _matches_in_part(spec.rules[index], unused, nearest)
         for index, unused in patterns.never_met().items()
@@ -89,13 +97,14 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
 
 def _pair(
     rule: Rule,
-    tensor: Tensor,
+    seen: Seen,
     part: Part | None,
     label: str | None,
     tolerance: float | None,
     *,
     keras: bool,
 ) -> Entry:
+    tensor = seen.tensor
     effective = rule.storage is Storage.EFFECTIVE
     no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
     reason = no_weight or why_not_audited(tensor)
@@ -112,7 +121,7 @@ def _pair(
             severity=rule.severity,
             no_weight=no_weight is not None,
         )
-    unit = unit_of(tensor, rule.constraint, rule.units, keras=keras)
+    unit = unit_of(tensor, rule.constraint, seen.units, keras=keras)
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),
@@ -128,7 +137,14 @@ def _pair(
         notices=(*unit.notices, *quantised_notice(tensor)),
         unprojected=why_not_projected(tensor),
         meant=unit.meant,
+        names=seen.names,
     )
+
+
+def _without_parts_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A rule that matches a whole tensor and parts of it is about the whole."""
+    names = {tensor.name for tensor in tensors}
+    return [t for t in tensors if t.whole is t or t.whole.name not in names]
 
 
 def _place(rule: Rule) -> str | None:
@@ -137,6 +153,9 @@ def _place(rule: Rule) -> str | None:
 
 def _why(rule: Rule) -> str:
     matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
+    if rule.units.named is not None:
+        sizes = (f"{name} = {size}" for name, size in rule.units.named.sizes.items())
+        matched += f"; units {', '.join([rule.units.named.text, *sizes])}"
     return f"{matched}; as stored (storage: raw)" if rule.storage is Storage.RAW else matched
 
 

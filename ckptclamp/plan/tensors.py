@@ -121,8 +121,8 @@ def tolerance_for(tensor: Tensor, stated: float | None, override: float | None) 
 
 def why_not_audited(tensor: Tensor) -> str | None:
     """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can."""
-    if isinstance(tensor.storage, Unreadable):
-        return tensor.storage.reason
+    if isinstance(tensor.whole.storage, Unreadable):
+        return tensor.whole.storage.reason
     if tensor.dtype is None:
         return f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
     if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX):
@@ -142,7 +142,7 @@ def why_no_norm(tensor: Tensor) -> str | None:
 
     Integers have none unless somebody says that they are weights.
     """
-    if isinstance(tensor.storage, Computed | Unreadable) or tensor.dtype is None:
+    if isinstance(tensor.whole.storage, Computed | Unreadable) or tensor.dtype is None:
         return None
     if tensor.dtype.kind is not Kind.INTEGER:
         return None
@@ -151,19 +151,20 @@ def why_no_norm(tensor: Tensor) -> str | None:
 
 def why_not_projected(tensor: Tensor) -> str | None:
     """Say why the weights of `tensor` can be judged but not changed; ``None`` if they can be."""
-    if isinstance(tensor.storage, Computed):
+    if isinstance(tensor.whole.storage, Computed):
         return "it is quantised, and its integers and scales are not projected"
     return None
 
 
 def quantised_notice(tensor: Tensor) -> tuple[Notice, ...]:
     """Tell that what is judged is not what is stored."""
-    if not isinstance(tensor.storage, Computed):
+    storage = tensor.whole.storage
+    if not isinstance(storage, Computed):
         return ()
     return (
         Notice(
             "dequantised",
-            f"it is judged as the weights that its {tensor.storage.stored_as} stand for",
+            f"it is judged as the weights that its {storage.stored_as} stand for",
             tensor=tensor.name,
             informational=True,
         ),

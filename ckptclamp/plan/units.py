@@ -191,10 +191,15 @@ def unit_size(shape: Sequence[int], axes: Sequence[int]) -> int:
     return math.prod(shape[axis] for axis in axes)
 
 
-def unit_words(shape: Sequence[int], axes: Sequence[int]) -> str:
-    """Say what one unit is, for example ``one of 64 columns (last axis): 128 weights``."""
+def unit_words(shape: Sequence[int], axes: Sequence[int], names: Sequence[str] = ()) -> str:
+    """Say what one unit is, for example ``one of 64 columns (last axis): 128 weights``.
+
+    `names` are those of the axes, where a rule gives them any.
+    """
     if not axes:
         return "each weight"
+    if names:
+        return _named_unit(shape, axes, names)
     weights = _product([shape[axis] for axis in axes])
     weights += " weight" if unit_size(shape, axes) == 1 else " weights"
     kept, rank = kept_axes(shape, axes), len(shape)
@@ -207,6 +212,17 @@ def unit_words(shape: Sequence[int], axes: Sequence[int]) -> str:
     *most, last = map(str, kept)
     positions = _product([shape[axis] for axis in kept])
     return f"one of {positions} positions along axes {', '.join(most)} and {last}: {weights}"
+
+
+def _named_unit(shape: Sequence[int], axes: Sequence[int], names: Sequence[str]) -> str:
+    """``one of 32 along head: dim x in = 128x4096 = 524288 weights``."""
+    kept = kept_axes(shape, axes)
+    weights = f"{' x '.join(names[axis] for axis in axes)} = {_product([shape[a] for a in axes])}"
+    weights += " weight" if unit_size(shape, axes) == 1 else " weights"
+    if not kept:
+        return f"the whole tensor: {weights}"
+    positions = _product([shape[axis] for axis in kept])
+    return f"one of {positions} along {' and '.join(names[axis] for axis in kept)}: {weights}"
 
 
 def _noun(axis: int, rank: int) -> str:

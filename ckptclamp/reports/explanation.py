@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import printable
-from ckptclamp.plan.units import unit_words
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.wording import plural, shape_words, unmatched_words
 
@@ -61,7 +60,7 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     yield f"  shape: {shape_words(tensor.shape)}, {tensor.dtype}"
     yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
     yield f"  why: {printable(assignment.why, limit=None)}"
-    yield f"  unit: {unit_words(tensor.shape, assignment.axes)}"
+    yield f"  unit: {assignment.unit_words}"
     yield f"  tolerance: {assignment.tolerance:g} (relative)"
     if not assignment.constraint.streaming:
         yield "  note: a callable that needs the whole tensor in memory"
@@ -133,7 +132,7 @@ def _assignment_json(assignment: Assignment) -> dict[str, Any]:
         "origin": assignment.origin.value,
         "constraint": str(assignment.constraint),
         "axes": list(assignment.axes),
-        "unit": unit_words(tensor.shape, assignment.axes),
+        "unit": assignment.unit_words,
         "why": assignment.why,
         "tolerance": assignment.tolerance,
         "location": assignment.location,

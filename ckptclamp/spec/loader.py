@@ -14,8 +14,16 @@ from pydantic import TypeAdapter, ValidationError
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.spec.model import Declared, Location, Projection, Rule, Spec
 from ckptclamp.spec.patterns import PatternChecker
-from ckptclamp.spec.rules import MisplacedError, RuleBuilder, suppression
-from ckptclamp.spec.schema import IgnoreForm, ObjectForm, RuleForm, SpecForm, describe, dotted
+from ckptclamp.spec.rules import MisplacedError, RuleBuilder, split, suppression
+from ckptclamp.spec.schema import (
+    IgnoreForm,
+    ObjectForm,
+    RuleForm,
+    SpecForm,
+    SplitForm,
+    describe,
+    dotted,
+)
 from ckptclamp.spec.yaml_reader import MAX_BYTES, Document, Keys, Place, read_yaml
 
 Made = TypeVar("Made")
@@ -89,6 +97,10 @@ class _Loader:
             self._entries(whole, "custom_objects", ObjectForm),
             lambda _, form: builder.custom_object(form),
         )
+        splits = self._made(
+            self._entries(whole, "split", SplitForm),
+            lambda keys, form: split(form, self._location(keys)),
+        )
         if self.problems or whole is None:
             raise self._error()
         return Spec(
@@ -99,6 +111,7 @@ class _Loader:
             custom_objects={str(keys[-1]): made for keys, made in custom.items()},
             unconstrained=frozenset(whole.custom_layers),
             ignore=tuple(ignored.values()),
+            splits=tuple(splits.values()),
         )
 
     def _whole(self) -> SpecForm | None:

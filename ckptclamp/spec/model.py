@@ -10,6 +10,7 @@ from typing import Any
 
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import UsageError
+from ckptclamp.spec.layout import NamedAxes, Split
 
 
 class Severity(StrEnum):
@@ -58,17 +59,19 @@ class Units:
 
     At most one of the two is set; each is a tuple of possibly negative axes. Both ``None`` means
     that the rule says nothing; `axis=()` is never written by a user. `whole` means all axes
-    (Keras' ``axis: null``): the whole tensor is one unit.
+    (Keras' ``axis: null``): the whole tensor is one unit. `named` gives the axes names instead.
     """
 
     axis: tuple[int, ...] | None = None
     unit_axis: tuple[int, ...] | None = None
     whole: bool = False
+    named: NamedAxes | None = None
 
     @property
     def stated(self) -> bool:
         """Whether the rule says anything about axes."""
-        return self.whole or self.axis is not None or self.unit_axis is not None
+        axes = (self.axis, self.unit_axis, self.named)
+        return self.whole or any(stated is not None for stated in axes)
 
     @classmethod
     def in_config(cls, config: Mapping[str, Any]) -> Units:
@@ -153,7 +156,7 @@ class Spec:
 
     `tolerance` is that of declared constraints. `custom_objects` maps a constraint's registered name
     in a model config to what it means. `unconstrained` names classes of layers whose code is known
-    to set no constraint.
+    to set no constraint. `splits` cut tensors into parts that rules may name.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -163,5 +166,6 @@ class Spec:
     custom_objects: Mapping[str, CustomObject] = field(default_factory=dict)
     unconstrained: frozenset[str] = frozenset()
     ignore: tuple[Suppression, ...] = ()
+    splits: tuple[Split, ...] = ()
     path: str | None = None
     sha256: str | None = None

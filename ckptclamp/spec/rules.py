@@ -9,19 +9,20 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptclamp.constraints.base import number
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError, printable
+from ckptclamp.spec.layout import NamedAxes, Split
 from ckptclamp.spec.model import CustomObject, Rule, Severity, Spec, Storage, Suppression, Units
 from ckptclamp.spec.patterns import PatternChecker
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.spec.model import Location
-    from ckptclamp.spec.schema import IgnoreForm, PlacedForm, RuleForm, SerialisedForm
+    from ckptclamp.spec.schema import IgnoreForm, PlacedForm, RuleForm, SerialisedForm, SplitForm
 
 _ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
 """What a rule may say of its constraint beside the name."""
@@ -54,11 +55,12 @@ class RuleBuilder:
             MisplacedError: its values do not go together.
         """
         constraint, units = self._constraint(form)
+        named = None if form.units is None else replace(form.units, sizes=form.sizes)
         return Rule(
             id=form.id or name,
             tensors=form.tensors,
             constraint=constraint,
-            units=_units(form, units),
+            units=_units(form, units, named),
             severity=Severity(form.severity),
             tolerance=form.tolerance if "tolerance" in form.model_fields_set else self.tolerance,
             required=form.required,
@@ -203,15 +205,34 @@ def suppression(form: IgnoreForm, location: Location | None) -> Suppression:
     )
 
 
-def _units(form: PlacedForm, in_config: Units) -> Units:
-    stated = form.model_fields_set
-    if {"axis", "unit_axis"} <= stated:
-        raise MisplacedError("unit_axis", "axis and unit_axis exclude each other")
-    key = next((key for key in ("axis", "unit_axis") if key in stated), None)
-    if key is None:
+def split(form: SplitForm, location: Location | None) -> Split:
+    """Make the split that `form` describes.
+
+    Raises:
+        MisplacedError: it has other names than sizes, or a name twice.
+    """
+    if len(form.names) != len(form.sizes):
+        raise MisplacedError("names", f"{len(form.names)} names for {len(form.sizes)} sizes")
+    if len(set(form.names)) < len(form.names):
+        raise MisplacedError("names", "one name is there twice")
+    return Split(form.tensors, form.axis, tuple(form.sizes), tuple(form.names), location)
+
+
+_STATING = ("axis", "unit_axis", "units")
+"""The keys of a rule that say what a unit is; it has one of them."""
+
+
+def _units(form: PlacedForm, in_config: Units, named: NamedAxes | None = None) -> Units:
+    keys = [key for key in _STATING if key in form.model_fields_set]
+    if not keys:
         return in_config
+    if len(keys) > 1:
+        raise MisplacedError(keys[1], f"{keys[0]} and {keys[1]} exclude each other")
+    key = keys[0]
     if in_config.stated:
         raise MisplacedError(key, f"{key} is stated twice: here and in the constraint's config")
+    if named is not None:
+        return Units(named=named)
     if key == "unit_axis":
         return Units(unit_axis=form.unit_axis)
     return Units(whole=True) if form.axis is None else Units(axis=form.axis)

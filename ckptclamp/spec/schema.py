@@ -7,6 +7,7 @@ are validated with a `PatternChecker` as their context, so that one bound holds 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,21 +16,26 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    Strict,
     Tag,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from ckptclamp.constraints.registry import suggestion
 from ckptclamp.spec.values import (
+    SIZE_SCHEMA,
     Axes,
     AxesOrAll,
     ConstraintName,
     Date,
+    Extent,
     Name,
     Number,
     NumberOrReference,
     Patterns,
     Tolerance,
+    UnitsByName,
     Version,
     optional,
     shown,
@@ -39,8 +45,10 @@ from ckptclamp.spec.yaml_reader import Keys
 _BY_NAME = "by name"
 _SERIALISED = "as a mapping"
 _WITH_ARGUMENTS = "with arguments"
-_TAGS = (_BY_NAME, _SERIALISED, _WITH_ARGUMENTS)
-"""Tags of the three forms of a constraint; they stand in pydantic's paths and in no document."""
+_SIZES = "sizes of named axes"
+_TAGS = (_BY_NAME, _SERIALISED, _WITH_ARGUMENTS, _SIZES)
+"""What stands in pydantic's paths and in no document: the three forms of a constraint, and the place
+where the sizes of a rule's named axes are gathered."""
 
 
 class _Strict(BaseModel):
@@ -128,10 +136,22 @@ ObjectForm = Annotated[
 ]
 
 
+def _with_sizes(schema: dict[str, Any]) -> None:
+    """Beside `units` a key may be the name of an axis."""
+    known = schema["properties"]
+    del known[_SIZES], schema["additionalProperties"]
+    named = {"properties": dict.fromkeys(known, True)}
+    schema |= {
+        "if": {"required": ["units"]},
+        "then": {**named, "additionalProperties": SIZE_SCHEMA},
+        "else": {**named, "additionalProperties": False},
+    }
+
+
 class RuleForm(ConstraintForm):
     """Which tensors, which constraint, which units."""
 
-    model_config = ConfigDict(title="Rule")
+    model_config = ConfigDict(title="Rule", json_schema_extra=_with_sizes)
 
     id: Name = optional("What reports call the rule; ``rule-1`` and so on if left out.")
     tensors: Patterns = Field(
@@ -148,6 +168,21 @@ class RuleForm(ConstraintForm):
         "effective",
         description="Which numbers are judged: effective, the weights that the model computes with, so that codes, scales and factors that only stand for them are not evaluated; or raw, whatever is stored.",
     )
+    units: UnitsByName = optional(
+        "The axes by name, and those that are kept: ``(head dim) in -> head``; beside it the size of a name, as ``head: 32`` or ``head: $num_attention_heads`` of the model's config.json."
+    )
+    sizes: dict[str, Extent] = Field(default_factory=dict, alias="sizes of named axes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, value: object) -> object:
+        """Gather what the rule says of the names in its `units`; a name that is a key stays one."""
+        if not isinstance(value, dict) or not isinstance(value.get("units"), str):
+            return value
+        names = {*re.findall(r"[A-Za-z_]\w*", value["units"])} - cls.model_fields.keys()
+        sizes = {key: size for key, size in value.items() if key in names}
+        rest = {key: other for key, other in value.items() if key not in names}
+        return {**rest, _SIZES: sizes} if sizes else value
 
 
 class IgnoreForm(_Strict):
@@ -159,6 +194,22 @@ class IgnoreForm(_Strict):
     rules: Patterns = optional("Which rules, as globs over their ids; all if left out.")
     reason: Annotated[Name, Field(pattern=r"\S")] = Field(description="Why.")
     expires: Date = optional("The last day on which they are accepted.")
+
+
+class SplitForm(_Strict):
+    """One axis of some tensors, cut into parts that rules name: ``qkv_proj.weight.q``."""
+
+    model_config = ConfigDict(title="Split")
+
+    tensors: Patterns = Field(description="Which tensors.")
+    axis: Annotated[int, Strict()] = Field(description="The axis that is cut.")
+    sizes: list[Extent] = Field(
+        min_length=1,
+        description="How much of the axis each part has; all of them together have all of it.",
+    )
+    names: list[Annotated[str, Field(pattern=r"^\w[\w-]*$")]] = Field(
+        min_length=1, description="What each part is called behind the tensor's own name."
+    )
 
 
 class SpecForm(_Strict):
@@ -176,6 +227,9 @@ class SpecForm(_Strict):
         description="How a violating unit is fixed: to the nearest point, or by Keras' formula.",
     )
     rules: list[RuleForm] = Field(default_factory=list, description="The rules.")
+    split: list[SplitForm] = Field(
+        default_factory=list, description="Tensors that hold several weights along one axis."
+    )
     custom_objects: dict[str, ObjectForm] = Field(
         default_factory=dict,
         description="What a custom constraint in a model config is, by its registered name.",
@@ -235,8 +289,11 @@ def describe(details: ErrorDetails) -> FormProblem:
         case "spec":
             context = details["ctx"]
             return FormProblem(keys, f"{name}: {context['message']}", context["hint"])
-        case "string_too_short" | "string_pattern_mismatch":
-            return FormProblem(keys, f"{name} is empty")
+        case "string_too_short" | "too_short" | "string_pattern_mismatch":
+            given = details["input"]
+            is_name = isinstance(given, str) and given.strip()
+            what = f"{shown(given)} is no name" if is_name else "is empty"
+            return FormProblem(keys, f"{name}: {what}" if is_name else f"{name} {what}")
         case kind:
             expected = _EXPECTED.get(kind, details["msg"])
             return FormProblem(keys, f"{name}: {expected}, not {shown(details['input'])}")
@@ -256,5 +313,9 @@ def _form_at(keys: Keys) -> type[BaseModel]:
         return ConstraintForm
     if keys[-1] == _SERIALISED:
         return SerialisedForm
-    entries: dict[str | int, type[BaseModel]] = {"rules": RuleForm, "ignore": IgnoreForm}
+    entries: dict[str | int, type[BaseModel]] = {
+        "rules": RuleForm,
+        "ignore": IgnoreForm,
+        "split": SplitForm,
+    }
     return entries.get(keys[0], SerialisedForm)

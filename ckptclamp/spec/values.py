@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from ckptclamp.constraints.registry import BUILTIN
 from ckptclamp.errors import UsageError
+from ckptclamp.spec.layout import SIZE, NamedAxes, Size, parse_units
 from ckptclamp.spec.model import axes_in
 from ckptclamp.spec.patterns import PatternChecker
 
@@ -111,6 +112,24 @@ def _tolerance(value: object) -> float | None:
     return float(value)
 
 
+def _named_axes(value: object) -> NamedAxes:
+    if not isinstance(value, str):
+        raise refusal(f"expected axes by name, not {shown(value)}", "such as (head dim) in -> head")
+    try:
+        return parse_units(value)
+    except UsageError as error:
+        raise refusal(error.message, error.hint) from error
+
+
+def _size(value: object) -> Size:
+    if isinstance(value, str) and re.fullmatch(SIZE, value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        hint = "a number of the model's config.json is written $name"
+        raise refusal(f"expected how many there are, not {shown(value)}", hint)
+    return value
+
+
 def _date(value: object) -> datetime.date:
     if type(value) is datetime.date:
         return value
@@ -151,6 +170,13 @@ Tolerance = Annotated[
         {"anyOf": [{"const": "auto"}, {**_NUMBER, "minimum": 0, "exclusiveMaximum": 1}]}
     ),
 ]
+UnitsByName = Annotated[
+    NamedAxes, PlainValidator(_named_axes), WithJsonSchema({"type": "string", "pattern": "->"})
+]
+SIZE_SCHEMA = {
+    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{SIZE}$"}]
+}
+Extent = Annotated[int | str, PlainValidator(_size), WithJsonSchema(SIZE_SCHEMA)]
 Date = Annotated[
     datetime.date, PlainValidator(_date), WithJsonSchema({"type": "string", "format": "date"})
 ]

@@ -36,7 +36,14 @@ GOOD = {
         {"tensors": "re:.*", "constraint": "Clip", "low": -1, "high": 1.5},
         {"tensors": "x", "constraint": "UnitNorm", "unit_axis": -1},
         {"tensors": "x", "constraint": "MaxNorm", "axis": None},
+        {
+            "tensors": "x",
+            "constraint": "UnitNorm",
+            "units": "(head dim) in -> head",
+            "head": "$num_attention_heads",
+        },
     ],
+    "split": [{"tensors": "x", "axis": 0, "sizes": [2, "$rest"], "names": ["q", "k"]}],
     "custom_objects": {
         "A": "NonNeg",
         "B": {"class_name": "NonNeg", "config": None},

@@ -80,7 +80,8 @@ class Hdf5Copy(FileCopy):
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`; chunks that wait to be written are read as they will be."""
-        tensor = self._moved.get(tensor.name, tensor)
+        if tensor.whole is tensor:
+            tensor = self._moved.get(tensor.name, tensor)
         values = super().read(tensor, box, buffer)
         if isinstance(tensor.storage, Chunked) and self._pending:
             for part in plan_chunks(box, tensor.storage.chunk_shape):
