@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,13 +54,13 @@ def test_a_view_reads_what_numpy_reshapes(drawn: tuple[tuple[int, ...], View, Bo
     np.testing.assert_array_equal(read, part.reshape(seen)[as_slices(box)])
 
 
-def seen(text: str, shape: tuple[int, ...], config: object = None, **sizes: int | str):
+def seen(text: str, shape: tuple[int, ...], config: Any = None, **sizes: int | str):
     """The shape and the reduced axes of a tensor as `text` names its axes."""
     from dataclasses import replace
 
     named = replace(parse_units(text), sizes=sizes)
     tensor = Tensor("w", shape, DTYPES["float32"], Constant(0, b"\0"))
-    found = seen_by(Units(named=named), tensor, numbers(lambda: config))  # type: ignore[arg-type]
+    found = seen_by(Units(named=named), tensor, numbers(lambda: config))
     return found.tensor.shape, found.units.axis
 
 
