@@ -176,7 +176,7 @@ def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[N
     if plan.tied:
         from ckptclamp.auditing.drift import tied_notices
 
-        yield from tied_notices(checkpoint, plan.tied, memory)
+        yield from tied_notices(checkpoint, plan.tied, memory, keras=checkpoint.keras is not None)
 
 
 def _judge_all(

@@ -197,27 +197,32 @@ def worst_first(drifts: Sequence[TensorDrift]) -> list[TensorDrift]:
 
 
 def tied_notices(
-    reader: TensorReader, tied: Iterable[tuple[Tensor, Tensor]], memory: int
+    reader: TensorReader, tied: Iterable[tuple[Tensor, Tensor]], memory: int, *, keras: bool
 ) -> Iterator[Notice]:
     """Warn of every pair that differs, or that cannot be read within `memory` bytes.
 
-    Two boxes are in memory at once.
+    Two boxes are in memory at once. `keras` says who will load the file.
     """
+    counts = _IN_KERAS if keras else _BY_CONFIG
     for one, other in tied:
         try:
             same = _same(reader, one, other, memory)
         except UnreadableError as error:
-            yield _notice(one, other, f"and cannot be compared: {error.message}")
+            yield _notice(one, other, f"and cannot be compared: {error.message}", counts)
         else:
             if not same:
-                yield _notice(one, other, "but hold different weights")
+                yield _notice(one, other, "but hold different weights", counts)
 
 
-def _notice(one: Tensor, other: Tensor, what: str) -> Notice:
+_IN_KERAS = "the last of them counts when Keras loads the file into that model"
+_BY_CONFIG = "the config ties them, so the first counts where the model is loaded"
+
+
+def _notice(one: Tensor, other: Tensor, what: str, counts: str) -> Notice:
     return Notice(
         "shared-twice",
-        f"{printable(one.name)} and {printable(other.name)} are copies of one variable, {what}; the "
-        "last of them counts when Keras loads the file into that model",
+        f"{printable(one.name)} and {printable(other.name)} are copies of one variable, {what}; "
+        f"{counts}",
         hint="save the weights anew from the model that is meant",
         tensor=one.name,
     )

@@ -58,7 +58,10 @@ def build_plan(
         entries += plan_rules(checkpoint, spec, tolerance)
     bound = keras_model(checkpoint)
     if bound is None:
-        return plan_of(entries)
+        from ckptclamp.plan.ties import find_ties
+
+        ties = find_ties(checkpoint, entries)
+        return replace(plan_of(ties.entries), tied=ties.stated)
     if spec.declared is Declared.AUDIT:
         from ckptclamp.plan.declarations import plan_declarations
 

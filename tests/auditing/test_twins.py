@@ -52,7 +52,7 @@ def test_only_what_is_governed_is_compared(directory):
 def compared(one, other, memory=MEMORY):
     reader = InMemory(one=one, other=other)
     pair = (reader.tensors["one"], reader.tensors["other"])
-    return [notice.message for notice in tied_notices(reader, [pair], memory)]
+    return [notice.message for notice in tied_notices(reader, [pair], memory, keras=True)]
 
 
 def test_bits_are_compared_to_the_last():

@@ -1,0 +1,175 @@
+"""Tied tensors: weights that a model computes with once and a checkpoint holds under several names.
+
+A projection of one alone would untie them, so what governs one governs all. Told are those that the
+model's config ties, and those whose bytes are equal: matrices and larger, because vectors are often
+equal by how they begin (ones, zeros).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ckptclamp.checkpoints.tensor import Contiguous, Unreadable, View
+from ckptclamp.errors import printable
+from ckptclamp.plan.model import Assignment
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.source import Source
+    from ckptclamp.checkpoints.tensor import Extent, Tensor
+    from ckptclamp.plan.model import Entry
+
+_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
+_EMBEDDING = re.compile(
+    r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared)\.weight"
+)
+"""What transformers calls the two matrices that ``tie_word_embeddings`` ties."""
+
+_GLANCE = 256
+"""Bytes that are compared before all are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What is planned, for tied tensors too, and the pairs that the config ties."""
+
+    entries: tuple[Entry, ...] = ()
+    stated: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+def find_ties(checkpoint: Checkpoint, entries: Sequence[Entry]) -> Ties:
+    """Find what the tensors of `entries` are tied to in a checkpoint that is none of Keras'.
+
+    Raises:
+        UnreadableError: bytes that are to be compared are not there.
+    """
+    own: dict[str, list[Assignment]] = defaultdict(list)
+    for entry in entries:
+        if isinstance(entry, Assignment):
+            own[entry.tensor.whole.name].append(entry)
+    tensors = checkpoint.tensors
+    if not own:
+        return Ties(tuple(entries))
+    stated = [pair for pair in _stated(checkpoint) if not own.keys().isdisjoint(pair)]
+    groups = _joined([*stated, *_equal(checkpoint, own)])
+    return Ties(
+        tuple(_shared(entries, own, {name: group for group in groups for name in group}, tensors)),
+        tuple((tensors[one], tensors[other]) for one, other in stated),
+    )
+
+
+def _stated(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """The embedding and the head that the config ties, where both are stored and there is one each."""
+    heads, embeddings = (
+        [name for name in checkpoint.tensors if form.fullmatch(name)]
+        for form in (_HEAD, _EMBEDDING)
+    )
+    if len(heads) != 1 or len(embeddings) != 1:
+        return []
+    config = checkpoint.config()
+    if config is None or isinstance(config, Unreadable):
+        return []
+    inner = config.get("text_config")
+    places = (config, inner if isinstance(inner, dict) else {})
+    tied = any(place.get("tie_word_embeddings") is True for place in places)
+    one, other = (checkpoint.tensors[names[0]] for names in (embeddings, heads))
+    alike = (one.shape, one.dtype) == (other.shape, other.dtype)
+    return [(one.name, other.name)] if tied and alike else []
+
+
+def _equal(checkpoint: Checkpoint, governed: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Groups of names with the same bytes, at least one of them `governed`."""
+    wanted = {_kind(checkpoint.tensors[name]) for name in governed if name in checkpoint.tensors}
+    found = [t for t in checkpoint.tensors.values() if _comparable(t) and _kind(t) in wanted]
+    for alike in _grouped(found, _kind):
+        for begun in _grouped(alike, partial(_glance, checkpoint)):
+            for group in _grouped(begun, partial(_digest, checkpoint)):
+                yield tuple(tensor.name for tensor in group)
+
+
+def _grouped(tensors: Sequence[Tensor], key: Callable[[Tensor], object]) -> list[list[Tensor]]:
+    """The groups of several tensors with one key; ``None`` is no key."""
+    groups: dict[object, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[key(tensor)].append(tensor)
+    return [group for value, group in groups.items() if value is not None and len(group) > 1]
+
+
+def _kind(tensor: Tensor) -> object:
+    return tensor.shape, tensor.dtype
+
+
+def _comparable(tensor: Tensor) -> bool:
+    return isinstance(tensor.storage, Contiguous) and len(tensor.shape) > 1 and tensor.nbytes > 0
+
+
+def _glance(checkpoint: Checkpoint, tensor: Tensor) -> bytes:
+    (start, stop), source = _place(checkpoint, tensor)
+    return source.read_at(start, min(_GLANCE, stop - start))
+
+
+def _digest(checkpoint: Checkpoint, tensor: Tensor) -> bytes | None:
+    """A digest of all bytes; ``None`` where one element is repeated, which is how weights begin."""
+    (start, stop), source = _place(checkpoint, tensor)
+    digest, first, constant = hashlib.sha256(), b"", True
+    for block in source.blocks(start, stop - start):
+        digest.update(block)
+        first = first or block[: tensor.nbytes // tensor.size]
+        constant = constant and block == first * (len(block) // len(first))
+    return None if constant else digest.digest()
+
+
+def _place(checkpoint: Checkpoint, tensor: Tensor) -> tuple[Extent, Source]:
+    assert isinstance(tensor.storage, Contiguous)
+    return tensor.extents[0], checkpoint.sources[tensor.storage.source]
+
+
+def _joined(groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Groups that share a name as one."""
+    joined: list[dict[str, None]] = []
+    for group in groups:
+        merged = dict.fromkeys(group)
+        for other in [o for o in joined if not merged.keys().isdisjoint(o)]:
+            joined.remove(other)
+            merged = other | merged
+        joined.append(merged)
+    return [tuple(group) for group in joined]
+
+
+def _shared(
+    entries: Sequence[Entry],
+    own: Mapping[str, Sequence[Assignment]],
+    groups: Mapping[str, Sequence[str]],
+    tensors: Mapping[str, Tensor],
+) -> Iterator[Entry]:
+    """Every entry, each followed by its like for the tied tensors that its rule does not match.
+
+    So the rules of all of a group stand in one order, and a projection makes the same of all.
+    """
+    matched = {(name, entry.rule) for name, found in own.items() for entry in found}
+    for entry in entries:
+        yield entry
+        if not isinstance(entry, Assignment):
+            continue
+        name = entry.tensor.whole.name
+        for other in groups.get(name, ()):
+            if (other, entry.rule) not in matched:
+                matched.add((other, entry.rule))
+                yield _for(entry, tensors[other], name)
+
+
+def _for(entry: Assignment, tensor: Tensor, other: str) -> Assignment:
+    """`entry` about another tensor with the same weights."""
+    seen = entry.tensor
+    if isinstance(seen.storage, View):
+        suffix = seen.name.removeprefix(seen.whole.name)
+        view = replace(seen.storage, whole=tensor)
+        tensor = replace(seen, name=f"{tensor.name}{suffix}", storage=view)
+    why = f"tied to {printable(other)}; {entry.why}"
+    return replace(entry, tensor=tensor, label=None, why=why)
