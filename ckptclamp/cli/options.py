@@ -42,6 +42,8 @@ class RuleOptions:
     non_neg: bool = False
     clip: tuple[float, float] | None = None
     center: float | None = None
+    finite: bool = False
+    min_norm: float | None = None
     storage: str | None = None
     allow_import: tuple[str, ...] = ()
     tolerance: float | None = None
@@ -165,6 +167,8 @@ spec_options = together(
     option(
         "--center", type=float, metavar="MEAN", help="Inline rule: a mean of MEAN in each unit."
     ),
+    option("--finite", is_flag=True, help="Inline rule: no NaN and no infinity."),
+    option("--min-norm", type=float, metavar="MIN", help="Inline rule: norms of at least MIN."),
     option(
         "--storage",
         type=click.Choice(["effective", "raw"]),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.linear import CenterAround, Clip, Finite, MaxLInfNorm, NonNeg
+from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, MinNorm, UnitNorm
 from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import UsageError
 
@@ -23,6 +23,9 @@ BUILTIN: dict[str, type[Constraint]] = {
     "Clip": Clip,
     "CenterAround": CenterAround,
     "RadialConstraint": RadialConstraint,
+    "Finite": Finite,
+    "MinNorm": MinNorm,
+    "MaxLInfNorm": MaxLInfNorm,
 }
 
 _ALIASES = {

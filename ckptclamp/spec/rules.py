@@ -240,6 +240,8 @@ def inline_spec(
     non_neg: bool = False,
     clip: tuple[float, float] | None = None,
     center: float | None = None,
+    finite: bool = False,
+    min_norm: float | None = None,
     axis: Axis = None,
     unit_axis: Axis = None,
     storage: str = "effective",
@@ -260,6 +262,8 @@ def inline_spec(
         "non-neg": ("NonNeg", (), non_neg or None),
         "clip": ("Clip", ("low", "high"), clip),
         "center": ("CenterAround", ("ref_value",), center),
+        "finite": ("Finite", (), finite or None),
+        "min-norm": ("MinNorm", ("min_value",), min_norm),
     }
     PatternChecker().check(tensors)
     stated = units(axis, unit_axis)

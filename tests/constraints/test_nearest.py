@@ -1,0 +1,66 @@
+"""What a projection onto a set must be: in the set, at rest there, and nearer than any other point."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.constraints.linear import Finite, MaxLInfNorm
+from ckptclamp.constraints.norms import MinNorm
+from ckptclamp.errors import UsageError
+
+NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False)
+WEIGHTS = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 8)), elements=NUMBERS)
+BOUNDS = st.floats(0.01, 10)
+
+
+@given(WEIGHTS, BOUNDS, st.data())
+def test_no_point_of_the_box_is_nearer(projected, statistics, weights, bound, data):
+    """The variational inequality of a convex set: ⟨x - p, y - p⟩ ≤ 0 for every y of it."""
+    point = projected(MaxLInfNorm(bound), weights)
+    assert not MaxLInfNorm(bound).judge(statistics(point)).violates(0.0).any()
+    other = data.draw(arrays(np.float64, weights.shape, elements=st.floats(-bound, bound)))
+    assert ((weights - point) * (other - point)).sum(axis=1).max() <= 1e-9
+    np.testing.assert_array_equal(projected(MaxLInfNorm(bound), point), point)
+
+
+@given(WEIGHTS, BOUNDS, st.data())
+def test_no_longer_vector_is_nearer(projected, statistics, weights, bound, data):
+    """Outside of a ball the nearest point lies along the ray; only zero has none."""
+    constraint = MinNorm(bound)
+    point = projected(constraint, weights)
+    measured = statistics(point)
+    lost = constraint.unmendable(statistics(weights))
+    assert lost.tolist() == (~weights.any(axis=1)).tolist()
+    assert not (constraint.judge(measured).violates(1e-12) & ~lost).any()
+    other = data.draw(arrays(np.float64, weights.shape, elements=st.floats(-200, 200)))
+    far = (np.linalg.norm(other, axis=1) >= bound) & ~lost
+    near = np.linalg.norm(weights - point, axis=1)[far]
+    assert (near <= np.linalg.norm(weights - other, axis=1)[far] + 1e-9).all()
+
+
+def test_a_bound_that_the_dtype_lacks():
+    """0.1 is float16's own 0.1, and no whole number but 0 lies within it."""
+    held = MaxLInfNorm(0.1).as_stored(DTYPES["float16"])
+    assert held.max_value == float(np.float16(0.1))
+    assert MaxLInfNorm(2.5).as_stored(DTYPES["int8"]).max_value == 2
+
+
+def test_finite_moves_nothing(projected, statistics):
+    """All of space is the set; only what is no number lies outside, at any tolerance."""
+    weights = [[-3.0, 2.0], [0.0, 1e308]]
+    assert projected(Finite(), weights).tolist() == weights
+    judged = Finite().judge(statistics([[-3.0, 2.0], [0.0, np.inf], [np.nan, 1.0]]))
+    assert judged.violates(1e9).tolist() == [False, True, True]
+    assert judged.measured[0] == -3
+
+
+@pytest.mark.parametrize("bad", [0, -1, np.inf])
+def test_a_minimum_that_says_nothing(bad):
+    """Every norm is at least 0, and none is infinite."""
+    with pytest.raises(UsageError, match="min_value"):
+        MinNorm(bad)
