@@ -44,6 +44,7 @@ class RuleOptions:
     center: float | None = None
     finite: bool = False
     min_norm: float | None = None
+    max_l1_norm: float | None = None
     storage: str | None = None
     allow_import: tuple[str, ...] = ()
     tolerance: float | None = None
@@ -169,6 +170,12 @@ spec_options = together(
     ),
     option("--finite", is_flag=True, help="Inline rule: no NaN and no infinity."),
     option("--min-norm", type=float, metavar="MIN", help="Inline rule: norms of at least MIN."),
+    option(
+        "--max-l1-norm",
+        type=float,
+        metavar="MAX",
+        help="Inline rule: sums of magnitudes of at most MAX.",
+    ),
     option(
         "--storage",
         type=click.Choice(["effective", "raw"]),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _INLINE = (
     *("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center"),
-    *("finite", "min_norm"),
+    *("finite", "min_norm", "max_l1_norm"),
 )
 _MOST_WARNINGS = 20
 """On stderr; reports hold all."""

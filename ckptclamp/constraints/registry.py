@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
 from ckptclamp.constraints.linear import CenterAround, Clip, Finite, MaxLInfNorm, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, MinNorm, UnitNorm
 from ckptclamp.constraints.whole import RadialConstraint
@@ -26,6 +27,8 @@ BUILTIN: dict[str, type[Constraint]] = {
     "Finite": Finite,
     "MinNorm": MinNorm,
     "MaxLInfNorm": MaxLInfNorm,
+    "MaxL1Norm": MaxL1Norm,
+    "Simplex": Simplex,
 }
 
 _ALIASES = {

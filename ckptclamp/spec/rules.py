@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Location
     from ckptclamp.spec.schema import IgnoreForm, PlacedForm, RuleForm, SerialisedForm
 
-_ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
+_ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value", "total")
 """What a rule may say of its constraint beside the name."""
 
 
@@ -242,6 +242,7 @@ def inline_spec(
     center: float | None = None,
     finite: bool = False,
     min_norm: float | None = None,
+    max_l1_norm: float | None = None,
     axis: Axis = None,
     unit_axis: Axis = None,
     storage: str = "effective",
@@ -264,6 +265,7 @@ def inline_spec(
         "center": ("CenterAround", ("ref_value",), center),
         "finite": ("Finite", (), finite or None),
         "min-norm": ("MinNorm", ("min_value",), min_norm),
+        "max-l1-norm": ("MaxL1Norm", ("max_value",), max_l1_norm),
     }
     PatternChecker().check(tensors)
     stated = units(axis, unit_axis)

@@ -93,12 +93,13 @@ class ConstraintForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint")
 
-    max_value: Number = optional("MaxNorm, MinMaxNorm, MaxLInfNorm: the largest norm.")
+    max_value: Number = optional("MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm.")
     min_value: Number = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: Number = optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
     low: Number = optional("Clip: the smallest weight.")
     high: Number = optional("Clip: the largest weight.")
     ref_value: Number = optional("CenterAround: the mean of each unit.")
+    total: Number = optional("Simplex: the sum of each unit.")
 
 
 class MappedForm(PlacedForm):
@@ -106,12 +107,15 @@ class MappedForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint of a custom object")
 
-    max_value: NumberOrReference = optional("MaxNorm, MinMaxNorm, MaxLInfNorm: the largest norm.")
+    max_value: NumberOrReference = optional(
+        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm."
+    )
     min_value: NumberOrReference = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: NumberOrReference = optional("MinMaxNorm: how far a training step moves; not judged.")
     low: NumberOrReference = optional("Clip: the smallest weight, such as ``-$clip_value``.")
     high: NumberOrReference = optional("Clip: the largest weight, such as ``$clip_value``.")
     ref_value: NumberOrReference = optional("CenterAround: the mean of each unit.")
+    total: NumberOrReference = optional("Simplex: the sum of each unit.")
 
 
 def _object_form(value: object) -> str | None:

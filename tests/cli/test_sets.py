@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ckptclamp.checkpoints.dtypes import DTYPES
+from tests.checkpoints.safetensors_files import serialised
+
 
 @pytest.fixture
 def audited(run, tmp_path):
@@ -93,3 +96,48 @@ def test_largest_magnitude(audited, applied, dtype):
     assert result["worst"][0]["measured"] == pytest.approx(0.3, rel=1e-3)
     new = applied(array, constraint="MaxLInfNorm", max_value=0.1, unit_axis=0)
     np.testing.assert_array_equal(new, np.clip(array, dtype(-0.1), dtype(0.1)))
+
+
+def test_sums_of_magnitudes(audited, applied):
+    """Soft thresholding: what is small becomes 0, what is large gets smaller by as much."""
+    array = np.array([[3, -1, 0.25], [0.5, 0.25, 0]], np.float32)
+    code, result = audited(array, constraint="MaxL1Norm", max_value=2, unit_axis=0)
+    assert (code, result["violating"], result["worst"][0]["measured"]) == (1, 1, 4.25)
+    new = applied(array, constraint="MaxL1Norm", max_value=2, unit_axis=0)
+    np.testing.assert_allclose(new, np.array([[2, 0, 0], [0.5, 0.25, 0]]), rtol=1e-6)
+    new = applied(array.T.copy(), constraint="MaxL1Norm", max_value=2, axis=0)
+    np.testing.assert_allclose(new.T, np.array([[2, 0, 0], [0.5, 0.25, 0]]), rtol=1e-6)
+
+
+def test_the_threshold_inline(run, tmp_path):
+    """As people type it; `explain` says what must be in memory at once."""
+    path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
+    save_file({"w": np.random.default_rng(1).normal(size=(5, 400)).astype(np.float16)}, path)
+    rule = ["--max-l1-norm", 30, "--tensors", "w", "--unit-axis", 0]
+    told = run("explain", path, *rule).stdout
+    assert "note: apply needs a whole unit in memory at once: 47.2 kB" in told
+    assert run("apply", path, *rule, "-o", out).returncode == 0
+    assert run("audit", out, *rule, "--tolerance", 0).returncode == 0
+    answer = run("apply", path, *rule, "-o", out, "--force", "--memory", 40000)
+    assert answer.returncode == 3
+    assert "one unit needs 47200 bytes at once, over the budget" in answer.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_rows_that_sum_to_one(run, tmp_path, dtype):
+    """A mixture's weights, also where no bfloat16 numbers sum to 1 by rounding to the nearest."""
+    rows = np.random.default_rng(2).normal(size=(6, 50)).astype(DTYPES[dtype].numpy)
+    path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
+    path.write_bytes(serialised({"w": rows}))
+    spec = tmp_path / "spec.yaml"
+    rule = {"tensors": "w", "constraint": "Simplex", "unit_axis": 0}
+    spec.write_text(json.dumps({"version": 1, "rules": [rule]}))
+    before = run("audit", path, "--spec", spec)
+    assert before.returncode == 1
+    assert "6 of 6 units violate Simplex(total=1)" in before.stdout
+    assert run("apply", path, "--spec", spec, "-o", out).returncode == 0
+    report = run("audit", out, "--spec", spec, "-f", "json").stdout
+    (result,) = json.loads(report)["report"]["results"]
+    u = DTYPES[dtype].unit_roundoff
+    assert abs(result["measured_min"] - 1) <= u
+    assert abs(result["measured_max"] - 1) <= u

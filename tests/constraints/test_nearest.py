@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
 from ckptclamp.constraints.linear import Finite, MaxLInfNorm
 from ckptclamp.constraints.norms import MinNorm
 from ckptclamp.errors import UsageError
@@ -64,3 +65,68 @@ def test_a_minimum_that_says_nothing(bad):
     """Every norm is at least 0, and none is infinite."""
     with pytest.raises(UsageError, match="min_value"):
         MinNorm(bad)
+
+
+def threshold_by_bisection(rows, total):
+    """The θ for which max(row - θ, 0) sums to `total`: that sum falls as θ grows."""
+    low = rows.min(axis=1, keepdims=True) - total
+    high = rows.max(axis=1, keepdims=True)
+    for _ in range(200):
+        middle = (low + high) / 2
+        is_high = np.maximum(rows - middle, 0).sum(axis=1, keepdims=True) > total
+        low, high = np.where(is_high, middle, low), np.where(is_high, high, middle)
+    return high
+
+
+@given(WEIGHTS, BOUNDS, st.data())
+def test_no_point_of_the_l1_ball_is_nearer(statistics, weights, bound, data):
+    """The variational inequality, and the threshold that bisection finds."""
+    constraint = MaxL1Norm(bound)
+    point = constraint.nearest(weights)
+    assert not constraint.judge(statistics(point)).violates(0.0).any()
+    inside = np.abs(weights).sum(axis=1) <= bound
+    np.testing.assert_array_equal(point[inside], weights[inside])
+    other = data.draw(arrays(np.float64, weights.shape, elements=st.floats(-1, 1)))
+    other *= bound / np.maximum(np.abs(other).sum(axis=1, keepdims=True), 1)
+    assert ((weights - point) * (other - point)).sum(axis=1).max() <= 1e-9
+    theta = np.where(inside[:, None], 0, threshold_by_bisection(np.abs(weights), bound))
+    expected = np.sign(weights) * np.maximum(np.abs(weights) - theta, 0)
+    np.testing.assert_allclose(point, expected, atol=1e-11)
+
+
+@given(WEIGHTS, BOUNDS, st.data())
+def test_no_point_of_the_simplex_is_nearer(statistics, weights, total, data):
+    """The variational inequality, the threshold that bisection finds, and rest in the set."""
+    constraint = Simplex(total)
+    point = constraint.nearest(weights)
+    assert not constraint.judge(statistics(point)).violates(1e-13).any()
+    assert point.min() >= 0
+    other = data.draw(arrays(np.float64, weights.shape, elements=st.floats(0.001, 1)))
+    other *= total / other.sum(axis=1, keepdims=True)
+    assert ((weights - point) * (other - point)).sum(axis=1).max() <= 1e-9
+    expected = np.maximum(weights - threshold_by_bisection(weights, total), 0)
+    np.testing.assert_allclose(point, expected, atol=1e-11)
+    np.testing.assert_allclose(constraint.nearest(point), point, atol=1e-13)
+
+
+def test_a_simplex_has_two_faces(statistics):
+    """A negative weight is told before a sum that is off, and no tolerance forgives it."""
+    judged = Simplex().judge(statistics([[0.5, 0.5], [1.5, -0.5], [0.5, 0.6], [1.0, -1e-30]]))
+    assert judged.violates(0.0).tolist() == [False, True, True, True]
+    assert judged.violates(0.2).tolist() == [False, True, False, True]
+    assert judged.measured.tolist() == [1.0, -0.5, 1.1, -1e-30]
+    assert judged.bound.tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [0, -1, np.inf])
+def test_no_weights_sum_to_that(bad):
+    """An empty set is refused where it is written."""
+    with pytest.raises(UsageError, match="total"):
+        Simplex(bad)
+
+
+def test_sums_beyond_float64_are_left(statistics):
+    """There is no threshold to find."""
+    huge = statistics([[1.7e308, 1.7e308]])
+    assert MaxL1Norm(1).unmendable(huge).all()
+    assert Simplex().unmendable(huge).all()
