@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
 from ckptclamp.constraints.linear import CenterAround, Clip, Finite, MaxLInfNorm, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, MinNorm, UnitNorm
+from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
 from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import UsageError
 
@@ -29,6 +30,8 @@ BUILTIN: dict[str, type[Constraint]] = {
     "MaxLInfNorm": MaxLInfNorm,
     "MaxL1Norm": MaxL1Norm,
     "Simplex": Simplex,
+    "MaxNonZero": MaxNonZero,
+    "Sparsity": Sparsity,
 }
 
 _ALIASES = {

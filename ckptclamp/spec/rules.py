@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Location
     from ckptclamp.spec.schema import IgnoreForm, PlacedForm, RuleForm, SerialisedForm
 
-_ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value", "total")
+_ARGUMENTS = (
+    *("max_value", "min_value", "rate", "low", "high", "ref_value"),
+    *("total", "max_nonzero", "group"),
+)
 """What a rule may say of its constraint beside the name."""
 
 

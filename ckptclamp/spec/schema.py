@@ -100,6 +100,8 @@ class ConstraintForm(PlacedForm):
     high: Number = optional("Clip: the largest weight.")
     ref_value: Number = optional("CenterAround: the mean of each unit.")
     total: Number = optional("Simplex: the sum of each unit.")
+    max_nonzero: Number = optional("MaxNonZero, Sparsity: how many weights may differ from 0.")
+    group: Number = optional("Sparsity: of how many consecutive weights.")
 
 
 class MappedForm(PlacedForm):
@@ -116,6 +118,10 @@ class MappedForm(PlacedForm):
     high: NumberOrReference = optional("Clip: the largest weight, such as ``$clip_value``.")
     ref_value: NumberOrReference = optional("CenterAround: the mean of each unit.")
     total: NumberOrReference = optional("Simplex: the sum of each unit.")
+    max_nonzero: NumberOrReference = optional(
+        "MaxNonZero, Sparsity: how many weights may differ from 0."
+    )
+    group: NumberOrReference = optional("Sparsity: of how many consecutive weights.")
 
 
 def _object_form(value: object) -> str | None:

@@ -141,3 +141,33 @@ def test_rows_that_sum_to_one(run, tmp_path, dtype):
     u = DTYPES[dtype].unit_roundoff
     assert abs(result["measured_min"] - 1) <= u
     assert abs(result["measured_max"] - 1) <= u
+
+
+def test_few_weights(audited, applied):
+    """The largest stay as they are, to the bit."""
+    array = np.array([[3, -1, 0.1, 0.5], [0.5, 0, 0, 0.1]], np.float32)
+    code, result = audited(array, constraint="MaxNonZero", max_nonzero=2, unit_axis=0)
+    assert (code, result["violating"], result["worst"][0]["measured"]) == (1, 1, 4)
+    new = applied(array, constraint="MaxNonZero", max_nonzero=2, unit_axis=0)
+    np.testing.assert_array_equal(new, np.array([[3, -1, 0, 0], array[1]], np.float32))
+
+
+def test_two_in_four(audited, applied):
+    """Along the axis that a kernel of sparse tensor cores wants; rows that conform stay."""
+    array = np.array([[1, 2, 3, 4, 0, 0, 0, 1], [1, 1, 0, 0, 1, 0, 1, 0]], np.float32)
+    rule = {"constraint": "Sparsity", "max_nonzero": 2, "group": 4, "unit_axis": 0}
+    code, result = audited(array, **rule)
+    assert (code, result["units"], result["violating"]) == (1, 2, 1)
+    assert (result["worst"][0]["index"], result["worst"][0]["measured"]) == ([0], 4)
+    new = applied(array, **rule)
+    expected = np.array([[0, 0, 3, 4, 0, 0, 0, 1], array[1]], np.float32)
+    np.testing.assert_array_equal(new, expected)
+    assert audited(expected, **rule)[0] == 0
+
+
+def test_a_nan_is_no_zero(audited):
+    """A group of which one weight is no number is not sparse: it violates, and counts as such."""
+    array = np.array([[np.nan, 0, 0, 0], [0, 0, 0, 1]], np.float32)
+    rule = {"constraint": "Sparsity", "max_nonzero": 2, "group": 4, "unit_axis": 0}
+    code, result = audited(array, **rule)
+    assert (code, result["violating"], result["nonfinite"], result["unmendable"]) == (1, 1, 1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
 from ckptclamp.constraints.linear import Finite, MaxLInfNorm
 from ckptclamp.constraints.norms import MinNorm
+from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
 from ckptclamp.errors import UsageError
 
 NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False)
@@ -130,3 +134,52 @@ def test_sums_beyond_float64_are_left(statistics):
     huge = statistics([[1.7e308, 1.7e308]])
     assert MaxL1Norm(1).unmendable(huge).all()
     assert Simplex().unmendable(huge).all()
+
+
+def best_by_trying(row, count):
+    """The least squared distance to any choice of `count` weights that may stay."""
+    places = range(len(row))
+    chosen = itertools.combinations(places, min(count, len(row)))
+    return min(sum(row[i] ** 2 for i in places if i not in kept) for kept in chosen)
+
+
+@given(WEIGHTS, st.integers(0, 5))
+def test_no_choice_of_few_weights_is_nearer(statistics, weights, count):
+    """Every choice is tried; what is kept keeps its bits."""
+    constraint = MaxNonZero(count)
+    point = constraint.nearest(weights)
+    assert not constraint.judge(statistics(point)).violates(0.0).any()
+    for row, near in zip(weights, point, strict=True):
+        assert ((near == row) | (near == 0)).all()
+        assert ((row - near) ** 2).sum() == pytest.approx(best_by_trying(row, count))
+
+
+@given(WEIGHTS, st.integers(2, 4), st.data())
+def test_groups_are_sets_of_their_own(weights, group, data):
+    """n:m is "at most n" for each m in turn; what is left over at the end counts too."""
+    count = data.draw(st.integers(0, group - 1))
+    constraint = Sparsity(count, group)
+    point = constraint.nearest(weights)
+    assert constraint.measure(point)[Statistic.NONZERO].max() <= count
+    for start in range(0, weights.shape[1], group):
+        part = weights[:, start : start + group]
+        expected = MaxNonZero(count).nearest(part)
+        np.testing.assert_array_equal(point[:, start : start + group], expected)
+        counted = np.count_nonzero(part, axis=1)
+        assert (constraint.measure(weights)[Statistic.NONZERO] >= counted).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: MaxNonZero(-1), "max_nonzero must be a whole number from 0 up"),
+        (lambda: Sparsity(1, 1), "group must be a whole number from 2 up"),
+        (lambda: Sparsity(4, 4), "says nothing"),
+        (lambda: Sparsity(1.5, 4), "max_nonzero must be a whole number"),  # type: ignore[arg-type]
+        (lambda: Sparsity(True, 4), "max_nonzero must be a number"),
+    ],
+)
+def test_counts_are_whole_and_say_something(make, words):
+    """A gate that every model passes is a mistake in the spec."""
+    with pytest.raises(UsageError, match=words):
+        make()
