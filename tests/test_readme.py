@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from ckptclamp.cli.main import cli
-from ckptclamp.constraints.registry import BUILTIN
+from ckptclamp.constraints.registry import BUILTIN, arguments_of
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports.formats import REPORTERS
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
@@ -146,10 +146,11 @@ def test_formats_are_the_same_everywhere():
 
 
 def test_constraints_are_the_same_everywhere():
-    """The README names the built-in constraints, all of them."""
-    sentence = section(README, "A spec of your own").partition("Constraints: ")[2]
-    named = set(_INLINE.findall(sentence.partition(", and Keras'")[0]))
-    assert named == set(BUILTIN)
+    """The README's table has the built-in constraints, all of them, and arguments that they take."""
+    rows = re.findall(r"^\| `(\w+)(?:\((.*)\))?` \|", section(README, "Constraints"), re.MULTILINE)
+    assert {name for name, _ in rows} == set(BUILTIN)
+    for name, arguments in rows:
+        assert set(filter(None, arguments.split(", "))) <= set(arguments_of(name))
 
 
 def test_the_spec_of_the_readme_loads(tmp_path, monkeypatch):

@@ -12,12 +12,13 @@ from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
+from ckptclamp.engine.units import project_whole_units
 from ckptclamp.engine.whole import project_whole
 from ckptclamp.plan.build import Assignment
 from ckptclamp.spec.model import Projection
@@ -153,6 +154,17 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
             work.running.memory,
             tolerance,
             projection=work.projection,
+        )
+    if isinstance(constraint, WholeUnitConstraint):
+        return project_whole_units(
+            work.copy,
+            assignment.tensor,
+            assignment.axes,
+            constraint,
+            tolerance,
+            memory=work.running.memory,
+            known=known,
+            progress=work.progress,
         )
     return project(
         work.copy,

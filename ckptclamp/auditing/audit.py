@@ -261,16 +261,18 @@ def _measured(
 def _measured_whole(
     reader: TensorReader, assignments: Sequence[Assignment], memory: int
 ) -> Iterator[tuple[int, Measurement]]:
-    """What only a whole tensor can tell."""
-    from ckptclamp.constraints.whole import WholeTensorConstraint
+    """What only whole units, or a whole tensor, can tell."""
+    from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
+    from ckptclamp.engine.units import measure_whole_units
     from ckptclamp.engine.whole import measure_whole
 
     for index, assignment in enumerate(assignments):
-        if isinstance(assignment.constraint, WholeTensorConstraint):
-            yield (
-                index,
-                measure_whole(reader, assignment.tensor, assignment.constraint, memory),
-            )
+        tensor, constraint = assignment.tensor, assignment.constraint
+        if isinstance(constraint, WholeTensorConstraint):
+            yield index, measure_whole(reader, tensor, constraint, memory)
+        elif isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
+            for item in measure_whole_units(reader, tensor, assignment.axes, constraint, memory):
+                yield index, item
 
 
 def _request(assignment: Assignment) -> Request:

@@ -42,6 +42,9 @@ class RuleOptions:
     non_neg: bool = False
     clip: tuple[float, float] | None = None
     center: float | None = None
+    finite: bool = False
+    min_norm: float | None = None
+    max_l1_norm: float | None = None
     storage: str | None = None
     allow_import: tuple[str, ...] = ()
     tolerance: float | None = None
@@ -164,6 +167,14 @@ spec_options = together(
     ),
     option(
         "--center", type=float, metavar="MEAN", help="Inline rule: a mean of MEAN in each unit."
+    ),
+    option("--finite", is_flag=True, help="Inline rule: no NaN and no infinity."),
+    option("--min-norm", type=float, metavar="MIN", help="Inline rule: norms of at least MIN."),
+    option(
+        "--max-l1-norm",
+        type=float,
+        metavar="MAX",
+        help="Inline rule: sums of magnitudes of at most MAX.",
     ),
     option(
         "--storage",

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Spec
 
 
-_INLINE = ("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center")
+_INLINE = (
+    *("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center"),
+    *("finite", "min_norm", "max_l1_norm"),
+)
 _MOST_WARNINGS = 20
 """On stderr; reports hold all."""
 

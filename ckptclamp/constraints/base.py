@@ -40,6 +40,8 @@ class Statistic(StrEnum):
     MIN = "min"
     MAX = "max"
     MAX_ABS = "max_abs"
+    NONZERO = "nonzero"
+    """How many weights are not 0, or the largest such count of any part that a constraint is about."""
     MOVE = "move"
     """How far a constraint on a whole tensor moves the weight that it moves most; no kernel
     measures it, only `engine.whole` does."""

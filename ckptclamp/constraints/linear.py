@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, Transform, number, ordered
+from ckptclamp.constraints.base import (
+    BuiltIn,
+    Judgement,
+    Statistic,
+    Transform,
+    norm_bound,
+    number,
+    ordered,
+)
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,6 +111,75 @@ class Clip(_Interval):
             low, high = _ceil(self.low), _floor(self.high)
             return replace(self, low=low, high=high) if low <= high else self
         return replace(self, low=_held(self.low, dtype), high=_held(self.high, dtype))
+
+
+@dataclass(frozen=True)
+class Finite(_Interval):
+    r"""Every weight a finite number: no NaN, no infinity, and nothing else is asked.
+
+    There is nothing to project onto: no finite number is nearest to NaN or to an infinity, so a
+    violation can be shown and not fixed.
+    """
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MIN, Statistic.MAX})
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """Show the weight of the largest magnitude; only one that is not finite lies outside."""
+        smallest, largest = statistics[Statistic.MIN], statistics[Statistic.MAX]
+        finite = np.isfinite(smallest) & np.isfinite(largest)
+        return Judgement(
+            np.where(-smallest > largest, smallest, largest),
+            np.full_like(largest, np.inf),
+            np.where(finite, 0.0, np.nan),
+            np.zeros_like(largest),
+        )
+
+    def bounds(self) -> tuple[float, float]:
+        """The whole line."""
+        return -math.inf, math.inf
+
+
+@dataclass(frozen=True)
+class MaxLInfNorm(BuiltIn):
+    r"""Largest magnitude in each unit at most `max_value`: projection onto the L∞ ball.
+
+    argmin over y of ‖x - y‖₂² subject to max |y| ≤ max_value, which is
+    min(max(x, -max_value), max_value) for each weight. It moves weights as `Clip` does, and judges
+    and reports units. Parikh and Boyd, *Proximal Algorithms* (2014), section 6.2.
+
+    Raises:
+        UsageError: `max_value` is negative, NaN or no number. Infinity is no bound.
+    """
+
+    max_value: float
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MAX_ABS})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """Compare each unit's largest magnitude with the bound."""
+        peak = statistics[Statistic.MAX_ABS]
+        bound = np.full_like(peak, self.max_value)
+        with np.errstate(invalid="ignore"):
+            distance = np.where(peak <= bound, 0.0, peak - bound)
+        return Judgement(peak, bound, distance, np.where(np.isfinite(bound), bound, 0.0))
+
+    def project(self, statistics: UnitStatistics) -> Transform:
+        """``min(max(w, -max_value), max_value)``."""
+        del statistics
+        return Transform(low=-self.max_value, high=self.max_value)
+
+    def interval(self) -> tuple[float | None, float | None]:
+        """Up to the bound."""
+        return None, self.max_value if math.isfinite(self.max_value) else None
+
+    def as_stored(self, dtype: StorageDType) -> MaxLInfNorm:
+        """The bound as `dtype` holds it, as for `Clip`."""
+        if dtype.kind is Kind.INTEGER:
+            return replace(self, max_value=_floor(self.max_value))
+        return replace(self, max_value=_held(self.max_value, dtype))
 
 
 @dataclass(frozen=True)

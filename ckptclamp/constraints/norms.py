@@ -35,7 +35,7 @@ KERAS_EPSILON = 1e-7
 
 
 class _NormConstraint(BuiltIn):
-    """What the three have in common: an interval in which each unit's norm must lie."""
+    """What they have in common: an interval in which each unit's norm must lie."""
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.NORM})
 
@@ -161,6 +161,34 @@ class UnitNorm(_NormConstraint):
 
     def _allowed(self) -> tuple[float, float]:
         return 1.0, 1.0
+
+
+@dataclass(frozen=True)
+class MinNorm(_NormConstraint):
+    r"""Norm at least `min_value`: no dead unit.
+
+    argmin over y of ‖x - y‖₂² subject to ‖y‖₂ ≥ min_value, which is x · min_value / ‖x‖₂ inside of the
+    ball and x outside. A zero unit has no nearest point (all of the sphere is equally near) and is
+    unmendable. The lower half of Keras' `MinMaxNorm`.
+
+    Raises:
+        UsageError: `min_value` is not positive and finite, or no number: no norm lies below 0, and
+            none is infinite.
+    """
+
+    min_value: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "min_value", norm_bound("min_value", self.min_value))
+        if not 0 < self.min_value < np.inf:
+            raise UsageError("min_value must be positive and finite, or it says nothing")
+
+    def project_keras(self, statistics: UnitStatistics) -> Transform:
+        """As `project`: Keras has no formula for it."""
+        return self.project(statistics)
+
+    def _allowed(self) -> tuple[float, float]:
+        return self.min_value, np.inf
 
 
 def _nearer(norm: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:

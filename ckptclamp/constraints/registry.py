@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
+from ckptclamp.constraints.linear import CenterAround, Clip, Finite, MaxLInfNorm, NonNeg
+from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, MinNorm, UnitNorm
+from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
 from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import UsageError
 
@@ -23,6 +25,13 @@ BUILTIN: dict[str, type[Constraint]] = {
     "Clip": Clip,
     "CenterAround": CenterAround,
     "RadialConstraint": RadialConstraint,
+    "Finite": Finite,
+    "MinNorm": MinNorm,
+    "MaxLInfNorm": MaxLInfNorm,
+    "MaxL1Norm": MaxL1Norm,
+    "Simplex": Simplex,
+    "MaxNonZero": MaxNonZero,
+    "Sparsity": Sparsity,
 }
 
 _ALIASES = {

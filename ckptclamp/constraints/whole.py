@@ -1,4 +1,4 @@
-"""Constraints that no statistics of units can tell: they need the whole tensor at once."""
+"""Constraints that no statistics of units can tell: they need a whole unit, or the whole tensor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.constraints.base import Movement, UnitStatistics
+
+
+class WholeUnitConstraint(Constraint):
+    """A set whose nearest point depends on all weights of a unit at once.
+
+    Where statistics tell whether a unit lies inside, it streams in an audit and needs whole units in
+    a projection only; otherwise `measure` tells, of whole units.
+
+    Class attributes:
+        workspace: float64 numbers for each weight that `measure` and `nearest` take at most.
+    """
+
+    workspace: ClassVar[int] = 12
+
+    @abstractmethod
+    def nearest(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the nearest point of the set for each of `units`, finite, shape (units, ...)."""
+
+    def measure(self, units: NDArray[np.float64]) -> dict[Statistic, NDArray[np.float64]]:
+        """Measure what `needs` names of finite `units`, shape (units, ...); unless it streams."""
+        raise NotImplementedError(f"{self} is judged by statistics")
+
+    def magnitude_sum(self) -> tuple[float, float] | None:
+        """The interval in which the sum of the magnitudes of a stored unit must lie, if in any.
+
+        Rounding each weight to the nearest number may leave it; then others are rounded the other way.
+        """
+        return None
+
+    def project(self, statistics: UnitStatistics) -> Movement:
+        """Not possible: statistics do not say what is nearest; see `nearest`."""
+        raise NotImplementedError(f"{self} projects whole units")
 
 
 class WholeTensorConstraint(Constraint):

@@ -5,7 +5,7 @@ These are all the functions that touch every weight of an audit, and compiled ke
 - `widen`: any storage dtype to float64;
 - `extremes`: minimum and maximum of each unit, of weights as they are stored;
 - `reduce`: sum, minimum, maximum or or (logical) of each unit;
-- `sum_of_magnitudes`, and `sum_of_squares` of float64, or `sum_of_squares_in_pieces` of any dtype;
+- `sum_of_magnitudes`, `count_nonzero`, and `sum_of_squares` of float64, or `sum_of_squares_in_pieces` of any dtype;
 - `all_finite` and `count_nonfinite`.
 
 A block has the shape of a box and some reduced axes. Size-1 axes are dropped and neighbours of the
@@ -150,6 +150,13 @@ def sum_of_magnitudes(
 ) -> NDArray[np.float64]:
     """Sum the magnitudes of each unit of a C-contiguous float64 `block`, as `sum_of_squares` does."""
     return reduce(np.add, np.abs(block, out=scratch.reshape(block.shape)), axes)
+
+
+def count_nonzero(
+    block: NDArray[np.float64], axes: tuple[int, ...], scratch: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Count the weights of each unit that are not 0 (NaN is none), as `sum_of_squares` sums."""
+    return reduce(np.add, np.not_equal(block, 0.0, out=scratch.reshape(block.shape)), axes)
 
 
 def all_finite(values: NDArray[Any]) -> bool:

@@ -36,6 +36,7 @@ _MERGE: Mapping[str, np.ufunc] = {
     Statistic.SUM_ABS: np.add,
     Statistic.MIN: np.minimum,
     Statistic.MAX: np.maximum,
+    Statistic.NONZERO: np.add,
 }
 
 _MERGE_START: Mapping[str, float] = {Statistic.MIN: np.inf, Statistic.MAX: -np.inf}
@@ -220,6 +221,8 @@ def measure_block(
             values[Statistic.SUM] = kernels.reduce(np.add, wide, axes)
         if Statistic.SUM_ABS in needs:
             values[Statistic.SUM_ABS] = kernels.sum_of_magnitudes(wide, axes, scratch)
+        if Statistic.NONZERO in needs:
+            values[Statistic.NONZERO] = kernels.count_nonzero(wide, axes, scratch)
         if SQUARES in values and _may_leave_range(block.dtype):
             _rescue_squares(values, wide, axes, scratch)
     return Partial(values, _count_nonfinite(values, block if wide is None else wide, axes))
@@ -238,6 +241,8 @@ def _single_weights(
     magnitudes = np.abs(weights) if needs & {Statistic.NORM, Statistic.SUM_ABS} else weights
     signed = {Statistic.SUM, Statistic.MIN, Statistic.MAX}
     values: Values = {key: weights if key in signed else magnitudes for key in needs}
+    if Statistic.NONZERO in needs:
+        values[Statistic.NONZERO] = (weights != 0).astype(np.float64)
     finite = kernels.all_finite(weights)
     return Partial(values, None if finite else kernels.count_nonfinite(weights, ()))
 

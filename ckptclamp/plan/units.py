@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import Notice, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def unit_of(
 
 def has_axes(constraint: Constraint) -> bool:
     """Whether `constraint` is about units: not each weight by itself, nor the whole tensor at once."""
-    return constraint.streaming and not constraint.elementwise
+    return not (constraint.elementwise or isinstance(constraint, WholeTensorConstraint))
 
 
 def reduced_axes(units: Units, constraint: Constraint, shape: Shape, *, keras: bool = True) -> Axes:

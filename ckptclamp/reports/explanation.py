@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.constraints.whole import WholeUnitConstraint
+from ckptclamp.engine.units import needed_bytes
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.wording import plural, shape_words, unmatched_words
+from ckptclamp.reports.wording import file_size, plural, shape_words, unmatched_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,10 +64,20 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     yield f"  why: {printable(assignment.why, limit=None)}"
     yield f"  unit: {assignment.unit_words}"
     yield f"  tolerance: {assignment.tolerance:g} (relative)"
-    if not assignment.constraint.streaming:
-        yield "  note: a callable that needs the whole tensor in memory"
+    yield from _at_once(assignment)
     yield from _notices(assignment.notices, indent="  ")
     yield ""
+
+
+def _at_once(assignment: Assignment) -> Iterator[str]:
+    """Tell what must be in memory at once, where that is more than a block."""
+    constraint, tensor = assignment.constraint, assignment.tensor
+    if isinstance(constraint, WholeUnitConstraint) and tensor.dtype is not None:
+        size = needed_bytes(constraint, tensor.shape, assignment.axes, tensor.dtype.itemsize)
+        who = "apply needs" if constraint.streaming else "audit and apply need"
+        yield f"  note: {who} a whole unit in memory at once: {file_size(size)}"
+    elif not constraint.streaming:
+        yield "  note: a callable that needs the whole tensor in memory"
 
 
 def _not_evaluated(entry: NotEvaluated) -> Iterator[str]:

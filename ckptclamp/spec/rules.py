@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Location
     from ckptclamp.spec.schema import IgnoreForm, PlacedForm, RuleForm, SerialisedForm, SplitForm
 
-_ARGUMENTS = ("max_value", "min_value", "rate", "low", "high", "ref_value")
+_ARGUMENTS = (
+    *("max_value", "min_value", "rate", "low", "high", "ref_value"),
+    *("total", "max_nonzero", "group"),
+)
 """What a rule may say of its constraint beside the name."""
 
 
@@ -261,6 +264,9 @@ def inline_spec(
     non_neg: bool = False,
     clip: tuple[float, float] | None = None,
     center: float | None = None,
+    finite: bool = False,
+    min_norm: float | None = None,
+    max_l1_norm: float | None = None,
     axis: Axis = None,
     unit_axis: Axis = None,
     storage: str = "effective",
@@ -281,6 +287,9 @@ def inline_spec(
         "non-neg": ("NonNeg", (), non_neg or None),
         "clip": ("Clip", ("low", "high"), clip),
         "center": ("CenterAround", ("ref_value",), center),
+        "finite": ("Finite", (), finite or None),
+        "min-norm": ("MinNorm", ("min_value",), min_norm),
+        "max-l1-norm": ("MaxL1Norm", ("max_value",), max_l1_norm),
     }
     PatternChecker().check(tensors)
     stated = units(axis, unit_axis)

@@ -90,7 +90,7 @@ class PlacedForm(_Strict):
     """A constraint, and what is a unit under it."""
 
     constraint: SingleForm = Field(
-        description="MaxNorm, MinMaxNorm, UnitNorm, NonNeg, Clip, CenterAround or RadialConstraint; or a mapping with ``class_name``."
+        description="A built-in constraint by name, such as MaxNorm, NonNeg or Finite; or a mapping with ``class_name``."
     )
     axis: AxesOrAll = optional("The axes a norm is taken over, as in Keras; null is all of them.")
     unit_axis: Axes = optional("The axes that are kept: one unit for each index along them.")
@@ -101,12 +101,15 @@ class ConstraintForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint")
 
-    max_value: Number = optional("MaxNorm, MinMaxNorm: the largest norm.")
-    min_value: Number = optional("MinMaxNorm: the smallest norm.")
+    max_value: Number = optional("MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm.")
+    min_value: Number = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: Number = optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
     low: Number = optional("Clip: the smallest weight.")
     high: Number = optional("Clip: the largest weight.")
     ref_value: Number = optional("CenterAround: the mean of each unit.")
+    total: Number = optional("Simplex: the sum of each unit.")
+    max_nonzero: Number = optional("MaxNonZero, Sparsity: how many weights may differ from 0.")
+    group: Number = optional("Sparsity: of how many consecutive weights.")
 
 
 class MappedForm(PlacedForm):
@@ -114,12 +117,19 @@ class MappedForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint of a custom object")
 
-    max_value: NumberOrReference = optional("MaxNorm, MinMaxNorm: the largest norm.")
-    min_value: NumberOrReference = optional("MinMaxNorm: the smallest norm.")
+    max_value: NumberOrReference = optional(
+        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm."
+    )
+    min_value: NumberOrReference = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: NumberOrReference = optional("MinMaxNorm: how far a training step moves; not judged.")
     low: NumberOrReference = optional("Clip: the smallest weight, such as ``-$clip_value``.")
     high: NumberOrReference = optional("Clip: the largest weight, such as ``$clip_value``.")
     ref_value: NumberOrReference = optional("CenterAround: the mean of each unit.")
+    total: NumberOrReference = optional("Simplex: the sum of each unit.")
+    max_nonzero: NumberOrReference = optional(
+        "MaxNonZero, Sparsity: how many weights may differ from 0."
+    )
+    group: NumberOrReference = optional("Sparsity: of how many consecutive weights.")
 
 
 def _object_form(value: object) -> str | None:

@@ -20,6 +20,7 @@ def _statistics(units) -> UnitStatistics:
         Statistic.MIN: array.min(axis=1),
         Statistic.MAX: array.max(axis=1),
         Statistic.MAX_ABS: np.abs(array).max(axis=1),
+        Statistic.NONZERO: np.count_nonzero(array, axis=1),
     }
     return UnitStatistics(
         size=array.shape[1],

@@ -57,6 +57,7 @@ def reference(array, axes):
         Statistic.MIN: rows.min(axis=1),
         Statistic.MAX: rows.max(axis=1),
         Statistic.MAX_ABS: np.abs(rows).max(axis=1),
+        Statistic.NONZERO: np.count_nonzero(rows, axis=1),
     }
 
 

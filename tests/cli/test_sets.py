@@ -1,0 +1,173 @@
+"""Every set of the README's table as a user meets it: what an audit says, what apply makes of it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ckptclamp.checkpoints.dtypes import DTYPES
+from tests.checkpoints.safetensors_files import serialised
+
+
+@pytest.fixture
+def audited(run, tmp_path):
+    """Audit an array under one rule of a spec: the exit code, and the only result."""
+
+    def audit(array, **rule):
+        path = tmp_path / "model.safetensors"
+        save_file({"w": np.asarray(array)}, path)
+        spec = {"version": 1, "rules": [{"id": "set", "tensors": "w", **rule}]}
+        (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+        answer = run("audit", path, "--spec", tmp_path / "spec.yaml", "-f", "json")
+        (result,) = json.loads(answer.stdout)["report"]["results"]
+        return answer.returncode, result
+
+    return audit
+
+
+@pytest.fixture
+def applied(run, tmp_path):
+    """Apply one rule of a spec: the new array, once an audit at tolerance 0 found it conforming."""
+
+    def apply(array, **rule):
+        path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
+        save_file({"w": np.asarray(array)}, path)
+        spec = tmp_path / "spec.yaml"
+        spec.write_text(json.dumps({"version": 1, "rules": [{"tensors": "w", **rule}]}))
+        answer = run("apply", path, "--spec", spec, "-o", out, "--force")
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        exactly = ("--tolerance", 0) if rule.get("tolerance") is None else ()
+        again = run("audit", out, "--spec", spec, *exactly)
+        assert again.returncode == 0, again.stdout
+        return load_file(out)["w"]
+
+    return apply
+
+
+def test_finite_finds_each_weight_that_is_no_number(audited):
+    """NaN and both infinities; the largest finite number is none of them."""
+    array = np.array([[1, np.nan], [-np.inf, 3e38]], np.float32)
+    code, result = audited(array, constraint="Finite")
+    assert code == 1
+    assert (result["units"], result["violating"], result["nonfinite"]) == (4, 2, 2)
+    assert [unit["index"] for unit in result["worst"]] == [[0, 1], [1, 0]]
+    code, result = audited(np.array([-3e38, 3e38], np.float32), constraint="Finite")
+    assert (code, result["measured_max"]) == (0, pytest.approx(3e38))
+
+
+def test_finite_cannot_be_made(run, tmp_path):
+    """No number is nearest to NaN: apply writes nothing and says why; inline, as people type it."""
+    path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
+    save_file({"w": np.array([1, np.nan], np.float32), "v": np.ones(2, np.float32)}, path)
+    answer = run("audit", path, "--finite", "--tensors", "**")
+    assert answer.returncode == 1
+    assert "w: 1 of 2 units violates Finite(); worst is unit 1: non-finite" in answer.stdout
+    answer = run("apply", path, "--finite", "--tensors", "**", "-o", out)
+    assert answer.returncode == 5
+    assert "non-finite weights" in answer.stderr
+    assert not out.exists()
+
+
+def test_a_dead_unit(run, audited, applied, tmp_path):
+    """A norm below the minimum is raised to it; a zero unit has no direction and is refused."""
+    weak = np.array([[3, 4], [0.003, 0.004]], np.float32)
+    code, result = audited(weak, constraint="MinNorm", min_value=1, unit_axis=0)
+    assert (code, result["worst"][0]["index"]) == (1, [1])
+    new = applied(weak, constraint="MinNorm", min_value=1, unit_axis=0)
+    np.testing.assert_allclose(new, np.array([[3, 4], [0.6, 0.8]]), rtol=1e-6)
+    path = tmp_path / "dead.safetensors"
+    save_file({"w": np.zeros((1, 2), np.float32)}, path)
+    rule = ["--min-norm", 1e-6, "--tensors", "w", "--unit-axis", 0]
+    assert run("audit", path, *rule).returncode == 1
+    answer = run("apply", path, *rule, "-o", tmp_path / "out.safetensors")
+    assert answer.returncode == 5
+    assert "no point of MinNorm" in answer.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_largest_magnitude(audited, applied, dtype):
+    """A report of units, a projection of weights; 0.1 is what the dtype makes of it."""
+    array = np.array([[0.05, -0.3], [0.1, 0.02]], dtype)
+    code, result = audited(array, constraint="MaxLInfNorm", max_value=0.1, unit_axis=0, tolerance=0)
+    assert (code, result["units"], result["violating"]) == (1, 2, 1)
+    assert result["worst"][0]["measured"] == pytest.approx(0.3, rel=1e-3)
+    new = applied(array, constraint="MaxLInfNorm", max_value=0.1, unit_axis=0)
+    np.testing.assert_array_equal(new, np.clip(array, dtype(-0.1), dtype(0.1)))
+
+
+def test_sums_of_magnitudes(audited, applied):
+    """Soft thresholding: what is small becomes 0, what is large gets smaller by as much."""
+    array = np.array([[3, -1, 0.25], [0.5, 0.25, 0]], np.float32)
+    code, result = audited(array, constraint="MaxL1Norm", max_value=2, unit_axis=0)
+    assert (code, result["violating"], result["worst"][0]["measured"]) == (1, 1, 4.25)
+    new = applied(array, constraint="MaxL1Norm", max_value=2, unit_axis=0)
+    np.testing.assert_allclose(new, np.array([[2, 0, 0], [0.5, 0.25, 0]]), rtol=1e-6)
+    new = applied(array.T.copy(), constraint="MaxL1Norm", max_value=2, axis=0)
+    np.testing.assert_allclose(new.T, np.array([[2, 0, 0], [0.5, 0.25, 0]]), rtol=1e-6)
+
+
+def test_the_threshold_inline(run, tmp_path):
+    """As people type it; `explain` says what must be in memory at once."""
+    path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
+    save_file({"w": np.random.default_rng(1).normal(size=(5, 400)).astype(np.float16)}, path)
+    rule = ["--max-l1-norm", 30, "--tensors", "w", "--unit-axis", 0]
+    told = run("explain", path, *rule).stdout
+    assert "note: apply needs a whole unit in memory at once: 47.2 kB" in told
+    assert run("apply", path, *rule, "-o", out).returncode == 0
+    assert run("audit", out, *rule, "--tolerance", 0).returncode == 0
+    answer = run("apply", path, *rule, "-o", out, "--force", "--memory", 40000)
+    assert answer.returncode == 3
+    assert "one unit needs 47200 bytes at once, over the budget" in answer.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_rows_that_sum_to_one(run, tmp_path, dtype):
+    """A mixture's weights, also where no bfloat16 numbers sum to 1 by rounding to the nearest."""
+    rows = np.random.default_rng(2).normal(size=(6, 50)).astype(DTYPES[dtype].numpy)
+    path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
+    path.write_bytes(serialised({"w": rows}))
+    spec = tmp_path / "spec.yaml"
+    rule = {"tensors": "w", "constraint": "Simplex", "unit_axis": 0}
+    spec.write_text(json.dumps({"version": 1, "rules": [rule]}))
+    before = run("audit", path, "--spec", spec)
+    assert before.returncode == 1
+    assert "6 of 6 units violate Simplex(total=1)" in before.stdout
+    assert run("apply", path, "--spec", spec, "-o", out).returncode == 0
+    report = run("audit", out, "--spec", spec, "-f", "json").stdout
+    (result,) = json.loads(report)["report"]["results"]
+    u = DTYPES[dtype].unit_roundoff
+    assert abs(result["measured_min"] - 1) <= u
+    assert abs(result["measured_max"] - 1) <= u
+
+
+def test_few_weights(audited, applied):
+    """The largest stay as they are, to the bit."""
+    array = np.array([[3, -1, 0.1, 0.5], [0.5, 0, 0, 0.1]], np.float32)
+    code, result = audited(array, constraint="MaxNonZero", max_nonzero=2, unit_axis=0)
+    assert (code, result["violating"], result["worst"][0]["measured"]) == (1, 1, 4)
+    new = applied(array, constraint="MaxNonZero", max_nonzero=2, unit_axis=0)
+    np.testing.assert_array_equal(new, np.array([[3, -1, 0, 0], array[1]], np.float32))
+
+
+def test_two_in_four(audited, applied):
+    """Along the axis that a kernel of sparse tensor cores wants; rows that conform stay."""
+    array = np.array([[1, 2, 3, 4, 0, 0, 0, 1], [1, 1, 0, 0, 1, 0, 1, 0]], np.float32)
+    rule = {"constraint": "Sparsity", "max_nonzero": 2, "group": 4, "unit_axis": 0}
+    code, result = audited(array, **rule)
+    assert (code, result["units"], result["violating"]) == (1, 2, 1)
+    assert (result["worst"][0]["index"], result["worst"][0]["measured"]) == ([0], 4)
+    new = applied(array, **rule)
+    expected = np.array([[0, 0, 3, 4, 0, 0, 0, 1], array[1]], np.float32)
+    np.testing.assert_array_equal(new, expected)
+    assert audited(expected, **rule)[0] == 0
+
+
+def test_a_nan_is_no_zero(audited):
+    """A group of which one weight is no number is not sparse: it violates, and counts as such."""
+    array = np.array([[np.nan, 0, 0, 0], [0, 0, 0, 1]], np.float32)
+    rule = {"constraint": "Sparsity", "max_nonzero": 2, "group": 4, "unit_axis": 0}
+    code, result = audited(array, **rule)
+    assert (code, result["violating"], result["nonfinite"], result["unmendable"]) == (1, 1, 1, 1)
