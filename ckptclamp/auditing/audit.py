@@ -20,8 +20,9 @@ from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Measurement, Request
 from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
+from ckptclamp.plan.model import Origin
 from ckptclamp.plan.tensors import all_names
-from ckptclamp.spec.model import Declared, Spec, Suppression
+from ckptclamp.spec.model import Declared, Preset, Spec, Suppression
 
 if TYPE_CHECKING:
     from ckptclamp.engine.cache import MeasurementCache
@@ -118,10 +119,13 @@ def audit_plan(
             *_judge_all(checkpoint, plan.assignments, options, kept),
             *(_not_evaluated(entry) for entry in plan.not_evaluated),
         ]
+        tied = tuple(_tied_notices(checkpoint, plan, options.memory))
+        if spec is not None and spec.preset is Preset.HEALTH:
+            results += [_untied(notice) for notice in tied]
         notices = (
             *_format_notices(checkpoint, spec),
             *plan.notices,
-            *_tied_notices(checkpoint, plan, options.memory),
+            *tied,
         )
         checkpoint.verify_integrity()
         summary = summarise(checkpoint, digests.result())
@@ -177,6 +181,23 @@ def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[N
         from ckptclamp.auditing.drift import tied_notices
 
         yield from tied_notices(checkpoint, plan.tied, memory, keras=checkpoint.keras is not None)
+
+
+def _untied(notice: Notice) -> Result:
+    """Copies of one variable that differ, as what the health preset calls a violation."""
+    from ckptclamp.plan.health import TIED
+
+    return Result(
+        tensor=notice.tensor or "",
+        rule=TIED,
+        constraint="equal to what it is tied to",
+        origin=Origin.SPEC,
+        verdict=Verdict.VIOLATION,
+        why="preset: health",
+        units=1,
+        violating=1,
+        notices=(notice,),
+    )
 
 
 def _judge_all(

@@ -33,6 +33,7 @@ class RuleOptions:
     """What is judged; `config` is where a weights-only Keras file's model config is."""
 
     spec: Path | None = None
+    preset: str | None = None
     tensors: tuple[str, ...] = ()
     axis: Axis = None
     unit_axis: Axis = None
@@ -143,6 +144,12 @@ units_options = together(
 
 spec_options = together(
     option("--spec", type=PATH, help="The rules, a YAML file."),
+    option(
+        "--preset",
+        type=click.Choice(["health"]),
+        help="Rules that come along, besides others: health asks for finite weights, none all one "
+        "value, positive scales and equal tied tensors.",
+    ),
     option(
         "--tensors",
         multiple=True,

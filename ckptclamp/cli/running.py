@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,16 @@ _MOST_WARNINGS = 20
 
 def load_rules(rules: RuleOptions) -> Spec | None:
     """Make the spec that options ask for; ``None`` if they say nothing."""
+    spec = _stated_rules(rules)
+    if rules.preset is None:
+        return spec
+    from ckptclamp.spec.model import Preset, Spec
+
+    return replace(spec or Spec(), preset=Preset(rules.preset))
+
+
+def _stated_rules(rules: RuleOptions) -> Spec | None:
+    """Those of a file or of an inline rule."""
     given = {name: getattr(rules, name) for name in _INLINE}
     inline = {n: v for n, v in given.items() if v is not None and v is not False}  # 0 is a bound
     places = (rules.tensors, rules.axis, rules.unit_axis, rules.storage)

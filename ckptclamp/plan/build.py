@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Plan, plan_of
 from ckptclamp.plan.tensors import keras_model
-from ckptclamp.spec.model import Declared, Spec
+from ckptclamp.spec.model import Declared, Preset, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,6 +56,10 @@ def build_plan(
         from ckptclamp.plan.rules import plan_rules
 
         entries += plan_rules(checkpoint, spec, tolerance)
+    if spec.preset is Preset.HEALTH:
+        from ckptclamp.plan.health import plan_health
+
+        entries += plan_health(checkpoint)
     bound = keras_model(checkpoint)
     if bound is None:
         from ckptclamp.plan.ties import find_ties

@@ -236,7 +236,7 @@ def _from_unmatched(audit: AuditReport, numbered: _Fingerprints) -> Iterator[Fin
             message="it declares no constraint, and no rule applies to a tensor of it",
             place=Place(audit.checkpoint.path),
             fingerprint=numbered(Kind.UNMATCHED, None, "nothing-evaluated"),
-            help="give a spec; `ckptclamp init` writes a first one",
+            help="give a spec (`ckptclamp init` writes a first one), or --preset health",
         )
 
 

@@ -56,7 +56,9 @@ def comparison(value: float, bound: float) -> str:
     """``1.732 > 1``: a measured value against the bound that it lies outside of."""
     if math.isnan(value):
         return f"NaN, bound {number(bound)}"
-    sign = ">" if value > bound else "<" if value < bound else "="
+    if value == bound:
+        return f"every weight is {number(value)}"
+    sign = ">" if value > bound else "<"
     shown = distinguishable(value, bound)
     return f"{shown[0]} {sign} {shown[1]}"
 

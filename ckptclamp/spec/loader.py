@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.spec.model import Declared, Location, Projection, Rule, Spec
+from ckptclamp.spec.model import Declared, Location, Preset, Projection, Rule, Spec
 from ckptclamp.spec.patterns import PatternChecker
 from ckptclamp.spec.rules import MisplacedError, RuleBuilder, split, suppression
 from ckptclamp.spec.schema import (
@@ -112,6 +112,7 @@ class _Loader:
             unconstrained=frozenset(whole.custom_layers),
             ignore=tuple(ignored.values()),
             splits=tuple(splits.values()),
+            preset=None if whole.preset is None else Preset(whole.preset),
         )
 
     def _whole(self) -> SpecForm | None:

@@ -34,6 +34,12 @@ class Declared(StrEnum):
     IGNORE = "ignore"
 
 
+class Preset(StrEnum):
+    """A set of rules that comes along."""
+
+    HEALTH = "health"
+
+
 class Storage(StrEnum):
     """Which numbers a rule is about: the weights of the model, or those of the file."""
 
@@ -156,7 +162,8 @@ class Spec:
 
     `tolerance` is that of declared constraints. `custom_objects` maps a constraint's registered name
     in a model config to what it means. `unconstrained` names classes of layers whose code is known
-    to set no constraint. `splits` cut tensors into parts that rules may name.
+    to set no constraint. `splits` cut tensors into parts that rules may name. `preset` adds rules that
+    come along.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -167,5 +174,6 @@ class Spec:
     unconstrained: frozenset[str] = frozenset()
     ignore: tuple[Suppression, ...] = ()
     splits: tuple[Split, ...] = ()
+    preset: Preset | None = None
     path: str | None = None
     sha256: str | None = None

@@ -236,6 +236,9 @@ class SpecForm(_Strict):
         "exact",
         description="How a violating unit is fixed: to the nearest point, or by Keras' formula.",
     )
+    preset: Literal["health"] = optional(
+        "Rules that come along; ``health``: every weight finite, no weight all one value, scales positive, tied tensors equal."
+    )
     rules: list[RuleForm] = Field(default_factory=list, description="The rules.")
     split: list[SplitForm] = Field(
         default_factory=list, description="Tensors that hold several weights along one axis."

@@ -1,0 +1,157 @@
+"""The preset `health`: what is true of every sound checkpoint, whatever its model.
+
+Every weight is a finite number that the model's own dtype can hold, no weight is all one value, and the
+scales of quantised weights are there, finite and positive. All that is asked of one tensor is
+measured in one pass: its unit is the whole of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ckptclamp.checkpoints.dtypes import DTYPES, Kind
+from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
+from ckptclamp.constraints.soundness import Positive, Sound, Varied
+from ckptclamp.models.families import PartRole
+from ckptclamp.plan.model import Assignment, NotEvaluated, Origin
+from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of, why_not_audited
+from ckptclamp.spec.model import Severity
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.constraints.base import Constraint
+    from ckptclamp.models.families import Part
+    from ckptclamp.plan.model import Entry
+
+WEIGHTS: Final = "health/weights"
+VARIED: Final = "health/varied"
+SCALES: Final = "health/scales"
+TIED: Final = "health/tied"
+"""The ids of its rules; ignore rules and baselines name them. The last one compares tied tensors."""
+
+
+def plan_health(checkpoint: Checkpoint) -> Iterator[Entry]:
+    """Yield what is asked of each tensor of `checkpoint` that holds real numbers."""
+    bound = keras_model(checkpoint)
+    labels = {} if bound is None else bound.distinct_labels
+    parts = parts_of(checkpoint)
+    largest = _largest(checkpoint)
+    for tensor in audited_tensors(checkpoint).values():
+        label = labels.get(tensor.name)
+        if (part := parts.get(tensor.name)) is not None:
+            yield from _of_part(tensor, part)
+        elif (reason := _why_not(tensor)) is not None:
+            yield _not_evaluated(tensor, reason)
+        elif tensor.dtype is not None and tensor.dtype.kind is Kind.FLOAT and tensor.size:
+            yield from _of_weight(tensor, label, largest)
+
+
+def _of_weight(tensor: Tensor, label: str | None, largest: float) -> Iterator[Entry]:
+    """What is asked of one weight; of the state of an optimizer, that it is finite."""
+    if tensor.role is not Role.WEIGHT:
+        yield _assignment(tensor, WEIGHTS, Sound(varied=False), label)
+        return
+    bound = largest if largest < _largest_of(tensor) else math.inf
+    is_matrix = len(tensor.shape) > 1
+    yield _assignment(tensor, WEIGHTS, Sound(bound, varied=is_matrix), label)
+    if not is_matrix and tensor.size > 1:
+        # Vectors begin as ones or zeros, and may rightly stay so; a matrix that does is dead.
+        yield _assignment(tensor, VARIED, Varied(), label, Severity.WARNING)
+
+
+def _of_part(tensor: Tensor, part: Part) -> Iterator[Entry]:
+    """Codes that nobody computes are not evaluated; numbers that scale codes must be positive."""
+    is_float = tensor.dtype is not None and tensor.dtype.kind is Kind.FLOAT
+    if part.role is PartRole.CODES:
+        yield _not_evaluated(tensor, part.reason)
+    elif part.role in (PartRole.SCALES, PartRole.ACTIVATION) and is_float and tensor.size:
+        yield _assignment(tensor, SCALES, Positive(), None)
+    elif is_float and tensor.size:
+        yield _assignment(tensor, WEIGHTS, Sound(varied=False), None)
+
+
+def _assignment(
+    tensor: Tensor,
+    rule: str,
+    constraint: Constraint,
+    label: str | None,
+    severity: Severity = Severity.ERROR,
+) -> Assignment:
+    return Assignment(
+        tensor=tensor,
+        constraint=constraint,
+        axes=tuple(range(len(tensor.shape))),
+        rule=rule,
+        origin=Origin.SPEC,
+        why="preset: health",
+        tolerance=0.0,
+        severity=severity,
+        label=label,
+        unprojected="the health preset shows what is wrong, and mends nothing",
+    )
+
+
+def _why_not(tensor: Tensor) -> str | None:
+    """Why a tensor that may hold real numbers cannot be judged."""
+    if isinstance(tensor.whole.storage, Unreadable) or tensor.dtype is None:
+        return why_not_audited(tensor)
+    return None
+
+
+def _not_evaluated(tensor: Tensor, reason: str) -> NotEvaluated:
+    return NotEvaluated(
+        subject=tensor.name,
+        rule=WEIGHTS,
+        constraint=str(Sound()),
+        origin=Origin.SPEC,
+        reason=reason,
+        tensor=tensor,
+    )
+
+
+def _largest_of(tensor: Tensor) -> float:
+    """The largest number that the dtype of `tensor` holds."""
+    assert tensor.dtype is not None
+    return _maximum(tensor.dtype.name)
+
+
+def _maximum(dtype: str) -> float:
+    import ml_dtypes
+
+    limits: Any = ml_dtypes.finfo
+    return float(limits(DTYPES[dtype].numpy).max)
+
+
+def _largest(checkpoint: Checkpoint) -> float:
+    """The largest number that the model computes with, as far as its config says."""
+    if checkpoint.keras is not None:
+        names = set(_policies(checkpoint.keras.config or {}))
+    else:
+        config = checkpoint.config()
+        names = set() if not isinstance(config, Mapping) else set(_stated(config))
+    known = [name for name in names if name in DTYPES and DTYPES[name].kind is Kind.FLOAT]
+    return max(map(_maximum, known)) if known and len(known) == len(names) else math.inf
+
+
+def _stated(config: Mapping[str, Any]) -> Iterator[str]:
+    """What transformers calls the dtype of a model; the newer key first."""
+    for place in (config, config.get("text_config")):
+        if isinstance(place, Mapping):
+            found = place.get("dtype", place.get("torch_dtype"))
+            if isinstance(found, str):
+                yield found
+
+
+def _policies(config: Mapping[str, Any]) -> Iterator[str]:
+    """The dtypes that the layers of a Keras model compute with: ``mixed_float16`` is float16."""
+    inner = config.get("config")
+    layers = inner.get("layers") if isinstance(inner, Mapping) else None
+    for layer in layers if isinstance(layers, list) else ():
+        settings = layer.get("config") if isinstance(layer, Mapping) else None
+        policy = settings.get("dtype") if isinstance(settings, Mapping) else None
+        if isinstance(policy, Mapping) and isinstance(policy.get("config"), Mapping):
+            policy = policy["config"].get("name")
+        if isinstance(policy, str):
+            yield policy.removeprefix("mixed_")
