@@ -62,9 +62,10 @@ def _of_weight(tensor: Tensor, label: str | None, largest: float) -> Iterator[En
 
 
 def _of_part(tensor: Tensor, part: Part) -> Iterator[Entry]:
-    """Codes that nobody computes are not evaluated; numbers that scale codes must be positive."""
+    """Codes that nobody computes, and parts without the others, are not evaluated; numbers that scale
+    codes must be positive."""
     is_float = tensor.dtype is not None and tensor.dtype.kind is Kind.FLOAT
-    if part.role is PartRole.CODES:
+    if part.role is PartRole.CODES or part.lacks:
         yield _not_evaluated(tensor, part.reason)
     elif part.role in (PartRole.SCALES, PartRole.ACTIVATION) and is_float and tensor.size:
         yield _assignment(tensor, SCALES, Positive(), None)

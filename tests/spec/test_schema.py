@@ -22,6 +22,7 @@ GOOD = {
     "declared": "audit",
     "tolerance": "auto",
     "projection": "exact",
+    "preset": "health",
     "rules": [
         {"tensors": "**/kernel", "constraint": "MaxNorm", "max_value": 2, "axis": [0, 1, 2]},
         {
