@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile
+from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.hdf5.filters import encode_chunk
 from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
 from ckptclamp.checkpoints.reading import as_bytes, read_chunk
-from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,
@@ -147,7 +147,7 @@ class Hdf5Copy(FileCopy):
     def _put_in(self, number: int) -> None:
         """Let a worker write the waiting chunks of one file."""
         source = self.sources[number]
-        task = process.Task(
+        task = sandbox.Task(
             name="write-chunks",
             fd=source.fd,
             path=self.target.path,
@@ -157,7 +157,7 @@ class Hdf5Copy(FileCopy):
             longest=source.size + 2 * self._spooled + _INDEX_ROOM,
             records=self._records(number),
         )
-        process.run(task)
+        sandbox.run(task)
         self.sources[number] = Source.from_fd(source.fd, source.path)
 
     def _records(self, number: int) -> Iterator[bytes]:

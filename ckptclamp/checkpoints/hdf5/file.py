@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.documents import parse_document
 from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.hdf5.answer import Answer, Place
-from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
@@ -85,8 +85,8 @@ def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description
     place = place or Place(0, 0, source.size)
     notes = _check_superblock(source, place)
     seconds = min(_SECONDS + _SECONDS_PER_MIB * (place.length >> 20), _MOST_SECONDS)
-    task = process.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
-    answer = Answer(process.run(task), source.path, place)
+    task = sandbox.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
+    answer = Answer(sandbox.run(task), source.path, place)
     model = _keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(

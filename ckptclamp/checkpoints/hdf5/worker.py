@@ -1,6 +1,6 @@
 """The child that loads the HDF5 library: one file, one task, one answer.
 
-Started by `sandbox.process` as ``main()`` with ``task fd offset length longest`` on its command line:
+Started by `sandbox` as ``main()`` with ``task fd offset length longest`` on its command line:
 where the HDF5 file lies, and how long the file may get by writing. The answer is eight bytes of
 length, big-endian, and that much JSON on standard output. Nothing here is read from a path: the
 file is a window on an inherited descriptor. Chunks that are to be written come through standard
@@ -38,8 +38,7 @@ def main() -> None:
 
 
 def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
-    from ckptclamp.checkpoints.hdf5 import walk
-    from ckptclamp.checkpoints.sandbox import isolation
+    from ckptclamp.checkpoints.hdf5 import isolation, walk
 
     tasks: dict[str, Callable[[Window], dict[str, Any]]] = {
         "describe": walk.describe,
