@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.checkpoint import as_bytes, read_chunk
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile
 from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.hdf5.filters import encode_chunk
 from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
-from ckptclamp.checkpoints.reading import as_bytes, read_chunk
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,
@@ -102,7 +102,7 @@ class Hdf5Copy(FileCopy):
             key = (tensor.name, part.start)
             pending = self._pending.get(key)
             if pending is None:
-                elements = read_chunk(self.sources[chunked.source], tensor, part.start).copy()
+                elements = read_chunk(self.sources[chunked.source], tensor, part.start)
                 pending = _Pending(tensor.name, chunked, tensor.dtype, part.start, self._spooled)
                 self._spooled += elements.nbytes
             else:
