@@ -12,7 +12,6 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
-from ckptclamp.checkpoints.compression import crc32_of
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, write_at, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
@@ -31,7 +30,7 @@ from ckptclamp.checkpoints.keras.zip_members import (
     replace_member,
     verify_member,
 )
-from ckptclamp.checkpoints.source import Limits, Source
+from ckptclamp.checkpoints.source import Limits, Source, crc32_of
 from ckptclamp.checkpoints.tensor import Box, Chunked, Extent, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError
 
