@@ -119,11 +119,7 @@ def _hear(fd: int, deadline: float) -> bytes | None:
 def warm_workers() -> None:
     """From now on the HDF5 worker is a fork of this process, which must not open any HDF5 file."""
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
-    from ckptclamp.checkpoints.hdf5 import (  # noqa: F401 - loaded for the forks
-        isolation,
-        walk,
-        worker,
-    )
+    from ckptclamp.checkpoints.hdf5 import worker  # noqa: F401 - loaded for the forks
 
     replaced = SimpleNamespace(
         Popen=WarmWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired

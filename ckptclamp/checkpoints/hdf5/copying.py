@@ -8,6 +8,7 @@ move chunks and their index; everything that was not to change is compared after
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from ckptclamp.checkpoints.checkpoint import as_bytes, read_chunk
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile
 from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.hdf5.filters import encode_chunk
-from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,
@@ -165,7 +165,8 @@ class Hdf5Copy(FileCopy):
             if pending.chunked.source == number:
                 elements = self._decoded(pending).tobytes()
                 data = encode_chunk(elements, pending.chunked, pending.dtype.itemsize)
-                yield ChunkRecord(pending.name, pending.start, data).encode()
+                chunk = {"name": pending.name, "start": pending.start, "size": len(data)}
+                yield json.dumps(chunk).encode("ascii") + b"\n" + data
 
     def _verify(self, files: set[int]) -> None:
         """Compare files as they are described now with what they were and what was put in."""
