@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import struct
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
 from ckptclamp.checkpoints.documents import parse_document
-from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.hdf5.answer import Answer, Place
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
@@ -31,10 +28,7 @@ _SECONDS = 8.0
 _SECONDS_PER_MIB = 1.0
 _MOST_SECONDS = 300.0
 
-_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
-_METRICS = "metrics/"
 _V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
-_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
 
 
 class Hdf5Checkpoint(Checkpoint):
@@ -90,7 +84,7 @@ def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description
     model = _keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(
-        tensors=_with_roles(tensors, model),
+        tensors=model.named(tensors) if model else tensors,
         keras=model,
         notes=(*notes, *_notes(answer, tensors)),
         isolation=answer.texts("isolation", answer.fields.get("isolation", [])),
@@ -193,60 +187,3 @@ def _format_name(model: KerasModel | None) -> str:
     if model.layout is KerasLayout.V3:
         return "keras-weights-h5"
     return "keras-h5" if model.weights_root or model.config is not None else "keras-h5-weights"
-
-
-def _with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:
-    """Return the tensors with the roles and aliases that Keras' naming gives them."""
-    if model is None:
-        return dict(tensors)
-    aliases = _legacy_aliases(model)
-    named: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        paths = (name, *tensor.aliases)
-        keras_names = (alias for path in paths for alias in aliases.get(path, ()))
-        # What is the name of another tensor, or of this one, is no second name.
-        extra = [a for a in keras_names if a not in tensors and a not in paths]
-        merged = (*tensor.aliases, *dict.fromkeys(extra))
-        roles = [_role(path, tensor, model) for path in paths]
-        # What is a weight by one of its paths is loaded as one, whatever another path says.
-        role = Role.WEIGHT if Role.WEIGHT in roles else roles[0]
-        named[name] = replace(tensor, aliases=merged, role=role)
-    return named
-
-
-def _role(path: str, tensor: Tensor, model: KerasModel) -> Role:
-    """What a dataset is by one of its paths; a legacy file calls groups as its layers are called."""
-    if path.startswith(_OPTIMIZER[model.layout]) and not _is_in_layer(path, model):
-        return Role.OPTIMIZER
-    if model.layout is KerasLayout.LEGACY:
-        return Role.WEIGHT
-    is_seed = _SEED_GENERATOR.search(path) is not None and _is_seed(tensor)
-    return Role.STATE if is_seed or path.startswith(_METRICS) else Role.WEIGHT
-
-
-def _is_in_layer(path: str, model: KerasModel) -> bool:
-    """Whether a path from the root is that of a layer: in a whole-model file they lie deeper."""
-    return not model.weights_root and path.partition("/")[0] in model.layer_names
-
-
-def _is_seed(tensor: Tensor) -> bool:
-    """Whether it is as Keras' seed generator is stored: a user's layer may be called so, too."""
-    return tensor.shape == (2,) and tensor.dtype is not None and tensor.dtype.kind is Kind.INTEGER
-
-
-def _legacy_aliases(model: KerasModel) -> dict[str, list[str]]:
-    """Map dataset paths to the names that Keras gives the weights.
-
-    ``model_weights/dense/dense/kernel:0`` is also ``dense/dense/kernel:0``, and ``dense/kernel:0``
-    where no other layer has a weight of that name.
-    """
-    counts = Counter(weight for weights in model.weight_names.values() for weight in weights)
-    aliases: dict[str, list[str]] = {}
-    for layer, weights in model.weight_names.items():
-        for weight in weights:
-            own = f"{layer}/{weight}"
-            path = f"{model.weights_root}/{own}" if model.weights_root else own
-            known = aliases.setdefault(path, [own])
-            if counts[weight] == 1:
-                known.append(weight)
-    return aliases
