@@ -190,8 +190,7 @@ class ShardedKeras(_Shards):
     format = "keras-weights-shards"
 
     def __init__(self, index: Source, weight_map: WeightMap, shards: Sequence[Source]) -> None:
-        from ckptclamp.checkpoints.hdf5.answer import Place
-        from ckptclamp.checkpoints.hdf5.file import describe_hdf5
+        from ckptclamp.checkpoints.hdf5.file import Place, describe_hdf5
 
         super().__init__(index, weight_map, shards)
         described = [

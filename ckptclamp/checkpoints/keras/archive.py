@@ -24,8 +24,7 @@ from ckptclamp.checkpoints.documents import (
     join_documents,
     parse_document,
 )
-from ckptclamp.checkpoints.hdf5.answer import Place
-from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, describe_hdf5
+from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Place, describe_hdf5
 from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
 from ckptclamp.checkpoints.keras.zip_members import (
     inflate_to_file,
