@@ -87,10 +87,18 @@ class Target(Protocol):
 
 
 class Copy(TensorReader, Protocol):
-    """A byte-for-byte copy of a checkpoint that is being changed and is not yet published."""
+    """Weights that are being changed: those of a stored copy, or of a preview of one."""
 
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
-        """Put `values` (storage dtype, the shape of the box) where `box` of `tensor` lies."""
+        """Put `values` (storage dtype, the shape of the box) where `box` of `tensor` lies.
+
+        Raises:
+            NotWrittenError: the tensor is stored in a way that cannot be overwritten.
+        """
+
+
+class StoredCopy(Copy, Protocol):
+    """A byte-for-byte copy of a checkpoint that is being changed and is not yet published."""
 
     def finish(self) -> None:
         """Bring the container up to date (checksums, chunks that moved); nothing is written after.
@@ -156,7 +164,7 @@ class Checkpoint(ABC):
         return read_box(self.sources, tensor, box, buffer)
 
     @abstractmethod
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """Copy every byte of every file to `target` and return the copy for changes.
 
         Formats hand their files to `copying.FileCopy`, or to a subclass of it where writing takes

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
+from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source, open_all
 from ckptclamp.checkpoints.tensor import Contiguous, KerasLayout, KerasModel, Tensor
@@ -171,7 +171,7 @@ class ShardedSafetensors(_Shards):
     def _entry(name: str) -> str:
         return name
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
         from ckptclamp.checkpoints.copying import FileCopy
 
@@ -224,7 +224,7 @@ class ShardedKeras(_Shards):
                     self._refuse("is named differently in two shards", group)
         return joined
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
         from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
 

@@ -118,7 +118,7 @@ class Hdf5Copy(FileCopy):
         return elements
 
     def finish(self) -> None:
-        """See `Copy.finish`.
+        """See `StoredCopy.finish`.
 
         Raises:
             NotWrittenError: the chunks could not be put in, or something else moved with them.

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Never
 from unicodedata import normalize
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
+from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import parse_document
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
 from ckptclamp.checkpoints.hdf5 import sandbox
@@ -79,7 +79,7 @@ class Hdf5Checkpoint(Checkpoint):
         self.keras = description.keras
         self.isolation = description.isolation
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
         from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
+from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, write_at, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
@@ -93,7 +93,7 @@ class KerasArchive(Checkpoint):
         """The archive."""
         return self.sources[:1]
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
         chunked = any(isinstance(tensor.storage, Chunked) for tensor in self.tensors.values())
         if self.weights.method == STORED and not chunked:
@@ -163,7 +163,7 @@ class _PatchedArchive(FileCopy):
         self._weights = archive.weights
 
     def finish(self) -> None:
-        """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
+        """See `StoredCopy.finish`; the checksum is written in the places where the archive keeps it."""
         if self.changed:
             copy, member = self.sources[0], self._weights
             crc = struct.pack("<I", crc32_of(copy, member.data, member.stored))
@@ -207,11 +207,11 @@ class _RebuiltArchive:
 
     @property
     def files(self) -> Sequence[Source]:
-        """See `Copy.files`; the target closes it."""
+        """See `StoredCopy.files`; the target closes it."""
         return (Source.from_fd(self._fd, self._target.path),)
 
     def finish(self) -> None:
-        """See `Copy.finish`; members other than the weights are copied as they are packed.
+        """See `StoredCopy.finish`; members other than the weights are copied as they are packed.
 
         Raises:
             NotWrittenError: the archive cannot be written, or would need zip64 fields.
@@ -222,7 +222,7 @@ class _RebuiltArchive:
             self._write_archive()
 
     def flush(self) -> None:
-        """See `Copy.flush`."""
+        """See `StoredCopy.flush`."""
         with writing(self._target.path):
             os.fsync(self._fd)
 
@@ -239,7 +239,7 @@ class _RebuiltArchive:
             copy_bytes(source, self._fd)
 
     def reopen(self) -> Checkpoint:
-        """See `Copy.reopen`."""
+        """See `StoredCopy.reopen`."""
         source = Source.from_fd(os.dup(self._fd), self._target.path)
         return KerasArchive(source, self._archive.limits)
 
@@ -287,7 +287,7 @@ class KerasDirectory(Checkpoint):
         """The weights, the config and the metadata."""
         return (*self.sources, *self._documents)
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """Copy every file of the directory; see `Checkpoint.copy_to`."""
         from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
 
