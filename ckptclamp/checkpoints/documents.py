@@ -34,7 +34,6 @@ MAX_BYTES = 64 << 20
 
 _MAX_DEPTH = 256
 _MAX_CONFIG_BYTES = 8 << 20
-_MAX_CONFIG_DEPTH = 64
 _QUANTISATION_KEYS = ("quantization_config", "compression_config")
 
 _MAX_CONTAINERS = 4_000_000
@@ -84,6 +83,13 @@ def parse_document(data: bytes, what: str, path: Path) -> dict[str, Any]:
     return document
 
 
+def read_document(source: Source, what: str, most: int = MAX_BYTES) -> dict[str, Any]:
+    """Parse a document that fills `source`, of `most` bytes at most; raises as `parse_document`."""
+    if source.size > most:
+        raise RefusedError(f"is {source.size} bytes long, too much for a {what}", path=source.path)
+    return parse_document(source.read_at(0, source.size), what, source.path)
+
+
 def join_documents(
     path: Path,
     weights: KerasModel | None,
@@ -115,7 +121,8 @@ def stated_quantisation(
     if dtypes.isdisjoint(CODE_DTYPES) or not os.path.lexists(path):
         return None
     try:
-        config = _config(path, follow_symlinks=follow_symlinks)
+        with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
+            config = read_document(source, CONFIG, _MAX_CONFIG_BYTES)
     except UnreadableError as error:
         return Unreadable(f"{CONFIG}: {error.message}")
     return _quantisation(config)
@@ -187,25 +194,6 @@ class _Reader:
         if math.isinf(value):
             self.refuse(f"holds the number {literal[:40]}, which overflows")
         return value
-
-
-def _config(path: Path, *, follow_symlinks: bool) -> Mapping[str, Any]:
-    with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
-        if source.size > _MAX_CONFIG_BYTES:
-            raise RefusedError(
-                f"is over {_MAX_CONFIG_BYTES >> 20} MiB, too large for a config", path=path
-            )
-        config = parse_strict(
-            source.read_at(0, source.size),
-            max_depth=_MAX_CONFIG_DEPTH,
-            max_bytes=_MAX_CONFIG_BYTES,
-            what="config",
-            allow_infinity=True,
-            path=path,
-        )
-    if not isinstance(config, dict):
-        raise RefusedError("is no JSON object", path=path)
-    return config
 
 
 def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

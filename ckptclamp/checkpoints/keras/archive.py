@@ -23,6 +23,7 @@ from ckptclamp.checkpoints.documents import (
     WEIGHTS,
     join_documents,
     parse_document,
+    read_document,
 )
 from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Place, describe_hdf5
 from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
@@ -274,8 +275,8 @@ class KerasDirectory(Checkpoint):
         self.sources = (files[0],)
         self._documents = tuple(files[1:])
         self._follow_symlinks = follow_symlinks
-        config = _document_in(files[1], CONFIG)
-        metadata = _document_in(files[2], METADATA) if len(files) > 2 else None
+        config = read_document(files[1], CONFIG)
+        metadata = read_document(files[2], METADATA) if len(files) > 2 else None
         description = describe_hdf5(files[0])
         self.keras = join_documents(path, description.keras, config, metadata)
         self.tensors = description.tensors
@@ -327,10 +328,3 @@ class KerasDirectory(Checkpoint):
 
 def _refuse_unread(error: OSError) -> NoReturn:
     raise NotWrittenError(f"cannot be copied: {error.strerror}", path=error.filename) from error
-
-
-def _document_in(file: Source, name: str) -> dict[str, Any]:
-    if file.size > MAX_BYTES:
-        reason = f"is {file.size} bytes long, too much for a {name}"
-        raise RefusedError(reason, path=file.path)
-    return parse_document(file.read_at(0, file.size), name, file.path)
