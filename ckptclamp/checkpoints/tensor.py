@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.checkpoints.dtypes import Kind, StorageDType
+from ckptclamp.checkpoints.dtypes import StorageDType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -188,11 +186,6 @@ class KerasLayout(StrEnum):
     """By class and position, ``layers/dense/vars/0``: ``.keras``, ``.weights.h5`` and shards."""
 
 
-_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
-_METRICS = "metrics/"
-_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
-
-
 @dataclass(frozen=True, slots=True)
 class KerasModel:
     """What a Keras file says of the model beside its weights; nothing in it is ever instantiated.
@@ -212,57 +205,6 @@ class KerasModel:
     layer_names: tuple[str, ...] = ()
     weight_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     group_names: Mapping[str, str | None] = field(default_factory=dict)
-
-    def named(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors with the roles and aliases that Keras' naming gives them."""
-        aliases = self._legacy_aliases()
-        named: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            paths = (name, *tensor.aliases)
-            keras_names = (alias for path in paths for alias in aliases.get(path, ()))
-            # What is the name of another tensor, or of this one, is no second name.
-            extra = [a for a in keras_names if a not in tensors and a not in paths]
-            merged = (*tensor.aliases, *dict.fromkeys(extra))
-            roles = [self._role(path, tensor) for path in paths]
-            # What is a weight by one of its paths is loaded as one, whatever another path says.
-            role = Role.WEIGHT if Role.WEIGHT in roles else roles[0]
-            named[name] = replace(tensor, aliases=merged, role=role)
-        return named
-
-    def _role(self, path: str, tensor: Tensor) -> Role:
-        """What a dataset is by one of its paths; a legacy file calls groups as its layers are called."""
-        if path.startswith(_OPTIMIZER[self.layout]) and not self._is_in_layer(path):
-            return Role.OPTIMIZER
-        if self.layout is KerasLayout.LEGACY:
-            return Role.WEIGHT
-        is_seed = _SEED_GENERATOR.search(path) is not None and _is_seed(tensor)
-        return Role.STATE if is_seed or path.startswith(_METRICS) else Role.WEIGHT
-
-    def _is_in_layer(self, path: str) -> bool:
-        """Whether a path from the root is that of a layer: in a whole-model file they lie deeper."""
-        return not self.weights_root and path.partition("/")[0] in self.layer_names
-
-    def _legacy_aliases(self) -> dict[str, list[str]]:
-        """Map dataset paths to the names that Keras gives the weights.
-
-        ``model_weights/dense/dense/kernel:0`` is also ``dense/dense/kernel:0``, and
-        ``dense/kernel:0`` where no other layer has a weight of that name.
-        """
-        counts = Counter(weight for weights in self.weight_names.values() for weight in weights)
-        aliases: dict[str, list[str]] = {}
-        for layer, weights in self.weight_names.items():
-            for weight in weights:
-                own = f"{layer}/{weight}"
-                path = f"{self.weights_root}/{own}" if self.weights_root else own
-                known = aliases.setdefault(path, [own])
-                if counts[weight] == 1:
-                    known.append(weight)
-        return aliases
-
-
-def _is_seed(tensor: Tensor) -> bool:
-    """Whether it is as Keras' seed generator is stored: a user's layer may be called so, too."""
-    return tensor.shape == (2,) and tensor.dtype is not None and tensor.dtype.kind is Kind.INTEGER
 
 
 @dataclass(frozen=True, slots=True)

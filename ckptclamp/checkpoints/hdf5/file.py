@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Never
 from unicodedata import normalize
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
-from ckptclamp.checkpoints.documents import parse_document
+from ckptclamp.checkpoints.documents import keras_named, parse_document
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
 from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.tensor import (
@@ -116,7 +116,7 @@ def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description
     model = _keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(
-        tensors=model.named(tensors) if model else tensors,
+        tensors=keras_named(tensors, model) if model else tensors,
         keras=model,
         notes=(*notes, *_notes(answer, tensors)),
         isolation=answer.texts("isolation", answer.fields.get("isolation", [])),
