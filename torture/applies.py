@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ckptclamp
-from ckptclamp.checkpoints.compression import fastest_zlib
+from ckptclamp.checkpoints.source import fastest_zlib
 from torture.mutating import FIXTURES
 
 _INPUTS = {

@@ -22,7 +22,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from ckptclamp.checkpoints.sandbox import process
+from ckptclamp.checkpoints.hdf5 import sandbox
 
 T = TypeVar("T")
 
@@ -119,13 +119,12 @@ def _hear(fd: int, deadline: float) -> bytes | None:
 def warm_workers() -> None:
     """From now on the HDF5 worker is a fork of this process, which must not open any HDF5 file."""
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
-    from ckptclamp.checkpoints.hdf5 import walk, worker  # noqa: F401 - loaded for the forks
-    from ckptclamp.checkpoints.sandbox import isolation  # noqa: F401
+    from ckptclamp.checkpoints.hdf5 import worker  # noqa: F401 - loaded for the forks
 
     replaced = SimpleNamespace(
         Popen=WarmWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
-    vars(process)["subprocess"] = replaced
+    vars(sandbox)["subprocess"] = replaced
 
 
 class WarmWorker:

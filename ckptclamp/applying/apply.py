@@ -29,7 +29,7 @@ from ckptclamp.auditing.audit import (
 )
 from ckptclamp.auditing.options import AuditOptions, Opening
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
-from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
+from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
@@ -196,7 +196,7 @@ class _Job:
 
     def _verify(
         self,
-        copy: Copy,
+        copy: StoredCopy,
         digests: Digests,
         before: AuditReport,
         changes: Sequence[TensorChange],
@@ -204,7 +204,7 @@ class _Job:
     ) -> AuditReport:
         """Audit what was written, as it is stored.
 
-        What was not written is, byte for byte, what the first audit judged: `Copy.compare` has seen
+        What was not written is, byte for byte, what the first audit judged: `StoredCopy.compare` has seen
         to it.
         """
         written = self._affected({change.tensor for change in changes})

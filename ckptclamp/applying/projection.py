@@ -12,14 +12,13 @@ from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
+from ckptclamp.constraints.whole import WholeUnitConstraint
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
 from ckptclamp.engine.units import project_whole_units
-from ckptclamp.engine.whole import project_whole
 from ckptclamp.plan.build import Assignment
 from ckptclamp.spec.model import Projection
 
@@ -146,15 +145,8 @@ def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projec
 
 def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> Projected:
     constraint, tolerance = assignment.constraint, assignment.projection_tolerance
-    if isinstance(constraint, WholeTensorConstraint):
-        return project_whole(
-            work.copy,
-            assignment.tensor,
-            constraint,
-            work.running.memory,
-            tolerance,
-            projection=work.projection,
-        )
+    if not constraint.streaming:
+        return _project_whole(work, assignment)
     if isinstance(constraint, WholeUnitConstraint):
         return project_whole_units(
             work.copy,
@@ -178,4 +170,19 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
         pool=work.pool,
         progress=work.progress,
         known=known,
+    )
+
+
+def _project_whole(work: Work, assignment: Assignment) -> Projected:
+    from ckptclamp.constraints.whole import WholeTensorConstraint
+    from ckptclamp.engine.whole import project_whole
+
+    assert isinstance(assignment.constraint, WholeTensorConstraint)
+    return project_whole(
+        work.copy,
+        assignment.tensor,
+        assignment.constraint,
+        work.running.memory,
+        assignment.projection_tolerance,
+        projection=work.projection,
     )

@@ -363,8 +363,7 @@ def or_not_written(path: Path) -> Iterator[None]:
         raise NotWrittenError(reason, path=path) from error
 
 
-_NOREPLACE = 1
-_EXCHANGE = 2
+_NOREPLACE, _EXCHANGE = 1, 2
 
 
 def rename_new(directory: int, old: str, new: str) -> None:

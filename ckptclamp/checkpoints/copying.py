@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ckptclamp.checkpoints.reading import as_bytes, read_box, read_view
+from ckptclamp.checkpoints.checkpoint import as_bytes, read_box, read_view
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,
@@ -53,7 +53,7 @@ _NO_BYTES = "it has no bytes of its own to overwrite"
 
 
 class FileCopy:
-    """A `Copy` of one regular file, or of several in a directory.
+    """A `StoredCopy` of one regular file, or of several in a directory.
 
     `files` are the name inside the target and the source of each file: first those that hold
     weights, in the order that `Contiguous.source` and `Chunked.source` count them, then the others.
@@ -155,27 +155,27 @@ class FileCopy:
 
     @property
     def files(self) -> Sequence[Source]:
-        """See `Copy.files`."""
+        """See `StoredCopy.files`."""
         return self.sources
 
     def finish(self) -> None:
-        """See `Copy.finish`; a container that keeps nothing beside the weights has nothing to do."""
+        """See `StoredCopy.finish`; a container that keeps nothing beside the weights has nothing to do."""
 
     def flush(self) -> None:
-        """See `Copy.flush`."""
+        """See `StoredCopy.flush`."""
         for source in self.sources:
             with writing(source.path):
                 os.fsync(source.fd)
 
     def compare(self, jobs: int) -> None:
-        """See `Copy.compare`."""
+        """See `StoredCopy.compare`."""
         for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
             # Files without weights may be closed by now; nothing was able to write to their copies.
             if original.fd >= 0:
                 compare_bytes(original, copy, self.may_differ(number), jobs)
 
     def reopen(self) -> Checkpoint:
-        """See `Copy.reopen`."""
+        """See `StoredCopy.reopen`."""
         return self._reopen([source.duplicate() for source in self.sources])
 
 
@@ -325,9 +325,7 @@ def _close(fd: int) -> None:
 
 
 class Preview:
-    """Reads from the checkpoint and forgets what is written. Stands where a `Copy` stands."""
-
-    files = ()
+    """A `Copy` of nothing: reads from the checkpoint, and forgets what is written."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -337,23 +335,6 @@ class Preview:
         return self._checkpoint.read(tensor, box, buffer)
 
     def write(self, tensor: Tensor, box: Box, values: NDArray[Any]) -> None:
-        """Forget `values`.
-
-        Raises:
-            NotWrittenError: a copy could not hold them either.
-        """
+        """Forget `values`; raises where a copy could not hold them either."""
         if isinstance(tensor.whole.storage, Constant):
             raise NotWrittenError(_NO_BYTES, path=self._checkpoint.path, tensor=tensor.name)
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def compare(self, jobs: int) -> None:
-        """Do nothing."""
-
-    def reopen(self) -> Checkpoint:
-        """There is nothing to open."""
-        raise NotImplementedError

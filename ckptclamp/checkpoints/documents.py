@@ -1,7 +1,8 @@
-"""Untrusted JSON, read so that it has one meaning: no duplicates, no depth, no surprises.
+"""What a checkpoint says of its model: documents, which are untrusted JSON, and Keras' names.
 
-Parsers differ in what they make of a duplicate key, a lone surrogate or ``1e999``; a file that uses
-one of these can say one thing to this program and another to the next.
+JSON is read so that it has one meaning: no duplicates, no depth, no surprises. Parsers differ in what
+they make of a duplicate key, a lone surrogate or ``1e999``; a file that uses one of these can say one
+thing to this program and another to the next.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never
 
-from ckptclamp.checkpoints.dtypes import CODE_DTYPES
+from ckptclamp.checkpoints.dtypes import CODE_DTYPES, Kind
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Unreadable
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor, Unreadable
 from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ MAX_BYTES = 64 << 20
 
 _MAX_DEPTH = 256
 _MAX_CONFIG_BYTES = 8 << 20
-_MAX_CONFIG_DEPTH = 64
+_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
+_METRICS = "metrics/"
+_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
 _QUANTISATION_KEYS = ("quantization_config", "compression_config")
 
 _MAX_CONTAINERS = 4_000_000
@@ -84,6 +87,13 @@ def parse_document(data: bytes, what: str, path: Path) -> dict[str, Any]:
     return document
 
 
+def read_document(source: Source, what: str, most: int = MAX_BYTES) -> dict[str, Any]:
+    """Parse a document that fills `source`, of `most` bytes at most; raises as `parse_document`."""
+    if source.size > most:
+        raise RefusedError(f"is {source.size} bytes long, too much for a {what}", path=source.path)
+    return parse_document(source.read_at(0, source.size), what, source.path)
+
+
 def join_documents(
     path: Path,
     weights: KerasModel | None,
@@ -100,6 +110,61 @@ def join_documents(
         raise RefusedError(f"{WEIGHTS} is laid out as a legacy file", path=path)
     version = (metadata or {}).get("keras_version")
     return replace(model, config=config, version=version if isinstance(version, str) else None)
+
+
+def keras_named(tensors: Mapping[str, Tensor], model: KerasModel) -> dict[str, Tensor]:
+    """Return the tensors with the roles and aliases that Keras' naming gives them."""
+    aliases = _legacy_aliases(model)
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        paths = (name, *tensor.aliases)
+        keras_names = (alias for path in paths for alias in aliases.get(path, ()))
+        # What is the name of another tensor, or of this one, is no second name.
+        extra = [a for a in keras_names if a not in tensors and a not in paths]
+        merged = (*tensor.aliases, *dict.fromkeys(extra))
+        roles = [_role(path, tensor, model) for path in paths]
+        # What is a weight by one of its paths is loaded as one, whatever another path says.
+        role = Role.WEIGHT if Role.WEIGHT in roles else roles[0]
+        named[name] = replace(tensor, aliases=merged, role=role)
+    return named
+
+
+def _role(path: str, tensor: Tensor, model: KerasModel) -> Role:
+    """What a dataset is by one of its paths; a legacy file calls groups as its layers are called."""
+    if path.startswith(_OPTIMIZER[model.layout]) and not _is_in_layer(path, model):
+        return Role.OPTIMIZER
+    if model.layout is KerasLayout.LEGACY:
+        return Role.WEIGHT
+    is_seed = _SEED_GENERATOR.search(path) is not None and _is_seed(tensor)
+    return Role.STATE if is_seed or path.startswith(_METRICS) else Role.WEIGHT
+
+
+def _is_in_layer(path: str, model: KerasModel) -> bool:
+    """Whether a path from the root is that of a layer: in a whole-model file they lie deeper."""
+    return not model.weights_root and path.partition("/")[0] in model.layer_names
+
+
+def _is_seed(tensor: Tensor) -> bool:
+    """Whether it is as Keras' seed generator is stored: a user's layer may be called so, too."""
+    return tensor.shape == (2,) and tensor.dtype is not None and tensor.dtype.kind is Kind.INTEGER
+
+
+def _legacy_aliases(model: KerasModel) -> dict[str, list[str]]:
+    """Map dataset paths to the names that Keras gives the weights.
+
+    ``model_weights/dense/dense/kernel:0`` is also ``dense/dense/kernel:0``, and ``dense/kernel:0``
+    where no other layer has a weight of that name.
+    """
+    counts = Counter(weight for weights in model.weight_names.values() for weight in weights)
+    aliases: dict[str, list[str]] = {}
+    for layer, weights in model.weight_names.items():
+        for weight in weights:
+            own = f"{layer}/{weight}"
+            path = f"{model.weights_root}/{own}" if model.weights_root else own
+            known = aliases.setdefault(path, [own])
+            if counts[weight] == 1:
+                known.append(weight)
+    return aliases
 
 
 def stated_quantisation(
@@ -126,7 +191,8 @@ def config_beside(path: Path, *, follow_symlinks: bool) -> Mapping[str, Any] | U
     if not os.path.lexists(path):
         return None
     try:
-        return _config(path, follow_symlinks=follow_symlinks)
+        with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
+            return read_document(source, CONFIG, _MAX_CONFIG_BYTES)
     except UnreadableError as error:
         return Unreadable(f"{CONFIG}: {error.message}")
 
@@ -197,25 +263,6 @@ class _Reader:
         if math.isinf(value):
             self.refuse(f"holds the number {literal[:40]}, which overflows")
         return value
-
-
-def _config(path: Path, *, follow_symlinks: bool) -> Mapping[str, Any]:
-    with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
-        if source.size > _MAX_CONFIG_BYTES:
-            raise RefusedError(
-                f"is over {_MAX_CONFIG_BYTES >> 20} MiB, too large for a config", path=path
-            )
-        config = parse_strict(
-            source.read_at(0, source.size),
-            max_depth=_MAX_CONFIG_DEPTH,
-            max_bytes=_MAX_CONFIG_BYTES,
-            what="config",
-            allow_infinity=True,
-            path=path,
-        )
-    if not isinstance(config, dict):
-        raise RefusedError("is no JSON object", path=path)
-    return config
 
 
 def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

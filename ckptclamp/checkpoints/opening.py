@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.documents import (
     CONFIG,
     METADATA,
     WEIGHTS,
     config_beside,
-    parse_strict,
     stated_quantisation,
 )
 from ckptclamp.checkpoints.source import MAX_HEADER_BYTES, Limits, Source
@@ -48,8 +47,6 @@ CHECKPOINTS = (".safetensors", ".h5", ".keras", *SHARDS)
 PARTS = (CONFIG, METADATA, *CHECKPOINTS)
 """How the names of files end that belong to a directory that is a checkpoint."""
 
-_INDEX_BYTES = 64 << 20
-_INDEX_DEPTH = 8
 _PREFIX = 4096
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HDF5_USER_BLOCKS = (512, 1024, 2048)
@@ -179,47 +176,9 @@ def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits
 
             return KerasArchive(source, limits)
         case Kind.JSON:
-            return _open_index(source, follow_symlinks, limits.header)
+            from ckptclamp.checkpoints.sharded import open_index
 
-
-def _open_index(source: Source, follow_symlinks: bool, header_limit: int) -> Checkpoint:
-    """Open a sharded set by its index: the names of its shards tell of which format."""
-    if source.size > _INDEX_BYTES:
-        raise RefusedError(
-            f"is {source.size} bytes of JSON; an index has at most {_INDEX_BYTES}",
-            path=source.path,
-        )
-    data = source.read_at(0, source.size)
-    index: Any = parse_strict(
-        data, max_depth=_INDEX_DEPTH, max_bytes=_INDEX_BYTES, what="index", path=source.path
-    )
-    shards = _shard_names(index)
-    if shards and all(name.endswith(".safetensors") for name in shards):
-        from ckptclamp.checkpoints.safetensors_index import open_safetensors_index
-
-        return open_safetensors_index(
-            source, index, follow_symlinks=follow_symlinks, header_limit=header_limit
-        )
-    if shards and all(name.endswith(".weights.h5") for name in shards):
-        from ckptclamp.checkpoints.keras.files import open_keras_shards
-
-        return open_keras_shards(source, follow_symlinks=follow_symlinks)
-    raise NotACheckpointError(
-        "not a checkpoint: JSON without a weight_map of shards",
-        path=source.path,
-        hint="name the checkpoint, or the index of its shards",
-    )
-
-
-def _shard_names(index: object) -> set[str]:
-    """Return the names of files in a ``weight_map``; each value is a name or a list of names."""
-    entries = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(entries, dict):
-        return set()
-    values = [
-        v for entry in entries.values() for v in (entry if isinstance(entry, list) else [entry])
-    ]
-    return {value for value in values if isinstance(value, str)}
+            return open_index(source, follow_symlinks=follow_symlinks, header_limit=limits.header)
 
 
 def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkpoint:
@@ -229,7 +188,7 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), path=path) from error
     if names >= KERAS_DIRECTORY:
-        from ckptclamp.checkpoints.keras.files import open_keras_directory
+        from ckptclamp.checkpoints.keras.archive import open_keras_directory
 
         directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
         _check_limits(directory, limits)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
+from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
 from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES, Source
@@ -76,7 +76,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self.metadata = header.metadata
         self._header_limit = header_limit
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """See `Checkpoint.copy_to`."""
         from ckptclamp.checkpoints.copying import FileCopy
 

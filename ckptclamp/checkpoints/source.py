@@ -1,6 +1,7 @@
 """Regular files that weights are read from: opened once, read by `pread`, watched for changes.
 
-`Limits` say how much of them is too much, `Digests` hash them beside other work.
+`Limits` say how much of them is too much, `Digests` hash them beside other work, `crc32_of` takes a
+zip archive's checksum of a part.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import zlib
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
     from pathlib import Path
+    from types import ModuleType
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
 
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 _SMALL = 1 << 20
 """Files up to this size are hashed where the digests are asked for: a thread would cost more."""
+_PIECE = 32 << 20
+"""How much of a file one thread takes the checksum of."""
+_CRC32 = 0xEDB88320
+"""The polynomial of CRC-32; the highest bit is the coefficient of x to the power 0."""
 _RWF_DONTCACHE = 0x80
 """Linux 6.14 and later: pages that a read has to bring into the page cache leave it afterwards."""
 
@@ -286,15 +294,91 @@ def sha256(source: Source, stop: Event | None = None) -> str:
     import hashlib  # starts OpenSSL, and large files are not hashed unasked
 
     digest = hashlib.sha256()
-    size = os.fstat(source.fd).st_size
-    buffer = memoryview(bytearray(min(_BLOCK, size)))
-    for offset in range(0, size, _BLOCK):
+    for block in _buffered(source, 0, os.fstat(source.fd).st_size):
         if stop is not None and stop.is_set():
             break
-        block = buffer[: size - offset]
-        source.read_into(block, offset)
         digest.update(block)
     return digest.hexdigest()
+
+
+def _buffered(source: Source, offset: int, length: int) -> Iterator[memoryview]:
+    """Yield `length` bytes from `offset` on in blocks, each good until the next one is asked for."""
+    buffer = memoryview(bytearray(min(_BLOCK, length)))
+    for at in range(0, length, _BLOCK):
+        block = buffer[: length - at]
+        source.read_into(block, offset + at)
+        yield block
+
+
+def crc32_of(source: Source, offset: int, length: int) -> int:
+    """Return the CRC-32 of `length` bytes of `source` from `offset` on; threads take pieces of it.
+
+    Raises:
+        UnreadableError: the bytes are not there.
+    """
+    pieces = [(offset + at, min(_PIECE, length - at)) for at in range(0, length, _PIECE)]
+    if len(pieces) < 2:
+        return _crc32(source, offset, length)
+    from concurrent.futures import ThreadPoolExecutor
+
+    crc = 0
+    with ThreadPoolExecutor(default_jobs(), thread_name_prefix="crc32") as pool:
+        parts = pool.map(lambda piece: _crc32(source, *piece), pieces)
+        for part, (_, size) in zip(parts, pieces, strict=True):
+            crc = crc32_of_both(crc, part, size)
+    return crc
+
+
+def _crc32(source: Source, offset: int, length: int) -> int:
+    crc, update = 0, fastest_zlib().crc32
+    for block in _buffered(source, offset, length):
+        crc = update(block, crc)
+    return crc
+
+
+def crc32_of_both(first: int, second: int, length: int) -> int:
+    """Return the CRC-32 of some bytes and `length` more, from those of the two.
+
+    A CRC is a remainder of polynomials; more bytes behind the first ones multiply these by a power
+    of x, as in zlib's `crc32_combine`.
+    """
+    return _product(_power(8 * length), first) ^ second
+
+
+@lru_cache(maxsize=64)
+def _power(exponent: int) -> int:
+    """Return x to the power `exponent`, modulo the polynomial."""
+    result, square = 1 << 31, 1 << 30
+    while exponent:
+        if exponent & 1:
+            result = _product(square, result)
+        square = _product(square, square)
+        exponent >>= 1
+    return result
+
+
+def _product(a: int, b: int) -> int:
+    """Multiply two polynomials modulo the polynomial of CRC-32."""
+    result = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            result ^= b
+        b = b >> 1 ^ (_CRC32 if b & 1 else 0)
+    return result
+
+
+@cache
+def fastest_zlib() -> ModuleType:
+    """Return zlib-ng where it is installed, or else zlib, of which it is a faster copy.
+
+    It is for inflating and for checksums. Faster inflaters than this were written anew, and differ in
+    which broken streams they refuse. Nothing is deflated with it: its bytes are not those of zlib.
+    """
+    try:
+        from zlib_ng import zlib_ng
+    except ImportError:
+        return zlib
+    return zlib_ng
 
 
 def default_jobs() -> int:

@@ -1,6 +1,6 @@
 """What a checkpoint is made of, as plain frozen data: which tensors, and where their bytes lie.
 
-A format module describes a file in these words and holds no weights; `reading` then fetches weights
+A format module describes a file in these words and holds no weights; `checkpoint` then fetches weights
 from the places that are named here. Nothing in this module opens a file.
 """
 

@@ -1,15 +1,14 @@
-"""Constraints by name: the built-in ones, under the names that Keras and its users give them."""
+"""Constraints by name: the built-in ones, under the names that Keras and its users give them.
+
+A constraint's module is imported when it is first asked for.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
-from ckptclamp.constraints.linear import CenterAround, Clip, Finite, MaxLInfNorm, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, MinNorm, UnitNorm
-from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
-from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,22 +16,23 @@ if TYPE_CHECKING:
 
     from ckptclamp.constraints.base import Constraint
 
-BUILTIN: dict[str, type[Constraint]] = {
-    "MaxNorm": MaxNorm,
-    "MinMaxNorm": MinMaxNorm,
-    "UnitNorm": UnitNorm,
-    "NonNeg": NonNeg,
-    "Clip": Clip,
-    "CenterAround": CenterAround,
-    "RadialConstraint": RadialConstraint,
-    "Finite": Finite,
-    "MinNorm": MinNorm,
-    "MaxLInfNorm": MaxLInfNorm,
-    "MaxL1Norm": MaxL1Norm,
-    "Simplex": Simplex,
-    "MaxNonZero": MaxNonZero,
-    "Sparsity": Sparsity,
+BUILTIN = {
+    "MaxNorm": "norms",
+    "MinMaxNorm": "norms",
+    "UnitNorm": "norms",
+    "NonNeg": "linear",
+    "Clip": "linear",
+    "CenterAround": "linear",
+    "RadialConstraint": "whole",
+    "Finite": "linear",
+    "MinNorm": "norms",
+    "MaxLInfNorm": "linear",
+    "MaxL1Norm": "l1",
+    "Simplex": "l1",
+    "MaxNonZero": "sparsity",
+    "Sparsity": "sparsity",
 }
+"""The names of the classes, and the modules that hold them."""
 
 _ALIASES = {
     spelling: name
@@ -52,7 +52,7 @@ def canonical(name: str) -> str | None:
 
 def arguments_of(name: str) -> tuple[str, ...]:
     """The arguments of a built-in constraint's constructor."""
-    return tuple(field.name for field in _fields(BUILTIN[name]))
+    return tuple(field.name for field in _fields(name))
 
 
 def make(name: str, arguments: Mapping[str, Any]) -> Constraint:
@@ -64,7 +64,7 @@ def make(name: str, arguments: Mapping[str, Any]) -> Constraint:
     known = canonical(name)
     if known is None:
         raise UsageError(f"unknown constraint {name!r}", hint=suggestion(name, BUILTIN))
-    fields = _fields(BUILTIN[known])
+    fields = _fields(known)
     for argument in arguments:
         if argument not in [field.name for field in fields]:
             hint = suggestion(argument, arguments_of(known), known)
@@ -72,7 +72,7 @@ def make(name: str, arguments: Mapping[str, Any]) -> Constraint:
     for field in fields:
         if field.default is dataclasses.MISSING and field.name not in arguments:
             raise UsageError(f"{known} needs {field.name}")
-    return BUILTIN[known](**arguments)
+    return _class(known)(**arguments)
 
 
 def suggestion(word: str, known: Iterable[str], owner: str | None = None) -> str:
@@ -89,6 +89,13 @@ def suggestion(word: str, known: Iterable[str], owner: str | None = None) -> str
     return f"{owner} has {listed}" if listed else f"{owner} takes none"
 
 
-def _fields(constraint: type[Constraint]) -> tuple[dataclasses.Field[Any], ...]:
+def _class(name: str) -> type[Constraint]:
+    module = importlib.import_module(f"ckptclamp.constraints.{BUILTIN[name]}")
+    constraint: type[Constraint] = getattr(module, name)
+    return constraint
+
+
+def _fields(name: str) -> tuple[dataclasses.Field[Any], ...]:
+    constraint = _class(name)
     assert dataclasses.is_dataclass(constraint)
     return dataclasses.fields(constraint)

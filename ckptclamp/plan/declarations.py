@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.registry import make
-from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
@@ -240,6 +239,10 @@ def _why(declaration: Declaration) -> str:
 
 def _only_audited(constraint: Constraint) -> str | None:
     """Keras' own formula goes on moving kernels that conform, so a projection has to be asked for."""
+    if constraint.streaming:
+        return None
+    from ckptclamp.constraints.whole import RadialConstraint
+
     if not isinstance(constraint, RadialConstraint):
         return None
     return "a declared RadialConstraint is only audited; a rule of the spec has it projected"

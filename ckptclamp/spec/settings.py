@@ -12,11 +12,12 @@ because the working directory may be a checkpoint that somebody else made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptclamp.errors import NotACheckpointError, UnreadableError, UsageError
+from ckptclamp.errors import UnreadableError, UsageError
 
 OWN_FILE = "ckptclamp.toml"
 PROJECT_FILE = "pyproject.toml"
@@ -126,15 +127,10 @@ def _is_index(file: Path) -> bool:
     from ckptclamp.checkpoints.source import Source
 
     try:
-        source = Source.open(file)
+        with closing(Source.open(file)) as source:
+            return sniff(source) is Kind.JSON
     except UnreadableError:
         return False  # whoever opens it will say why
-    try:
-        return sniff(source) is Kind.JSON
-    except NotACheckpointError:
-        return False
-    finally:
-        source.close()
 
 
 def _upward(start: Path) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 Of YAML this takes mappings, sequences and scalars, and reads plain scalars as YAML 1.2 does: ``1e-3``
 is a number and ``on`` is a word. What lets two readers differ, or a small file cost much, is an
 error: duplicate keys, anchors, aliases, merge keys, tags, several documents, ``010`` (8 or 10?), NaN.
-PyYAML's pure-Python parser gives the events; the data are built from these without recursion.
+PyYAML's pure-Python parser gives the events; the data are built from these, no deeper than `MAX_DEPTH`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import yaml
 
 from ckptclamp.errors import SpecProblem
-
-if TYPE_CHECKING:
-    import yaml
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -65,165 +64,131 @@ def read_yaml(raw: bytes) -> Document:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         return _broken("is not UTF-8", (line, error.start - raw.rfind(b"\n", 0, error.start)))
-    return _Builder().build(text)
+    try:
+        return _Reader(text).read()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
+        return _broken(f"is not YAML: {error.problem or error.context}", place)
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
+        return _broken(f"is not YAML: {error.reason}", place)
+    except _TooMuchError as error:
+        return _broken(str(error), error.place)
 
 
 def _broken(message: str, place: Place = (1, 1)) -> Document:
     return Document(problems=[SpecProblem(message, *place)])
 
 
-@dataclass(slots=True)
-class _Open:
-    """A mapping or sequence whose end has not come yet.
+class _TooMuchError(Exception):
+    """What makes a document too large or too deep begins at `place`."""
 
-    `key` is the key whose value comes next; `refused` says that the value is to be dropped.
-    """
-
-    container: dict[str, Any] | list[Any]
-    path: Keys
-    key: str = ""
-    refused: bool = False
-    awaits_key: bool = True
+    def __init__(self, message: str, event: yaml.Event) -> None:
+        super().__init__(message)
+        self.place = _place(event)
 
 
-class _Builder:
+class _Reader:
     """Builds a `Document` from PyYAML's events."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         self.document = Document()
-        self.open: list[_Open] = []
+        self.events = enumerate(yaml.parse(text, Loader=yaml.SafeLoader))
 
-    def build(self, text: str) -> Document:
-        import yaml
-
-        try:
-            for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-                if count > MAX_EVENTS:
-                    return _broken(f"holds more than {MAX_EVENTS} values", _place(event))
-                if not self._take(event):
-                    break
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            place = (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
-            return _broken(f"is not YAML: {error.problem or error.context}", place)
-        except yaml.reader.ReaderError as error:
-            before = text[: error.position]
-            place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
-            return _broken(f"is not YAML: {error.reason}", place)
-        self.document.values.setdefault((), (1, 1))
+    def read(self) -> Document:
+        """Read the one document that there should be."""
+        self.document.values[()] = (1, 1)
+        self.next()  # the stream begins
+        if isinstance(self.next(), yaml.DocumentStartEvent):
+            self.document.data = self.value(self.next(), ())
+            self.next()  # the document ends
+            if isinstance(event := self.next(), yaml.DocumentStartEvent):
+                self.problem(event, "holds several documents; a spec is one")
         return self.document
 
-    def _take(self, event: yaml.Event) -> bool:
-        """Take one event; false where nothing after it can be trusted."""
-        import yaml
+    def next(self) -> yaml.Event:
+        count, event = next(self.events)
+        if count > MAX_EVENTS:
+            raise _TooMuchError(f"holds more than {MAX_EVENTS} values", event)
+        return event
 
-        match event:
-            case yaml.DocumentStartEvent() if self.document.values:
-                self._problem(event, "holds several documents; a spec is one")
-                return False
-            case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
-                return self._begin(event)
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                self.open.pop()
-            case yaml.ScalarEvent():
-                self._scalar(event)
-            case yaml.AliasEvent():
-                self._problem(event, "aliases are not read", "write the value out")
-                self._put(event, None)
-        return True
-
-    def _begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> bool:
-        import yaml
-
-        self._refuse_marks(event)
-        if len(self.open) >= MAX_DEPTH:
-            self.document = _broken(f"is nested deeper than {MAX_DEPTH} levels", _place(event))
-            return False
-        if self._wants_key():
-            self._problem(event, "a key must be a word, not a mapping or a sequence")
-            self.document.data = None
-            return False
-        container: dict[str, Any] | list[Any]
-        container = [] if isinstance(event, yaml.SequenceStartEvent) else {}
-        self.open.append(_Open(container, self._put(event, container)))
-        return True
-
-    def _scalar(self, event: yaml.ScalarEvent) -> None:
-        self._refuse_marks(event)
-        event.value = self._joined(event)
-        if self._wants_key():
-            self._key(event)
-        else:
-            self._put(event, self._value(event))
-
-    def _key(self, event: yaml.ScalarEvent) -> None:
-        inside = self.open[-1]
-        path = (*inside.path, event.value)
-        inside.key, inside.awaits_key, inside.refused = event.value, False, True
-        if event.value == "<<" and event.implicit[0]:
-            self._problem(event, "merge keys are not read", "write the keys out")
-        elif path in self.document.keys:
-            line = self.document.keys[path][0]
-            self._problem(event, f"the key {event.value!r} is there twice, first in line {line}")
-        else:
-            inside.refused = False
-            self.document.keys[path] = _place(event)
-
-    def _wants_key(self) -> bool:
-        if not self.open:
-            return False
-        return isinstance(self.open[-1].container, dict) and self.open[-1].awaits_key
-
-    def _put(self, event: yaml.Event, value: object) -> Keys:
-        """Put a value where it belongs and remember its place."""
-        path: Keys = ()
-        if not self.open:
-            self.document.data = value
-        elif isinstance(container := self.open[-1].container, list):
-            path = (*self.open[-1].path, len(container))
-            container.append(value)
-        else:
-            path = self._value_of_key(self.open[-1], container, value)
+    def value(self, event: yaml.Event, path: Keys, depth: int = 1) -> object:
+        """Read the value that begins with `event`, and remember its place."""
         self.document.values[path] = _place(event)
-        return path
+        if isinstance(event, yaml.AliasEvent):
+            self.problem(event, "aliases are not read", "write the value out")
+            return None
+        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+        self.refuse_marks(event)
+        if isinstance(event, yaml.ScalarEvent):
+            return self.scalar(event)
+        if depth > MAX_DEPTH:
+            raise _TooMuchError(f"is nested deeper than {MAX_DEPTH} levels", event)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self.mapping(path, depth)
+        items: list[Any] = []
+        while not isinstance(event := self.next(), yaml.SequenceEndEvent):
+            items.append(self.value(event, (*path, len(items)), depth + 1))
+        return items
 
-    @staticmethod
-    def _value_of_key(inside: _Open, mapping: dict[str, Any], value: object) -> Keys:
-        inside.awaits_key = True
-        if inside.refused:
-            # It stands beside the tree, so that it does not take another one's place.
-            return (*inside.path, -1, inside.key)
-        mapping[inside.key] = value
-        return (*inside.path, inside.key)
+    def mapping(self, path: Keys, depth: int) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        while not isinstance(event := self.next(), yaml.MappingEndEvent):
+            key = self.key(event, path, depth)
+            # What is refused stands beside the tree, so that it does not take another one's place.
+            inner = (*path, -1) if key is None else (*path, key)
+            value = self.value(self.next(), inner, depth + 1)
+            if key is not None:
+                mapping[key] = value
+        return mapping
 
-    def _value(self, event: yaml.ScalarEvent) -> object:
+    def key(self, event: yaml.Event, path: Keys, depth: int) -> str | None:
+        """Read a key of the mapping at `path`; ``None`` for one whose value is to be dropped."""
+        if not isinstance(event, yaml.ScalarEvent):
+            self.problem(event, "a key must be a word, not a mapping or a sequence")
+            self.value(event, (*path, -1), depth + 1)
+            return None
+        self.refuse_marks(event)
+        key = self.joined(event)
+        if key == "<<" and event.implicit[0]:
+            self.problem(event, "merge keys are not read", "write the keys out")
+            return None
+        if (first := self.document.keys.get((*path, key))) is not None:
+            self.problem(event, f"the key {key!r} is there twice, first in line {first[0]}")
+            return None
+        self.document.keys[*path, key] = _place(event)
+        return key
+
+    def scalar(self, event: yaml.ScalarEvent) -> object:
+        text = self.joined(event)
         if not event.implicit[0]:
-            return event.value
+            return text
         try:
-            return plain_scalar(event.value)
+            return plain_scalar(text)
         except ValueError as error:
             message, _, hint = str(error).partition("; ")
-            self._problem(event, message, hint or None)
+            self.problem(event, message, hint or None)
             return None
 
-    def _joined(self, event: yaml.ScalarEvent) -> str:
+    def joined(self, event: yaml.ScalarEvent) -> str:
         """The text with surrogate pairs, as JSON escapes write them, made into characters."""
         text: str = event.value
         try:
             return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         except UnicodeDecodeError:
-            self._problem(event, "half of a surrogate pair is no character")
+            self.problem(event, "half of a surrogate pair is no character")
             return text.encode("utf-8", "replace").decode()
 
-    def _refuse_marks(self, event: yaml.NodeEvent) -> None:
+    def refuse_marks(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         """Refuse anchors, which aliases refer to, and tags, which change what a value is."""
         if event.anchor is not None:
-            self._problem(event, f"anchors (&{event.anchor}) are not read")
-        tag = getattr(event, "tag", None)
-        if tag is not None:
-            self._problem(event, f"tags ({tag}) are not read")
+            self.problem(event, f"anchors (&{event.anchor}) are not read")
+        if event.tag is not None:
+            self.problem(event, f"tags ({event.tag}) are not read")
 
-    def _problem(self, event: yaml.Event, message: str, hint: str | None = None) -> None:
+    def problem(self, event: yaml.Event, message: str, hint: str | None = None) -> None:
         self.document.problems.append(SpecProblem(message, *_place(event), hint=hint))
 
 

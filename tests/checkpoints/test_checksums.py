@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints import compression
-from ckptclamp.checkpoints.compression import crc32_of, crc32_of_both
-from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints import source as module
+from ckptclamp.checkpoints.source import Source, crc32_of, crc32_of_both
 from ckptclamp.errors import UnreadableError
 
 
@@ -27,8 +26,8 @@ def test_pieces_and_blocks_make_the_checksum_of_the_part(
     length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Wherever pieces and blocks end, and whatever stands before and behind the part."""
-    monkeypatch.setattr(compression, "_PIECE", 100)
-    monkeypatch.setattr(compression, "_BLOCK", 7)
+    monkeypatch.setattr(module, "_PIECE", 100)
+    monkeypatch.setattr(module, "_BLOCK", 7)
     data = bytes(i * i % 251 for i in range(1100))
     (tmp_path / "file").write_bytes(data)
     source = Source.open(tmp_path / "file")

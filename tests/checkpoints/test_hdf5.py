@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.hdf5.answer import Answer, Place
-from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint
+from ckptclamp.checkpoints.hdf5 import sandbox
+from ckptclamp.checkpoints.hdf5.file import Answer, Hdf5Checkpoint, Place
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Chunked,
@@ -534,9 +533,9 @@ def test_slow_worker(path: Path) -> None:
     """A file that stalls the library is given up, in a plain sentence."""
     written(path, lambda file: file.create_dataset("w", data=np.ones(3)))
     with closing(Source.open(path)) as source:
-        task = process.Task("describe", source.fd, path, 0, source.size, seconds=0.0)
+        task = sandbox.Task("describe", source.fd, path, 0, source.size, seconds=0.0)
         with pytest.raises(UnreadableError, match="did not finish within 0 s"):
-            process.run(task)
+            sandbox.run(task)
 
 
 def test_environment_does_not_reach_the_worker(

@@ -9,7 +9,7 @@ import pytest
 
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.keras.files import open_keras_directory
+from ckptclamp.checkpoints.keras.archive import open_keras_directory
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, RefusedError
 from tests.checkpoints.contract import Arrays, CheckpointContract

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.errors import UsageError
-from ckptclamp.spec import regular
+from ckptclamp.spec import patterns as module
 from ckptclamp.spec.patterns import PatternChecker, TensorPatterns, literal_head
 
 
@@ -207,7 +207,7 @@ def test_patterns_too_large_together_are_refused():
 @pytest.mark.parametrize("pattern", ["re:.{1000}", "re:" + ".{1000}" * 9, "re:(x*){1000}[z-a]?"])
 def test_checking_is_bounded_too(pattern):
     """A pattern is compiled to be checked: of those that are too large only a few may be."""
-    checker, before = PatternChecker(), regular.compiled.cache_info().misses
+    checker, before = PatternChecker(), module.compiled.cache_info().misses
     refused = []
     for i in range(2_000):
         try:
@@ -215,7 +215,7 @@ def test_checking_is_bounded_too(pattern):
         except UsageError as error:
             refused.append(error)
     assert refused
-    assert regular.compiled.cache_info().misses - before < 500
+    assert module.compiled.cache_info().misses - before < 500
 
 
 def test_small_patterns_are_bounded_by_their_number():
@@ -228,7 +228,7 @@ def test_small_patterns_are_bounded_by_their_number():
 
 def test_too_little_memory_is_an_error(monkeypatch):
     """Where RE2 has no memory for its states, that is an error and no name that matches nothing."""
-    monkeypatch.setattr(regular, "_GROUP_MEMORY", 1 << 13)
+    monkeypatch.setattr(module, "_GROUP_MEMORY", 1 << 13)
     with pytest.raises(UsageError, match="too large"):
         TensorPatterns([[f"**/a{i}/*"] for i in range(100)])
 

@@ -12,8 +12,8 @@ import pytest
 
 from ckptclamp import audit
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.checkpoints.sandbox import process
-from ckptclamp.checkpoints.sandbox.isolation import SANDBOX_LAYERS
+from ckptclamp.checkpoints.hdf5 import sandbox
+from ckptclamp.checkpoints.hdf5.isolation import SANDBOX_LAYERS
 from ckptclamp.errors import RefusedError, UnreadableError
 from torture.mutating import FIXTURES
 
@@ -24,16 +24,16 @@ REQUIRED = AuditOptions(require_isolation=True)
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Ask the system anew, and forget the answer afterwards."""
-    process.missing_sandbox_layers.cache_clear()
+    sandbox.missing_sandbox_layers.cache_clear()
     yield
-    process.missing_sandbox_layers.cache_clear()
+    sandbox.missing_sandbox_layers.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the walls are those of Linux")
 def test_the_report_names_every_wall(fresh: None):
     """Where the system has all walls, the report says so, and an audit may require them."""
-    if process.missing_sandbox_layers():
-        pytest.skip(f"this kernel lacks {process.missing_sandbox_layers()}")
+    if sandbox.missing_sandbox_layers():
+        pytest.skip(f"this kernel lacks {sandbox.missing_sandbox_layers()}")
     report = audit(MODEL, options=REQUIRED)
     assert report.exit_code == 0
     assert report.checkpoint.isolation == SANDBOX_LAYERS
@@ -42,7 +42,7 @@ def test_the_report_names_every_wall(fresh: None):
 def test_a_missing_wall_is_an_incomplete_audit(fresh: None, monkeypatch: pytest.MonkeyPatch):
     """A system without one of the walls opens nothing where all are required."""
     told = {"isolation": ["rlimits", "seccomp", "no-new-privileges"]}
-    monkeypatch.setattr(process, "run", lambda task: told)
+    monkeypatch.setattr(sandbox, "run", lambda task: told)
     with pytest.raises(UnreadableError, match="lacks landlock") as caught:
         audit(MODEL, options=REQUIRED)
     assert caught.value.exit_code == 3
@@ -66,4 +66,4 @@ def test_the_command_line_has_both(tmp_path: Path):
     assert "at most 64 are read" in done.stderr
     required = [*command, str(MODEL), "--require-isolation"]
     done = subprocess.run(required, capture_output=True, text=True, check=False)
-    assert done.returncode == (3 if process.missing_sandbox_layers() else 0), done.stderr
+    assert done.returncode == (3 if sandbox.missing_sandbox_layers() else 0), done.stderr

@@ -8,6 +8,7 @@ move chunks and their index; everything that was not to change is compared after
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -16,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.checkpoint import as_bytes, read_chunk
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile
+from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.hdf5.filters import encode_chunk
-from ckptclamp.checkpoints.hdf5.worker import ChunkRecord
-from ckptclamp.checkpoints.reading import as_bytes, read_chunk
-from ckptclamp.checkpoints.sandbox import process
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,
@@ -103,7 +103,7 @@ class Hdf5Copy(FileCopy):
             key = (tensor.name, part.start)
             pending = self._pending.get(key)
             if pending is None:
-                elements = read_chunk(self.sources[chunked.source], tensor, part.start).copy()
+                elements = read_chunk(self.sources[chunked.source], tensor, part.start)
                 pending = _Pending(tensor.name, chunked, tensor.dtype, part.start, self._spooled)
                 self._spooled += elements.nbytes
             else:
@@ -119,7 +119,7 @@ class Hdf5Copy(FileCopy):
         return elements
 
     def finish(self) -> None:
-        """See `Copy.finish`.
+        """See `StoredCopy.finish`.
 
         Raises:
             NotWrittenError: the chunks could not be put in, or something else moved with them.
@@ -148,7 +148,7 @@ class Hdf5Copy(FileCopy):
     def _put_in(self, number: int) -> None:
         """Let a worker write the waiting chunks of one file."""
         source = self.sources[number]
-        task = process.Task(
+        task = sandbox.Task(
             name="write-chunks",
             fd=source.fd,
             path=self.target.path,
@@ -158,7 +158,7 @@ class Hdf5Copy(FileCopy):
             longest=source.size + 2 * self._spooled + _INDEX_ROOM,
             records=self._records(number),
         )
-        process.run(task)
+        sandbox.run(task)
         self.sources[number] = Source.from_fd(source.fd, source.path)
 
     def _records(self, number: int) -> Iterator[bytes]:
@@ -166,7 +166,8 @@ class Hdf5Copy(FileCopy):
             if pending.chunked.source == number:
                 elements = self._decoded(pending).tobytes()
                 data = encode_chunk(elements, pending.chunked, pending.dtype.itemsize)
-                yield ChunkRecord(pending.name, pending.start, data).encode()
+                chunk = {"name": pending.name, "start": pending.start, "size": len(data)}
+                yield json.dumps(chunk).encode("ascii") + b"\n" + data
 
     def _verify(self, files: set[int]) -> None:
         """Compare files as they are described now with what they were and what was put in."""

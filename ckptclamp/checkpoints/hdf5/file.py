@@ -1,40 +1,66 @@
-"""HDF5 checkpoints: described by a worker, checked here, and read by `pread`."""
+"""HDF5 checkpoints: described by a worker, which is not believed, and read by `pread`.
+
+The worker has read a file that may have taken it over. So every field of its answer is looked at
+again: types, ranges, products in exact integers, extents inside the file and apart from each other.
+"""
 
 from __future__ import annotations
 
-import re
+import math
 import struct
-from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Never
+from unicodedata import normalize
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
-from ckptclamp.checkpoints.documents import parse_document
-from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.hdf5.answer import Answer, Place
-from ckptclamp.checkpoints.sandbox import process
-from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
+from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
+from ckptclamp.checkpoints.documents import keras_named, parse_document
+from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
+from ckptclamp.checkpoints.hdf5 import sandbox
+from ckptclamp.checkpoints.tensor import (
+    Chunk,
+    Chunked,
+    Constant,
+    Contiguous,
+    KerasLayout,
+    KerasModel,
+    Storage,
+    Tensor,
+    Unreadable,
+)
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ckptclamp.checkpoints.source import Source
 
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 0xFFFF
 _MAX_NOTES = 20
-_SECONDS = 8.0
-_SECONDS_PER_MIB = 1.0
-_MOST_SECONDS = 300.0
+_SECONDS, _MOST_SECONDS = 8.0, 300.0
+"""What a worker may take: one more for each MiB, up to the most."""
 
-_OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
-_METRICS = "metrics/"
 _V3_ROOTS = ("layers/", "_layer_checkpoint_dependencies/")
-_SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
+_MAX_RANK = 32
+_MAX_SIZE = 1 << 63
+_MAX_CHUNK_BYTES = 256 << 20
+_FILTERS = frozenset({"shuffle", "deflate", "fletcher32", "lzf"})
+_SMALLEST_SUPERBLOCK = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an HDF5 file lies: in source number `source`, `length` bytes from `offset` on."""
+
+    source: int
+    offset: int
+    length: int
 
 
 class Hdf5Checkpoint(Checkpoint):
@@ -53,7 +79,7 @@ class Hdf5Checkpoint(Checkpoint):
         self.keras = description.keras
         self.isolation = description.isolation
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
         from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
 
@@ -84,13 +110,13 @@ def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description
     """
     place = place or Place(0, 0, source.size)
     notes = _check_superblock(source, place)
-    seconds = min(_SECONDS + _SECONDS_PER_MIB * (place.length >> 20), _MOST_SECONDS)
-    task = process.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
-    answer = Answer(process.run(task), source.path, place)
+    seconds = min(_SECONDS + (place.length >> 20), _MOST_SECONDS)
+    task = sandbox.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
+    answer = Answer(sandbox.run(task), source.path, place)
     model = _keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(
-        tensors=_with_roles(tensors, model),
+        tensors=keras_named(tensors, model) if model else tensors,
         keras=model,
         notes=(*notes, *_notes(answer, tensors)),
         isolation=answer.texts("isolation", answer.fields.get("isolation", [])),
@@ -113,9 +139,9 @@ def _notes(answer: Answer, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 def _check_superblock(source: Source, place: Place) -> tuple[str, ...]:
     """Refuse what has two readings; return a note about bytes that have none."""
-    head = source.read_at(place.offset, min(2048 + len(SIGNATURE), place.length))
-    if not head.startswith(SIGNATURE):
-        if any(head.startswith(SIGNATURE, start) for start in (512, 1024, 2048)):
+    head = source.read_at(place.offset, min(2048 + len(_SIGNATURE), place.length))
+    if not head.startswith(_SIGNATURE):
+        if any(head.startswith(_SIGNATURE, start) for start in (512, 1024, 2048)):
             raise RefusedError("holds a user block before its HDF5 part", path=source.path)
         raise NotACheckpointError("does not begin as an HDF5 file does", path=source.path)
     base_at = {0: 24, 1: 28, 2: 12, 3: 12}.get(head[8] if len(head) > 8 else -1)
@@ -195,58 +221,180 @@ def _format_name(model: KerasModel | None) -> str:
     return "keras-h5" if model.weights_root or model.config is not None else "keras-h5-weights"
 
 
-def _with_roles(tensors: Mapping[str, Tensor], model: KerasModel | None) -> dict[str, Tensor]:
-    """Return the tensors with the roles and aliases that Keras' naming gives them."""
-    if model is None:
-        return dict(tensors)
-    aliases = _legacy_aliases(model)
-    named: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        paths = (name, *tensor.aliases)
-        keras_names = (alias for path in paths for alias in aliases.get(path, ()))
-        # What is the name of another tensor, or of this one, is no second name.
-        extra = [a for a in keras_names if a not in tensors and a not in paths]
-        merged = (*tensor.aliases, *dict.fromkeys(extra))
-        roles = [_role(path, tensor, model) for path in paths]
-        # What is a weight by one of its paths is loaded as one, whatever another path says.
-        role = Role.WEIGHT if Role.WEIGHT in roles else roles[0]
-        named[name] = replace(tensor, aliases=merged, role=role)
-    return named
+class _Fields:
+    """Fields of a worker's answer, of which those that make no sense raise `RefusedError`.
 
-
-def _role(path: str, tensor: Tensor, model: KerasModel) -> Role:
-    """What a dataset is by one of its paths; a legacy file calls groups as its layers are called."""
-    if path.startswith(_OPTIMIZER[model.layout]) and not _is_in_layer(path, model):
-        return Role.OPTIMIZER
-    if model.layout is KerasLayout.LEGACY:
-        return Role.WEIGHT
-    is_seed = _SEED_GENERATOR.search(path) is not None and _is_seed(tensor)
-    return Role.STATE if is_seed or path.startswith(_METRICS) else Role.WEIGHT
-
-
-def _is_in_layer(path: str, model: KerasModel) -> bool:
-    """Whether a path from the root is that of a layer: in a whole-model file they lie deeper."""
-    return not model.weights_root and path.partition("/")[0] in model.layer_names
-
-
-def _is_seed(tensor: Tensor) -> bool:
-    """Whether it is as Keras' seed generator is stored: a user's layer may be called so, too."""
-    return tensor.shape == (2,) and tensor.dtype is not None and tensor.dtype.kind is Kind.INTEGER
-
-
-def _legacy_aliases(model: KerasModel) -> dict[str, list[str]]:
-    """Map dataset paths to the names that Keras gives the weights.
-
-    ``model_weights/dense/dense/kernel:0`` is also ``dense/dense/kernel:0``, and ``dense/kernel:0``
-    where no other layer has a weight of that name.
+    They are about the file at `path`, or about the tensor `name` in it; `place` is where it lies.
     """
-    counts = Counter(weight for weights in model.weight_names.values() for weight in weights)
-    aliases: dict[str, list[str]] = {}
-    for layer, weights in model.weight_names.items():
-        for weight in weights:
-            own = f"{layer}/{weight}"
-            path = f"{model.weights_root}/{own}" if model.weights_root else own
-            known = aliases.setdefault(path, [own])
-            if counts[weight] == 1:
-                known.append(weight)
-    return aliases
+
+    def __init__(self, fields: dict[str, Any], path: Path, place: Place, name: str = "") -> None:
+        self.fields = fields
+        self.path = path
+        self.place = place
+        self.name = name
+
+    def refuse(self, message: str, tensor: str | None = None) -> Never:
+        """Raise `RefusedError` about the file, or about one tensor in it."""
+        raise RefusedError(message, path=self.path, tensor=tensor or self.name or None)
+
+    def check(self, what: str, sound: bool) -> None:
+        """Refuse `what`, a plural, unless it is `sound`."""
+        if not sound:
+            self.refuse(f"the HDF5 worker's {what} make no sense")
+
+    def texts(self, what: str, values: Any) -> tuple[str, ...]:  # noqa: ANN401 - untrusted JSON
+        """Return `values` if they are a list of strings; `what` names them in messages."""
+        self.check(what, isinstance(values, list) and all(isinstance(v, str) for v in values))
+        return tuple(values)
+
+    def pairs(self, what: str, rows: Any) -> list[list[Any]]:  # noqa: ANN401 - untrusted JSON
+        """Return `rows` if they are a list of lists of two."""
+        sound = isinstance(rows, list) and all(isinstance(r, list) and len(r) == 2 for r in rows)
+        self.check(what, sound)
+        return list(rows)
+
+    def naturals(self, what: str, values: Any, most: int) -> tuple[int, ...]:  # noqa: ANN401 - untrusted JSON
+        """Return `values` if they are at most `most` integers from 0 on; booleans are none."""
+        self.check(what, isinstance(values, list) and len(values) <= most)
+        if values:
+            integers = set(map(type, values)) == {int}
+            self.check(what, integers and 0 <= min(values) <= max(values) < _MAX_SIZE)
+        return tuple(values)
+
+
+class Answer(_Fields):
+    """A worker's answer about a file; what reaches outside of it raises `RefusedError`, too."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by name, with offsets from the start of the source."""
+        rows = self.fields.get("datasets")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            self.refuse("the HDF5 worker's datasets make no sense")
+        names = self.texts("names", [row.get("name") for row in rows])
+        self.check("names", "" not in names)
+        parsed = [
+            _Row(row, self.path, self.place, name).tensor()
+            for row, name in zip(rows, names, strict=True)
+        ]
+        self._refuse_duplicates([name for t in parsed for name in (t.name, *t.aliases)])
+        spans = [(*extent, tensor.name) for tensor in parsed for extent in tensor.extents]
+        self._refuse_overlaps(sorted(spans))
+        return {tensor.name: tensor for tensor in parsed}
+
+    def _refuse_duplicates(self, names: list[str]) -> None:
+        seen: set[str] = set()
+        for name in names:
+            shown = normalize("NFC", name)
+            if shown in seen:
+                self.refuse("two names look the same", tensor=name)
+            seen.add(shown)
+
+    def _refuse_overlaps(self, spans: list[tuple[int, int, str]]) -> None:
+        """Refuse bytes, from start to stop in the source, that no tensor can have alone."""
+        first = self.place.offset + _SMALLEST_SUPERBLOCK
+        last = self.place.offset + self.place.length
+        for start, stop, name in spans:
+            if start < first or stop > last:
+                self.refuse("its bytes lie outside the file", tensor=name)
+        for (_, stop, one), (start, _, other) in pairwise(spans):
+            if start < stop:
+                self.refuse(f"shares its bytes with {one!r}", tensor=other)
+
+
+class _Row(_Fields):
+    """One dataset of the answer."""
+
+    def tensor(self) -> Tensor:
+        shape = self.naturals("shapes", self.fields.get("shape"), _MAX_RANK)
+        aliases = self.texts("aliases", self.fields.get("aliases", []))
+        reason = self.fields.get("reason")
+        if isinstance(reason, str):
+            label = str(self.fields.get("label", ""))
+            return Tensor(self.name, shape, None, Unreadable(reason), aliases, dtype_name=label)
+        dtype = self.dtype()
+        tensor = Tensor(self.name, shape, dtype, Unreadable(""), aliases)
+        return replace(tensor, storage=self.storage(tensor, dtype), dtype_name=dtype.name)
+
+    def dtype(self) -> StorageDType:
+        dtype = DTYPES.get(str(self.fields.get("dtype")))
+        order = self.fields.get("order")
+        if dtype is None or order not in ("<", ">"):
+            self.refuse("the HDF5 worker's datatypes make no sense")
+        return replace(dtype, byte_order=order)
+
+    def storage(self, tensor: Tensor, dtype: StorageDType) -> Storage:
+        layout = self.fields.get("layout")
+        if layout == "chunked":
+            return self.chunked(tensor, dtype)
+        if layout == "constant":
+            return Constant(self.place.source, self.fill(dtype))
+        self.check("storage layouts", layout == "contiguous")
+        place = [self.fields.get("offset"), self.fields.get("stored")]
+        offset, stored = self.naturals("offsets and sizes", place, 2)
+        if stored != tensor.nbytes:
+            self.refuse("its stored size is not what its shape and datatype take")
+        return Contiguous(self.place.source, self.place.offset + offset)
+
+    def chunked(self, tensor: Tensor, dtype: StorageDType) -> Chunked | Unreadable:
+        rank = len(tensor.shape)
+        chunk_shape = self.naturals("chunk shapes", self.fields.get("chunk_shape"), rank)
+        if len(chunk_shape) != rank or 0 in chunk_shape:
+            self.refuse("its chunk shape does not fit its shape")
+        if math.prod(chunk_shape) * dtype.itemsize > _MAX_CHUNK_BYTES:
+            self.refuse(f"its chunks are larger than {_MAX_CHUNK_BYTES >> 20} MiB")
+        filters, level = self.filters(dtype)
+        chunks = self.chunks(tensor, chunk_shape, bool(filters))
+        fill = self.fill(dtype)
+        at_edge = any(n % step for n, step in zip(tensor.shape, chunk_shape, strict=True))
+        if filters == ("shuffle",) and at_edge:
+            # HDF5 can leave chunks at the edge unfiltered without saying so in their filter mask;
+            # any other filter notices.
+            return Unreadable("is shuffled but not compressed, so chunks at its edge are ambiguous")
+        return Chunked(self.place.source, chunk_shape, filters, chunks, fill, deflate_level=level)
+
+    def chunks(
+        self, tensor: Tensor, chunk_shape: tuple[int, ...], filtered: bool
+    ) -> tuple[Chunk, ...]:
+        """The stored chunks. A file may list a million, so they come as one flat list of numbers, for
+        each chunk its start, offset, size and filter mask, and are checked column by column.
+        """
+        rank = len(chunk_shape)
+        values = self.naturals("chunks", self.fields.get("chunks"), _MAX_SIZE)
+        self.check("chunks", len(values) % (rank + 3) == 0)
+        starts = [values[at : at + rank] for at in range(0, len(values), rank + 3)]
+        *axes, offsets, sizes, masks = (values[at :: rank + 3] for at in range(rank + 3))
+        outside = any(
+            any(start % step or start >= stop for start in axis)
+            for axis, step, stop in zip(axes, chunk_shape, tensor.shape, strict=True)
+        )
+        if outside or 0 in sizes:
+            self.refuse("a chunk lies outside its shape, or is empty")
+        if len(set(starts)) != len(starts):
+            self.refuse("lists a chunk twice")
+        whole = math.prod(chunk_shape) * (0 if tensor.dtype is None else tensor.dtype.itemsize)
+        if not filtered and any(size != whole for size in sizes):
+            self.refuse("a chunk's stored size is not what its shape takes")
+        base = self.place.offset
+        chunks = map(Chunk, starts, (base + offset for offset in offsets), sizes, masks)
+        return tuple(sorted(chunks, key=attrgetter("start")))
+
+    def filters(self, dtype: StorageDType) -> tuple[tuple[str, ...], int | None]:
+        """The names of the filters in order, and the level of deflate; each came with its setting."""
+        rows = self.pairs("filters", self.fields.get("filters"))
+        names = tuple(str(name) for name, _ in rows)
+        self.check("filters", _FILTERS.issuperset(names) and len(set(names)) == len(names))
+        settings = dict(rows)
+        if settings.get("shuffle", dtype.itemsize) != dtype.itemsize:
+            # HDF5 unshuffles by this size, whatever the datatype says.
+            self.refuse("its shuffle filter is set for elements of another size")
+        level = settings.get("deflate")
+        return names, None if level is None else min(*self.naturals("levels", [level], 1), 9)
+
+    def fill(self, dtype: StorageDType) -> bytes:
+        value = self.fields.get("fill")
+        try:
+            fill = bytes(dtype.itemsize) if value is None else bytes.fromhex(str(value))
+        except ValueError:
+            fill = b""
+        self.check("fill values", len(fill) == dtype.itemsize)
+        return fill

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptclamp.checkpoints.compression import fastest_zlib
+from ckptclamp.checkpoints.source import fastest_zlib
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""Keras' ``.keras`` archive: a zip of two JSON documents, an HDF5 file of weights, and assets.
+"""Keras' ``.keras`` archive: two JSON documents, an HDF5 file of weights, and assets; zipped or not.
 
 The weights of a stored member are read in place, at their offsets in the archive. A deflated member
-is first inflated into a file without a name. Nothing is ever unpacked by name.
+is first inflated into a file without a name. Nothing is ever unpacked by name. An archive that was
+unpacked is a directory of the same files.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, Target
-from ckptclamp.checkpoints.compression import crc32_of
+from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, write_at, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
@@ -21,9 +23,9 @@ from ckptclamp.checkpoints.documents import (
     WEIGHTS,
     join_documents,
     parse_document,
+    read_document,
 )
-from ckptclamp.checkpoints.hdf5.answer import Place
-from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, describe_hdf5
+from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Place, describe_hdf5
 from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
 from ckptclamp.checkpoints.keras.zip_members import (
     inflate_to_file,
@@ -31,9 +33,9 @@ from ckptclamp.checkpoints.keras.zip_members import (
     replace_member,
     verify_member,
 )
-from ckptclamp.checkpoints.source import Limits, Source
+from ckptclamp.checkpoints.source import Limits, Source, crc32_of, open_all
 from ckptclamp.checkpoints.tensor import Box, Chunked, Extent, Tensor
-from ckptclamp.errors import NotACheckpointError, RefusedError
+from ckptclamp.errors import NotACheckpointError, NotWrittenError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 _NPZ = "model.weights.npz"
 _CONFIG_FLOOR = 1 << 20
 _CONFIG_RATIO = 200
+_MAX_FILES = 400
+"""Files in one directory; each takes a descriptor."""
 
 
 class KerasArchive(Checkpoint):
@@ -90,7 +94,7 @@ class KerasArchive(Checkpoint):
         """The archive."""
         return self.sources[:1]
 
-    def copy_to(self, target: Target) -> Copy:
+    def copy_to(self, target: Target) -> StoredCopy:
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
         chunked = any(isinstance(tensor.storage, Chunked) for tensor in self.tensors.values())
         if self.weights.method == STORED and not chunked:
@@ -160,7 +164,7 @@ class _PatchedArchive(FileCopy):
         self._weights = archive.weights
 
     def finish(self) -> None:
-        """See `Copy.finish`; the checksum is written in the places where the archive keeps it."""
+        """See `StoredCopy.finish`; the checksum is written in the places where the archive keeps it."""
         if self.changed:
             copy, member = self.sources[0], self._weights
             crc = struct.pack("<I", crc32_of(copy, member.data, member.stored))
@@ -204,11 +208,11 @@ class _RebuiltArchive:
 
     @property
     def files(self) -> Sequence[Source]:
-        """See `Copy.files`; the target closes it."""
+        """See `StoredCopy.files`; the target closes it."""
         return (Source.from_fd(self._fd, self._target.path),)
 
     def finish(self) -> None:
-        """See `Copy.finish`; members other than the weights are copied as they are packed.
+        """See `StoredCopy.finish`; members other than the weights are copied as they are packed.
 
         Raises:
             NotWrittenError: the archive cannot be written, or would need zip64 fields.
@@ -219,7 +223,7 @@ class _RebuiltArchive:
             self._write_archive()
 
     def flush(self) -> None:
-        """See `Copy.flush`."""
+        """See `StoredCopy.flush`."""
         with writing(self._target.path):
             os.fsync(self._fd)
 
@@ -236,6 +240,91 @@ class _RebuiltArchive:
             copy_bytes(source, self._fd)
 
     def reopen(self) -> Checkpoint:
-        """See `Copy.reopen`."""
+        """See `StoredCopy.reopen`."""
         source = Source.from_fd(os.dup(self._fd), self._target.path)
         return KerasArchive(source, self._archive.limits)
+
+
+def open_keras_directory(path: Path, *, follow_symlinks: bool = False) -> Checkpoint:
+    """Open a directory with ``config.json``, ``model.weights.h5`` and perhaps ``metadata.json``.
+
+    Raises:
+        RefusedError: a file is a symbolic link (unless those are followed), or has two readings.
+        UnreadableError: a file is missing or damaged.
+    """
+    names = [WEIGHTS, CONFIG]
+    names += [METADATA] if os.path.lexists(path / METADATA) else []
+    with open_all((path / n for n in names), follow_symlinks=follow_symlinks) as files:
+        return KerasDirectory(path, files, follow_symlinks=follow_symlinks)
+
+
+class KerasDirectory(Checkpoint):
+    """A directory.
+
+    `files` are the weights, the config and, where there is one, the metadata; others (assets, or
+    what a user keeps there) are only looked at to be copied.
+    """
+
+    format = "keras-directory"
+    several_files = True
+
+    def __init__(
+        self, path: Path, files: Sequence[Source], *, follow_symlinks: bool = False
+    ) -> None:
+        self.path = path
+        self.sources = (files[0],)
+        self._documents = tuple(files[1:])
+        self._follow_symlinks = follow_symlinks
+        config = read_document(files[1], CONFIG)
+        metadata = read_document(files[2], METADATA) if len(files) > 2 else None
+        description = describe_hdf5(files[0])
+        self.keras = join_documents(path, description.keras, config, metadata)
+        self.tensors = description.tensors
+        self.notes = description.notes
+        self.isolation = description.isolation
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """The weights, the config and the metadata."""
+        return (*self.sources, *self._documents)
+
+    def copy_to(self, target: Target) -> StoredCopy:
+        """Copy every file of the directory; see `Checkpoint.copy_to`."""
+        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
+
+        known = list(zip((WEIGHTS, CONFIG, METADATA), self.files, strict=False))
+        with ExitStack() as opened:
+            others = []
+            for name in self._other_names({name for name, _ in known}):
+                file = Source.open(self.path / name, follow_symlinks=self._follow_symlinks)
+                others.append((name, opened.enter_context(closing(file))))
+            return Hdf5Copy(
+                [*known, *others],
+                target,
+                reopen=lambda files: KerasDirectory(target.path, files[: len(known)]),
+            )
+
+    def _other_names(self, known: set[str]) -> list[str]:
+        """Return the places of all other files in the directory.
+
+        Raises:
+            NotWrittenError: there are too many to be a model's, or a folder cannot be read.
+        """
+        names: list[str] = []
+        for folder, folders, files in os.walk(self.path, onerror=_refuse_unread):
+            here = Path(folder).relative_to(self.path)
+            links = [name for name in folders if (self.path / here / name).is_symlink()]
+            if links:
+                raise NotWrittenError("is a symbolic link to a directory", path=here / links[0])
+            names += [(here / name).as_posix() for name in files]
+            if len(names) > _MAX_FILES:
+                raise NotWrittenError(
+                    f"holds more than {_MAX_FILES} files",
+                    path=self.path,
+                    hint="move what is not the model's out of it",
+                )
+        return sorted(set(names) - known)
+
+
+def _refuse_unread(error: OSError) -> NoReturn:
+    raise NotWrittenError(f"cannot be copied: {error.strerror}", path=error.filename) from error

@@ -7,7 +7,6 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.compression import crc32_of
 from ckptclamp.checkpoints.copying import ScratchFile, write_at
 from ckptclamp.checkpoints.keras.zip_directory import (
     DEFLATED,
@@ -17,7 +16,7 @@ from ckptclamp.checkpoints.keras.zip_directory import (
     Directory,
     Member,
 )
-from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.source import Source, crc32_of
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:

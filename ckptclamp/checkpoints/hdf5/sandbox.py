@@ -92,7 +92,7 @@ def run(task: Task) -> dict[str, Any]:
 @cache
 def missing_sandbox_layers() -> tuple[str, ...]:
     """Return the layers of the sandbox that this system lacks, by trying on a worker without a file."""
-    from ckptclamp.checkpoints.sandbox.isolation import SANDBOX_LAYERS
+    from ckptclamp.checkpoints.hdf5.isolation import SANDBOX_LAYERS
 
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,1 +1,0 @@
-"""The isolated process in which untrusted files are parsed."""
