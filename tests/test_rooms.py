@@ -25,9 +25,9 @@ FLOORS = [
 """From the top down. What stands on one floor may import from that floor and those below."""
 
 MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path.name != "__init__.py"
+    if path.parent != PACKAGE or path.name != "__init__.py"
 }
 
 

@@ -36,7 +36,8 @@ from ckptclamp.checkpoints.tensor import Computed, Role
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import concurrently
 from ckptclamp.errors import Notice
-from ckptclamp.plan.build import Plan, build_plan
+from ckptclamp.plan import Plan
+from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
 from ckptclamp.spec.model import Projection, Spec
 

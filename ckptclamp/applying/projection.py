@@ -19,7 +19,7 @@ from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
 from ckptclamp.engine.whole import project_whole
-from ckptclamp.plan.build import Assignment
+from ckptclamp.plan import Assignment
 from ckptclamp.spec.model import Projection
 
 if TYPE_CHECKING:

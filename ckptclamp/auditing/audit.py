@@ -19,7 +19,8 @@ from ckptclamp.engine.executors import Meter
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Measurement, Request
 from ckptclamp.errors import Notice, UnreadableError, UsageError
-from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
+from ckptclamp.plan import Assignment, NotEvaluated, Plan
+from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Spec, Suppression
 

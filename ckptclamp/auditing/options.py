@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.results import WorstUnit
     from ckptclamp.engine.executors import Progress
-    from ckptclamp.plan.build import Assignment
+    from ckptclamp.plan import Assignment
 
 MEBIBYTE = 1 << 20
 

@@ -24,7 +24,8 @@ from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import NothingEvaluatedError, printable
 from ckptclamp.models.families import Part
-from ckptclamp.plan.build import Assignment, Plan, build_plan
+from ckptclamp.plan import Assignment, Plan
+from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,
     audited_tensors,

@@ -15,7 +15,7 @@ from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.histogram import UnitHistogram
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
-from ckptclamp.plan.build import Assignment
+from ckptclamp.plan import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:

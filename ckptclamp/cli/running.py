@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
     from ckptclamp.cli.options import EngineOptions, ReportOptions, RuleOptions
     from ckptclamp.engine.executors import Progress
-    from ckptclamp.plan.build import Assignment
+    from ckptclamp.plan import Assignment
     from ckptclamp.reports.formats import RenderOptions
     from ckptclamp.reports.writing import Output
     from ckptclamp.spec.model import Spec

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Plan, plan_of
+from ckptclamp.plan import Assignment, Entry, NotEvaluated, Plan, plan_of
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.spec.model import Declared, Spec
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.model import BoundModel
-
-
-__all__ = ["Assignment", "NotEvaluated", "Plan", "build_plan"]
 
 
 def build_plan(

@@ -11,7 +11,7 @@ from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
-from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin
+from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (
     stored,
     tolerance_for,

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
-from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
+from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.tensors import (
     RAW_HINT,
     audited_tensors,

@@ -24,7 +24,7 @@ from ckptclamp.gate.baseline import (
     record,
     render_baseline,
 )
-from ckptclamp.plan.model import Origin
+from ckptclamp.plan import Origin
 
 TODAY = datetime.date(2026, 11, 23)
 

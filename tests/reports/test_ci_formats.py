@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from ckptclamp.plan.model import UnmatchedRule
+from ckptclamp.plan import UnmatchedRule
 from ckptclamp.reports.formats import (
     RenderOptions,
     github,

@@ -18,7 +18,7 @@ from ckptclamp.auditing.results import (
     TensorChange,
 )
 from ckptclamp.errors import Notice
-from ckptclamp.plan.model import Origin, UnmatchedRule
+from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.reports.formats import REPORTERS, RenderOptions, render
 from tests.reports import samples
 
