@@ -19,10 +19,10 @@ from ckptclamp._version import __version__ as __version__
 if TYPE_CHECKING:
     from ckptclamp.applying.apply import ApplyOptions as ApplyOptions
     from ckptclamp.applying.apply import apply as apply
+    from ckptclamp.auditing.audit import AuditOptions as AuditOptions
     from ckptclamp.auditing.audit import audit as audit
     from ckptclamp.auditing.inspection import explain as explain
     from ckptclamp.auditing.inspection import inspect as inspect
-    from ckptclamp.auditing.options import AuditOptions as AuditOptions
     from ckptclamp.auditing.results import ApplyReport as ApplyReport
     from ckptclamp.auditing.results import AuditReport as AuditReport
     from ckptclamp.auditing.results import Verdict as Verdict
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ApplyOptions": "ckptclamp.applying.apply",
     "ApplyReport": "ckptclamp.auditing.results",
-    "AuditOptions": "ckptclamp.auditing.options",
+    "AuditOptions": "ckptclamp.auditing.audit",
     "AuditReport": "ckptclamp.auditing.results",
     "CkptclampError": "ckptclamp.errors",
     "Spec": "ckptclamp.spec.model",

@@ -31,15 +31,14 @@ def assert_conforms(
 
     `spec` is a `Spec`, the path of a YAML file or what such a file would hold; ``None`` judges what
     the model itself declares. `baseline` is the path of known violations. `options` are the fields
-    of `ckptclamp.auditing.options.AuditOptions` (``strict=True``, ``tolerance=0.0``).
+    of `ckptclamp.auditing.audit.AuditOptions` (``strict=True``, ``tolerance=0.0``).
 
     Raises:
         AssertionError: violations, or something could not be evaluated; the message is the report.
         CkptclampError: the checkpoint, the spec or the baseline cannot be read.
     """
     __tracebackhide__ = True
-    from ckptclamp.auditing.audit import audit
-    from ckptclamp.auditing.options import AuditOptions
+    from ckptclamp.auditing.audit import AuditOptions, audit
     from ckptclamp.gate.baseline import compare, load_baseline
 
     known = load_baseline(baseline) if baseline is not None else None

@@ -19,16 +19,17 @@ from ckptclamp.applying.refusals import (
     to_fix,
 )
 from ckptclamp.auditing.audit import (
+    AuditOptions,
+    Opening,
     as_spec,
     audit_plan,
     ignored,
     is_hashed,
-    judge,
     opened,
     summarise,
 )
-from ckptclamp.auditing.options import AuditOptions, Opening
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
+from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs

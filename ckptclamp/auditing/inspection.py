@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.auditing.audit import as_spec, digests_of, opened, summarise
-from ckptclamp.auditing.options import AuditOptions, Running
+from ckptclamp.auditing.audit import AuditOptions, Running, as_spec, digests_of, opened, summarise
 from ckptclamp.auditing.results import CheckpointSummary
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind

@@ -17,9 +17,8 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TypeVar
 
-from ckptclamp.auditing.audit import opened
+from ckptclamp.auditing.audit import AuditOptions, opened
 from ckptclamp.auditing.inspection import TensorSummary, inspect
-from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import NothingEvaluatedError, printable

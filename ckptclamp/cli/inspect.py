@@ -139,8 +139,8 @@ def diff_command(
     Returns 0 unless a gate was set (--max-drift, --max-distance) and does not hold; under a gate a
     tensor that was added, removed or reshaped fails too.
     """
+    from ckptclamp.auditing.audit import Opening
     from ckptclamp.auditing.comparison import compare_checkpoints
-    from ckptclamp.auditing.options import Opening
     from ckptclamp.cli.running import render_options
     from ckptclamp.reports.comparison import render_comparison
 

@@ -14,8 +14,9 @@ import click
 from ckptclamp.cli.parameters import from_settings
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.options import AuditOptions, OnUnit
+    from ckptclamp.auditing.audit import AuditOptions
     from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
+    from ckptclamp.auditing.verdicts import OnUnit
     from ckptclamp.cli.options import EngineOptions, ReportOptions, RuleOptions
     from ckptclamp.engine.executors import Progress
     from ckptclamp.plan import Assignment
@@ -73,7 +74,7 @@ def audit_options(
     **others: Any,  # noqa: ANN401 - fields of AuditOptions
 ) -> AuditOptions:
     """The options of an audit; `reported` is whether a report will state which config was used."""
-    from ckptclamp.auditing.options import AuditOptions
+    from ckptclamp.auditing.audit import AuditOptions
 
     config, source = _model_config(rules.config, isolated=engine.require_isolation, hashed=reported)
     return AuditOptions(
