@@ -14,8 +14,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ckptclamp._version import __version__ as __version__
-
 if TYPE_CHECKING:
     from ckptclamp.applying.apply import ApplyOptions as ApplyOptions
     from ckptclamp.applying.apply import apply as apply
@@ -30,6 +28,9 @@ if TYPE_CHECKING:
     from ckptclamp.errors import CkptclampError as CkptclampError
     from ckptclamp.spec.loader import load_spec as load_spec
     from ckptclamp.spec.model import Spec as Spec
+
+__version__ = "0.1.0"
+"""Read by the build and by ``--version`` too."""
 
 _HOMES = {
     "ApplyOptions": "ckptclamp.applying.apply",

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from ckptclamp.cli.main import cli
+from ckptclamp.cli import cli
 from ckptclamp.constraints.registry import BUILTIN
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports.formats import REPORTERS

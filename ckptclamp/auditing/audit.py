@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp._version import __version__
+from ckptclamp import __version__
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint
