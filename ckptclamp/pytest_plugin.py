@@ -46,7 +46,7 @@ def assert_conforms(
     if known is not None:
         report = compare(report, known)
     if report.exit_code:
-        from ckptclamp.reports.formats import RenderOptions
+        from ckptclamp.reports import RenderOptions
         from ckptclamp.reports.formats.text import render
 
         raise AssertionError("the checkpoint does not conform\n" + render(report, RenderOptions()))

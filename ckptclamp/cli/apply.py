@@ -92,8 +92,7 @@ def apply_command(
 
 
 def _check_output(gate: GateOptions, *, dry_run: bool) -> None:
-    from ckptclamp.reports.formats import REPORTERS
-    from ckptclamp.reports.writing import UNITS
+    from ckptclamp.reports import REPORTERS, UNITS
 
     given = [gate.output is not None, gate.in_place, dry_run]
     if not any(given):

@@ -46,7 +46,7 @@ def judged(report: AuditReport, known: Baseline | None, gate: GateOptions) -> Au
     if known is None and gate.write_baseline is None:
         return report
     from ckptclamp.gate.baseline import compare, record, render_baseline, unfit
-    from ckptclamp.reports.writing import write_whole
+    from ckptclamp.reports import write_whole
 
     if gate.write_baseline is not None:
         reason = unfit(report)
@@ -90,7 +90,7 @@ def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
     try:
         if gate.attest is not None:
             from ckptclamp.gate.attestation import render_attestation
-            from ckptclamp.reports.writing import write_whole
+            from ckptclamp.reports import write_whole
 
             write_whole(gate.attest, render_attestation(report))
     finally:  # the report is written even if the statement cannot be written
@@ -157,7 +157,7 @@ def check_places(
     Raises:
         UsageError: one of `written` is such a place, or cannot be a file.
     """
-    from ckptclamp.reports.writing import check_place
+    from ckptclamp.reports import check_place
 
     kept = [path for path in (*read, _settings_file()) if path is not None]
     taken = {name for path in kept for file in _files(path) for name in _names(file)}

@@ -68,8 +68,8 @@ def init_command(
     from ckptclamp.auditing.starting_spec import SCHEMA, render_spec, starting_spec
     from ckptclamp.cli.gating import check_places
     from ckptclamp.cli.running import audit_options
+    from ckptclamp.reports import write_whole
     from ckptclamp.reports.wording import plural
-    from ckptclamp.reports.writing import write_whole
 
     if schema is not None and no_schema:
         raise click.UsageError("--schema and --no-schema exclude each other")
@@ -98,7 +98,7 @@ def init_command(
 
 def _write_schema(path: Path, *, replaced: bool) -> None:
     """Write the schema; one that is there serves several specs, and stays unless it is replaced."""
-    from ckptclamp.reports.writing import write_whole
+    from ckptclamp.reports import write_whole
 
     if replaced or not path.exists():
         write_whole(path, _spec_schema())

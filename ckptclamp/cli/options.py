@@ -21,7 +21,7 @@ from ckptclamp.cli.parameters import (
 )
 
 if TYPE_CHECKING:
-    from ckptclamp.reports.writing import Output
+    from ckptclamp.reports import Output
     from ckptclamp.spec.model import Units
     from ckptclamp.spec.rules import Axis
 
@@ -239,7 +239,7 @@ engine_options = together(
 
 def _report_format(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
     """Refuse an unknown format before the hour of work that a report may take."""
-    from ckptclamp.reports.formats import reporter_named
+    from ckptclamp.reports import reporter_named
 
     return reporter_named(name).name
 
@@ -248,7 +248,7 @@ def _outputs(
     _ctx: click.Context, _param: click.Parameter, texts: Sequence[str]
 ) -> tuple[Output, ...]:
     """Read every ``FORMAT=PATH``, before the work begins."""
-    from ckptclamp.reports.writing import parse_outputs
+    from ckptclamp.reports import parse_outputs
 
     return tuple(parse_outputs(texts))
 
@@ -273,7 +273,7 @@ def report_option(*short: str, units: bool = True) -> Callable[[F], F]:
 def _complete_format(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> Sequence[str]:
-    from ckptclamp.reports.formats import REPORTERS
+    from ckptclamp.reports import REPORTERS
 
     return [name for name in REPORTERS if name.startswith(incomplete)]
 

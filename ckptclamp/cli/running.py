@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from ckptclamp.cli.options import EngineOptions, ReportOptions, RuleOptions
     from ckptclamp.engine.executors import Progress
     from ckptclamp.plan import Assignment
-    from ckptclamp.reports.formats import RenderOptions
-    from ckptclamp.reports.writing import Output
+    from ckptclamp.reports import Output, RenderOptions
     from ckptclamp.spec.model import Spec
 
 
@@ -138,7 +137,7 @@ def _model_config(
 
 def render_options(reports: ReportOptions) -> RenderOptions:
     """How the report on stdout is to look."""
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
     terminal = sys.stdout.isatty()
     return RenderOptions(
@@ -164,7 +163,7 @@ def _wants_color(choice: str, terminal: bool) -> bool:
 
 def emit(report: AuditReport | ApplyReport, reports: ReportOptions) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
-    from ckptclamp.reports.writing import STDOUT, Output, write_reports
+    from ckptclamp.reports import STDOUT, Output, write_reports
 
     outputs = [*reports.reports, Output(reports.format, STDOUT)]
     write_reports(report, outputs, render_options(reports))
@@ -197,13 +196,13 @@ def _units_output(outputs: tuple[Output, ...]) -> Iterator[OnUnit | None]:
     if not outputs:
         yield None
         return
-    from ckptclamp.reports.writing import UNITS
+    from ckptclamp.reports import UNITS
 
     paths = [Path(output.path) for output in outputs if output.format == UNITS]
     if not paths:
         yield None
         return
-    from ckptclamp.reports.writing import units_file
+    from ckptclamp.reports import units_file
 
     with ExitStack() as opened:
         writers = [opened.enter_context(units_file(path)) for path in paths]

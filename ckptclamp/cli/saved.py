@@ -44,8 +44,8 @@ def report_command(result: Path, reports: ReportOptions) -> None:
     """
     from ckptclamp.cli.gating import check_places, report_files
     from ckptclamp.cli.running import emit
+    from ckptclamp.reports import UNITS
     from ckptclamp.reports.formats.json import read_report
-    from ckptclamp.reports.writing import UNITS
 
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("a saved report has the worst units only; audit lists them all")
@@ -87,7 +87,7 @@ def prune_command(
     AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.
     """
     from ckptclamp.gate.baseline import load_baseline, prune, render_baseline
-    from ckptclamp.reports.writing import write_whole
+    from ckptclamp.reports import write_whole
 
     old = load_baseline(baseline)
     new = prune(old, _report(audited, rules, engine, reports))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ckptclamp.auditing.drift import TensorDrift
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 SCHEMA = "ckptclamp-diff-1"
 

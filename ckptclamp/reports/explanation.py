@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.inspection import Explanation
     from ckptclamp.errors import Notice
     from ckptclamp.plan import Assignment, NotEvaluated
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 _SHOWN_UNMATCHED = 10
 

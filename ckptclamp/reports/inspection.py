@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.inspection import Inspection, NormStatistics, TensorSummary
     from ckptclamp.engine.histogram import Histogram
     from ckptclamp.models.keras.declarations import Declaration
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BARS = 12

@@ -19,7 +19,7 @@ from ckptclamp.auditing.results import (
 )
 from ckptclamp.errors import Notice
 from ckptclamp.plan import Origin, UnmatchedRule
-from ckptclamp.reports.formats import REPORTERS, RenderOptions, render
+from ckptclamp.reports import REPORTERS, RenderOptions, render
 from tests.reports import samples
 
 OPTIONS = RenderOptions(show_suppressed=True, verbose=1)

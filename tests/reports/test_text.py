@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ckptclamp.errors import ExitCode
-from ckptclamp.reports.formats import RenderOptions
+from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.formats.text import render
 from ckptclamp.reports.table import cell_width
 from tests.reports import samples

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 _MOST_FINDINGS = 200
 _MOST_RESULTS = 2000

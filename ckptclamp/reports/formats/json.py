@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 SCHEMA = "ckptclamp-report-1"
 """The name of the format; a change that could break a reader counts it up."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.results import CheckpointSummary, Result
     from ckptclamp.errors import ExitCode
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "1;31", "32", "1;33"
 _LEVEL_COLORS = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _DIM}
