@@ -7,8 +7,7 @@ import pytest
 
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports import RenderOptions
-from ckptclamp.reports.formats.text import render
-from ckptclamp.reports.table import cell_width
+from ckptclamp.reports.formats.text import cell_width, render
 from tests.reports import samples
 
 
