@@ -70,13 +70,16 @@ def apply_command(
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying.apply import ApplyOptions, apply
-    from ckptclamp.cli.gating import check_attest, check_outputs, finish, with_settings
-    from ckptclamp.cli.running import load_rules, reported_options
+    from ckptclamp.cli.running import (
+        check_outputs,
+        finish,
+        load_rules,
+        reported_options,
+    )
     from ckptclamp.spec.model import Projection
 
     _check_output(gate, dry_run=how["dry_run"])
     check_outputs(checkpoint, rules, reports, gate)
-    check_attest(checkpoint, rules, gate)
     spec = load_rules(rules)
     with reported_options(rules, engine, reports, hash=gate.hashed) as audit:
         options = ApplyOptions(
@@ -86,7 +89,6 @@ def apply_command(
             **how,
         )
         report = apply(checkpoint, gate.output, spec, options)
-    report = with_settings(report)
     finish(report, reports, gate)
     ctx.exit(report.exit_code)
 

@@ -66,8 +66,7 @@ def init_command(
     Its first line tells editors which schema to check it by; that is written beside it.
     """
     from ckptclamp.auditing.starting_spec import SCHEMA, render_spec, starting_spec
-    from ckptclamp.cli.gating import check_places
-    from ckptclamp.cli.running import audit_options
+    from ckptclamp.cli.running import audit_options, check_written
     from ckptclamp.reports import write_whole
     from ckptclamp.reports.wording import plural
 
@@ -77,7 +76,7 @@ def init_command(
     named = None if no_schema else schema or folder / SCHEMA
     # On stdout a spec has no place yet, so nothing is put beside it that nobody asked for.
     schema_path = named if schema is not None or output is not None else None
-    check_places((checkpoint, rules.config), (output, schema_path))
+    check_written((checkpoint, rules.config), (output, schema_path))
     for path in (output, schema):
         if path is not None and path.exists() and not force:
             raise UsageError("exists already", path=path, hint="--force replaces it")

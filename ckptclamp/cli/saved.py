@@ -42,14 +42,13 @@ def report_command(result: Path, reports: ReportOptions) -> None:
 
     Return 0 when these are written, whatever the report says: the gate was where it was made.
     """
-    from ckptclamp.cli.gating import check_places, report_files
-    from ckptclamp.cli.running import emit
+    from ckptclamp.cli.running import check_written, emit, report_files
     from ckptclamp.reports import UNITS
     from ckptclamp.reports.formats.json import read_report
 
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("a saved report has the worst units only; audit lists them all")
-    check_places([result], report_files(reports))
+    check_written([result], report_files(reports))
     emit(read_report(result), reports)
 
 

@@ -15,13 +15,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.opening import CHECKPOINTS, PARTS
 from ckptclamp.errors import CkptclampError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO, TextIO
 
-    from ckptclamp.auditing.results import WorstUnit
     from ckptclamp.reports.findings import Report
 
 _CHECKOUTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
@@ -179,6 +179,69 @@ def check_place(path: Path) -> None:
         raise UsageError("a directory would be replaced by this file", path=path)
 
 
+def check_places(
+    read: Iterable[Path | None], written: Iterable[Path | None], copy: Path | None = None
+) -> None:
+    """Refuse to write over what is `read`, into a directory that is a `copy`, or twice.
+
+    A file that is there and has a checkpoint's name is never replaced. Into a directory that is a
+    checkpoint nothing goes that has the name of a part of it; the working directory may be one, so
+    reports may. `None` stands for nothing.
+
+    Raises:
+        UsageError: one of `written` is such a place, or cannot be a file.
+    """
+    kept = [path for path in read if path is not None]
+    taken = {name for path in kept for file in _files(path) for name in known_as(file)}
+    folders = {name for path in kept if path.is_dir() for name in known_as(path)}
+    copied = set() if copy is None else known_as(copy)
+    for path in written:
+        if path is None:
+            continue
+        check_place(path)
+        names = known_as(path)
+        if names & taken or _is_checkpoint(path):
+            raise UsageError("would be overwritten by what is written about it", path=path)
+        around = list(Path(os.path.realpath(path)).parents)
+        is_part = path.name.endswith(PARTS) and bool(known_as(around[0]) & folders)
+        if is_part or any(known_as(folder) & copied for folder in around):
+            raise UsageError(
+                "would become a part of the checkpoint that it is about",
+                path=path,
+                hint="write it outside of that directory",
+            )
+        taken |= names
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """`path`, and what belongs to it if it is a checkpoint of several files.
+
+    Which files an index names is not known before it is read; all that may be shards lie beside it.
+    """
+    yield path
+    inside = path.is_dir()
+    try:
+        entries = list((path if inside else path.parent).iterdir())
+    except OSError:  # whoever opens the checkpoint tells why
+        return
+    yield from (e for e in entries if e.name.endswith(PARTS if inside else CHECKPOINTS))
+
+
+def known_as(path: Path) -> set[str | tuple[int, int]]:
+    """What `path` is known by, since another may lead to the same file: real path, device and inode."""
+    names: set[str | tuple[int, int]] = {os.path.realpath(path)}
+    try:
+        status = path.stat()
+    except OSError:
+        return names
+    return names | {(status.st_dev, status.st_ino)}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    names = (path.name, Path(os.path.realpath(path)).name)
+    return path.is_file() and any(name.endswith(CHECKPOINTS) for name in names)
+
+
 def write_reports(
     report: Report,
     outputs: Sequence[Output],
@@ -258,36 +321,3 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink()
         raise
-
-
-class UnitsWriter:
-    """Writes every violating unit to an open file as JSON Lines, while the audit runs.
-
-    A report keeps the worst few units of a tensor; whoever needs all of them asks for this file. One
-    line is one unit: ``{"tensor", "rule", "index", "measured", "bound", "distance", "excess",
-    "nonfinite"}``, with numbers as in the JSON report.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        from ckptclamp.auditing.results import WorstUnit
-        from ckptclamp.reports.codec import codec, json_text
-
-        self._file = file
-        self._text, self._unit, self._json = codec(str).encode, codec(WorstUnit).encode, json_text
-
-    def write(self, tensor: str, rule: str, unit: WorstUnit) -> None:
-        """Write one violating unit of `tensor` under `rule`, both by their full names."""
-        named = {"tensor": self._text(tensor), "rule": self._text(rule)}
-        line = self._json(named | self._unit(unit))
-        self._file.write(line.encode() + b"\n")
-
-
-@contextmanager
-def units_file(path: Path) -> Iterator[UnitsWriter]:
-    """A writer whose file appears at `path` when the block ends well, and not at all otherwise.
-
-    Raises:
-        CkptclampError: the file could not be written (exit 3).
-    """
-    with whole_file(path) as file:
-        yield UnitsWriter(file)
