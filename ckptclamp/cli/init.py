@@ -19,7 +19,7 @@ from ckptclamp.cli.options import (
     gather,
     verbosity_options,
 )
-from ckptclamp.cli.parameters import PATH, Fraction, option
+from ckptclamp.cli.parameters import PATH, SHARE, option
 from ckptclamp.errors import UsageError, printable
 
 
@@ -28,7 +28,7 @@ from ckptclamp.errors import UsageError, printable
 @option("-o", "--output", type=PATH, help="Where the spec goes; else stdout.")
 @option(
     "--headroom",
-    type=Fraction(),
+    type=SHARE,
     default="10%",
     show_default=True,
     metavar="PERCENT",

@@ -23,7 +23,7 @@ from ckptclamp.cli.options import (
     units_options,
     verbosity_options,
 )
-from ckptclamp.cli.parameters import PATH, Fraction, option, outside_settings
+from ckptclamp.cli.parameters import PATH, SHARE, option, outside_settings
 
 
 @click.command("inspect")
@@ -96,13 +96,13 @@ def explain_command(
 @click.argument("new", type=PATH, callback=outside_settings)
 @option(
     "--max-drift",
-    type=Fraction(),
+    type=SHARE,
     metavar="PERCENT",
     help="Fail if the norm of a unit changed by more (5%, or 0.05).",
 )
 @option(
     "--max-distance",
-    type=Fraction(),
+    type=SHARE,
     metavar="PERCENT",
     help="Fail if the weights of a unit moved by more of its old norm.",
 )

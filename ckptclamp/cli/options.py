@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptclamp.cli.parameters import (
+    AXES,
     PATH,
-    Axes,
-    Size,
+    SIZE,
     option,
     outside_settings,
     settings_option,
@@ -126,13 +126,13 @@ config_option = option(
 units_options = together(
     option(
         "--axis",
-        type=Axes(),
+        type=AXES,
         metavar="AXES",
         help="The axes that a norm is taken over: 0, or 0,1,2, or all.",
     ),
     option(
         "--unit-axis",
-        type=Axes(),
+        type=AXES,
         metavar="AXES",
         help="The axes that are kept: one unit for each index.",
     ),
@@ -194,7 +194,7 @@ symlinks_option = option(
 engine_options = together(
     option(
         "--memory",
-        type=Size(),
+        type=SIZE,
         default="256MiB",
         show_default=True,
         help="Budget for weights in memory.",
@@ -208,7 +208,7 @@ engine_options = together(
     ),
     option(
         "--header-limit",
-        type=Size(),
+        type=SIZE,
         default="16MiB",
         show_default=True,
         help="Maximum header size of a safetensors file.",
@@ -223,7 +223,7 @@ engine_options = together(
     ),
     option(
         "--unpacked-limit",
-        type=Size(),
+        type=SIZE,
         default="1TiB",
         show_default=True,
         help="How many bytes may all that is compressed unpack to.",
