@@ -10,7 +10,6 @@ review.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from ckptclamp.errors import (
     UnreadableError,
     UsageError,
 )
-from ckptclamp.reports.codec import MisfitError, codec
+from ckptclamp.reports.codec import MisfitError, codec, json_text
 
 SCHEMA = "ckptclamp-baseline-1"
 
@@ -110,8 +109,7 @@ def render_baseline(baseline: Baseline) -> str:
     lines = []
     for entry in sorted(baseline.entries, key=lambda entry: entry.identity):
         members = {name: value for name, value in encode(entry).items() if value is not None}
-        line = json.dumps(members, allow_nan=False)
-        lines.append("  " + line.replace("##", r"#\u0023"))  # a CI log takes `##[` for a command
+        lines.append("  " + json_text(members))
     entries = "[\n" + ",\n".join(lines) + "\n ]" if lines else "[]"
     return f'{{\n "schema": "{SCHEMA}",\n "entries": {entries}\n}}\n'
 
