@@ -77,9 +77,9 @@ def audit_command(
 
     check_outputs(checkpoint, rules, reports, gate)
     spec = load_rules(rules)
-    known = read_baseline(gate)
+    known = read_baseline(checkpoint, gate)
     with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
         report = audit(checkpoint, spec, options)
-    report = judged(report, known, gate)
+    report = judged(report, checkpoint, known, gate)
     finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))

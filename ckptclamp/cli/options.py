@@ -92,6 +92,7 @@ class GateOptions:
     in_place: bool = False
     baseline: Path | None = None
     write_baseline: Path | None = None
+    checkpoint_name: str | None = None
 
     @property
     def hashed(self) -> bool | None:
@@ -323,6 +324,12 @@ attest_option = option(
     help="Write an in-toto attestation: which bytes, which spec, which answer.",
 )
 
+name_option = option(
+    "--checkpoint-name",
+    metavar="NAME",
+    help="What a baseline knows the checkpoint by; by default its path from the project's settings "
+    "or from the baseline.",
+)
 baseline_options = together(
     option(
         "--baseline",
@@ -334,4 +341,5 @@ baseline_options = together(
         type=PATH,
         help="Record today's violations as accepted.",
     ),
+    name_option,
 )

@@ -232,10 +232,13 @@ def progress_bar(reports: ReportOptions) -> Iterator[Progress | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def read_baseline(gate: GateOptions) -> Baseline | None:
+def read_baseline(checkpoint: Path, gate: GateOptions) -> Baseline | None:
     """Read the baseline to compare with, or the one whose reasons a new one keeps.
 
     Called before the audit, so that a wrong path costs no hour of measuring.
+
+    Raises:
+        UsageError: it cannot be read, or would be replaced by that of another checkpoint.
     """
     old, new = gate.baseline, gate.write_baseline
     if old is not None and new is not None and not from_settings("baseline"):
@@ -243,33 +246,42 @@ def read_baseline(gate: GateOptions) -> Baseline | None:
     path = old if new is None else new if new.exists() else None
     if path is None:
         return None
-    from ckptclamp.gate.baseline import load_baseline
+    from ckptclamp.gate.baseline import checkpoint_identity, load_baseline, refuse_another
 
-    return load_baseline(path)
+    known = load_baseline(path)
+    if new is not None:
+        refuse_another(known, checkpoint_identity(checkpoint, new, gate.checkpoint_name))
+    return known
 
 
-def judged(report: AuditReport, known: Baseline | None, gate: GateOptions) -> AuditReport:
+def judged(
+    report: AuditReport, checkpoint: Path, known: Baseline | None, gate: GateOptions
+) -> AuditReport:
     """Write the baseline if that is asked for, and mark what it knows.
 
     None is written from an audit that did not judge what it was to: its exit code is not 0 anyway.
     """
-    if known is None and gate.write_baseline is None:
+    place = gate.write_baseline or gate.baseline
+    if place is None:
         return report
-    from ckptclamp.gate.baseline import compare, record, render_baseline, unfit
+    import hashlib
+
+    from ckptclamp.gate.baseline import checkpoint_identity, compare, record, render_baseline, unfit
     from ckptclamp.reports import write_whole
 
+    identity = checkpoint_identity(checkpoint, place, gate.checkpoint_name)
     if gate.write_baseline is not None:
         reason = unfit(report)
         if reason is not None:
             return _not_recorded(report, reason)
-        known = record(report, known)
+        known = record(report, identity, known)
         write_whole(gate.write_baseline, render_baseline(known))
     assert known is not None
-    import hashlib
-
     digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
     parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
-    return replace(compare(report, known), parameters=parameters)
+    if gate.checkpoint_name:
+        parameters["checkpoint-name"] = gate.checkpoint_name
+    return replace(compare(report, identity, known), parameters=parameters)
 
 
 def _not_recorded(report: AuditReport, reason: str) -> AuditReport:
