@@ -34,6 +34,7 @@ arguments+=(
 )
 [ -z "${INPUT_SPEC:-}" ] || arguments+=("--spec=$INPUT_SPEC")
 [ -z "${INPUT_BASELINE:-}" ] || arguments+=("--baseline=$INPUT_BASELINE")
+[ -z "${INPUT_CHECKPOINT_NAME:-}" ] || arguments+=("--checkpoint-name=$INPUT_CHECKPOINT_NAME")
 [ -z "${INPUT_TOLERANCE:-}" ] || arguments+=("--tolerance=$INPUT_TOLERANCE")
 [ -z "${INPUT_ATTEST:-}" ] || arguments+=("--attest=$INPUT_ATTEST")
 [ "${INPUT_STRICT-false}" = false ] || arguments+=(--strict)

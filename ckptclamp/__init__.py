@@ -14,15 +14,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ckptclamp._version import __version__ as __version__
-
 if TYPE_CHECKING:
     from ckptclamp.applying.apply import ApplyOptions as ApplyOptions
     from ckptclamp.applying.apply import apply as apply
+    from ckptclamp.auditing.audit import AuditOptions as AuditOptions
     from ckptclamp.auditing.audit import audit as audit
     from ckptclamp.auditing.inspection import explain as explain
     from ckptclamp.auditing.inspection import inspect as inspect
-    from ckptclamp.auditing.options import AuditOptions as AuditOptions
     from ckptclamp.auditing.results import ApplyReport as ApplyReport
     from ckptclamp.auditing.results import AuditReport as AuditReport
     from ckptclamp.auditing.results import Verdict as Verdict
@@ -31,10 +29,13 @@ if TYPE_CHECKING:
     from ckptclamp.spec.loader import load_spec as load_spec
     from ckptclamp.spec.model import Spec as Spec
 
+__version__ = "0.1.0"
+"""Read by the build and by ``--version`` too."""
+
 _HOMES = {
     "ApplyOptions": "ckptclamp.applying.apply",
     "ApplyReport": "ckptclamp.auditing.results",
-    "AuditOptions": "ckptclamp.auditing.options",
+    "AuditOptions": "ckptclamp.auditing.audit",
     "AuditReport": "ckptclamp.auditing.results",
     "CkptclampError": "ckptclamp.errors",
     "Spec": "ckptclamp.spec.model",

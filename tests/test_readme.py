@@ -16,10 +16,10 @@ import yaml
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from ckptclamp.cli.main import cli
+from ckptclamp.cli import cli
 from ckptclamp.constraints.registry import BUILTIN, arguments_of
 from ckptclamp.errors import ExitCode
-from ckptclamp.reports.formats import REPORTERS
+from ckptclamp.reports import REPORTERS
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from ckptclamp.spec.settings import ALLOWED
 

@@ -130,7 +130,7 @@ def start(apply: Apply, when_staging: Callable[[], None]) -> int:
 def _run(apply: Apply, when_staging: Callable[[], None]) -> int:
     from ckptclamp.applying import apply as applying
     from ckptclamp.applying import publication
-    from ckptclamp.cli.main import main
+    from ckptclamp.cli import main
 
     staged = publication.staged
 

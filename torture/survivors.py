@@ -47,9 +47,9 @@ MODULES = {
     "auditing/suppression": ["auditing/test_ignoring.py", "gate/test_suppression.py"],
     "constraints/base": ["constraints", "auditing/test_tally.py"],
     "constraints/norms": ["constraints"],
-    "constraints/elementwise": ["constraints"],
+    "constraints/linear": ["constraints"],
     "constraints/tolerance": ["constraints"],
-    "cli/main": ["cli/test_main.py", "cli/test_bad_input.py"],
+    "cli/__init__": ["cli/test_main.py", "cli/test_bad_input.py"],
 }
 """The code whose answer is a verdict or an exit code, and the tests that hold it."""
 

@@ -19,16 +19,17 @@ from ckptclamp.applying.refusals import (
     to_fix,
 )
 from ckptclamp.auditing.audit import (
+    AuditOptions,
+    Opening,
     as_spec,
     audit_plan,
     ignored,
     is_hashed,
-    judge,
     opened,
     summarise,
 )
-from ckptclamp.auditing.options import AuditOptions, Opening
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
+from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
@@ -36,7 +37,8 @@ from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import concurrently
 from ckptclamp.errors import Notice
-from ckptclamp.plan.build import Plan, build_plan
+from ckptclamp.plan import Plan
+from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
 from ckptclamp.spec.model import Projection, Spec
 

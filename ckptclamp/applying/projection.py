@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ckptclamp.auditing.options import Running
+from ckptclamp.auditing.audit import Running
 from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
@@ -19,7 +19,7 @@ from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
 from ckptclamp.engine.units import project_whole_units
-from ckptclamp.plan.build import Assignment
+from ckptclamp.plan import Assignment
 from ckptclamp.spec.model import Projection
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ckptclamp.auditing.results import AuditReport, Result, Verdict
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
-from ckptclamp.plan.build import Plan, exclusive
+from ckptclamp.plan import Plan
+from ckptclamp.plan.build import exclusive
 from ckptclamp.spec.model import Projection
 
 _REMAINING = {

@@ -1,31 +1,112 @@
-"""Measurements → verdicts → AuditReport."""
+"""An audit: how it is asked for, and from an open checkpoint and its plan to the report.
+
+Options come in groups: a function takes the group that it needs, the caller may give all.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp._version import __version__
-from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Reporting, Running
+from ckptclamp import __version__
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
-from ckptclamp.auditing.verdicts import Tally
-from ckptclamp.checkpoints.checkpoint import Checkpoint, TensorReader
+from ckptclamp.auditing.verdicts import judge
+from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.checkpoints.source import Digests
-from ckptclamp.engine.executors import Meter
-from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Measurement, Request
+from ckptclamp.checkpoints.source import (
+    DEFAULT_EXPANSION_LIMIT,
+    DEFAULT_HEADER_LIMIT,
+    DEFAULT_UNPACKED_LIMIT,
+    Digests,
+    Limits,
+)
 from ckptclamp.errors import Notice, UnreadableError, UsageError
-from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
-from ckptclamp.plan.model import Origin
+from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
+from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Preset, Spec, Suppression
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptclamp.auditing.verdicts import OnUnit
     from ckptclamp.engine.cache import MeasurementCache
+    from ckptclamp.engine.executors import Progress
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Running:
+    """How to measure.
+
+    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of those that
+    hash (``None``: one a core); `executor` measures instead, in threads of this process.
+    """
+
+    memory: int = 256 * MEBIBYTE
+    jobs: int | None = None
+    executor: Executor | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What changes the answer. `tolerance` overrides every rule's."""
+
+    tolerance: float | None = None
+    strict: bool = False
+    allow_import: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What the report holds.
+
+    `worst` is how many violating units are kept for each result; `on_unit` is called with all.
+    `hash` adds sha256 digests; ``None`` means only where the checkpoint is small enough not to
+    notice. `config_source` says where the model config came from.
+    """
+
+    worst: int = 10
+    histogram: bool = False
+    hash: bool | None = None
+    on_unit: OnUnit | None = None
+    config_source: str | None = None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open a checkpoint.
+
+    `require_isolation` refuses to open anything where a layer of the HDF5 parser's sandbox is
+    missing. `header_limit` bounds the header of a safetensors file, in bytes; `expansion_limit` and
+    `unpacked_limit` how many times its stored bytes, and how many bytes, what is compressed may
+    unpack to (see `Limits`). `leave_cache` reads without filling the system's page cache, where the
+    system can. `config` stands in for the model config of a weights-only Keras file.
+    """
+
+    follow_symlinks: bool = False
+    require_isolation: bool = False
+    header_limit: int = DEFAULT_HEADER_LIMIT
+    expansion_limit: int = DEFAULT_EXPANSION_LIMIT
+    unpacked_limit: int = DEFAULT_UNPACKED_LIMIT
+    leave_cache: bool = False
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The three limits as those who read files take them."""
+        return Limits(self.header_limit, self.expansion_limit, self.unpacked_limit)
+
+
+@dataclass(frozen=True)
+class AuditOptions(Opening, Reporting, Judging, Running):
+    """How to audit. Only `tolerance`, `strict`, `allow_import` and `config` change the answer."""
+
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 
@@ -230,80 +311,6 @@ def _with_figure(result: Result, intended: Result) -> Result:
         for notice in result.notices
     )
     return replace(result, notices=notices)
-
-
-def judge(
-    reader: TensorReader,
-    assignments: Sequence[Assignment],
-    running: Running,
-    reporting: Reporting,
-    *,
-    supposed: Sequence[Assignment] = (),
-    kept: MeasurementCache | None = None,
-) -> list[Result]:
-    """Measure the tensors of `assignments` and return a result for each, in order.
-
-    Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` is called for no
-    unit of theirs. What is measured of the others goes to `kept` as well.
-    """
-    tallies = [
-        Tally(a, keep=reporting.worst, histogram=reporting.histogram, on_unit=reporting.on_unit)
-        for a in assignments
-    ]
-    tallies += [Tally(a, keep=0) for a in supposed]
-    for index, item in _measured(reader, [*assignments, *supposed], running):
-        tallies[index].add(item)
-        if kept is not None and index < len(assignments):
-            assignment = assignments[index]
-            kept.add(assignment.tensor, assignment.rule, item)
-    return [tally.result() for tally in tallies]
-
-
-def _measured(
-    reader: TensorReader, assignments: Sequence[Assignment], running: Running
-) -> Iterator[tuple[int, Measurement]]:
-    """Everything measured, each with the index of its assignment."""
-    streamed = [i for i, a in enumerate(assignments) if a.constraint.streaming]
-    requests = [_request(assignments[i]) for i in streamed]
-    total = sum({r.tensor.name: r.tensor.nbytes for r in requests}.values())
-    for item in measure(
-        reader,
-        requests,
-        memory=running.memory,
-        jobs=running.jobs,
-        executor=running.executor,
-        progress=Meter(running.progress, total).add,
-    ):
-        yield streamed[item.request], item
-    if len(streamed) < len(assignments):
-        yield from _measured_whole(reader, assignments, running.memory)
-
-
-def _measured_whole(
-    reader: TensorReader, assignments: Sequence[Assignment], memory: int
-) -> Iterator[tuple[int, Measurement]]:
-    """What only whole units, or a whole tensor, can tell."""
-    from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
-    from ckptclamp.engine.units import measure_whole_units
-    from ckptclamp.engine.whole import measure_whole
-
-    for index, assignment in enumerate(assignments):
-        tensor, constraint = assignment.tensor, assignment.constraint
-        if isinstance(constraint, WholeTensorConstraint):
-            yield index, measure_whole(reader, tensor, constraint, memory)
-        elif isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
-            for item in measure_whole_units(reader, tensor, assignment.axes, constraint, memory):
-                yield index, item
-
-
-def _request(assignment: Assignment) -> Request:
-    constraint = assignment.constraint
-    return Request(
-        tensor=assignment.tensor,
-        axes=assignment.axes,
-        needs=constraint.needs,
-        bounds=constraint.bounds() if constraint.elementwise else None,
-    )
 
 
 def _not_evaluated(entry: NotEvaluated) -> Result:

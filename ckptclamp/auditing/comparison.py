@@ -8,14 +8,14 @@ box by box in float64, so memory is bounded whatever the size.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptclamp.auditing.audit import opened
+from ckptclamp.auditing.audit import Opening, opened
 from ckptclamp.auditing.drift import TensorDrift, measure_drift
-from ckptclamp.auditing.options import Opening
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
@@ -140,10 +140,10 @@ def compare_checkpoints(
 
 @dataclass(frozen=True, slots=True)
 class _Rename:
-    """One ``old=>new``, as the texts between stars; a star is the shortest text that fits."""
+    """One ``old=>new``; each star is the shortest text that fits, from left to right."""
 
     text: str
-    old: tuple[str, ...]
+    old: re.Pattern[str]
     new: tuple[str, ...]
 
     @classmethod
@@ -153,32 +153,18 @@ class _Rename:
             raise UsageError(f"{text!r} is no rename", hint="write 'old.*=>new.*'")
         if old.count("*") != new.count("*"):
             raise UsageError(f"the rename {text!r} must have as many stars left as right")
-        return cls(text, tuple(old.split("*")), tuple(new.split("*")))
+        first, *rest = map(re.escape, old.split("*"))
+        # Atomic groups never go back for another place, so that no name takes more than linear time.
+        stars = [f"(?>(.*?){part})" for part in rest[:-1]] + [f"(.*){part}" for part in rest[-1:]]
+        return cls(text, re.compile("".join([first, *stars]), re.DOTALL), tuple(new.split("*")))
 
     def __call__(self, name: str) -> str | None:
         """The new name, or ``None`` if this rename does not fit `name`."""
-        found = self._stars(name)
+        found = self.old.fullmatch(name)
         if found is None:
             return None
-        return "".join(part + text for part, text in zip(self.new, (*found, ""), strict=True))
-
-    def _stars(self, name: str) -> list[str] | None:
-        """What each star stands for, found from left to right in linear time."""
-        first, *between = self.old
-        if not between:
-            return [] if name == first else None
-        last = between.pop()
-        place, end = len(first), len(name) - len(last)
-        if not (name.startswith(first) and name.endswith(last) and place <= end):
-            return None
-        stars = []
-        for part in between:
-            found = name.find(part, place, end)
-            if found < 0:
-                return None
-            stars.append(name[place:found])
-            place = found + len(part)
-        return [*stars, name[place:end]]
+        texts = (*found.groups(), "")
+        return "".join(part + text for part, text in zip(self.new, texts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.auditing.audit import as_spec, digests_of, opened, summarise
-from ckptclamp.auditing.options import AuditOptions, Running
+from ckptclamp.auditing.audit import AuditOptions, Running, as_spec, digests_of, opened, summarise
 from ckptclamp.auditing.results import CheckpointSummary
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
@@ -29,7 +28,8 @@ from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
-from ckptclamp.plan.build import Plan, build_plan
+from ckptclamp.plan import Plan
+from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
 from ckptclamp.spec.model import Spec, Units

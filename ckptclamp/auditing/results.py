@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import ExitCode, Notice
-from ckptclamp.plan.model import Origin, UnmatchedRule
+from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.spec.model import Severity
 
 

@@ -17,14 +17,14 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TypeVar
 
-from ckptclamp.auditing.audit import opened
+from ckptclamp.auditing.audit import AuditOptions, opened
 from ckptclamp.auditing.inspection import TensorSummary, inspect
-from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import NothingEvaluatedError, printable
 from ckptclamp.models.families import Part
-from ckptclamp.plan.build import Assignment, Plan, build_plan
+from ckptclamp.plan import Assignment, Plan
+from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,
     audited_tensors,
@@ -284,57 +284,29 @@ class _Ids:
 
 def render_spec(spec: StartingSpec, schema: str | None = SCHEMA) -> str:
     """Return `spec` as YAML; `schema` is where editors find the JSON Schema, relative to it."""
-    return "\n".join(_lines(spec, schema)) + "\n"
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - YAML, in which every filter escapes for itself
+        loader=PackageLoader("ckptclamp.auditing", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(inert=_inert, reason=_with_reason, quoted=quoted, word=_word)
+    environment.filters.update(number=_number, axes=_axes)
+    name = printable(Path(spec.checkpoint).name)
+    template = environment.get_template("starting_spec.yaml.jinja")
+    return template.render(spec=spec, schema=schema, name=name, shown=_SHOWN)
 
 
-def _lines(spec: StartingSpec, schema: str | None) -> Iterator[str]:
-    if schema is not None:
-        yield f"# yaml-language-server: $schema={printable(schema, limit=None)}"
-    origin = "what its model declares" if spec.declared else "the norms that its weights have now"
-    yield f"# A first spec for {printable(Path(spec.checkpoint).name)}, made from {origin}."
-    yield "# A norm is taken over `axis`; a unit is what one norm belongs to."
-    if schema is not None:
-        yield "# Editors check this file by the schema in the first line; `ckptclamp schema` prints it."
-    yield "version: 1"
-    yield from _declared_constraints(spec)
-    yield "rules:"
-    for rule in spec.rules:
-        yield from _rule(rule)
-    yield from _left_out(spec.left_out)
+def _inert(text: str) -> str:
+    return printable(text, limit=None)
 
 
-def _declared_constraints(spec: StartingSpec) -> Iterator[str]:
-    if not spec.declared and not spec.unknown:
-        yield "# `audit` judges what a model itself declares, too; `ignore` leaves it to the rules."
-        yield "declared: audit"
-        return
-    if spec.declared:
-        yield "# The rules below are what the model declares; `audit` would judge it a second time. Under"
-        yield "# `ignore`, what a later model declares besides is not judged."
-    if spec.warnings:
-        yield "# `audit` would also warn:"
-        yield from _listed([printable(warning, limit=None) for warning in spec.warnings])
-    if spec.unknown:
-        yield "# No rule was made of these declared constraints; nothing judges them under `ignore`:"
-        yield from _listed([_with_reason(*entry) for entry in spec.unknown])
-        yield "# Say under `custom_objects` what an unknown class is, for example"
-        yield "# `my_package>WeightClip: {constraint: Clip, low: -0.3, high: 0.3}`, and set `audit`."
-    yield "declared: ignore"
-
-
-def _rule(rule: StartingRule) -> Iterator[str]:
-    yield f"  # {printable(rule.remark, limit=None)}"
-    yield f"  - id: {_word(rule.id)}"
-    if len(rule.tensors) == 1:
-        yield f"    tensors: {quoted(rule.tensors[0])}"
-    else:
-        yield "    tensors:"
-        yield from (f"      - {quoted(pattern)}" for pattern in rule.tensors)
-    yield f"    constraint: {type(rule.constraint).__name__}"
-    for name, value in rule.constraint.get_config().items():
-        yield f"    {name}: {_number(value)}"
-    if rule.axes is not None:
-        yield f"    axis: {_axes(rule.axes)}"
+def _with_reason(entry: tuple[str, str]) -> str:
+    name, reason = entry
+    return f"{printable(name)}: {_inert(reason)}"
 
 
 def _axes(axes: Sequence[int]) -> str:
@@ -353,23 +325,6 @@ def _number(value: float) -> str:
     if math.isinf(value):
         return ".inf" if value > 0 else "-.inf"
     return repr(float(value))
-
-
-def _left_out(left_out: Sequence[tuple[str, str]]) -> Iterator[str]:
-    if left_out:
-        yield "# No rule governs these:"
-        yield from _listed([_with_reason(*entry) for entry in left_out])
-
-
-def _listed(lines: Sequence[str]) -> Iterator[str]:
-    """Comments, a line each, as many as anybody reads."""
-    yield from (f"#   {line}" for line in lines[:_SHOWN])
-    if len(lines) > _SHOWN:
-        yield f"#   and {len(lines) - _SHOWN} more"
-
-
-def _with_reason(name: str, reason: str) -> str:
-    return f"{printable(name)}: {printable(reason, limit=None)}"
 
 
 def quoted(text: str) -> str:

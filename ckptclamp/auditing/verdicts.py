@@ -1,4 +1,4 @@
-"""Measurements → one verdict: what is kept of a tensor's units while they stream past.
+"""Measurements → verdicts: what is kept of each tensor's units while they stream past.
 
 Memory is bounded: counts, extremes and the worst few units, never a number per unit.
 """
@@ -6,20 +6,103 @@ Memory is bounded: counts, extremes and the worst few units, never a number per 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptclamp.auditing.options import OnUnit
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
+from ckptclamp.engine.executors import Meter
 from ckptclamp.engine.histogram import UnitHistogram
-from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
-from ckptclamp.plan.build import Assignment
+from ckptclamp.engine.measure import measure
+from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
+from ckptclamp.plan import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from ckptclamp.auditing.audit import Reporting, Running
+    from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.engine.cache import MeasurementCache
+
+OnUnit = Callable[[Assignment, WorstUnit], None]
+"""Called with every violating unit, in the order of the tensor."""
+
+
+def judge(
+    reader: TensorReader,
+    assignments: Sequence[Assignment],
+    running: Running,
+    reporting: Reporting,
+    *,
+    supposed: Sequence[Assignment] = (),
+    kept: MeasurementCache | None = None,
+) -> list[Result]:
+    """Measure the tensors of `assignments` and return a result for each, in order.
+
+    Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` is called for no
+    unit of theirs. What is measured of the others goes to `kept` as well.
+    """
+    tallies = [
+        Tally(a, keep=reporting.worst, histogram=reporting.histogram, on_unit=reporting.on_unit)
+        for a in assignments
+    ]
+    tallies += [Tally(a, keep=0) for a in supposed]
+    for index, item in _measured(reader, [*assignments, *supposed], running):
+        tallies[index].add(item)
+        if kept is not None and index < len(assignments):
+            assignment = assignments[index]
+            kept.add(assignment.tensor, assignment.rule, item)
+    return [tally.result() for tally in tallies]
+
+
+def _measured(
+    reader: TensorReader, assignments: Sequence[Assignment], running: Running
+) -> Iterator[tuple[int, Measurement]]:
+    """Everything measured, each with the index of its assignment."""
+    streamed = [i for i, a in enumerate(assignments) if a.constraint.streaming]
+    requests = [_request(assignments[i]) for i in streamed]
+    total = sum({r.tensor.name: r.tensor.nbytes for r in requests}.values())
+    for item in measure(
+        reader,
+        requests,
+        memory=running.memory,
+        jobs=running.jobs,
+        executor=running.executor,
+        progress=Meter(running.progress, total).add,
+    ):
+        yield streamed[item.request], item
+    if len(streamed) < len(assignments):
+        yield from _measured_whole(reader, assignments, running.memory)
+
+
+def _measured_whole(
+    reader: TensorReader, assignments: Sequence[Assignment], memory: int
+) -> Iterator[tuple[int, Measurement]]:
+    """What only whole units, or a whole tensor, can tell."""
+    from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
+    from ckptclamp.engine.units import measure_whole_units
+    from ckptclamp.engine.whole import measure_whole
+
+    for index, assignment in enumerate(assignments):
+        tensor, constraint = assignment.tensor, assignment.constraint
+        if isinstance(constraint, WholeTensorConstraint):
+            yield index, measure_whole(reader, tensor, constraint, memory)
+        elif isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
+            for item in measure_whole_units(reader, tensor, assignment.axes, constraint, memory):
+                yield index, item
+
+
+def _request(assignment: Assignment) -> Request:
+    constraint = assignment.constraint
+    return Request(
+        tensor=assignment.tensor,
+        axes=assignment.axes,
+        needs=constraint.needs,
+        bounds=constraint.bounds() if constraint.elementwise else None,
+    )
 
 
 class Tally:

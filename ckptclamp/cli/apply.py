@@ -70,13 +70,16 @@ def apply_command(
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying.apply import ApplyOptions, apply
-    from ckptclamp.cli.gating import check_attest, check_outputs, finish, with_settings
-    from ckptclamp.cli.running import load_rules, reported_options
+    from ckptclamp.cli.running import (
+        check_outputs,
+        finish,
+        load_rules,
+        reported_options,
+    )
     from ckptclamp.spec.model import Projection
 
     _check_output(gate, dry_run=how["dry_run"])
     check_outputs(checkpoint, rules, reports, gate)
-    check_attest(checkpoint, rules, gate)
     spec = load_rules(rules)
     with reported_options(rules, engine, reports, hash=gate.hashed) as audit:
         options = ApplyOptions(
@@ -86,14 +89,12 @@ def apply_command(
             **how,
         )
         report = apply(checkpoint, gate.output, spec, options)
-    report = with_settings(report)
     finish(report, reports, gate)
     ctx.exit(report.exit_code)
 
 
 def _check_output(gate: GateOptions, *, dry_run: bool) -> None:
-    from ckptclamp.reports.formats import REPORTERS
-    from ckptclamp.reports.writing import UNITS
+    from ckptclamp.reports import REPORTERS, UNITS
 
     given = [gate.output is not None, gate.in_place, dry_run]
     if not any(given):

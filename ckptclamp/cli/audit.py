@@ -65,23 +65,21 @@ def audit_command(
     The report goes to stdout, everything else to stderr.
     """
     from ckptclamp.auditing.audit import audit
-    from ckptclamp.cli.gating import (
-        check_attest,
+    from ckptclamp.cli.running import (
         check_outputs,
         finish,
         judged,
+        load_rules,
         program_exit,
         read_baseline,
-        with_settings,
+        reported_options,
     )
-    from ckptclamp.cli.running import load_rules, reported_options
 
     check_outputs(checkpoint, rules, reports, gate)
-    check_attest(checkpoint, rules, gate)
     spec = load_rules(rules)
-    known = read_baseline(gate)
+    known = read_baseline(checkpoint, gate)
     with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
         report = audit(checkpoint, spec, options)
-    report = with_settings(judged(report, known, gate))
+    report = judged(report, checkpoint, known, gate)
     finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))

@@ -19,7 +19,7 @@ from ckptclamp.cli.options import (
     gather,
     verbosity_options,
 )
-from ckptclamp.cli.parameters import PATH, Fraction, option
+from ckptclamp.cli.parameters import PATH, SHARE, option
 from ckptclamp.errors import UsageError, printable
 
 
@@ -28,7 +28,7 @@ from ckptclamp.errors import UsageError, printable
 @option("-o", "--output", type=PATH, help="Where the spec goes; else stdout.")
 @option(
     "--headroom",
-    type=Fraction(),
+    type=SHARE,
     default="10%",
     show_default=True,
     metavar="PERCENT",
@@ -66,10 +66,9 @@ def init_command(
     Its first line tells editors which schema to check it by; that is written beside it.
     """
     from ckptclamp.auditing.starting_spec import SCHEMA, render_spec, starting_spec
-    from ckptclamp.cli.gating import check_places
-    from ckptclamp.cli.running import audit_options
+    from ckptclamp.cli.running import audit_options, check_written
+    from ckptclamp.reports import write_whole
     from ckptclamp.reports.wording import plural
-    from ckptclamp.reports.writing import write_whole
 
     if schema is not None and no_schema:
         raise click.UsageError("--schema and --no-schema exclude each other")
@@ -77,7 +76,7 @@ def init_command(
     named = None if no_schema else schema or folder / SCHEMA
     # On stdout a spec has no place yet, so nothing is put beside it that nobody asked for.
     schema_path = named if schema is not None or output is not None else None
-    check_places((checkpoint, rules.config), (output, schema_path))
+    check_written((checkpoint, rules.config), (output, schema_path))
     for path in (output, schema):
         if path is not None and path.exists() and not force:
             raise UsageError("exists already", path=path, hint="--force replaces it")
@@ -98,7 +97,7 @@ def init_command(
 
 def _write_schema(path: Path, *, replaced: bool) -> None:
     """Write the schema; one that is there serves several specs, and stays unless it is replaced."""
-    from ckptclamp.reports.writing import write_whole
+    from ckptclamp.reports import write_whole
 
     if replaced or not path.exists():
         write_whole(path, _spec_schema())

@@ -23,7 +23,7 @@ from ckptclamp.cli.options import (
     units_options,
     verbosity_options,
 )
-from ckptclamp.cli.parameters import PATH, Fraction, option, outside_settings
+from ckptclamp.cli.parameters import PATH, SHARE, option, outside_settings
 
 
 @click.command("inspect")
@@ -96,13 +96,13 @@ def explain_command(
 @click.argument("new", type=PATH, callback=outside_settings)
 @option(
     "--max-drift",
-    type=Fraction(),
+    type=SHARE,
     metavar="PERCENT",
     help="Fail if the norm of a unit changed by more (5%, or 0.05).",
 )
 @option(
     "--max-distance",
-    type=Fraction(),
+    type=SHARE,
     metavar="PERCENT",
     help="Fail if the weights of a unit moved by more of its old norm.",
 )
@@ -139,8 +139,8 @@ def diff_command(
     Returns 0 unless a gate was set (--max-drift, --max-distance) and does not hold; under a gate a
     tensor that was added, removed or reshaped fails too.
     """
+    from ckptclamp.auditing.audit import Opening
     from ckptclamp.auditing.comparison import compare_checkpoints
-    from ckptclamp.auditing.options import Opening
     from ckptclamp.cli.running import render_options
     from ckptclamp.reports.comparison import render_comparison
 

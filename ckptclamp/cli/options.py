@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptclamp.cli.parameters import (
+    AXES,
     PATH,
-    Axes,
-    Size,
+    SIZE,
     option,
     outside_settings,
     settings_option,
@@ -21,7 +21,7 @@ from ckptclamp.cli.parameters import (
 )
 
 if TYPE_CHECKING:
-    from ckptclamp.reports.writing import Output
+    from ckptclamp.reports import Output
     from ckptclamp.spec.model import Units
     from ckptclamp.spec.rules import Axis
 
@@ -96,6 +96,7 @@ class GateOptions:
     in_place: bool = False
     baseline: Path | None = None
     write_baseline: Path | None = None
+    checkpoint_name: str | None = None
 
     @property
     def hashed(self) -> bool | None:
@@ -130,13 +131,13 @@ config_option = option(
 units_options = together(
     option(
         "--axis",
-        type=Axes(),
+        type=AXES,
         metavar="AXES",
         help="The axes that a norm is taken over: 0, or 0,1,2, or all.",
     ),
     option(
         "--unit-axis",
-        type=Axes(),
+        type=AXES,
         metavar="AXES",
         help="The axes that are kept: one unit for each index.",
     ),
@@ -212,7 +213,7 @@ symlinks_option = option(
 engine_options = together(
     option(
         "--memory",
-        type=Size(),
+        type=SIZE,
         default="256MiB",
         show_default=True,
         help="Budget for weights in memory.",
@@ -226,7 +227,7 @@ engine_options = together(
     ),
     option(
         "--header-limit",
-        type=Size(),
+        type=SIZE,
         default="16MiB",
         show_default=True,
         help="Maximum header size of a safetensors file.",
@@ -241,7 +242,7 @@ engine_options = together(
     ),
     option(
         "--unpacked-limit",
-        type=Size(),
+        type=SIZE,
         default="1TiB",
         show_default=True,
         help="How many bytes may all that is compressed unpack to.",
@@ -257,7 +258,7 @@ engine_options = together(
 
 def _report_format(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
     """Refuse an unknown format before the hour of work that a report may take."""
-    from ckptclamp.reports.formats import reporter_named
+    from ckptclamp.reports import reporter_named
 
     return reporter_named(name).name
 
@@ -266,7 +267,7 @@ def _outputs(
     _ctx: click.Context, _param: click.Parameter, texts: Sequence[str]
 ) -> tuple[Output, ...]:
     """Read every ``FORMAT=PATH``, before the work begins."""
-    from ckptclamp.reports.writing import parse_outputs
+    from ckptclamp.reports import parse_outputs
 
     return tuple(parse_outputs(texts))
 
@@ -291,7 +292,7 @@ def report_option(*short: str, units: bool = True) -> Callable[[F], F]:
 def _complete_format(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> Sequence[str]:
-    from ckptclamp.reports.formats import REPORTERS
+    from ckptclamp.reports import REPORTERS
 
     return [name for name in REPORTERS if name.startswith(incomplete)]
 
@@ -341,6 +342,12 @@ attest_option = option(
     help="Write an in-toto attestation: which bytes, which spec, which answer.",
 )
 
+name_option = option(
+    "--checkpoint-name",
+    metavar="NAME",
+    help="What a baseline knows the checkpoint by; by default its path from the project's settings "
+    "or from the baseline.",
+)
 baseline_options = together(
     option(
         "--baseline",
@@ -352,4 +359,5 @@ baseline_options = together(
         type=PATH,
         help="Record today's violations as accepted.",
     ),
+    name_option,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -33,74 +33,61 @@ PATH: click.Path = _GivenPath(path_type=Path, readable=False)
 """A path as it was given. What is wrong with the file is for whoever opens it to say."""
 
 
-class Size(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
-    """A number of bytes, at least one: ``268435456``, ``256MiB``, ``2GB``."""
+class Written(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
+    """A value that people write in several ways; `read` raises `ValueError` for what is none.
 
-    name = "size"
-    _units: ClassVar = {
-        "": 1,
-        "k": 10**3,
-        "m": 10**6,
-        "g": 10**9,
-        "t": 10**12,
-        "ki": 2**10,
-        "mi": 2**20,
-        "gi": 2**30,
-        "ti": 2**40,
-    }
+    `examples` are for whoever wrote something else.
+    """
+
+    def __init__(self, name: str, read: Callable[[str], Any], examples: str) -> None:
+        self.name = name
+        self._read, self._examples = read, examples
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return the bytes that `value` says."""
-        text = str(value).strip().lower().removesuffix("b")
-        digits = text.rstrip("kmgti")
-        try:
-            size = int(float(digits) * self._units[text[len(digits) :]])
-        except (ValueError, KeyError, OverflowError):
-            size = 0
-        if size < 1:
-            self.fail(f"{value!r} is no size; write bytes, or 256MiB, 2GB", param, ctx)
-        return size
-
-
-class Fraction(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
-    """A share, not negative: ``5%``, ``0.05``."""
-
-    name = "fraction"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the number that `value` says."""
-        text = str(value).strip()
-        try:
-            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            number = -1.0
-        if not 0 <= number < float("inf"):
-            self.fail(f"{value!r} is no share; write 5%, or 0.05", param, ctx)
-        return number
-
-
-class Axes(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
-    """Axes of a tensor: ``0``, ``0,1,2``, ``-1``, or ``all``."""
-
-    name = "axes"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...] | Literal["all"]:
-        """Return the axes that `value` says."""
-        if isinstance(value, tuple):
+    ) -> Any:  # noqa: ANN401 - click's own
+        """Return what `value` says; settings may hold a number for it."""
+        if isinstance(value, tuple):  # read already
             return value
-        text = str(value).strip()
-        if text == "all":
-            return "all"
         try:
-            return tuple(int(part) for part in text.strip("[]()").split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no axis; write 0, or 0,1,2, or all", param, ctx)
+            return self._read(str(value).strip())
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no {self.name}; write {self._examples}", param, ctx)
+
+
+_PREFIXES = {"": 1} | {
+    prefix + binary: base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for binary, base in (("", 1000), ("i", 1024))
+}
+
+
+def _bytes(text: str) -> int:
+    """``268435456``, ``256MiB``, ``2GB``: at least one byte."""
+    text = text.lower().removesuffix("b")
+    digits = text.rstrip("kmgti")
+    size = int(float(digits) * _PREFIXES.get(text[len(digits) :], 0))
+    if size < 1:
+        raise ValueError(text)
+    return size
+
+
+def _share(text: str) -> float:
+    """``5%``, ``0.05``: not negative, and finite."""
+    share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= share < float("inf"):
+        raise ValueError(text)
+    return share
+
+
+def _axes(text: str) -> tuple[int, ...] | Literal["all"]:
+    """``0``, ``0,1,2``, ``-1``, or ``all``."""
+    return "all" if text == "all" else tuple(int(part) for part in text.strip("[]()").split(","))
+
+
+SIZE = Written("size", _bytes, "bytes, or 256MiB, 2GB")
+SHARE = Written("share", _share, "5%, or 0.05")
+AXES = Written("axis", _axes, "0, or 0,1,2, or all")
 
 
 F = TypeVar("F", bound=Callable[..., Any])

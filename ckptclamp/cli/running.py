@@ -1,29 +1,32 @@
-"""From options to a run, and from its report to stdout and files."""
+"""From options to a run, and from its report to what is written and the exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ckptclamp.cli.parameters import from_settings
+from ckptclamp.cli.parameters import SETTINGS, from_settings, settings_in_effect
+from ckptclamp.errors import ExitCode, Notice, UsageError
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.options import AuditOptions, OnUnit
+    from ckptclamp.auditing.audit import AuditOptions
     from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
-    from ckptclamp.cli.options import EngineOptions, ReportOptions, RuleOptions
+    from ckptclamp.auditing.verdicts import OnUnit
+    from ckptclamp.cli.options import EngineOptions, GateOptions, ReportOptions, RuleOptions
     from ckptclamp.engine.executors import Progress
-    from ckptclamp.plan.build import Assignment
-    from ckptclamp.reports.formats import RenderOptions
-    from ckptclamp.reports.writing import Output
+    from ckptclamp.gate.baseline import Baseline
+    from ckptclamp.plan import Assignment
+    from ckptclamp.reports import Output, RenderOptions
     from ckptclamp.spec.model import Spec
 
+Report = TypeVar("Report", "AuditReport", "ApplyReport")
 
 _INLINE = (
     *("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center"),
@@ -87,7 +90,7 @@ def audit_options(
     **others: Any,  # noqa: ANN401 - fields of AuditOptions
 ) -> AuditOptions:
     """The options of an audit; `reported` is whether a report will state which config was used."""
-    from ckptclamp.auditing.options import AuditOptions
+    from ckptclamp.auditing.audit import AuditOptions
 
     config, source = _model_config(rules.config, isolated=engine.require_isolation, hashed=reported)
     return AuditOptions(
@@ -151,7 +154,7 @@ def _model_config(
 
 def render_options(reports: ReportOptions) -> RenderOptions:
     """How the report on stdout is to look."""
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
     terminal = sys.stdout.isatty()
     return RenderOptions(
@@ -177,7 +180,7 @@ def _wants_color(choice: str, terminal: bool) -> bool:
 
 def emit(report: AuditReport | ApplyReport, reports: ReportOptions) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
-    from ckptclamp.reports.writing import STDOUT, Output, write_reports
+    from ckptclamp.reports import STDOUT, Output, write_reports
 
     outputs = [*reports.reports, Output(reports.format, STDOUT)]
     write_reports(report, outputs, render_options(reports))
@@ -187,19 +190,13 @@ def emit(report: AuditReport | ApplyReport, reports: ReportOptions) -> None:
 
 def _warn(report: AuditReport | ApplyReport) -> None:
     """Say on stderr what a pass would hide; a report for machines may be read by nobody."""
-    from ckptclamp.auditing.results import ApplyReport
-    from ckptclamp.errors import printable
+    from ckptclamp.reports.findings import Kind, Level, findings
 
-    if isinstance(report, ApplyReport):
-        notices = (*(report.after or report.before).all_notices, *report.notices)
-    else:
-        notices = report.all_notices
-    warnings = [notice for notice in notices if not notice.informational]
-    for notice in warnings[:_MOST_WARNINGS]:
-        place = f"{printable(notice.tensor)}: " if notice.tensor else ""
-        hint = f" ({printable(notice.hint, limit=None)})" if notice.hint else ""
-        message = printable(notice.message, limit=None)
-        click.echo(f"ckptclamp: warning: {place}{message}{hint}", err=True)
+    found = [finding for finding in findings(report) if finding.kind is Kind.NOTICE]
+    warnings = [finding for finding in found if finding.level is Level.WARNING]
+    for warning in warnings[:_MOST_WARNINGS]:
+        hint = f" ({warning.help})" if warning.help else ""
+        click.echo(f"ckptclamp: warning: {warning.sentence}{hint}", err=True)
     if len(warnings) > _MOST_WARNINGS:
         click.echo(f"ckptclamp: and {len(warnings) - _MOST_WARNINGS:,} warnings more", err=True)
 
@@ -210,13 +207,13 @@ def _units_output(outputs: tuple[Output, ...]) -> Iterator[OnUnit | None]:
     if not outputs:
         yield None
         return
-    from ckptclamp.reports.writing import UNITS
+    from ckptclamp.reports import UNITS
 
     paths = [Path(output.path) for output in outputs if output.format == UNITS]
     if not paths:
         yield None
         return
-    from ckptclamp.reports.writing import units_file
+    from ckptclamp.reports.formats.json import units_file
 
     with ExitStack() as opened:
         writers = [opened.enter_context(units_file(path)) for path in paths]
@@ -246,3 +243,152 @@ def progress_bar(reports: ReportOptions) -> Iterator[Progress | None]:
     ) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def read_baseline(checkpoint: Path, gate: GateOptions) -> Baseline | None:
+    """Read the baseline to compare with, or the one whose reasons a new one keeps.
+
+    Called before the audit, so that a wrong path costs no hour of measuring.
+
+    Raises:
+        UsageError: it cannot be read, or would be replaced by that of another checkpoint.
+    """
+    old, new = gate.baseline, gate.write_baseline
+    if old is not None and new is not None and not from_settings("baseline"):
+        raise click.UsageError("--baseline and --write-baseline exclude each other")
+    path = old if new is None else new if new.exists() else None
+    if path is None:
+        return None
+    from ckptclamp.gate.baseline import checkpoint_identity, load_baseline, refuse_another
+
+    known = load_baseline(path)
+    if new is not None:
+        refuse_another(known, checkpoint_identity(checkpoint, new, gate.checkpoint_name))
+    return known
+
+
+def judged(
+    report: AuditReport, checkpoint: Path, known: Baseline | None, gate: GateOptions
+) -> AuditReport:
+    """Write the baseline if that is asked for, and mark what it knows.
+
+    None is written from an audit that did not judge what it was to: its exit code is not 0 anyway.
+    """
+    place = gate.write_baseline or gate.baseline
+    if place is None:
+        return report
+    import hashlib
+
+    from ckptclamp.gate.baseline import checkpoint_identity, compare, record, render_baseline, unfit
+    from ckptclamp.reports import write_whole
+
+    identity = checkpoint_identity(checkpoint, place, gate.checkpoint_name)
+    if gate.write_baseline is not None:
+        reason = unfit(report)
+        if reason is not None:
+            return _not_recorded(report, reason)
+        known = record(report, identity, known)
+        write_whole(gate.write_baseline, render_baseline(known))
+    assert known is not None
+    digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
+    parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
+    if gate.checkpoint_name:
+        parameters["checkpoint-name"] = gate.checkpoint_name
+    return replace(compare(report, identity, known), parameters=parameters)
+
+
+def _not_recorded(report: AuditReport, reason: str) -> AuditReport:
+    notice = Notice("baseline-not-written", f"the baseline was not written: {reason}")
+    return replace(report, notices=(*report.notices, notice))
+
+
+def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
+    """Write the statement about `report`, if one is asked for, and the report wherever it goes."""
+    report = _with_settings(report)
+    try:
+        if gate.attest is not None:
+            from ckptclamp.gate.attestation import render_attestation
+            from ckptclamp.reports import write_whole
+
+            write_whole(gate.attest, render_attestation(report))
+    finally:  # the report is written even if the statement cannot be written
+        emit(report, reports)
+
+
+def _with_settings(report: Report) -> Report:
+    """Tell in the report which settings file gave options their defaults."""
+    settings = click.get_current_context().meta.get(SETTINGS)
+    names = settings_in_effect()
+    if settings is None or not names:
+        return report
+    said = f"{', '.join(names)} set by {settings.path}"
+    notice = Notice("settings", said, informational=True)
+    return replace(report, notices=(*report.notices, notice))
+
+
+def program_exit(code: ExitCode, *, zero: bool) -> int:
+    """The exit code that the program returns; with `zero`, violations do not count."""
+    if zero and code is ExitCode.VIOLATIONS:
+        click.echo("ckptclamp: exit code 1 is returned as 0 (--exit-zero)", err=True)
+        return 0
+    return int(code)
+
+
+def check_outputs(
+    checkpoint: Path, rules: RuleOptions, reports: ReportOptions, gate: GateOptions
+) -> None:
+    """Refuse to write a report, a statement, a baseline or a copy over what is read, or twice.
+
+    A statement that could not be made is refused too. Called before anything is read.
+    """
+    read = [rules.spec, rules.config]
+    if gate.output is not None:
+        _check_copy(gate.output, read)
+    read += [checkpoint, gate.output]
+    # The baseline that a project's settings name may be the one that is written again.
+    check_written(read, [gate.write_baseline])
+    known = [gate.baseline, gate.write_baseline]
+    copy = checkpoint if gate.in_place else gate.output
+    check_written([*read, *known], [*report_files(reports), gate.attest], copy)
+    if gate.attest is not None:
+        _check_attest(checkpoint, rules, gate)
+
+
+def _check_attest(checkpoint: Path, rules: RuleOptions, gate: GateOptions) -> None:
+    from ckptclamp.gate.attestation import check_attestable
+
+    if gate.hash is False:
+        raise UsageError("--attest needs the digests that --no-hash leaves out", hint="pass --hash")
+    # The files of a directory have names of their own, the copy of a file that of the output.
+    attested = [] if checkpoint.is_dir() else [checkpoint, gate.output]
+    named = [*attested, rules.spec, rules.config]
+    check_attestable(path.name for path in named if path is not None)
+
+
+def report_files(reports: ReportOptions) -> list[Path]:
+    """The files that reports go to."""
+    return [Path(report.path) for report in reports.reports if report.path != "-"]
+
+
+def check_written(
+    read: Iterable[Path | None], written: Iterable[Path | None], copy: Path | None = None
+) -> None:
+    """Refuse what `check_places` refuses; the project's settings are read as well."""
+    from ckptclamp.reports import check_places
+
+    check_places([*read, _settings_file()], written, copy)
+
+
+def _check_copy(output: Path, read: Iterable[Path | None]) -> None:
+    """Refuse a copy that would replace what decides what it is; `--force` is about older copies."""
+    from ckptclamp.reports import known_as
+
+    for path in (*read, _settings_file()):
+        if path is not None and known_as(path) & known_as(output):
+            raise UsageError("is read, and would be replaced by the copy", path=path)
+
+
+def _settings_file() -> Path | None:
+    context = click.get_current_context(silent=True)
+    settings = context.meta.get(SETTINGS) if context else None
+    return None if settings is None else Path(settings.path)

@@ -14,6 +14,7 @@ from ckptclamp.cli.options import (
     engine_options,
     format_option,
     gather,
+    name_option,
     report_option,
     spec_options,
     suppressed_option,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.results import AuditReport
     from ckptclamp.gate.attestation import Checked, Verification
 
-_OF_A_REPORT = {"audited", "baseline", "quiet", "verbose", "color", "settings"}
+_OF_A_REPORT = {"audited", "baseline", "checkpoint_name", "quiet", "verbose", "color", "settings"}
 """What means something where nothing is audited any more."""
 
 
@@ -42,14 +43,13 @@ def report_command(result: Path, reports: ReportOptions) -> None:
 
     Return 0 when these are written, whatever the report says: the gate was where it was made.
     """
-    from ckptclamp.cli.gating import check_places, report_files
-    from ckptclamp.cli.running import emit
+    from ckptclamp.cli.running import check_written, emit, report_files
+    from ckptclamp.reports import UNITS
     from ckptclamp.reports.formats.json import read_report
-    from ckptclamp.reports.writing import UNITS
 
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("a saved report has the worst units only; audit lists them all")
-    check_places([result], report_files(reports))
+    check_written([result], report_files(reports))
     emit(read_report(result), reports)
 
 
@@ -71,13 +71,16 @@ def _outside_settings(ctx: click.Context, param: click.Parameter, audited: Path)
 @baseline_command.command("prune")
 @click.argument("audited", type=PATH, callback=_outside_settings)
 @option("--baseline", required=True, type=PATH, help="The one to tighten.")
+@name_option
 @spec_options
 @engine_options
 @verbosity_options
 @gather(rules=RuleOptions, engine=EngineOptions, reports=ReportOptions)
 def prune_command(
     audited: Path,
+    *,
     baseline: Path,
+    checkpoint_name: str | None,
     rules: RuleOptions,
     engine: EngineOptions,
     reports: ReportOptions,
@@ -86,11 +89,18 @@ def prune_command(
 
     AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.
     """
-    from ckptclamp.gate.baseline import load_baseline, prune, render_baseline
-    from ckptclamp.reports.writing import write_whole
+    from ckptclamp.gate.baseline import (
+        checkpoint_identity,
+        load_baseline,
+        prune,
+        render_baseline,
+    )
+    from ckptclamp.reports import write_whole
 
     old = load_baseline(baseline)
-    new = prune(old, _report(audited, rules, engine, reports))
+    report = _report(audited, rules, engine, reports)
+    name = checkpoint_name or report.parameters.get("checkpoint-name")
+    new = prune(old, report, checkpoint_identity(report.checkpoint.path, baseline, name))
     if new != old:
         write_whole(baseline, render_baseline(new))
     if not reports.quiet:

@@ -15,7 +15,6 @@ Format of a statement: https://github.com/in-toto/attestation/blob/main/spec/v1/
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -34,7 +33,7 @@ from ckptclamp.auditing.results import (
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source, sha256
 from ckptclamp.errors import ExitCode, UnreadableError, UsageError
-from ckptclamp.reports.codec import codec
+from ckptclamp.reports.codec import codec, json_text
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 AUDIT_TYPE = "urn:ckptclamp:attestation:audit:v1"
@@ -68,8 +67,7 @@ def render_attestation(report: AuditReport | ApplyReport) -> str:
         document = _statement(AUDIT_TYPE, subject, predicate)
     else:
         document = _apply_attestation(report)
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    return text.replace("##", r"#\u0023")  # a CI log takes `##[` for a command
+    return json_text(document, indent=1) + "\n"
 
 
 class Match(StrEnum):

@@ -5,12 +5,14 @@ many units, how far outside the worst of them lay, how many held non-finite weig
 that violation as long as none of these has grown, the rule is what it was, and its `expires` has
 not passed. The file is JSON, sorted and a line an entry, so that a change of it reads well in
 review.
+
+It is for one checkpoint, known by a name or by its path and never by a digest, which changes with
+every training: another model has its own tensors of the same names.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +28,16 @@ from ckptclamp.errors import (
     UnreadableError,
     UsageError,
 )
-from ckptclamp.reports.codec import MisfitError, codec
+from ckptclamp.reports.codec import MisfitError, codec, json_text
+from ckptclamp.spec.settings import project_path
 
 SCHEMA = "ckptclamp-baseline-1"
 
 _MAX_BYTES = 1 << 28
 _SLACK = 1e-9
 """Relative growth of a distance that is taken for the same: another machine's last bits."""
+
+_SAME = "--checkpoint-name {} says that it is the same one"
 
 Identity = tuple[str, str]
 
@@ -72,13 +77,29 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Known violations, one for each identity."""
+    """Known violations, one for each identity, and which checkpoint they are of.
+
+    `checkpoint` is as `checkpoint_identity` says; ``None`` in files of earlier versions.
+    """
 
     entries: tuple[Entry, ...] = ()
+    checkpoint: str | None = None
+
+    def of_another(self, checkpoint: str) -> bool:
+        """Whether it is known to be for another checkpoint."""
+        return self.checkpoint not in (None, checkpoint)
 
     def by_identity(self) -> dict[Identity, Entry]:
         """The entries by what they are known by."""
         return {entry.identity: entry for entry in self.entries}
+
+
+def checkpoint_identity(
+    checkpoint: str | Path, baseline: str | Path, name: str | None = None
+) -> str:
+    """What the file `baseline` calls `checkpoint`: the `name` that was given, or else its path."""
+    known_as = name or project_path(Path(checkpoint), Path(baseline).absolute().parent)
+    return str(codec(str).encode(known_as))
 
 
 def load_baseline(path: str | Path) -> Baseline:
@@ -110,10 +131,12 @@ def render_baseline(baseline: Baseline) -> str:
     lines = []
     for entry in sorted(baseline.entries, key=lambda entry: entry.identity):
         members = {name: value for name, value in encode(entry).items() if value is not None}
-        line = json.dumps(members, allow_nan=False)
-        lines.append("  " + line.replace("##", r"#\u0023"))  # a CI log takes `##[` for a command
+        lines.append("  " + json_text(members))
     entries = "[\n" + ",\n".join(lines) + "\n ]" if lines else "[]"
-    return f'{{\n "schema": "{SCHEMA}",\n "entries": {entries}\n}}\n'
+    of = (
+        "" if baseline.checkpoint is None else f' "checkpoint": {json_text(baseline.checkpoint)},\n'
+    )
+    return f'{{\n "schema": "{SCHEMA}",\n{of} "entries": {entries}\n}}\n'
 
 
 def _checked(document: object) -> Baseline:
@@ -150,8 +173,8 @@ def unfit(report: AuditReport) -> str | None:
     return None
 
 
-def record(report: AuditReport, previous: Baseline | None = None) -> Baseline:
-    """Record the violations of `report` that nothing else suppresses.
+def record(report: AuditReport, checkpoint: str, previous: Baseline | None = None) -> Baseline:
+    """Record the violations of `report` that nothing else suppresses, as those of `checkpoint`.
 
     Reasons and dates that `previous` holds for the same identity are kept, and so are its entries
     whose tensor could not be evaluated.
@@ -164,37 +187,41 @@ def record(report: AuditReport, previous: Baseline | None = None) -> Baseline:
     for result in report.results:
         if result.verdict is Verdict.NOT_EVALUATED and (result.tensor, result.rule) in known:
             entries.append(known[result.tensor, result.rule])
-        if result.verdict is Verdict.VIOLATION and not _by_others(result):
+        by_others = result.suppressed is not None and result.suppressed.by != "baseline"
+        if result.verdict is Verdict.VIOLATION and not by_others:
             entry = _entry(result)
             old = known.get(entry.identity, entry)
             entries.append(replace(entry, reason=old.reason, expires=old.expires))
-    return Baseline(tuple(entries))
+    return Baseline(tuple(entries), checkpoint)
 
 
 def compare(
-    report: AuditReport, baseline: Baseline, today: datetime.date | None = None
+    report: AuditReport, checkpoint: str, baseline: Baseline, today: datetime.date | None = None
 ) -> AuditReport:
     """Mark the violations in `report` that `baseline` knows, and note what else is in it.
 
-    New and worse violations stay as they are. `today` is the day that expiry is judged by; by
+    `checkpoint` is what was audited, as `checkpoint_identity` says; it is a warning if the baseline
+    is for another one, or does not tell. New and worse violations stay as they are. `today` is the day that expiry is judged by; by
     default the current one in UTC.
     """
     today = today or utc_today()
     known = baseline.by_identity()
     results = tuple(_judged(r, known.get((r.tensor, r.rule)), today) for r in report.results)
-    notices = (*report.notices, *_leftovers(report, baseline))
+    notices = (*report.notices, *_foreign(baseline, checkpoint), *_leftovers(report, baseline))
     return replace(report, results=results, notices=notices)
 
 
-def prune(baseline: Baseline, report: AuditReport) -> Baseline:
+def prune(baseline: Baseline, report: AuditReport, checkpoint: str) -> Baseline:
     """Tighten `baseline`: drop what no longer violates or is no longer judged, lower its limits.
 
     Entries whose tensor could not be evaluated stay as they are. Nothing is added or raised.
 
     Raises:
+        UsageError: the baseline is for another checkpoint than `checkpoint`.
         UnreadableError, NothingEvaluatedError: the report judged nothing, or nothing that the
             baseline knows, so that all would be dropped.
     """
+    refuse_another(baseline, checkpoint)
     reason = unfit(report)
     if reason is not None:
         incomplete = report.exit_code is ExitCode.INCOMPLETE
@@ -209,7 +236,7 @@ def prune(baseline: Baseline, report: AuditReport) -> Baseline:
             hint="give the checkpoint and the spec that it was written for",
         )
     pruned = [_tightened(entry, results.get(entry.identity)) for entry in baseline.entries]
-    return Baseline(tuple(entry for entry in pruned if entry is not None))
+    return replace(baseline, entries=tuple(entry for entry in pruned if entry is not None))
 
 
 def _tightened(entry: Entry, result: Result | None) -> Entry | None:
@@ -219,20 +246,13 @@ def _tightened(entry: Entry, result: Result | None) -> Entry | None:
         return entry
     if not entry.same_rule(result):
         return None
+    old, new = entry.worst_distance, worst_distance(result)
     return replace(
         entry,
         violating=min(entry.violating, result.violating),
         nonfinite=min(entry.nonfinite, result.nonfinite),
-        worst_distance=_lower(entry.worst_distance, worst_distance(result)),
+        worst_distance=None if old is None or new is None else min(old, new),
     )
-
-
-def _lower(old: float | None, new: float | None) -> float | None:
-    return None if old is None or new is None else min(old, new)
-
-
-def _by_others(result: Result) -> bool:
-    return result.suppressed is not None and result.suppressed.by != "baseline"
 
 
 def _entry(result: Result) -> Entry:
@@ -295,29 +315,23 @@ def _recorded(result: Result) -> Notice:
 def _objection(result: Result, entry: Entry, today: datetime.date) -> Notice | None:
     """Why `entry` does not suppress `result`, if it does not."""
     if entry.expired(today):
-        return Notice(
-            "baseline-expired",
-            f"the baseline's entry for rule {entry.rule} expired on {entry.expires}",
-            hint="fix the weights, or give the entry a new date",
-            tensor=result.tensor,
-        )
-    if not entry.same_rule(result):
-        return Notice(
-            "baseline-outdated",
+        code = "baseline-expired"
+        message = f"the baseline's entry for rule {entry.rule} expired on {entry.expires}"
+        hint = "fix the weights, or give the entry a new date"
+    elif not entry.same_rule(result):
+        code = "baseline-outdated"
+        message = (
             f"the baseline knows rule {entry.rule} as {entry.constraint} over axes "
-            f"{list(entry.axes)}, now it is {result.constraint} over axes {list(result.axes)}",
-            hint="write the baseline again with --write-baseline",
-            tensor=result.tensor,
+            f"{list(entry.axes)}, now it is {result.constraint} over axes {list(result.axes)}"
         )
-    grown = "; ".join(_grown(result, entry))
-    if grown:
-        return Notice(
-            "baseline-worse",
-            f"worse than the baseline allows for rule {entry.rule}: {grown}",
-            hint="fix the weights; --write-baseline would accept them as they are",
-            tensor=result.tensor,
-        )
-    return None
+        hint = "write the baseline again with --write-baseline"
+    elif grown := "; ".join(_grown(result, entry)):
+        code = "baseline-worse"
+        message = f"worse than the baseline allows for rule {entry.rule}: {grown}"
+        hint = "fix the weights; --write-baseline would accept them as they are"
+    else:
+        return None
+    return Notice(code, message, hint, result.tensor)
 
 
 def _grown(result: Result, entry: Entry) -> Iterable[str]:
@@ -327,13 +341,41 @@ def _grown(result: Result, entry: Entry) -> Iterable[str]:
     if result.nonfinite > entry.nonfinite:
         yield f"{result.nonfinite} units hold non-finite weights, {entry.nonfinite} are known"
     now = worst_distance(result)
-    if now is not None and not _at_most(now, entry.worst_distance):
-        known = "none" if entry.worst_distance is None else f"{entry.worst_distance:.6g}"
+    old = entry.worst_distance
+    if now is not None and (old is None or not now <= old * (1 + _SLACK)):
+        known = "none" if old is None else f"{old:.6g}"
         yield f"the worst lies {now:.6g} outside, {known} is known"
 
 
-def _at_most(now: float, known: float | None) -> bool:
-    return known is not None and now <= known * (1 + _SLACK)
+def refuse_another(baseline: Baseline, checkpoint: str) -> None:
+    """Refuse to change a baseline that is for another checkpoint than `checkpoint`.
+
+    Raises:
+        UsageError: it is.
+    """
+    if baseline.of_another(checkpoint):
+        raise UsageError(
+            f"the baseline stays as it is, it was written for {baseline.checkpoint}, and this is "
+            f"{checkpoint}",
+            hint=_SAME.format(baseline.checkpoint),
+        )
+
+
+def _foreign(baseline: Baseline, checkpoint: str) -> Iterable[Notice]:
+    """Warn of a baseline that may excuse what another model does."""
+    if baseline.checkpoint is None:
+        yield Notice(
+            "baseline-unbound",
+            "the baseline does not tell which checkpoint it is for, so it would suppress the same "
+            "violations of any other",
+            hint=f'add "checkpoint": {json_text(checkpoint)} to it if it is for this one',
+        )
+    if baseline.of_another(checkpoint):
+        yield Notice(
+            "baseline-of-another",
+            f"the baseline was written for {baseline.checkpoint}, and this is {checkpoint}",
+            hint=f"{_SAME.format(baseline.checkpoint)}; else it needs a baseline of its own",
+        )
 
 
 def _leftovers(report: AuditReport, baseline: Baseline) -> Iterable[Notice]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Plan, plan_of
+from ckptclamp.plan import Assignment, Entry, NotEvaluated, Plan, plan_of
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.spec.model import Declared, Preset, Spec
 

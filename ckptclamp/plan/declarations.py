@@ -10,7 +10,7 @@ from ckptclamp.constraints.registry import make
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
-from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin
+from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (
     stored,
     tolerance_for,

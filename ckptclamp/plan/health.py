@@ -15,7 +15,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.constraints.soundness import Positive, Sound, Varied
 from ckptclamp.models.families import PartRole
-from ckptclamp.plan.model import Assignment, NotEvaluated, Origin
+from ckptclamp.plan import Assignment, NotEvaluated, Origin
 from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of, why_not_audited
 from ckptclamp.spec.model import Severity
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.families import Part
-    from ckptclamp.plan.model import Entry
+    from ckptclamp.plan import Entry
 
 WEIGHTS: Final = "health/weights"
 VARIED: Final = "health/varied"

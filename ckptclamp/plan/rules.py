@@ -7,8 +7,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
+from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
-from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.tensors import (
     RAW_HINT,
     audited_tensors,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
-    from ckptclamp.plan.model import Plan
+    from ckptclamp.plan import Plan
 
 RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Contiguous, Unreadable, View
 from ckptclamp.errors import printable
-from ckptclamp.plan.model import Assignment
+from ckptclamp.plan import Assignment
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.source import Source
     from ckptclamp.checkpoints.tensor import Extent, Tensor
-    from ckptclamp.plan.model import Entry
+    from ckptclamp.plan import Entry
 
 _HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
 _EMBEDDING = re.compile(

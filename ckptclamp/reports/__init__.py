@@ -1,4 +1,323 @@
 """Audit and apply results as terminal text, JSON and the formats of CI systems.
 
-`reports` computes nothing about weights: it shows what `ckptclamp.auditing.results` holds.
+Here is every format by its name, how a report is to look, and how it gets out: several at once, each
+file whole or not at all. A format is imported when it is rendered. Nothing in this room computes
+anything about weights: it shows what `ckptclamp.auditing.results` holds.
 """
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptclamp.checkpoints.opening import CHECKPOINTS, PARTS
+from ckptclamp.errors import CkptclampError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import BinaryIO, TextIO
+
+    from ckptclamp.reports.findings import Report
+
+_CHECKOUTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
+"""Where CI systems say that the repository is checked out."""
+
+
+def repository_root(start: Path) -> Path:
+    """The root of the repository in which `start` lies, or `start` where it is in none."""
+    lineage = (start, *start.parents)
+    for variable in _CHECKOUTS:
+        checkout = os.environ.get(variable)
+        if checkout and Path(checkout).resolve() in lineage:
+            return Path(checkout).resolve()
+    return next((directory for directory in lineage if (directory / ".git").exists()), start)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """What a reader chose about the look of a report.
+
+    Attributes:
+        width: columns of the terminal; ``None`` where the output is no terminal, and then no name
+            is shortened.
+        color: whether text may hold ANSI colours.
+        verbose: -1 the census alone, 0 the report, 1 also why each rule governs its tensor.
+        show_suppressed: whether suppressed violations are listed; they are counted always.
+        max_worst: how many violating units are shown for one result.
+        max_findings: how many findings the text tells at length on a terminal, unless it is verbose;
+            the table has them all.
+        base: what paths in SARIF, JUnit, GitHub and GitLab reports are relative to, the repository's
+            root.
+        start: what the report's own relative paths are relative to.
+    """
+
+    width: int | None = None
+    color: bool = False
+    verbose: int = 0
+    show_suppressed: bool = False
+    max_worst: int = 5
+    max_findings: int = 50
+    base: Path = field(default_factory=lambda: repository_root(Path.cwd()))
+    start: Path = field(default_factory=Path.cwd)
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """One format: its name, which is that of its module here, and what it is for in a few words."""
+
+    name: str
+    summary: str
+
+    def render(self, report: Report, options: RenderOptions) -> str:
+        """Render `report` in this format: text that ends with a line break."""
+        return "".join(self.stream(report, options))
+
+    def stream(self, report: Report, options: RenderOptions) -> Iterable[str]:
+        """Return what `render` does in pieces: rendered as they are taken, if the format can do so."""
+        module = import_module(f"ckptclamp.reports.formats.{self.name}")
+        pieces: Iterable[str] = (
+            module.stream(report, options)
+            if hasattr(module, "stream")
+            else (module.render(report, options),)
+        )
+        return pieces
+
+
+REPORTERS = {
+    reporter.name: reporter
+    for reporter in (
+        Reporter("text", "a table and findings, for people"),
+        Reporter("json", "everything, for programs and for making the other formats later"),
+        Reporter("sarif", "SARIF 2.1.0, for code scanning"),
+        Reporter("junit", "JUnit XML, for test reports"),
+        Reporter("markdown", "for a CI step summary or a pull request"),
+        Reporter("github", "GitHub workflow annotations"),
+        Reporter("gitlab", "GitLab code quality JSON"),
+        Reporter("html", "one self-contained page with plots"),
+    )
+}
+
+
+def reporter_named(name: str) -> Reporter:
+    """Return the format called `name`, or raise `UsageError` with a suggestion."""
+    if name in REPORTERS:
+        return REPORTERS[name]
+    import difflib
+
+    close = difflib.get_close_matches(name, REPORTERS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(REPORTERS)}"
+    raise UsageError(f"there is no report format {name!r}", hint=hint)
+
+
+def render(name: str, report: Report, options: RenderOptions) -> str:
+    """Render `report` in the format called `name`; text that ends with a line break."""
+    return reporter_named(name).render(report, options)
+
+
+STDOUT = "-"
+
+UNITS = "units"
+"""Not a rendering of a report: every violating unit, written while the audit runs (`units_file`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One report to write: a format's name, and a path or ``-`` for standard output."""
+
+    format: str
+    path: str
+
+
+def parse_outputs(texts: Sequence[str]) -> list[Output]:
+    """Read several ``FORMAT=PATH``; worth doing before a long audit whose report they are.
+
+    Raises:
+        UsageError: one has no ``=`` or an unknown format, its path cannot be a file, or two of
+            them name one place.
+    """
+    outputs = [_parse_output(text) for text in texts]
+    _check_distinct(outputs)
+    return outputs
+
+
+def _check_distinct(outputs: Sequence[Output]) -> None:
+    seen: set[str] = set()
+    for output in outputs:
+        place = output.path if output.path == STDOUT else os.path.realpath(output.path)
+        if place in seen:
+            raise UsageError("two reports would be written to the same place", path=output.path)
+        seen.add(place)
+
+
+def _parse_output(text: str) -> Output:
+    name, separator, path = text.partition("=")
+    if not separator or not path:
+        raise UsageError(f"{text!r} is not FORMAT=PATH", hint="for example json=report.json")
+    if name != UNITS:
+        reporter_named(name)
+    elif path == STDOUT:
+        raise UsageError("units are written to a file", hint="for example units=units.jsonl")
+    if path != STDOUT:
+        check_place(Path(path))
+    return Output(name, path)
+
+
+def check_place(path: Path) -> None:
+    """Find out before the work whether a file can be written at `path`.
+
+    Raises:
+        UsageError: its directory does not exist, or a directory stands there.
+    """
+    if not path.absolute().parent.is_dir():
+        raise UsageError("the directory for this file does not exist", path=path)
+    if path.is_dir():
+        raise UsageError("a directory would be replaced by this file", path=path)
+
+
+def check_places(
+    read: Iterable[Path | None], written: Iterable[Path | None], copy: Path | None = None
+) -> None:
+    """Refuse to write over what is `read`, into a directory that is a `copy`, or twice.
+
+    A file that is there and has a checkpoint's name is never replaced. Into a directory that is a
+    checkpoint nothing goes that has the name of a part of it; the working directory may be one, so
+    reports may. `None` stands for nothing.
+
+    Raises:
+        UsageError: one of `written` is such a place, or cannot be a file.
+    """
+    kept = [path for path in read if path is not None]
+    taken = {name for path in kept for file in _files(path) for name in known_as(file)}
+    folders = {name for path in kept if path.is_dir() for name in known_as(path)}
+    copied = set() if copy is None else known_as(copy)
+    for path in written:
+        if path is None:
+            continue
+        check_place(path)
+        names = known_as(path)
+        if names & taken or _is_checkpoint(path):
+            raise UsageError("would be overwritten by what is written about it", path=path)
+        around = list(Path(os.path.realpath(path)).parents)
+        is_part = path.name.endswith(PARTS) and bool(known_as(around[0]) & folders)
+        if is_part or any(known_as(folder) & copied for folder in around):
+            raise UsageError(
+                "would become a part of the checkpoint that it is about",
+                path=path,
+                hint="write it outside of that directory",
+            )
+        taken |= names
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """`path`, and what belongs to it if it is a checkpoint of several files.
+
+    Which files an index names is not known before it is read; all that may be shards lie beside it.
+    """
+    yield path
+    inside = path.is_dir()
+    try:
+        entries = list((path if inside else path.parent).iterdir())
+    except OSError:  # whoever opens the checkpoint tells why
+        return
+    yield from (e for e in entries if e.name.endswith(PARTS if inside else CHECKPOINTS))
+
+
+def known_as(path: Path) -> set[str | tuple[int, int]]:
+    """What `path` is known by, since another may lead to the same file: real path, device and inode."""
+    names: set[str | tuple[int, int]] = {os.path.realpath(path)}
+    try:
+        status = path.stat()
+    except OSError:
+        return names
+    return names | {(status.st_dev, status.st_ino)}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    names = (path.name, Path(os.path.realpath(path)).name)
+    return path.is_file() and any(name.endswith(CHECKPOINTS) for name in names)
+
+
+def write_reports(
+    report: Report,
+    outputs: Sequence[Output],
+    options: RenderOptions,
+    stdout: TextIO | None = None,
+) -> None:
+    """Render `report` for every one of `outputs`, then write them.
+
+    All are rendered before the first is written, but for JSON, which grows with the checkpoint and
+    is written as it is rendered. A file gets its name when it is whole; what was there before stays
+    until then. `options` hold for standard output; what goes to a file has neither colours nor a
+    width, and is whole where standard output is to be quiet.
+
+    Raises:
+        UsageError: two outputs name one place.
+        CkptclampError: a report could not be written (exit 3).
+    """
+    _check_distinct(outputs)
+    rendered_later = [output for output in outputs if output.format != UNITS]
+    plain = replace(options, width=None, color=False, verbose=max(options.verbose, 0))
+    rendered = [
+        reporter_named(o.format).stream(report, options if o.path == STDOUT else plain)
+        for o in rendered_later
+    ]
+    for output, pieces in zip(rendered_later, rendered, strict=True):
+        if output.path == STDOUT:
+            for text in pieces:
+                write_stream(text, stdout or sys.stdout)
+            (stdout or sys.stdout).flush()
+        else:
+            with whole_file(Path(output.path)) as file:
+                file.writelines(text.encode() for text in pieces)
+
+
+def write_stream(text: str, stream: TextIO) -> None:
+    """Write `text`, with escapes for characters that the stream's encoding lacks."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all; see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that becomes `path` when the block ends, and is dropped if it raises.
+
+    A symbolic link is followed; what is no regular file (a pipe, ``/dev/null``) is written to
+    directly, since it cannot be replaced.
+
+    Raises:
+        CkptclampError: it could not be written (exit 3).
+    """
+    try:
+        target = path.resolve()
+        special = target.exists() and not target.is_file()
+        with target.open("wb") if special else _replacing(target) as file:
+            yield file
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CkptclampError(f"the report could not be written: {reason}", path=path) from error
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    temporary = target.with_name(f".{target.name[:64]}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

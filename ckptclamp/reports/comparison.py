@@ -8,15 +8,15 @@ from ckptclamp.auditing.comparison import Comparison
 from ckptclamp.auditing.drift import worst_first
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import codec, json_text
+from ckptclamp.reports.formats.text import Column, first_that_fits, table_lines
 from ckptclamp.reports.inspection import sparkline
-from ckptclamp.reports.table import Column, first_that_fits, table_lines
 from ckptclamp.reports.wording import plural, sentence, shape_words, unit_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ckptclamp.auditing.drift import TensorDrift
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 SCHEMA = "ckptclamp-diff-1"
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.inspection import Explanation
     from ckptclamp.errors import Notice
-    from ckptclamp.plan.build import Assignment, NotEvaluated
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.plan import Assignment, NotEvaluated
+    from ckptclamp.reports import RenderOptions
 
 _SHOWN_UNMATCHED = 10
 

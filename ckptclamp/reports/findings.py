@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.errors import ExitCode, printable
-from ckptclamp.plan.model import Origin
+from ckptclamp.plan import Origin
 from ckptclamp.reports.wording import (
     file_path,
     plural,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.table import Column, Table, first_that_fits, table_lines
+from ckptclamp.reports.formats.text import Column, Table, first_that_fits, table_lines
 from ckptclamp.reports.wording import file_size, number, plural, shape_words
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.inspection import Inspection, NormStatistics, TensorSummary
     from ckptclamp.engine.histogram import Histogram
     from ckptclamp.models.keras.declarations import Declaration
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BARS = 12

@@ -12,7 +12,7 @@ from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange, WorstUnit
-    from ckptclamp.plan.model import UnmatchedRule
+    from ckptclamp.plan import UnmatchedRule
     from ckptclamp.reports.findings import Report
 
 NOT_EVALUATED_MARK = "-"

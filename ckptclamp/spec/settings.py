@@ -11,6 +11,7 @@ because the working directory may be a checkpoint that somebody else made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ PROJECT_FILE = "pyproject.toml"
 
 ALLOWED: Mapping[str, tuple[type, ...]] = {
     "baseline": (str,),
+    "checkpoint-name": (str,),
     "color": (str,),
     "expansion-limit": (int,),
     "hash": (bool,),
@@ -88,6 +90,21 @@ def find_settings(start: Path) -> Settings | None:
                 if table is not None:
                     return Settings(path, dict(_checked(path, table)))
     return None
+
+
+def project_path(path: Path, start: Path) -> str:
+    """What the project calls `path`: from the folder of the settings that hold for `start`.
+
+    Without any it is the path from `start`. Links are followed but for the last, so that
+    ``latest.safetensors`` keeps its name.
+
+    Raises:
+        UsageError: there are settings that cannot be read.
+    """
+    settings = find_settings(start)
+    root = start if settings is None else settings.path.parent
+    place = path.absolute()
+    return os.path.relpath(place.parent.resolve() / place.name, root.resolve())
 
 
 def brought_along(settings: Settings, checkpoint: Path) -> bool:

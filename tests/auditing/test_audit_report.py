@@ -13,11 +13,10 @@ from safetensors.numpy import save_file
 
 from ckptclamp import __version__
 from ckptclamp.auditing import audit as auditing
-from ckptclamp.auditing.audit import audit, check_isolation
-from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.auditing.audit import AuditOptions, audit, check_isolation
 from ckptclamp.auditing.results import FileDigest, Result, Verdict
 from ckptclamp.errors import ChangedError, Notice, RefusedError, SpecError, UnreadableError
-from ckptclamp.plan.model import Origin
+from ckptclamp.plan import Origin
 from ckptclamp.spec.loader import load_spec
 from ckptclamp.spec.model import Severity
 from tests.checkpoints.safetensors_files import encoded, entry, write_set

@@ -10,7 +10,7 @@ import pytest
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, Result, Suppressed, Verdict
 from ckptclamp.auditing.suppression import suppress, suppress_results
 from ckptclamp.errors import Notice
-from ckptclamp.plan.model import Origin
+from ckptclamp.plan import Origin
 from ckptclamp.spec.model import Suppression
 
 TODAY = datetime.date(2026, 6, 1)

@@ -17,7 +17,7 @@ from ckptclamp.auditing.results import (
     WorstUnit,
 )
 from ckptclamp.errors import ExitCode, Notice
-from ckptclamp.plan.model import Origin, UnmatchedRule
+from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.spec.model import Severity
 
 SUMMARY = CheckpointSummary("m.h5", "hdf5", (), 1)

@@ -17,8 +17,7 @@ from ckptclamp.constraints.linear import NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
 from ckptclamp.engine.requests import Batch, Failed, Screened
 from ckptclamp.errors import Notice
-from ckptclamp.plan.build import Assignment
-from ckptclamp.plan.model import Origin
+from ckptclamp.plan import Assignment, Origin
 from ckptclamp.plan.units import unit_words
 from ckptclamp.spec.model import Severity
 

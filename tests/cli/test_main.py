@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import signal
 import subprocess
@@ -13,9 +12,9 @@ from pathlib import Path
 import click
 import pytest
 
+from ckptclamp import cli as program
 from ckptclamp import errors
 
-program = importlib.import_module("ckptclamp.cli.main")  # the package has a function of that name
 PATH = "model.h5"
 
 

@@ -9,8 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ckptclamp.applying.apply import ApplyOptions, apply
-from ckptclamp.auditing.audit import audit
-from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.auditing.audit import AuditOptions, audit
 from ckptclamp.engine.executors import Meter
 
 SPEC = {

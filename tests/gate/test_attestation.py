@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.auditing.audit import audit
-from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.auditing.audit import AuditOptions, audit
 
 GATE = ("audit", "model.safetensors", "--spec", "spec.yaml")
 

@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,16 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, Result, Verdict, WorstUnit
 from ckptclamp.errors import ExitCode, UsageError
-from ckptclamp.gate.baseline import (
-    Baseline,
-    Entry,
-    compare,
-    load_baseline,
-    prune,
-    record,
-    render_baseline,
-)
-from ckptclamp.plan.model import Origin
+from ckptclamp.gate import baseline as baselines
+from ckptclamp.gate.baseline import Baseline, Entry, load_baseline, render_baseline
+from ckptclamp.plan import Origin
+from ckptclamp.pytest_plugin import assert_conforms
 
 TODAY = datetime.date(2026, 11, 23)
 
@@ -60,6 +55,24 @@ def passing(tensor="a", **changes):
 def report(*results):
     """An audit with these results."""
     return AuditReport(CheckpointSummary("m.safetensors", "safetensors", (), 1), results)
+
+
+MODEL = "m.safetensors"
+
+
+def record(audit, previous=None):
+    """The baseline of an audit of the one model that these tests are about."""
+    return baselines.record(audit, MODEL, previous)
+
+
+def compare(audit, known, today):
+    """An audit of that model, compared with a baseline."""
+    return baselines.compare(audit, MODEL, known, today)
+
+
+def prune(known, audit):
+    """A baseline, tightened by an audit of that model."""
+    return baselines.prune(known, audit, MODEL)
 
 
 def codes(audit):
@@ -119,7 +132,7 @@ def test_pruning_only_tightens(old, new):
     assert tight.nonfinite <= entry.nonfinite
     assert (tight.worst_distance or 0) <= (entry.worst_distance or 0)
     if compare(report(after), baseline, TODAY).exit_code is ExitCode.OK:
-        assert compare(report(after), Baseline((tight,)), TODAY).exit_code is ExitCode.OK
+        assert compare(report(after), Baseline((tight,), MODEL), TODAY).exit_code is ExitCode.OK
 
 
 def test_pruning_removes_what_is_resolved_and_keeps_what_was_not_judged():
@@ -172,7 +185,7 @@ def test_an_entry_holds_up_to_its_last_day(expires, known):
     """Debt with a date comes due the day after."""
     audit = report(violation())
     entries = tuple(replace(e, expires=expires) for e in record(audit).entries)
-    compared = compare(audit, Baseline(entries), TODAY)
+    compared = compare(audit, Baseline(entries, MODEL), TODAY)
     assert (compared.exit_code is ExitCode.OK) == known
     assert ("baseline-expired" in codes(compared)) != known
 
@@ -308,11 +321,15 @@ def test_a_run_that_judged_nothing_prunes_nothing(run, explained, rules, code):
 
 
 def test_the_report_of_another_checkpoint_prunes_nothing(run, save, explained):
-    """It says nothing about what the baseline knows."""
+    """It says nothing about what the baseline knows, not even under the same name."""
     before = explained.read_bytes()
     save("other.safetensors", other=[0.5])
     run("audit", "other.safetensors", "--spec", "spec.yaml", "-o", "json=other.json")
-    done = run("baseline", "prune", "other.json", "--baseline", "known.json")
+    prune = ("baseline", "prune", "other.json", "--baseline", "known.json")
+    done = run(*prune)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "written for model.safetensors, and this is other.safetensors" in done.stderr
+    done = run(*prune, "--checkpoint-name", "model.safetensors")
     assert (done.returncode, done.stdout) == (4, "")
     assert explained.read_bytes() == before
 
@@ -330,10 +347,10 @@ def test_a_run_that_judged_nothing_writes_no_baseline(run, explained, rules):
 def test_what_could_not_be_evaluated_stays_recorded():
     """A tensor that cannot be read today keeps its reason and its limit."""
     (entry,) = record(report(violation("unread"))).entries
-    previous = Baseline((replace(entry, reason="teacher"),))
+    previous = Baseline((replace(entry, reason="teacher"),), MODEL)
     unread = violation("unread", verdict=Verdict.NOT_EVALUATED, violating=0, reason="torn")
     assert record(report(unread, passing("b")), previous) == previous
-    assert record(report(unread, passing("b"))) == Baseline()
+    assert record(report(unread, passing("b"))) == Baseline((), MODEL)
 
 
 @pytest.mark.parametrize(
@@ -413,3 +430,110 @@ def test_baseline_and_write_baseline_exclude_each_other(run, save):
     save(a=[0.5])
     options = ("--baseline", "a.json", "--write-baseline", "b.json")
     assert run("audit", "model.safetensors", "--spec", "spec.yaml", *options).returncode == 2
+
+
+AUDIT = ("audit", "--spec", "spec.yaml", "--strict")
+
+
+@pytest.fixture
+def known(run, save, folder):
+    """The baseline of ``model.safetensors``, beside another model with the same violation."""
+    save(a=[0.5, 2.0])
+    save("other.safetensors", a=[0.5, 2.0])
+    run(*AUDIT, "model.safetensors", "--write-baseline", "known.json", "--quiet")
+    return folder / "known.json"
+
+
+def test_a_baseline_excuses_its_own_checkpoint_alone(run, known):
+    """Another model's violation of the same name is another one: told, and no pass for a strict gate."""
+    own = run(*AUDIT, "model.safetensors", "--baseline", known)
+    assert (own.returncode, "warning" in own.stdout) == (0, False)
+    other = run(*AUDIT, "other.safetensors", "--baseline", known)
+    assert other.returncode == 1
+    assert "warning[baseline-of-another]" in other.stdout
+    assert "written for model.safetensors, and this is other.safetensors" in other.stdout
+    lenient = run("audit", "--spec", "spec.yaml", "other.safetensors", "--baseline", known)
+    assert (lenient.returncode, "baseline-of-another" in lenient.stdout) == (0, True)
+
+
+def test_a_name_says_that_it_is_the_same_checkpoint(run, save, folder, known):
+    """A release has another file name each time; its name may be given, or stand in the settings."""
+    named = ("--checkpoint-name", "model.safetensors")
+    done = run(*AUDIT, "other.safetensors", "--baseline", known, *named, "-f", "json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["report"]["parameters"]["checkpoint-name"] == named[1]
+    (folder / "ckptclamp.toml").write_text('checkpoint-name = "encoder"\n')
+    run(*AUDIT, "model.safetensors", "--write-baseline", "encoder.json")
+    assert json.loads((folder / "encoder.json").read_text())["checkpoint"] == "encoder"
+    assert run(*AUDIT, "other.safetensors", "--baseline", "encoder.json").returncode == 0
+
+
+def test_a_report_keeps_the_name_for_the_pruning_of_its_baseline(run, save, folder):
+    """Whoever gave a name to the audit need not give it again with its report."""
+    save(a=[0.5, 2.0])
+    named = ("--checkpoint-name", "encoder", "-o", "json=result.json")
+    run(*AUDIT, "model.safetensors", "--write-baseline", "known.json", *named)
+    done = run("baseline", "prune", "result.json", "--baseline", "known.json")
+    assert (done.returncode, done.stdout) == (0, "0 removed, 0 lowered, 1 known\n")
+
+
+def test_a_baseline_of_an_earlier_version_is_read_and_told(run, folder, known):
+    """It names no checkpoint; the advice says what to add, and then it is as good as a new one."""
+    document = json.loads(known.read_text())
+    known.write_text(json.dumps({n: v for n, v in document.items() if n != "checkpoint"}))
+    done = run(*AUDIT, "model.safetensors", "--baseline", known)
+    assert (done.returncode, "1 suppressed" in done.stdout) == (1, True)
+    assert 'add "checkpoint": "model.safetensors" to it' in done.stdout
+    assert (
+        run("audit", "--spec", "spec.yaml", "model.safetensors", "--baseline", known).returncode
+        == 0
+    )
+    known.write_text(json.dumps(document))
+    assert run(*AUDIT, "model.safetensors", "--baseline", known).returncode == 0
+
+
+def test_the_path_in_a_baseline_is_that_of_the_project(run, save, folder):
+    """It is the same from every working directory, and names the link that was given."""
+    (folder / "gate").mkdir()
+    (folder / "models").mkdir()
+    save("models/v1.safetensors", a=[2.0])
+    (folder / "models" / "latest.safetensors").symlink_to("v1.safetensors")
+    latest = ("audit", "models/latest.safetensors", "--spec", "spec.yaml")
+    run(*latest, "--write-baseline", "gate/known.json")
+    known = folder / "gate" / "known.json"
+    assert json.loads(known.read_text())["checkpoint"] == "../models/latest.safetensors"
+    (folder / "gate" / "ckptclamp.toml").write_text("")
+    assert run(*latest, "--strict", "--baseline", known).returncode == 0
+    elsewhere = ("audit", folder / "models" / "latest.safetensors", "--spec", folder / "spec.yaml")
+    done = run(*elsewhere, "--strict", "--baseline", known, cwd=folder / "models")
+    assert done.returncode == 0
+
+
+def test_settings_say_where_the_path_in_a_baseline_begins(run, save, folder):
+    """A baseline may be moved within its project."""
+    (folder / ".git").mkdir()
+    (folder / "gate").mkdir()
+    (folder / "ckptclamp.toml").write_text('spec = "spec.yaml"\n')
+    save(a=[2.0])
+    run("audit", "model.safetensors", "--write-baseline", "gate/known.json")
+    moved = (folder / "gate" / "known.json").rename(folder / "known.json")
+    assert json.loads(moved.read_text())["checkpoint"] == "model.safetensors"
+    assert run("audit", "model.safetensors", "--strict", "--baseline", moved).returncode == 0
+
+
+def test_the_baseline_of_another_checkpoint_is_not_written_over(run, known):
+    """The reasons in it are about that one, and would be lost, or excuse what they do not mean."""
+    before = known.read_bytes()
+    done = run(*AUDIT, "other.safetensors", "--write-baseline", known)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--checkpoint-name model.safetensors says that it is the same one" in done.stderr
+    assert known.read_bytes() == before
+
+
+def test_an_assertion_compares_with_the_baseline_of_its_checkpoint(known, folder):
+    """The fixture of pytest knows a checkpoint by the same path as the command line."""
+    conforms = partial(assert_conforms, spec="spec.yaml", baseline="known.json", strict=True)
+    conforms("model.safetensors")
+    conforms("other.safetensors", checkpoint_name="model.safetensors")
+    with pytest.raises(AssertionError, match="baseline-of-another"):
+        conforms(folder / "other.safetensors")

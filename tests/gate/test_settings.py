@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ckptclamp.cli.main import cli
+from ckptclamp.cli import cli
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.settings import ALLOWED, COMMAND_LINE_ONLY, find_settings
 

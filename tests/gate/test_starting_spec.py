@@ -27,7 +27,7 @@ from ckptclamp.auditing.starting_spec import (
 )
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import ExitCode, NothingEvaluatedError
-from ckptclamp.plan.model import Origin
+from ckptclamp.plan import Origin
 from ckptclamp.plan.tensors import exact_pattern
 from ckptclamp.spec.patterns import TensorPatterns
 

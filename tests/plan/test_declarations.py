@@ -13,8 +13,8 @@ from ckptclamp.constraints.linear import Clip
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
 from ckptclamp.constraints.whole import RadialConstraint
 from ckptclamp.errors import SpecError
+from ckptclamp.plan import Origin
 from ckptclamp.plan.build import build_plan
-from ckptclamp.plan.model import Origin
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from tests.plan.checkpoints import dense, keras_model, max_norm
 

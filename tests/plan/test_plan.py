@@ -9,8 +9,8 @@ from ckptclamp.constraints.linear import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import SpecError, UsageError
+from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.plan.build import build_plan
-from ckptclamp.plan.model import Origin, UnmatchedRule
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from ckptclamp.spec.model import Severity
 from ckptclamp.spec.rules import inline_spec

@@ -17,7 +17,7 @@ from ckptclamp.auditing.results import (
 )
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import Notice
-from ckptclamp.plan.model import Origin, UnmatchedRule
+from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.spec.model import Severity
 
 SHA = "1f3ad52b9c0e4477a1d0be5bb0a1c2f34c9d0e81a7b65f20e3d4c5b6a7980123"

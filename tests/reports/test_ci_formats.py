@@ -8,16 +8,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from ckptclamp.plan.model import UnmatchedRule
-from ckptclamp.reports.formats import (
-    RenderOptions,
-    github,
-    gitlab,
-    junit,
-    markdown,
-    render,
-    repository_root,
-)
+from ckptclamp.plan import UnmatchedRule
+from ckptclamp.reports import RenderOptions, render, repository_root
+from ckptclamp.reports.formats import github, gitlab, junit, markdown
 from tests.reports import samples
 
 OPTIONS = RenderOptions(base=Path.cwd())

@@ -8,8 +8,9 @@ import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped
 from markdown_it import MarkdownIt
 
+from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.findings import subject
-from ckptclamp.reports.formats import RenderOptions, junit, markdown
+from ckptclamp.reports.formats import junit, markdown
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 

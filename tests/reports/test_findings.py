@@ -7,7 +7,7 @@ import pytest
 
 from ckptclamp.auditing.results import WorstUnit
 from ckptclamp.errors import Notice
-from ckptclamp.plan.model import UnmatchedRule
+from ckptclamp.plan import UnmatchedRule
 from ckptclamp.reports.findings import Kind, Level, Place, findings
 from tests.reports import samples
 

@@ -18,8 +18,8 @@ from ckptclamp.auditing.results import (
     TensorChange,
 )
 from ckptclamp.errors import Notice
-from ckptclamp.plan.model import Origin, UnmatchedRule
-from ckptclamp.reports.formats import REPORTERS, RenderOptions, render
+from ckptclamp.plan import Origin, UnmatchedRule
+from ckptclamp.reports import REPORTERS, RenderOptions, render
 from tests.reports import samples
 
 OPTIONS = RenderOptions(show_suppressed=True, verbose=1)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ckptclamp.auditing.results import Verdict, WorstUnit
 from ckptclamp.engine.histogram import Histogram
-from ckptclamp.reports.formats import RenderOptions
+from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.formats.charts import Axis, axis_of, histogram_plot
 from ckptclamp.reports.formats.html import render
 from tests.reports import samples

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, WorstUnit
 from ckptclamp.errors import RefusedError, UsageError
-from ckptclamp.reports.formats import RenderOptions
+from ckptclamp.reports import Output, RenderOptions, write_reports
 from ckptclamp.reports.formats.json import load_report, render
-from ckptclamp.reports.writing import Output, write_reports
 from tests.reports import samples
 
 OPTIONS = RenderOptions()

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from jsonschema import Draft4Validator
 
-from ckptclamp.reports.formats import RenderOptions
+from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.formats.sarif import render
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile

@@ -9,8 +9,8 @@ import pytest
 from ckptclamp.auditing import results
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import Notice
-from ckptclamp.plan.model import UnmatchedRule
-from ckptclamp.reports.formats import RenderOptions
+from ckptclamp.plan import UnmatchedRule
+from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.formats.json import SCHEMA, render
 from tests.reports import samples
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptclamp.reports.table import Column, cell_width, elide, fits, table_lines
+from ckptclamp.reports.formats.text import Column, cell_width, elide, fits, table_lines
 
 NAMES = Column("name", shrinks=True)
 COUNTS = Column("count", right=True)

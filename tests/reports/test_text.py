@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ckptclamp.errors import ExitCode
-from ckptclamp.reports.formats import RenderOptions
-from ckptclamp.reports.formats.text import render
-from ckptclamp.reports.table import cell_width
+from ckptclamp.reports import RenderOptions
+from ckptclamp.reports.formats.text import cell_width, render
 from tests.reports import samples
 
 

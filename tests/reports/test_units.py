@@ -6,7 +6,7 @@ import pytest
 
 from ckptclamp.auditing.results import WorstUnit
 from ckptclamp.errors import CkptclampError
-from ckptclamp.reports.writing import units_file
+from ckptclamp.reports.formats.json import units_file
 
 
 def test_each_unit_is_a_line(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ckptclamp.auditing.results import Verdict
 from ckptclamp.errors import ExitCode
-from ckptclamp.plan.model import UnmatchedRule
+from ckptclamp.plan import UnmatchedRule
 from ckptclamp.reports.wording import (
     comparison,
     distinguishable,

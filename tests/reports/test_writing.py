@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from ckptclamp.errors import CkptclampError, UsageError
-from ckptclamp.reports.formats import REPORTERS, RenderOptions, render
-from ckptclamp.reports.formats.json import load_report
-from ckptclamp.reports.writing import (
+from ckptclamp.reports import (
+    REPORTERS,
+    RenderOptions,
     parse_outputs,
+    render,
     write_reports,
     write_stream,
     write_whole,
 )
+from ckptclamp.reports.formats.json import load_report
 from tests.reports import samples
 
 OPTIONS = RenderOptions(width=80, color=True)
@@ -161,7 +163,7 @@ def test_a_text_report_costs_no_heavy_import():
     """The gate runs in every CI job: its start must not pay for what it does not use."""
     code = (
         "import sys; from tests.reports import samples;"
-        "from ckptclamp.reports.formats import RenderOptions, render;"
+        "from ckptclamp.reports import RenderOptions, render;"
         "render('text', samples.MIXED, RenderOptions());"
         "print(sorted({'rich', 'h5py', 'pydantic', 'yaml', 'xml', 'jinja2'} & sys.modules.keys()))"
     )

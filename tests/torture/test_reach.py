@@ -34,7 +34,7 @@ def hook(event, arguments):
         seen.append([event, str(arguments[0])])
 
 sys.addaudithook(hook)
-from ckptclamp.cli.main import main
+from ckptclamp.cli import main
 try:
     main()
 except SystemExit as leaving:

@@ -12,7 +12,7 @@ from ckptclamp.reports.findings import Finding, Level, Report, findings, subject
 from ckptclamp.reports.wording import plural, summary_line
 
 if TYPE_CHECKING:
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 _MOST = 10
 _COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}

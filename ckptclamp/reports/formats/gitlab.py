@@ -11,7 +11,7 @@ from ckptclamp.reports.wording import plural, summary_line
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import AuditReport
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 MOST = 5000
 _SEVERITIES = {Level.ERROR: "major", Level.WARNING: "minor", Level.NOTE: "info"}

@@ -10,29 +10,19 @@ import base64
 import hashlib
 from importlib import resources
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ckptclamp.auditing.results import ApplyReport, AuditReport
-from ckptclamp.errors import ExitCode, printable
+from ckptclamp.auditing.results import ApplyReport
+from ckptclamp.errors import ExitCode
 from ckptclamp.reports import wording
-from ckptclamp.reports.findings import Finding, Kind, Report, findings, subject, worst_first
+from ckptclamp.reports.findings import Report, findings, subject, worst_first
 from ckptclamp.reports.formats.charts import Plot, axis_of, drawable, histogram_plot, strip
-from ckptclamp.reports.wording import (
-    ResultCells,
-    about,
-    file_path,
-    plural,
-    result_cells,
-    sentence,
-    shape_words,
-    unit_sentence,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.auditing.results import Result, TensorChange
+    from ckptclamp.reports import RenderOptions
 
 _MOST_FINDINGS = 200
 _MOST_RESULTS = 2000
@@ -54,7 +44,8 @@ def render(report: Report, options: RenderOptions) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(words=wording, next=next, ids=count(), options=options)
+    environment.globals.update(words=wording, plot_of=_plot, next=next, ids=count())
+    environment.globals.update(options=options, most_files=_MOST_FILES)
     return environment.get_template("page.html.jinja").render(_content(report, options))
 
 
@@ -64,19 +55,17 @@ def _content(report: Report, options: RenderOptions) -> dict[str, Any]:
     style = resources.files("ckptclamp.reports.formats").joinpath("style.css").read_text("utf-8")
     shown = _shown(audit.results)
     found = findings(report, show_suppressed=options.show_suppressed)
-    listed = found[:_MOST_FINDINGS]
     return {
         "report": report,
         "audit": audit,
         "style": style,
         "policy": _policy(style),
         "banner": _banner(report),
-        "facts": list(_facts(report, audit)),
         "strip": _strip(audit.results, shown),
         "changes": list(_changes(report)) if isinstance(report, ApplyReport) else None,
-        "findings": [(finding, _evidence(finding)) for finding in listed],
-        "findings_left_out": len(found) - len(listed),
-        "rows": [_row(f"r{i}", result) for i, result in shown.items()],
+        "findings": found[:_MOST_FINDINGS],
+        "findings_left_out": max(0, len(found) - _MOST_FINDINGS),
+        "shown": shown,
     }
 
 
@@ -99,35 +88,6 @@ def _shown(results: Sequence[Result]) -> dict[int, Result]:
     return {i: result for i, result in enumerate(results) if id(result) in kept}
 
 
-class _Fact(NamedTuple):
-    name: str
-    value: str
-    verbatim: bool = True
-
-
-def _facts(report: Report, audit: AuditReport) -> Iterator[_Fact]:
-    yield _Fact("checkpoint", about(audit.checkpoint), False)
-    yield from _digests(audit.checkpoint, "sha256")
-    if isinstance(report, ApplyReport):
-        yield _Fact("projection", printable(report.projection), False)
-    if isinstance(report, ApplyReport) and report.after is not None:
-        yield _Fact("made from", file_path(report.before.checkpoint.path))
-        yield from _digests(report.before.checkpoint, "its sha256")
-    if audit.spec_path is not None:
-        yield _Fact("spec", file_path(audit.spec_path))
-    if audit.spec_sha256:
-        yield _Fact("spec sha256", printable(audit.spec_sha256))
-    for name, value in sorted(audit.parameters.items()):
-        yield _Fact(printable(name), sentence(value), False)
-
-
-def _digests(summary: CheckpointSummary, name: str) -> Iterator[_Fact]:
-    for file in summary.files[:_MOST_FILES]:
-        if file.sha256:
-            which = "" if len(summary.files) == 1 else f" of {printable(file.path)}"
-            yield _Fact(name + which, printable(file.sha256))
-
-
 def _strip(results: Sequence[Result], shown: dict[int, Result]) -> Plot | None:
     """All results; a cell whose result has no row links to the first one that has."""
     if not shown:
@@ -136,43 +96,8 @@ def _strip(results: Sequence[Result], shown: dict[int, Result]) -> Plot | None:
     return strip([(r, f"r{i if i in shown else first}") for i, r in enumerate(results)])
 
 
-class _Evidence(NamedTuple):
-    """Why it is a violation: the histogram, and what a unit is."""
-
-    plot: Plot | None
-    facts: str
-
-
-def _evidence(finding: Finding) -> _Evidence | None:
-    result = finding.result
-    if result is None or finding.kind is not Kind.VIOLATION:
-        return None
-    plot = _plot(result)
-    facts = [f"{shape_words(result.shape)}, {printable(result.dtype)}."]
-    if result.unit_words:
-        facts.append(f"A unit is {unit_sentence(result)}.")
-    if plot and result.nonfinite:
-        facts.append(f"{plural(result.nonfinite, 'unit')} with non-finite weights, not drawn.")
-    if result.unmendable:
-        facts.append(f"No projection can fix {plural(result.unmendable, 'unit')}.")
-    return _Evidence(plot, " ".join(facts))
-
-
 def _plot(result: Result) -> Plot | None:
     return histogram_plot(result) if drawable(result) else None
-
-
-class _Row(NamedTuple):
-    id: str
-    cells: ResultCells
-    badge: str
-    plot: Plot | None
-
-
-def _row(id_: str, result: Result) -> _Row:
-    cells = result_cells(result)
-    soft = cells.verdict in ("warning", "suppressed")
-    return _Row(id_, cells, cells.verdict if soft else result.verdict.value, _plot(result))
 
 
 _Pair = list[tuple[str, "Result", Plot]]

@@ -7,13 +7,15 @@ All other formats can be made from it. `docs/report-format.md` tells what is sta
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, Summary
+from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, Summary, WorstUnit
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import RefusedError, UsageError, printable
+from ckptclamp.reports import whole_file
 from ckptclamp.reports.codec import MisfitError, Value, codec, json_text
 from ckptclamp.reports.findings import Report, subject
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 SCHEMA = "ckptclamp-report-1"
 """The name of the format; a change that could break a reader counts it up."""
@@ -152,3 +154,32 @@ def _checked(document: Value) -> Report:
     if codec(Summary).decode(document.get("census"), "$.census") != subject(report).census:
         raise MisfitError("$.census is not that of its results")
     return report
+
+
+class UnitsWriter:
+    """Writes every violating unit to an open file as JSON Lines, while the audit runs.
+
+    A report keeps the worst few units of a tensor; whoever needs all of them asks for this file. One
+    line is one unit: ``{"tensor", "rule", "index", "measured", "bound", "distance", "excess",
+    "nonfinite"}``, with numbers as in the JSON report.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, tensor: str, rule: str, unit: WorstUnit) -> None:
+        """Write one violating unit of `tensor` under `rule`, both by their full names."""
+        named = {"tensor": codec(str).encode(tensor), "rule": codec(str).encode(rule)}
+        line = json_text(named | codec(WorstUnit).encode(unit))
+        self._file.write(line.encode() + b"\n")
+
+
+@contextmanager
+def units_file(path: Path) -> Iterator[UnitsWriter]:
+    """A writer whose file appears at `path` when the block ends well, and not at all otherwise.
+
+    Raises:
+        CkptclampError: the file could not be written (exit 3).
+    """
+    with whole_file(path) as file:
+        yield UnitsWriter(file)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckptclamp.auditing.results import TensorChange
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 _ROOM = 300_000
 """Bytes for the rows of one table; a page has three at most."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptclamp.auditing.results import AuditReport, FileDigest
-    from ckptclamp.reports.formats import RenderOptions
+    from ckptclamp.reports import RenderOptions
 
 MOST = 5000
 """GitHub keeps this many results of a run, and refuses files with 25,000."""
