@@ -174,7 +174,7 @@ def test_the_spec_of_the_readme_loads(tmp_path, monkeypatch):
         "monotone-head",
         "our-own",
     ]
-    assert spec.rules[1].tolerance == 1e-3
+    assert spec.rules[1].leeway.tolerance == 1e-3
     assert str(spec.rules[3].constraint).startswith("our_pkg.constraints:Ring")
     assert list(spec.custom_objects) == ["my_pkg>WeightClip", "my_pkg>Ring"]
 

@@ -132,6 +132,7 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
             work.running.memory,
             tolerance,
             projection=work.projection,
+            spare_zero=assignment.allow_zero,
         )
     return project(
         work.copy,
@@ -145,4 +146,5 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
         pool=work.pool,
         progress=work.progress,
         known=known,
+        spare_zero=assignment.allow_zero,
     )

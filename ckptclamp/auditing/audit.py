@@ -46,7 +46,7 @@ def audit(
     rules = as_spec(spec, options.allow_import)
     with opened(path, options) as checkpoint:
         plan = build_plan(
-            checkpoint, rules, allow_import=options.allow_import, tolerance=options.tolerance
+            checkpoint, rules, allow_import=options.allow_import, caller=options.leeway
         )
         return audit_plan(checkpoint, plan, rules, options)
 
@@ -329,10 +329,18 @@ def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> Checkpoint
     )
 
 
+def _text(value: float | str | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, str) else repr(value)
+
+
 def _parameters(options: AuditOptions) -> dict[str, str]:
     """The options that change the answer, as text."""
     parameters = {
-        "tolerance": "auto" if options.tolerance is None else repr(options.tolerance),
+        "tolerance": _text(options.tolerance) or "auto",
+        "epsilon": _text(options.epsilon),
+        "zero-units": _text(options.zero_units),
         "strict": str(options.strict).lower(),
         "allow-import": ",".join(sorted(options.allow_import)),
         "config": "" if options.config is None else options.config_source or "given",

@@ -12,13 +12,16 @@ from ckptclamp.checkpoints.source import (
     DEFAULT_UNPACKED_LIMIT,
     Limits,
 )
+from ckptclamp.spec.model import Leeway
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptclamp.auditing.results import WorstUnit
+    from ckptclamp.constraints.tolerance import History
     from ckptclamp.engine.executors import Progress
     from ckptclamp.plan.build import Assignment
+    from ckptclamp.spec.model import ZeroUnits
 
 MEBIBYTE = 1 << 20
 
@@ -42,11 +45,25 @@ class Running:
 
 @dataclass(frozen=True)
 class Judging:
-    """What changes the answer. `tolerance` overrides every rule's."""
+    """What changes the answer.
 
-    tolerance: float | None = None
+    `tolerance` (a number, or ``"trained"`` or ``"cast"``), `epsilon` and `zero_units`
+    (``"violation"`` or ``"allow"``) override every rule's.
+
+    Raises:
+        UsageError: one of these makes no sense, where `leeway` is asked for.
+    """
+
+    tolerance: float | History | None = None
+    epsilon: float | None = None
+    zero_units: ZeroUnits | None = None
     strict: bool = False
     allow_import: frozenset[str] = frozenset()
+
+    @property
+    def leeway(self) -> Leeway:
+        """What is forgiven, whatever the rules say of it."""
+        return Leeway(self.tolerance, self.epsilon, self.zero_units)
 
 
 @dataclass(frozen=True)
@@ -92,4 +109,4 @@ class Opening:
 
 @dataclass(frozen=True)
 class AuditOptions(Opening, Reporting, Judging, Running):
-    """How to audit. Only `tolerance`, `strict`, `allow_import` and `config` change the answer."""
+    """How to audit. Only `Judging` and `config` change the answer."""

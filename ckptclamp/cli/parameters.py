@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import click
 
 from ckptclamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from ckptclamp.constraints.tolerance import History
 
 
 class _GivenPath(click.Path):
@@ -80,6 +83,29 @@ class Fraction(click.ParamType):  # type: ignore[type-arg] # generic only since 
             number = -1.0
         if not 0 <= number < float("inf"):
             self.fail(f"{value!r} is no share; write 5%, or 0.05", param, ctx)
+        return number
+
+
+class Tolerance(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.5
+    """A relative tolerance, or what it is derived from: ``0.01``, ``trained``, ``cast``."""
+
+    name = "tolerance"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | History:
+        """Return the number or the history that `value` says."""
+        from ckptclamp.constraints.tolerance import History
+
+        text = str(value).strip()
+        if text in list(History):
+            return History(text)
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < 1:
+            self.fail(f"{value!r} is no tolerance; write 0.01, trained or cast", param, ctx)
         return number
 
 

@@ -62,11 +62,19 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
     yield f"  why: {printable(assignment.why, limit=None)}"
     yield f"  unit: {unit_words(tensor.shape, assignment.axes)}"
-    yield f"  tolerance: {assignment.tolerance:g} (relative)"
+    yield f"  tolerance: {_tolerance(assignment)}"
     if not assignment.constraint.streaming:
         yield "  note: a callable that needs the whole tensor in memory"
     yield from _notices(assignment.notices, indent="  ")
     yield ""
+
+
+def _tolerance(assignment: Assignment) -> str:
+    words = f"{assignment.tolerance:.3g} (relative"
+    if assignment.shortfall:
+        words += f"; below a minimum {assignment.tolerance + assignment.shortfall:.3g}"
+    words += f"; {assignment.history})" if assignment.history else ")"
+    return f"{words}; zero units are allowed" if assignment.allow_zero else words
 
 
 def _not_evaluated(entry: NotEvaluated) -> Iterator[str]:
@@ -136,6 +144,9 @@ def _assignment_json(assignment: Assignment) -> dict[str, Any]:
         "unit": unit_words(tensor.shape, assignment.axes),
         "why": assignment.why,
         "tolerance": assignment.tolerance,
+        "shortfall": assignment.shortfall,
+        "history": assignment.history,
+        "allow_zero": assignment.allow_zero,
         "location": assignment.location,
         "notices": [_notice_json(notice) for notice in assignment.notices],
     }

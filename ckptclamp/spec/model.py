@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from ckptclamp.constraints.base import Constraint
+from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
 
 
@@ -38,6 +39,45 @@ class Storage(StrEnum):
 
     EFFECTIVE = "effective"
     RAW = "raw"
+
+
+class ZeroUnits(StrEnum):
+    """What a unit without a weight but zeros is, where it lies outside: unseen rows, padding."""
+
+    VIOLATION = "violation"
+    ALLOW = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class Leeway:
+    """What is forgiven, as a rule, a spec or a caller states it; ``None`` says nothing.
+
+    `tolerance` is relative, or names the history that it is derived from. `epsilon` is what Keras
+    added to the norms that it divided by.
+    """
+
+    tolerance: float | History | None = None
+    epsilon: float | None = None
+    zero_units: ZeroUnits | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "epsilon"):
+            value = getattr(self, name)
+            if isinstance(value, str) and name == "tolerance":
+                object.__setattr__(self, name, _history(value))
+            elif value is not None and not 0 <= value < 1:
+                one = "a tolerance" if name == "tolerance" else "an epsilon"
+                raise UsageError(f"{one} of {value:g} makes no sense", hint="0.01 is one percent")
+        if self.zero_units is not None:
+            object.__setattr__(self, "zero_units", ZeroUnits(self.zero_units))
+
+    def over(self, other: Leeway) -> Leeway:
+        """What this states, and of the rest what `other` states."""
+        return Leeway(
+            other.tolerance if self.tolerance is None else self.tolerance,
+            other.epsilon if self.epsilon is None else self.epsilon,
+            self.zero_units or other.zero_units,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +128,12 @@ class Units:
         return cls(axis=axes)
 
 
+def _history(name: str) -> History:
+    if name not in set(History):
+        raise UsageError(f"a tolerance is no {name!r}", hint=f"a number, {' or '.join(History)}")
+    return History(name)
+
+
 def axes_in(value: object) -> tuple[int, ...] | None:
     """The axes that one integer or a list of them names; ``None`` where it names none."""
     axes = value if isinstance(value, list | tuple) else [value]
@@ -100,8 +146,8 @@ def axes_in(value: object) -> tuple[int, ...] | None:
 class Rule:
     """One line of a spec.
 
-    `tolerance` is relative; ``None`` means `auto`, derived from the storage dtype. `required` rules
-    fail when they match nothing. `storage` says whether numbers that only stand for weights (codes,
+    `leeway` is what it forgives; a tolerance of ``None`` means `auto`, derived from the storage dtype
+    and what is known of the producer. `required` rules fail when they match nothing. `storage` says whether numbers that only stand for weights (codes,
     factors, integers) are judged as they are stored.
     """
 
@@ -110,7 +156,7 @@ class Rule:
     constraint: Constraint
     units: Units = field(default_factory=Units)
     severity: Severity = Severity.ERROR
-    tolerance: float | None = None
+    leeway: Leeway = field(default_factory=Leeway)
     required: bool = True
     storage: Storage = Storage.EFFECTIVE
     location: Location | None = None
@@ -151,14 +197,14 @@ class Suppression:
 class Spec:
     """Rules, and what to do with declared constraints.
 
-    `tolerance` is that of declared constraints. `custom_objects` maps a constraint's registered name
+    `leeway` is that of declared constraints. `custom_objects` maps a constraint's registered name
     in a model config to what it means. `unconstrained` names classes of layers whose code is known
     to set no constraint.
     """
 
     rules: tuple[Rule, ...] = ()
     declared: Declared = Declared.AUDIT
-    tolerance: float | None = None
+    leeway: Leeway = field(default_factory=Leeway)
     projection: Projection = Projection.EXACT
     custom_objects: Mapping[str, CustomObject] = field(default_factory=dict)
     unconstrained: frozenset[str] = frozenset()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
-from ckptclamp.constraints.tolerance import auto_tolerance
+from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.requests import Batch, Request
@@ -46,7 +46,7 @@ def bits(array):
 
 
 def tolerance_of(copy):
-    return auto_tolerance(copy.tensors["w"].dtype)
+    return trained_tolerance(copy.tensors["w"].dtype)
 
 
 @st.composite
