@@ -63,8 +63,10 @@ class Excuses:
         """The epsilon by which all of these units would conform; ``None`` if there is none."""
         if not (self._all_short and self._largest):
             return None
-        constraint, stated = self.assignment.constraint, self.assignment.history is None
-        if stated and self._relative <= self._rounding + constraint.shortfall():
+        constraint = self.assignment.constraint
+        if self.assignment.history is not None and self._relative <= self._rounding:
+            return None  # an assumed cast forgives less than this
+        if self._relative <= self._rounding + constraint.shortfall():
             return constraint.epsilon
         exponent = round(math.log10(self._largest))
         epsilon = float(f"1e{exponent}")
@@ -83,7 +85,7 @@ class Excuses:
         if epsilon is not None:
             known = epsilon == self.assignment.constraint.epsilon
             words = [f"`epsilon: {epsilon:g}`"] * (not known)
-            words += ["`tolerance: trained`"] * (history is None)
+            words += ["`tolerance: trained`"] * (known or history is None)
             yield (
                 "Keras divides by norm + epsilon, which leaves units short of a minimum: say "
                 f"{' and '.join(words)} if training left these there"

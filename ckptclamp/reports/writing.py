@@ -166,7 +166,7 @@ class UnitsWriter:
 
     A report keeps the worst few units of a tensor; whoever needs all of them asks for this file. One
     line is one unit: ``{"tensor", "rule", "index", "measured", "bound", "distance", "excess",
-    "nonfinite"}``, with numbers as in the JSON report.
+    "nonfinite", "zero"}``, with numbers as in the JSON report.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -48,6 +48,12 @@ class ZeroUnits(StrEnum):
     ALLOW = "allow"
 
 
+_SHARES = {
+    "tolerance": "a tolerance is relative: 0.01 is one percent",
+    "epsilon": "it is what keras.config.set_epsilon was given: 1e-7 if it was not called",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Leeway:
     """What is forgiven, as a rule, a spec or a caller states it; ``None`` says nothing.
@@ -66,8 +72,7 @@ class Leeway:
             if isinstance(value, str) and name == "tolerance":
                 object.__setattr__(self, name, _history(value))
             elif value is not None and not 0 <= value < 1:
-                one = "a tolerance" if name == "tolerance" else "an epsilon"
-                raise UsageError(f"{one} of {value:g} makes no sense", hint="0.01 is one percent")
+                raise UsageError(f"{name} {value:g} makes no sense", hint=_SHARES[name])
         if self.zero_units is not None:
             object.__setattr__(self, "zero_units", ZeroUnits(self.zero_units))
 

@@ -172,4 +172,4 @@ def test_another_epsilon_changes_nothing_but_what_keras_does():
     )
     assert (plain.epsilon, raised.epsilon, raised.shortfall()) == (1e-7, 1e-3, 4e-3)
     stats = UnitStatistics(1, {Statistic.NORM: np.array([1.0])}, np.zeros(1, np.int64))
-    assert raised.project_keras(stats).scale == pytest.approx(1 / 1.001)  # type: ignore[attr-defined]
+    assert raised.project_keras(stats).scale == pytest.approx(1 / 1.001)

@@ -136,6 +136,22 @@ def test_large_tensors_conform(axes, dtype, constraint):
 
 
 @pytest.mark.parametrize("block", [1, 1 << 17])
+@pytest.mark.parametrize("projection", Projection)
+@pytest.mark.parametrize(("constraint", "axes"), [(CenterAround(1.0), (0,)), (Clip(0.5, 4.0), ())])
+def test_zero_units_are_left_where_they_are_to_be(constraint, axes, projection, block):
+    """Alone or beside others, in whatever pieces: not a bit of them changes, and they are not left over."""
+    array = np.zeros((6, 40), np.float32)
+    array[:, ::3] = 9.0
+    copy = InMemory(w=array)
+    given = (copy, copy.tensors["w"], axes, constraint, 1e-6)
+    done = project(*given, projection=projection, block=block, spare_zero=True)
+    assert done.left == 0
+    np.testing.assert_array_equal(copy.arrays["w"] == 0, array == 0)
+    assert (copy.arrays["w"][:, ::3] < 5).all()
+    assert project(*given, projection=projection, block=block).changed > 0
+
+
+@pytest.mark.parametrize("block", [1, 1 << 17])
 def test_units_that_cannot_be_mended_keep_their_bytes(block):
     """NaN, infinities and zero units are counted as left, and their neighbours are mended."""
     array = np.full((4, 5), 3.0, np.float32)
