@@ -21,6 +21,7 @@ from ckptclamp.constraints.registry import BUILTIN
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports.formats import REPORTERS
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
+from ckptclamp.spec.model import Leeway, ZeroUnits
 from ckptclamp.spec.settings import ALLOWED
 
 ROOT = Path(__file__).parents[1]
@@ -174,7 +175,7 @@ def test_the_spec_of_the_readme_loads(tmp_path, monkeypatch):
         "monotone-head",
         "our-own",
     ]
-    assert spec.rules[1].leeway.tolerance == 1e-3
+    assert spec.rules[1].leeway == Leeway(1e-3, 1e-5, ZeroUnits.ALLOW)
     assert str(spec.rules[3].constraint).startswith("our_pkg.constraints:Ring")
     assert list(spec.custom_objects) == ["my_pkg>WeightClip", "my_pkg>Ring"]
 

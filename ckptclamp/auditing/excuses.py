@@ -35,9 +35,9 @@ class Excuses:
     """
 
     def __init__(self, assignment: Assignment) -> None:
+        assert assignment.tensor.dtype is not None
         self.assignment = assignment
-        dtype = assignment.tensor.dtype
-        self._rounding = 0.0 if dtype is None else trained_tolerance(dtype)
+        self._rounding = trained_tolerance(assignment.tensor.dtype)
         self._all_short = assignment.constraint.with_epsilon(KERAS_EPSILON).shortfall() > 0
         self._zeros = 0
         self._smallest, self._largest, self._relative = math.inf, 0.0, 0.0
@@ -93,5 +93,5 @@ class Excuses:
         elif history is History.CAST and 0 < self._relative <= self._rounding:
             yield (
                 f"training in {self.assignment.tensor.dtype} leaves units as far outside: say `tolerance: "
-                "trained` if it was projected in that dtype, not cast to it"
+                "trained` if the weights had that dtype when they were projected"
             )

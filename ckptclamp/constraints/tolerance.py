@@ -95,7 +95,7 @@ def cast_tolerance(dtype: StorageDType, size: int) -> float:
     u = _roundoff(dtype)
     if u <= _FLOAT32_ROUNDOFF:
         return FLOOR
-    likely = u * math.sqrt(2 * math.log(2 / CHANCE) / max(size, 1)) + u**2
+    likely = u * math.sqrt(2 * math.log(2 / CHANCE) / size) + u**2
     return (1 + FLOOR) * (1 + min(u, likely)) - 1
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ckptclamp.constraints.base import Constraint
+from ckptclamp.constraints.base import Constraint, number
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
 
@@ -59,7 +59,10 @@ class Leeway:
     """What is forgiven, as a rule, a spec or a caller states it; ``None`` says nothing.
 
     `tolerance` is relative, or names the history that it is derived from. `epsilon` is what Keras
-    added to the norms that it divided by.
+    added to the norms that it divided by. Text is taken for the member that it names.
+
+    Raises:
+        UsageError: a number is none from 0 up to but not including 1, or text names nothing.
     """
 
     tolerance: float | History | None = None
@@ -67,14 +70,16 @@ class Leeway:
     zero_units: ZeroUnits | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tolerance", "epsilon"):
+        for name, hint in _SHARES.items():
             value = getattr(self, name)
-            if isinstance(value, str) and name == "tolerance":
-                object.__setattr__(self, name, _history(value))
-            elif value is not None and not 0 <= value < 1:
-                raise UsageError(f"{name} {value:g} makes no sense", hint=_SHARES[name])
+            if name == "tolerance" and isinstance(value, str):
+                object.__setattr__(self, name, _member(History, name, value))
+            elif value is not None and not 0 <= number(name, value) < 1:
+                raise UsageError(f"{name} {value:g} makes no sense", hint=hint)
         if self.zero_units is not None:
-            object.__setattr__(self, "zero_units", ZeroUnits(self.zero_units))
+            object.__setattr__(
+                self, "zero_units", _member(ZeroUnits, "zero_units", self.zero_units)
+            )
 
     def over(self, other: Leeway) -> Leeway:
         """What this states, and of the rest what `other` states."""
@@ -133,10 +138,10 @@ class Units:
         return cls(axis=axes)
 
 
-def _history(name: str) -> History:
-    if name not in set(History):
-        raise UsageError(f"a tolerance is no {name!r}", hint=f"a number, {' or '.join(History)}")
-    return History(name)
+def _member(kind: type[StrEnum], name: str, value: str) -> StrEnum:
+    if value not in list(kind):
+        raise UsageError(f"{name} is no {value!r}", hint=f"known: {', '.join(kind)}")
+    return kind(value)
 
 
 def axes_in(value: object) -> tuple[int, ...] | None:

@@ -92,10 +92,13 @@ def test_every_kind_of_constraint_can_except_zeros(constraint):
     [
         ([0.05 - 1e-5, 0.05 - 0.9e-5, 0.06], 1e-5),
         ([0.05 - 1.4e-4, 0.05 - 0.8e-4, 0.0], 1e-4),
-        ([0.05 - 1e-5, 0.05 - 3e-5], None),
-        ([0.05 - 3e-5], None),
+        ([0.05 - 1e-3], 1e-3),
+        ([0.05 - 1e-2], None),
+        ([0.05 - 2e-5], None),
+        ([0.05 - 1e-5, 0.05 - 1.6e-5], None),
+        ([0.05 - 1e-5, 0.05 - 5e-6], None),
+        ([0.05 - 1e-5, 2.0 + 1e-5], None),
         ([0.05 - 1e-5, 2.1], None),
-        ([0.05 - 2e-2], None),
         ([2.1], None),
         ([0.0], None),
     ],
@@ -118,6 +121,22 @@ def test_a_stated_number_that_is_too_small_for_training_is_told():
     assert result.epsilon == 1e-7
     assert "tolerance: trained" in (result.hint or "")
     assert "epsilon: 1e-07" not in (result.hint or "")
+
+
+def test_one_unit_that_is_farther_out_spoils_the_excuse():
+    """What explains most of them explains nothing; zeros alone are no training in a narrow dtype."""
+    result = result_of(MinMaxNorm(0.05, 2.0), [0.05 - 1e-7, 0.05 - 1e-3], tolerance=0.0)
+    assert result.epsilon is None
+    zeros = result_of(UnitNorm(), [0.0], tolerance=1e-5, history=History.CAST)
+    assert "training in" not in (zeros.hint or "")
+
+
+def test_only_norms_are_divided_by():
+    """A mean, or a weight, that lies short of its bound was not left there by an epsilon."""
+    short = {Statistic.SUM: np.array([3 - 3e-5]), Statistic.SUM_ABS: np.array([3 - 3e-5])}
+    pieces = Batch(0, ((0, 1),), UnitStatistics(3, short, np.zeros(1, np.int64)))
+    result = tallied(pieces, of=assignment(CenterAround(1.0), shape=(3, 1), tolerance=0.0))
+    assert (result.violating, result.epsilon, result.hint) == (1, None, None)
 
 
 def test_units_that_are_not_finite_are_explained_by_nothing():

@@ -114,9 +114,17 @@ def test_single_weights_have_no_size_to_cancel_errors_in():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"tolerance": "castt"}, {"tolerance": 1}, {"epsilon": -1e-7}, {"epsilon": float("nan")}]
+    "bad",
+    [
+        {"tolerance": "castt"},
+        {"tolerance": 1},
+        {"epsilon": -1e-7},
+        {"epsilon": float("nan")},
+        {"epsilon": "1e-7"},
+        {"zero_units": "alow"},
+    ],
 )
 def test_what_makes_no_sense_is_refused(bad):
     """From Python, too."""
-    with pytest.raises(UsageError, match=r"makes no sense|tolerance is no 'castt'"):
+    with pytest.raises(UsageError, match=r"makes no sense|must be a number|is no '(castt|alow)'"):
         Leeway(**bad)
