@@ -21,6 +21,7 @@ from ckptclamp.constraints.registry import BUILTIN, arguments_of
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports import REPORTERS
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
+from ckptclamp.spec.model import Leeway, ZeroUnits
 from ckptclamp.spec.settings import ALLOWED
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +176,7 @@ def test_the_spec_of_the_readme_loads(tmp_path, monkeypatch):
         "monotone-head",
         "our-own",
     ]
-    assert spec.rules[1].tolerance == 1e-3
+    assert spec.rules[1].leeway == Leeway(1e-3, 1e-5, ZeroUnits.ALLOW)
     assert str(spec.rules[3].constraint).startswith("our_pkg.constraints:Ring")
     assert list(spec.custom_objects) == ["my_pkg>WeightClip", "my_pkg>Ring"]
 

@@ -38,7 +38,12 @@ MOST = 0.1
 
 MODULES = {
     "auditing/results": ["auditing/test_results.py", "auditing/test_audit_report.py"],
-    "auditing/verdicts": ["auditing/test_tally.py", "auditing/test_auditing.py"],
+    "auditing/verdicts": [
+        "auditing/test_tally.py",
+        "auditing/test_excuses.py",
+        "auditing/test_auditing.py",
+    ],
+    "auditing/excuses": ["auditing/test_excuses.py"],
     "auditing/audit": [
         "auditing/test_auditing.py",
         "auditing/test_audit_report.py",

@@ -116,7 +116,7 @@ class _Job:
     def _plan(self, checkpoint: Checkpoint) -> Plan:
         audit = self.options.audit
         return build_plan(
-            checkpoint, self.spec, allow_import=audit.allow_import, tolerance=audit.tolerance
+            checkpoint, self.spec, allow_import=audit.allow_import, caller=audit.leeway
         )
 
     def preview(self) -> ApplyReport:
@@ -233,7 +233,7 @@ class _Job:
             newest[index] = result
         after = replace(before, checkpoint=summary, results=self._suppressed(newest))
         if not self.options.allow_remaining:
-            refuse_remaining(after, self.projection)
+            refuse_remaining(after, self.plan, self.projection)
         return after
 
     def _affected(self, changed: set[str]) -> set[str]:

@@ -170,6 +170,7 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
         pool=work.pool,
         progress=work.progress,
         known=known,
+        spare_zero=assignment.allow_zero,
     )
 
 
@@ -185,4 +186,5 @@ def _project_whole(work: Work, assignment: Assignment) -> Projected:
         work.running.memory,
         assignment.projection_tolerance,
         projection=work.projection,
+        spare_zero=assignment.allow_zero,
     )

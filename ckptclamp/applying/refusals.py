@@ -6,16 +6,11 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ckptclamp.auditing.results import AuditReport, Result, Verdict
+from ckptclamp.constraints.norms import MinMaxNorm
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
 from ckptclamp.plan import Plan
 from ckptclamp.plan.build import exclusive
 from ckptclamp.spec.model import Projection
-
-_REMAINING = {
-    Projection.EXACT: "the rules of this tensor may exclude each other",
-    Projection.KERAS: "--projection exact goes all the way, whatever the rate",
-}
-"""What to think of where a projection left units outside."""
 
 
 def to_fix(result: Result) -> bool:
@@ -76,13 +71,24 @@ def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
     unfixable = [r for r in report.results if to_fix(r) and r.unmendable]
     if unfixable:
         first = unfixable[0]
-        what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
+        allowed = "`zero_units: allow`, or --zero-units allow, excepts zero vectors; " * bool(
+            first.zero
+        )
         raise NotWrittenError(
-            f"nothing was written, {_units(first.unmendable, first.units)} that cannot be fixed ({what})",
+            f"nothing was written, {_units(first.unmendable, first.units)} beyond fixing "
+            f"({_why_unfixable(first)})",
             path=report.checkpoint.path,
             tensor=first.tensor,
-            hint="--allow-remaining writes a copy with these left as they are",
+            hint=f"{allowed}--allow-remaining writes a copy with these left as they are",
         )
+
+
+def _why_unfixable(result: Result) -> str:
+    if result.nonfinite:
+        return "non-finite weights"
+    if result.zero == result.unmendable:
+        return f"zero vectors, which have no direction towards {result.constraint}"
+    return f"no point of {result.constraint}"
 
 
 def refuse_exclusive(
@@ -115,8 +121,8 @@ def refuse_another_plan(copy: Plan, original: Plan, output: Path) -> None:
         )
 
 
-def refuse_remaining(after: AuditReport, projection: Projection) -> None:
-    """Refuse a copy in which violations remain."""
+def refuse_remaining(after: AuditReport, plan: Plan, projection: Projection) -> None:
+    """Refuse a copy, which `plan` governs, in which violations remain."""
     remaining = [result for result in after.results if to_fix(result)]
     if remaining:
         first = remaining[0]
@@ -125,8 +131,29 @@ def refuse_remaining(after: AuditReport, projection: Projection) -> None:
             f"{first.constraint} (rule {first.rule}) after the {projection.value} projection",
             path=after.checkpoint.path,
             tensor=first.tensor,
-            hint=f"{_REMAINING[projection]}; --allow-remaining writes the copy all the same",
+            hint=f"{_why_remaining(first, plan, projection)}; --allow-remaining writes the copy all the "
+            "same",
         )
+
+
+def _why_remaining(result: Result, plan: Plan, projection: Projection) -> str:
+    """What to think of where a projection left units of `result` outside."""
+    if projection is Projection.EXACT:
+        return "the rules of this tensor may exclude each other"
+    constraint = next(
+        a.constraint
+        for a in plan.assignments
+        if (a.tensor.name, a.rule) == (result.tensor, result.rule)
+    )
+    if isinstance(constraint, MinMaxNorm) and constraint.rate < 1:
+        rate = f"a step of Keras' goes a part of the way, {constraint.rate:g}"
+        return f"{rate}; --projection exact goes all of it"
+    if result.epsilon is not None:
+        return (
+            f"Keras divides by norm + {constraint.epsilon:g}, which leaves them short; `tolerance: trained` "
+            "forgives that, --projection exact leaves none"
+        )
+    return "Keras' formula rounds as training does; --projection exact goes all the way"
 
 
 def _units(some: int, total: int) -> str:

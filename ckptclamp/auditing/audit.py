@@ -27,14 +27,16 @@ from ckptclamp.errors import Notice, UnreadableError, UsageError
 from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import all_names
-from ckptclamp.spec.model import Declared, Preset, Spec, Suppression
+from ckptclamp.spec.model import Declared, Leeway, Preset, Spec, Suppression
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptclamp.auditing.verdicts import OnUnit
+    from ckptclamp.constraints.tolerance import History
     from ckptclamp.engine.cache import MeasurementCache
     from ckptclamp.engine.executors import Progress
+    from ckptclamp.spec.model import ZeroUnits
 
 MEBIBYTE = 1 << 20
 
@@ -55,11 +57,25 @@ class Running:
 
 @dataclass(frozen=True)
 class Judging:
-    """What changes the answer. `tolerance` overrides every rule's."""
+    """What changes the answer.
 
-    tolerance: float | None = None
+    `tolerance` (a number, or ``"trained"`` or ``"cast"``), `epsilon` and `zero_units`
+    (``"violation"`` or ``"allow"``) override every rule's.
+
+    Raises:
+        UsageError: one of these makes no sense, where `leeway` is asked for.
+    """
+
+    tolerance: float | History | None = None
+    epsilon: float | None = None
+    zero_units: ZeroUnits | None = None
     strict: bool = False
     allow_import: frozenset[str] = frozenset()
+
+    @property
+    def leeway(self) -> Leeway:
+        """What is forgiven, whatever the rules say of it."""
+        return Leeway(self.tolerance, self.epsilon, self.zero_units)
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class AuditOptions(Opening, Reporting, Judging, Running):
-    """How to audit. Only `tolerance`, `strict`, `allow_import` and `config` change the answer."""
+    """How to audit. Only `Judging` and `config` change the answer."""
 
 
 _HASHED_UNASKED = 64 * MEBIBYTE
@@ -128,7 +144,7 @@ def audit(
     rules = as_spec(spec, options.allow_import)
     with opened(path, options) as checkpoint:
         plan = build_plan(
-            checkpoint, rules, allow_import=options.allow_import, tolerance=options.tolerance
+            checkpoint, rules, allow_import=options.allow_import, caller=options.leeway
         )
         return audit_plan(checkpoint, plan, rules, options)
 
@@ -359,10 +375,18 @@ def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> Checkpoint
     )
 
 
+def _text(value: float | str | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, str) else repr(value)
+
+
 def _parameters(options: AuditOptions) -> dict[str, str]:
     """The options that change the answer, as text."""
     parameters = {
-        "tolerance": "auto" if options.tolerance is None else repr(options.tolerance),
+        "tolerance": _text(options.tolerance) or "auto",
+        "epsilon": _text(options.epsilon),
+        "zero-units": _text(options.zero_units),
         "strict": str(options.strict).lower(),
         "allow-import": ",".join(sorted(options.allow_import)),
         "config": "" if options.config is None else options.config_source or "given",

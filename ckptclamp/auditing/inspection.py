@@ -271,7 +271,7 @@ def explain(
             checkpoint,
             as_spec(spec, options.allow_import),
             allow_import=options.allow_import,
-            tolerance=options.tolerance,
+            caller=options.leeway,
         )
         governed = {assignment.tensor.whole.name for assignment in plan.assignments}
         governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}

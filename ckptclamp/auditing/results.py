@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ckptclamp.constraints.tolerance import History
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Origin, UnmatchedRule
@@ -27,7 +28,8 @@ class Verdict(StrEnum):
 class WorstUnit:
     """One unit that lies outside: its coordinates along the kept axes, and how far out it is.
 
-    `excess` is relative to the bound, ``None`` where the bound is 0 or a weight is not finite.
+    `excess` is relative to the bound, ``None`` where the bound is 0 or a weight is not finite. `zero`
+    says that all of its weights are zeros.
     """
 
     index: tuple[int, ...]
@@ -36,6 +38,7 @@ class WorstUnit:
     distance: float
     excess: float | None
     nonfinite: int = 0
+    zero: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,16 @@ class Result:
 
     `tensor` is the full name, `label` the friendlier name where there is one (``dense/kernel`` for
     ``layers/dense/vars/0``). `axes` are the reduced axes; `unit_words` says what one unit is.
-    `measured_min` and `measured_max` span all units with finite weights. `worst` lists violating
+    `measured_min` and `measured_max` span all units with finite weights, but for zeros that the rule
+    excepts. `worst` lists violating
     units, worst first. `within_tolerance` counts units that lie outside the set, but by no more than
-    the tolerance; they conform. A result that was not evaluated has a `reason` and no measurements.
+    the tolerance; they conform. Below their bound these may lie farther out, by `shortfall`, relative
+    as the `tolerance`; `history` names what both were derived from, and is ``None`` where a number was
+    stated. `zero` counts violating units without a weight but zeros, and `zero_allowed` those that
+    would violate if the rule did not except them; `zero_first` lists the first of either. `epsilon` is
+    the one by which Keras' own formula would leave all violating units, but zeros, where they are. A
+    result that was not evaluated has a `reason` and no measurements; `hint` is what to do about it, or
+    about violations that may be none.
     """
 
     tensor: str
@@ -73,6 +83,8 @@ class Result:
     why: str = ""
     severity: Severity = Severity.ERROR
     tolerance: float = 0.0
+    shortfall: float = 0.0
+    history: History | None = None
     reason: str | None = None
     hint: str | None = None
     units: int = 0
@@ -80,6 +92,10 @@ class Result:
     within_tolerance: int = 0
     nonfinite: int = 0
     unmendable: int = 0
+    zero: int = 0
+    zero_allowed: int = 0
+    zero_first: tuple[tuple[int, ...], ...] = ()
+    epsilon: float | None = None
     bound: tuple[float | None, float | None] = (None, None)
     measured_min: float | None = None
     measured_max: float | None = None
@@ -112,7 +128,11 @@ class CheckpointSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many results had which answer; suppressed violations are counted apart."""
+    """How many results had which answer; suppressed violations are counted apart.
+
+    `within_tolerance` counts units that conform by their tolerance alone, `zero_allowed` zero units
+    that a rule excepts.
+    """
 
     results: int
     passed: int
@@ -122,6 +142,8 @@ class Summary:
     warnings: int
     units: int
     violating_units: int
+    within_tolerance: int = 0
+    zero_allowed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +184,8 @@ class AuditReport:
             warnings=sum(not notice.informational for notice in self.all_notices),
             units=sum(r.units for r in self.results),
             violating_units=sum(r.violating for r in open_results),
+            within_tolerance=sum(r.within_tolerance for r in self.results),
+            zero_allowed=sum(r.zero_allowed for r in self.results),
         )
 
     @property

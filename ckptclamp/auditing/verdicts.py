@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.auditing.excuses import Excuses
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.executors import Meter
@@ -105,6 +106,10 @@ def _request(assignment: Assignment) -> Request:
     )
 
 
+MOST_ZEROS = 20
+"""Of how many zero units a result says which they are."""
+
+
 class Tally:
     """Counts the units of one assignment.
 
@@ -125,6 +130,8 @@ class Tally:
         self.within_tolerance = 0
         self.nonfinite = 0
         self.unmendable = 0
+        self.zero = 0
+        self.zero_allowed = 0
         self.minimum = math.inf
         self.maximum = -math.inf
         self._keep = keep
@@ -132,6 +139,8 @@ class Tally:
         self._histogram = UnitHistogram() if histogram else None
         self._failure: Failed | None = None
         self._worst: list[tuple[float, WorstUnit]] = []
+        self._zero_first: list[tuple[int, ...]] = []
+        self._excuses = Excuses(assignment)
 
     def add(self, measurement: Measurement) -> None:
         """Take in one piece of what was measured."""
@@ -149,17 +158,39 @@ class Tally:
         with np.errstate(all="ignore"):  # non-finite units are judged by their own count
             judgement = self.assignment.constraint.judge(statistics)
         broken = statistics.nonfinite > 0
-        outside = judgement.violates(self.assignment.tolerance) | broken
+        assignment = self.assignment
+        outside = judgement.violates(assignment.tolerance, assignment.shortfall) | broken
+        beyond = judgement.violates(0.0)
+        zero = outside & statistics.zero if outside.any() else outside
+        if zero.any():
+            self._add_zeros(batch, zero)
+        excepted = zero if assignment.allow_zero else np.zeros_like(zero)
+        outside, zero = outside & ~excepted, zero & ~excepted
         self.units += len(statistics)
         self.violating += int(np.count_nonzero(outside))
-        self.within_tolerance += int(np.count_nonzero(judgement.violates(0.0) & ~outside))
+        self.within_tolerance += int(np.count_nonzero(beyond & ~outside & ~excepted))
         self.nonfinite += int(np.count_nonzero(broken))
-        self._see(judgement.measured[~broken])
+        self._see(judgement.measured[~(broken | excepted)])
         if outside.any():
-            self._add_violating(batch, judgement, outside)
+            self._excuses.add(judgement, outside, zero)
+            self._add_violating(batch, judgement, outside, zero)
+
+    def _add_zeros(self, batch: Batch, zero: NDArray[np.bool_]) -> None:
+        count = int(np.count_nonzero(zero))
+        if self.assignment.allow_zero:
+            self.zero_allowed += count
+        else:
+            self.zero += count
+        room = MOST_ZEROS - len(self._zero_first)
+        positions = np.flatnonzero(zero)[:room]
+        self._zero_first += [_index(batch, int(position)) for position in positions]
 
     def _add_violating(
-        self, batch: Batch, judgement: Judgement, outside: NDArray[np.bool_]
+        self,
+        batch: Batch,
+        judgement: Judgement,
+        outside: NDArray[np.bool_],
+        zero: NDArray[np.bool_],
     ) -> None:
         broken = batch.statistics.nonfinite > 0
         unfixable = broken | self.assignment.constraint.unmendable(batch.statistics)
@@ -167,13 +198,13 @@ class Tally:
         positions = np.flatnonzero(outside)
         if self._on_unit is not None:
             for position in positions:
-                self._on_unit(self.assignment, _unit(batch, judgement, int(position)))
+                self._on_unit(self.assignment, _unit(batch, judgement, zero, int(position)))
         rank = _rank(judgement, batch.statistics)[positions]
         if len(positions) > self._keep:
             worst = np.argsort(-rank, kind="stable")[: self._keep]
             positions, rank = positions[worst], rank[worst]
         found = [
-            (float(r), _unit(batch, judgement, int(p)))
+            (float(r), _unit(batch, judgement, zero, int(p)))
             for r, p in zip(rank, positions, strict=True)
         ]
         self._worst = sorted(self._worst + found, key=lambda pair: (-pair[0], pair[1].index))
@@ -201,7 +232,7 @@ class Tally:
             origin=assignment.origin,
             verdict=self._verdict(reason),
             reason=reason,
-            hint=hint,
+            hint=hint or self._excuses.hint(),
             label=assignment.label,
             shape=tensor.shape,
             dtype=str(tensor.dtype),
@@ -212,11 +243,17 @@ class Tally:
             why=assignment.why,
             severity=assignment.severity,
             tolerance=assignment.tolerance,
+            shortfall=assignment.shortfall,
+            history=assignment.history,
             units=self.units,
             violating=self.violating,
             within_tolerance=self.within_tolerance,
             nonfinite=self.nonfinite,
             unmendable=self.unmendable,
+            zero=self.zero,
+            zero_allowed=self.zero_allowed,
+            zero_first=tuple(self._zero_first),
+            epsilon=self._excuses.epsilon(),
             bound=assignment.constraint.interval(),
             measured_min=self.minimum if finite else None,
             measured_max=self.maximum if finite else None,
@@ -251,17 +288,23 @@ def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float6
     return np.where((statistics.nonfinite > 0) | np.isnan(rank), np.inf, rank)
 
 
-def _unit(batch: Batch, judgement: Judgement, position: int) -> WorstUnit:
+def _index(batch: Batch, position: int) -> tuple[int, ...]:
+    """The coordinates along the kept axes of one unit of a batch."""
     extents = tuple(stop - start for start, stop in batch.units)
     local = np.unravel_index(position, extents) if extents else ()
+    return tuple(int(i) + start for i, (start, _) in zip(local, batch.units, strict=True))
+
+
+def _unit(batch: Batch, judgement: Judgement, zero: NDArray[np.bool_], position: int) -> WorstUnit:
     nonfinite = int(batch.statistics.nonfinite[position])
     distance, scale = float(judgement.distance[position]), float(judgement.scale[position])
     relative = distance / scale if scale > 0 and not nonfinite else None
     return WorstUnit(
-        index=tuple(int(i) + start for i, (start, _) in zip(local, batch.units, strict=True)),
+        index=_index(batch, position),
         measured=float(judgement.measured[position]) if not nonfinite else math.nan,
         bound=float(judgement.bound[position]),
         distance=distance if not nonfinite else math.nan,
         excess=relative,
         nonfinite=nonfinite,
+        zero=bool(zero[position]),
     )

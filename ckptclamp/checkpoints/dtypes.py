@@ -90,6 +90,16 @@ DTYPES: dict[str, StorageDType] = {
     )
 }
 
+PACKED_DTYPES: dict[str, StorageDType] = {
+    dtype.name: dtype
+    for dtype in (
+        _float("float6_e2m3fn", 6, 3),
+        _float("float6_e3m2fn", 6, 2),
+        _float("float4_e2m1fn", 4, 1),
+    )
+}
+"""Dtypes of which several elements share a byte: they can be named and counted, but not read."""
+
 CODE_DTYPES = frozenset(
     {
         "float8_e4m3fn",

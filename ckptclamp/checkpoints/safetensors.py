@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import parse_strict
-from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
+from ckptclamp.checkpoints.dtypes import DTYPES, PACKED_DTYPES, StorageDType
 from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES, Source
 from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
 from ckptclamp.errors import RefusedError
@@ -48,12 +48,17 @@ _READABLE: dict[str, str] = {
     "BOOL": "bool",
     "C64": "complex64",
 }
-DTYPE_BITS: dict[str, int] = {
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    **{name: DTYPES[numpy_name].bits for name, numpy_name in _READABLE.items()},
+_PACKED: dict[str, str] = {
+    "F4": "float4_e2m1fn",
+    "F6_E2M3": "float6_e2m3fn",
+    "F6_E3M2": "float6_e3m2fn",
 }
+
+_DTYPES: dict[str, StorageDType] = {
+    **{name: DTYPES[known] for name, known in _READABLE.items()},
+    **{name: PACKED_DTYPES[known] for name, known in _PACKED.items()},
+}
+DTYPE_BITS: dict[str, int] = {name: dtype.bits for name, dtype in _DTYPES.items()}
 """The width of one element, for every dtype of the format."""
 
 
@@ -203,16 +208,13 @@ class _HeaderParser:
         length = extent[1] - extent[0]
         if math.prod(shape) * DTYPE_BITS[dtype_name] != length * 8:
             self.refuse(f"{dtype_name} {list(shape)} does not fill {length} bytes", name)
-        dtype = DTYPES[_READABLE[dtype_name]] if dtype_name in _READABLE else None
         begin = 8 + self.header_bytes + extent[0]
-        storage = _storage(dtype_name, dtype, shape, begin)
-        return Tensor(name, shape, dtype, storage, dtype_name=dtype_name)
+        storage = _storage(dtype_name, shape, begin)
+        return Tensor(name, shape, _DTYPES[dtype_name], storage, dtype_name=dtype_name)
 
 
-def _storage(
-    dtype_name: str, dtype: StorageDType | None, shape: tuple[int, ...], offset: int
-) -> Storage:
-    if dtype is None:
+def _storage(dtype_name: str, shape: tuple[int, ...], offset: int) -> Storage:
+    if dtype_name in _PACKED:
         return Unreadable(f"the dtype {dtype_name} cannot be read")
     if len(shape) > MAX_RANK:
         return Unreadable(f"it has {len(shape)} axes; at most {MAX_RANK} can be read")

@@ -14,6 +14,7 @@ from ckptclamp.cli.parameters import (
     AXES,
     PATH,
     SIZE,
+    TOLERANCE,
     option,
     outside_settings,
     settings_option,
@@ -21,6 +22,7 @@ from ckptclamp.cli.parameters import (
 )
 
 if TYPE_CHECKING:
+    from ckptclamp.constraints.tolerance import History
     from ckptclamp.reports import Output
     from ckptclamp.spec.model import Units
     from ckptclamp.spec.rules import Axis
@@ -48,7 +50,9 @@ class RuleOptions:
     max_l1_norm: float | None = None
     storage: str | None = None
     allow_import: tuple[str, ...] = ()
-    tolerance: float | None = None
+    tolerance: float | History | None = None
+    epsilon: float | None = None
+    zero_units: str | None = None
     config: Path | None = None
 
     @property
@@ -197,8 +201,20 @@ spec_options = together(
     ),
     option(
         "--tolerance",
+        type=TOLERANCE,
+        metavar="NUMBER|trained|cast",
+        help="Tolerance for every rule: relative to the bound, or what training in the storage dtype, "
+        "or casting to it, leaves behind; the default follows the producer.",
+    ),
+    option(
+        "--epsilon",
         type=click.FloatRange(min=0, max=1, max_open=True),
-        help="Relative tolerance for every rule; the default follows the storage dtype.",
+        help="What Keras added to norms in training, if keras.config.set_epsilon changed it.",
+    ),
+    option(
+        "--zero-units",
+        type=click.Choice(["violation", "allow"]),
+        help="allow: units of zeros alone (padding, unseen rows) may lie outside, for every rule.",
     ),
     config_option,
 )

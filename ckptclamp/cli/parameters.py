@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from ckptclamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from ckptclamp.constraints.tolerance import History
 
 
 class _GivenPath(click.Path):
@@ -85,9 +88,22 @@ def _axes(text: str) -> tuple[int, ...] | Literal["all"]:
     return "all" if text == "all" else tuple(int(part) for part in text.strip("[]()").split(","))
 
 
+def _tolerance(text: str) -> float | History:
+    """``0.01``, ``trained``, ``cast``."""
+    from ckptclamp.constraints.tolerance import History
+
+    if text in list(History):
+        return History(text)
+    number = float(text)
+    if not 0 <= number < 1:
+        raise ValueError(text)
+    return number
+
+
 SIZE = Written("size", _bytes, "bytes, or 256MiB, 2GB")
 SHARE = Written("share", _share, "5%, or 0.05")
 AXES = Written("axis", _axes, "0, or 0,1,2, or all")
+TOLERANCE = Written("tolerance", _tolerance, "0.01, trained or cast")
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -91,11 +91,14 @@ def audit_options(
 ) -> AuditOptions:
     """The options of an audit; `reported` is whether a report will state which config was used."""
     from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.spec.model import ZeroUnits
 
     config, source = _model_config(rules.config, isolated=engine.require_isolation, hashed=reported)
     return AuditOptions(
         **vars(engine),
         tolerance=rules.tolerance,
+        epsilon=rules.epsilon,
+        zero_units=ZeroUnits(rules.zero_units) if rules.zero_units else None,
         allow_import=frozenset(rules.allow_import),
         config=config,
         config_source=source,

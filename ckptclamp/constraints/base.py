@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from ckptclamp.constraints.movement import Movement, Transform
+from ckptclamp.constraints.tolerance import KERAS_EPSILON
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +83,18 @@ class UnitStatistics:
             np.concatenate([part.nonfinite for part in parts]),
         )
 
+    @property
+    def zero(self) -> NDArray[np.bool_]:
+        """Which units have no weight but zeros; none, where no statistic here can tell."""
+        alone = (Statistic.NORM, Statistic.SUM_ABS, Statistic.MAX_ABS)
+        telling = [s for s in alone if s in self.values][:1] or [Statistic.MIN, Statistic.MAX]
+        if not self.values.keys() >= set(telling):
+            return np.zeros(len(self), np.bool_)
+        zero: NDArray[np.bool_] = self.nonfinite == 0
+        for statistic in telling:
+            zero &= self.values[statistic] == 0
+        return zero
+
     def part(self, places: slice | NDArray[np.intp]) -> UnitStatistics:
         """Statistics of some of the units."""
         values = {key: value[places] for key, value in self.values.items()}
@@ -112,10 +125,16 @@ class Judgement:
     distance: NDArray[np.float64]
     scale: NDArray[np.float64]
 
-    def violates(self, tolerance: float) -> NDArray[np.bool_]:
-        """Which units lie outside by more than `tolerance`; NaN counts as outside."""
+    def violates(self, tolerance: float, shortfall: float = 0.0) -> NDArray[np.bool_]:
+        """Which units lie outside by more than `tolerance`; NaN counts as outside.
+
+        Below their bound units may lie farther out, by `shortfall`.
+        """
         with np.errstate(invalid="ignore"):
-            return ~(self.distance <= tolerance * self.scale)
+            if not shortfall:
+                return ~(self.distance <= tolerance * self.scale)
+            forgiven = np.where(self.measured < self.bound, tolerance + shortfall, tolerance)
+            return ~(self.distance <= forgiven * self.scale)
 
     @property
     def excess(self) -> NDArray[np.float64]:
@@ -137,12 +156,14 @@ class Constraint(ABC):
         one_sided: rounding inward can always reach the set exactly (false for ``norm = 1``).
         streaming: judged from statistics; false for those that need the whole tensor.
         whole_by_default: where no axis is stated, the whole tensor is one unit.
+        epsilon: what Keras adds to a norm before it divides by it.
     """
 
     needs: ClassVar[frozenset[Statistic]]
     elementwise: ClassVar[bool] = False
     one_sided: bool = True
     streaming: ClassVar[bool] = True
+    epsilon: float = KERAS_EPSILON
     whole_by_default: ClassVar[bool] = False
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -176,6 +197,15 @@ class Constraint(ABC):
     def interval(self) -> tuple[float | None, float | None]:
         """The closed interval that the measured value must lie in, for reports; ``None`` is open."""
         return (None, None)
+
+    def with_epsilon(self, epsilon: float) -> Constraint:
+        """This constraint as Keras keeps it with another epsilon; only norms are divided by it."""
+        del epsilon
+        return self
+
+    def shortfall(self) -> float:
+        """How far below its bound, relatively, Keras' own projection may leave a unit by its epsilon."""
+        return 0.0
 
     def as_stored(self, dtype: StorageDType) -> Constraint:
         """This constraint with its bounds as `dtype` holds them; only elementwise bounds change."""

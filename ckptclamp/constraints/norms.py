@@ -9,8 +9,8 @@ kept apart, in `project_keras`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ckptclamp.constraints.base import (
     number,
     ordered,
 )
+from ckptclamp.constraints.tolerance import epsilon_shortfall
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,14 +31,22 @@ if TYPE_CHECKING:
 
     from ckptclamp.constraints.base import UnitStatistics
 
-KERAS_EPSILON = 1e-7
-"""`keras.config.epsilon()` unless a user changed it; files do not record it."""
-
 
 class _NormConstraint(BuiltIn):
     """What they have in common: an interval in which each unit's norm must lie."""
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.NORM})
+
+    def with_epsilon(self, epsilon: float) -> Self:
+        """This constraint as Keras keeps it where `keras.config.set_epsilon` changed its epsilon."""
+        changed = replace(self)  # type: ignore[type-var] # the three are dataclasses
+        object.__setattr__(changed, "epsilon", epsilon)
+        return changed
+
+    def shortfall(self) -> float:
+        """What `epsilon` takes off a unit at the minimum, if there is one."""
+        low, _ = self._allowed()
+        return epsilon_shortfall(low, self.epsilon) if low > 0 else 0.0
 
     def judge(self, statistics: UnitStatistics) -> Judgement:
         """Compare each norm with the interval; the distance is that of the norms."""
@@ -54,10 +63,10 @@ class _NormConstraint(BuiltIn):
         return Transform(scale=scale)
 
     def project_keras(self, statistics: UnitStatistics) -> Transform:
-        """``w * clip(n, low, high) / (1e-7 + n)``, of every unit."""
+        """``w * clip(n, low, high) / (epsilon + n)``, of every unit."""
         norm = statistics[Statistic.NORM]
         with np.errstate(invalid="ignore"):
-            return Transform(scale=self._keras_norm(norm) / (KERAS_EPSILON + norm))
+            return Transform(scale=self._keras_norm(norm) / (self.epsilon + norm))
 
     def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
         """Units without a direction (zero, where the norm must be positive), or beyond float64."""

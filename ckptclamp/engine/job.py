@@ -72,6 +72,7 @@ class Job:
     tolerance: float
     projection: Projection
     grid: Grid
+    spare_zero: bool = False
 
     @property
     def request(self) -> Request:
@@ -98,7 +99,12 @@ class Job:
         """Which units lie outside (non-finite ones do), and which of these a projection can mend."""
         broken = statistics.nonfinite > 0
         outside = self.constraint.judge(statistics).violates(self.tolerance) | broken
+        outside &= ~self.spared(statistics)
         return outside, outside & ~broken & ~self.constraint.unmendable(statistics)
+
+    def spared(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
+        """Which units are left alone wherever they lie."""
+        return statistics.zero if self.spare_zero else np.zeros(len(statistics), np.bool_)
 
     def measured(self, block: NDArray[Any], axes: tuple[int, ...]) -> UnitStatistics:
         """Measure what the constraint needs of a block of whole units that span its `axes`."""

@@ -53,6 +53,7 @@ def project(
     progress: Callable[[int], None] | None = None,
     known: Sequence[Batch] = (),
     block: int = BLOCK,
+    spare_zero: bool = False,
 ) -> Projected:
     """Project the units of `tensor` in `copy` onto `constraint`; `axes` are the reduced axes.
 
@@ -65,7 +66,7 @@ def project(
     `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
     that these keep their buffers from one tensor to the next. `known` is all that `measure` answers for
     this tensor and what the constraint needs, if that is known already; it is believed, and saves
-    measuring once more.
+    measuring once more. `spare_zero` leaves units alone that have no weight but zeros.
 
     Raises:
         UnreadableError: the tensor cannot be read.
@@ -76,7 +77,8 @@ def project(
         raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
     if tensor.size == 0:
         return NOTHING
-    job = Job(copy, tensor, axes, constraint, tolerance, projection, grid_of(tensor, axes, block))
+    grid = grid_of(tensor, axes, block)
+    job = Job(copy, tensor, axes, constraint, tolerance, projection, grid, spare_zero)
     jobs = affordable(jobs or default_jobs(), [tensor], memory, copies=COPIES)
     small = tensor.size <= SEGMENT
     with threads(1 if small or pool is not None else jobs) as own:
@@ -235,7 +237,7 @@ def _fix_all(
 
 def _follow_keras(job: Job, box: Box, block: NDArray[Any], statistics: UnitStatistics) -> Projected:
     arithmetic = as_keras(job.constraint.project_keras(statistics))
-    chosen = statistics.nonfinite == 0
+    chosen = (statistics.nonfinite == 0) & ~job.spared(statistics)
     after = moved(block, job.axes, chosen, arithmetic, WORKSPACE)
     trial = job.measured(after, job.axes)
     if (chosen & (trial.nonfinite > 0)).any():

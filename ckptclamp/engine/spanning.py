@@ -124,8 +124,8 @@ class _Units:
 
     def _follow_keras(self) -> Projected:
         movement = self.job.constraint.project_keras(self.statistics)
-        finite = self.statistics.nonfinite == 0
-        move = _Move(finite, lambda place: as_keras(movement.part(place)))
+        chosen = (self.statistics.nonfinite == 0) & ~self.job.spared(self.statistics)
+        move = _Move(chosen, lambda place: as_keras(movement.part(place)))
         trial = self._measure(_Trial(self, move))
         left = self.job.left_by_keras(self.statistics, trial)
         written = self._write(replace(move, chosen=move.chosen & (trial.nonfinite == 0)))

@@ -52,11 +52,13 @@ def project_whole(
     tolerance: float = 0.0,
     *,
     projection: Projection = Projection.EXACT,
+    spare_zero: bool = False,
 ) -> Projected:
     """Write what `constraint` makes of `tensor`, rounded to its dtype, if it moves a weight.
 
     A tensor that moves by no more than `tolerance` (relative to its largest magnitude) is left as it
-    is, and so are the bytes of weights that do not move. A tensor with non-finite weights is left.
+    is, and so are the bytes of weights that do not move. A tensor with non-finite weights is left, and
+    with `spare_zero` one of zeros alone.
     With `Projection.KERAS` every tensor becomes what Keras' formula makes of it.
 
     Raises:
@@ -72,6 +74,8 @@ def project_whole(
     if not np.isfinite(wide).all():
         return Projected(1, 0, 0.0, 1)
     peak = np.abs(wide).max(initial=0.0)
+    if spare_zero and not peak:
+        return Projected(1, 0, 0.0, 0)
     if not keras and np.abs(moved - wide).max(initial=0.0) <= tolerance * peak:
         return Projected(1, 0, 0.0, 0)
     stored = np.where(moved == wide, weights, rounded(moved, weights.dtype, Rounding.NEAREST))

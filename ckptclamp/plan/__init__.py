@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
+    from ckptclamp.constraints.tolerance import History
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ class Assignment:
     own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
     `unprojected` is the reason why a violation may be shown but not fixed, if there is one. `meant`
     are the axes that were probably meant where `axes` make the constraint vacuous; they are measured
-    for a notice. `automatic` says that nobody stated the tolerance: it follows from the storage
-    dtype. `names` are those that the rule gives the axes, if it does.
+    for a notice. `tolerance` is relative to the bound; below it units may lie farther out by
+    `shortfall`, which is what Keras' epsilon takes off them. `history` is what the tolerance was
+    derived from; ``None`` where a number was stated. `allow_zero` says that units without a weight but
+    zeros are let be where they lie outside. `names` are those that the rule gives the axes, if it does.
     """
 
     tensor: Tensor
@@ -58,14 +61,16 @@ class Assignment:
     rule: str
     origin: Origin
     why: str
-    tolerance: float
+    tolerance: float = 0.0
     severity: Severity = Severity.ERROR
     label: str | None = None
     location: str | None = None
     notices: tuple[Notice, ...] = ()
     unprojected: str | None = None
     meant: tuple[int, ...] | None = None
-    automatic: bool = False
+    shortfall: float = 0.0
+    history: History | None = None
+    allow_zero: bool = False
     names: tuple[str, ...] = ()
 
     @property
@@ -75,11 +80,12 @@ class Assignment:
 
     @property
     def projection_tolerance(self) -> float:
-        """What `apply` forgives: nothing, unless a tolerance was stated or 0 cannot be reached.
+        """What `apply` forgives: nothing, unless a number was stated or 0 cannot be reached.
 
-        An automatic tolerance forgives an audit what a model cannot help; a copy can.
+        A derived tolerance forgives an audit what a model cannot help; a copy can.
         """
-        return 0.0 if self.automatic and self.constraint.one_sided else self.tolerance
+        derived = self.history is not None
+        return 0.0 if derived and self.constraint.one_sided else self.tolerance
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptclamp.errors import SpecError, SpecProblem, UsageError
+from ckptclamp.errors import SpecError, SpecProblem
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Plan, plan_of
 from ckptclamp.plan.tensors import keras_model
-from ckptclamp.spec.model import Declared, Preset, Spec
+from ckptclamp.spec.model import Declared, Leeway, Preset, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ def build_plan(
     spec: Spec | None,
     *,
     allow_import: AbstractSet[str] = frozenset(),
-    tolerance: float | None = None,
+    caller: Leeway | None = None,
 ) -> Plan:
     """Decide what will be judged of `checkpoint`; no weight is read.
 
@@ -40,22 +40,19 @@ def build_plan(
         checkpoint: what is audited.
         spec: the rules; ``None`` leaves only declared constraints.
         allow_import: modules from which a declared custom constraint may be imported.
-        tolerance: a relative tolerance that replaces every rule's own.
+        caller: what is forgiven, whatever the rules say of it.
 
     Raises:
         SpecError: a rule makes no sense for a tensor that it matches, such as an axis that the
             tensor does not have, or has the id of a declared constraint that is judged as well; all
             such problems are in it.
-        UsageError: `tolerance` is no relative tolerance, from 0 up to but not including 1.
     """
-    if tolerance is not None and not 0 <= tolerance < 1:
-        raise UsageError(f"a tolerance of {tolerance:g} makes no sense", hint="0.01 is one percent")
-    spec = spec or Spec()
+    spec, caller = spec or Spec(), caller or Leeway()
     entries: list[Entry] = []
     if spec.rules:
         from ckptclamp.plan.rules import plan_rules
 
-        entries += plan_rules(checkpoint, spec, tolerance)
+        entries += plan_rules(checkpoint, spec, caller)
     if spec.preset is Preset.HEALTH:
         from ckptclamp.plan.health import plan_health
 
@@ -69,7 +66,7 @@ def build_plan(
     if spec.declared is Declared.AUDIT:
         from ckptclamp.plan.declarations import plan_declarations
 
-        declared = list(plan_declarations(bound, spec, allow_import, tolerance))
+        declared = list(plan_declarations(bound, spec, allow_import, caller))
         _refuse_shared_ids(spec, declared)
         entries += declared
     plan = plan_of(entries)
@@ -128,6 +125,8 @@ def _forgiven(assignment: Assignment) -> tuple[float, float]:
     """The interval of a rule, with what its tolerance forgives."""
     low, high = assignment.constraint.interval()
     return (
-        -math.inf if low is None else low - assignment.tolerance * abs(low),
+        -math.inf
+        if low is None
+        else low - (assignment.tolerance + assignment.shortfall) * abs(low),
         math.inf if high is None else high + assignment.tolerance * abs(high),
     )

@@ -13,12 +13,12 @@ from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (
     stored,
-    tolerance_for,
     why_not_audited,
     why_not_projected,
 )
+from ckptclamp.plan.tolerances import Histories, forgiving
 from ckptclamp.plan.units import has_axes, unit_of
-from ckptclamp.spec.model import CustomObject, Spec, Units
+from ckptclamp.spec.model import CustomObject, Leeway, Spec, Units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def plan_declarations(
-    bound: BoundModel, spec: Spec, allow_import: AbstractSet[str], tolerance: float | None
+    bound: BoundModel, spec: Spec, allow_import: AbstractSet[str], caller: Leeway
 ) -> Iterator[Entry]:
     """Plan every constraint that the config of `bound` declares.
 
@@ -39,12 +39,13 @@ def plan_declarations(
     """
     tensors = {**bound.tensors, **bound.dequantised}
     planners = [
-        _Planner(declaration, tensors, spec, allow_import, tolerance)
-        for declaration in bound.declarations
+        _Planner(declaration, tensors, spec, allow_import) for declaration in bound.declarations
     ]
     _refuse_hidden_differences(planners, spec)
+    histories = Histories(bound)
     for planner in planners:
-        yield from planner.entries()
+        for entry in planner.entries():
+            yield forgiving(entry, caller.over(spec.leeway), histories)
     yield from undeclared_notices(bound.layers, spec.unconstrained)
 
 
@@ -56,7 +57,6 @@ class _Planner:
     tensors: Mapping[str, Tensor]
     spec: Spec
     allow_import: AbstractSet[str]
-    tolerance: float | None
 
     @property
     def rule(self) -> str:
@@ -164,8 +164,6 @@ class _Planner:
             rule=self.rule,
             origin=Origin.DECLARED,
             why=_why(declaration),
-            tolerance=tolerance_for(tensor, self.spec.tolerance, self.tolerance),
-            automatic=self.spec.tolerance is None and self.tolerance is None,
             label=label,
             location=self.rule,
             notices=(*declaration.notices, *unit.notices),

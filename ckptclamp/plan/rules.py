@@ -18,14 +18,14 @@ from ckptclamp.plan.tensors import (
     parts_of,
     quantised_notice,
     stored,
-    tolerance_for,
     unread_config_notice,
     why_no_weight,
     why_not_audited,
     why_not_projected,
 )
+from ckptclamp.plan.tolerances import Histories, forgiving
 from ckptclamp.plan.units import unit_of
-from ckptclamp.spec.model import Rule, Spec, Storage
+from ckptclamp.spec.model import Leeway, Rule, Spec, Storage
 from ckptclamp.spec.patterns import TensorPatterns
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ _TRIALS = 200_000
 """How many pairs of a weight and a word are tried; more weights than that allows are not looked at."""
 
 
-def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> Iterator[Entry]:
-    """Match every rule of `spec` with every tensor.
+def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[Entry]:
+    """Match every rule of `spec` with every tensor; what the `caller` forgives goes before a rule's.
 
     Raises:
         SpecError: a rule states axes that a tensor does not have, or none where it must.
@@ -64,14 +64,15 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
     ]
     pairs: list[Entry] = []
     problems: list[SpecProblem] = []
-    parts = parts_of(checkpoint)
+    parts, histories = parts_of(checkpoint), Histories(bound)
     for rule, found in zip(spec.rules, matching, strict=True):
         refused = []
         for tensor in found:
             try:
                 part, label = parts.get(tensor.whole.name), shown.get(tensor.name)
                 seen = seen_by(rule.units, tensor, number)
-                pairs.append(_pair(rule, seen, part, label, tolerance, keras=bound is not None))
+                pair = _pair(rule, seen, part, label, keras=bound is not None)
+                pairs.append(forgiving(pair, caller.over(rule.leeway), histories))
             except UsageError as error:
                 refused.append((tensor, error))
         if refused:
@@ -100,7 +101,6 @@ def _pair(
     seen: Seen,
     part: Part | None,
     label: str | None,
-    tolerance: float | None,
     *,
     keras: bool,
 ) -> Entry:
@@ -129,8 +129,6 @@ def _pair(
         rule=rule.id,
         origin=Origin.SPEC,
         why=_why(rule),
-        tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
-        automatic=rule.tolerance is None and tolerance is None,
         severity=rule.severity,
         label=label,
         location=_place(rule),

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor, Unreadable
-from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import Notice, NotWrittenError, UsageError
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
@@ -108,15 +107,6 @@ def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
 def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
     """`constraint` with its bounds as the dtype of `tensor` holds them."""
     return constraint if tensor.dtype is None else constraint.as_stored(tensor.dtype)
-
-
-def tolerance_for(tensor: Tensor, stated: float | None, override: float | None) -> float:
-    """The relative tolerance: the caller's, or else the rule's, or else the dtype's own."""
-    if override is not None:
-        return override
-    if stated is not None:
-        return stated
-    return 0.0 if tensor.dtype is None else auto_tolerance(tensor.dtype)
 
 
 def why_not_audited(tensor: Tensor) -> str | None:

@@ -63,7 +63,7 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
     yield f"  why: {printable(assignment.why, limit=None)}"
     yield f"  unit: {assignment.unit_words}"
-    yield f"  tolerance: {assignment.tolerance:g} (relative)"
+    yield f"  tolerance: {_tolerance(assignment)}"
     yield from _at_once(assignment)
     yield from _notices(assignment.notices, indent="  ")
     yield ""
@@ -78,6 +78,14 @@ def _at_once(assignment: Assignment) -> Iterator[str]:
         yield f"  note: {who} a whole unit in memory at once: {file_size(size)}"
     elif not constraint.streaming:
         yield "  note: a callable that needs the whole tensor in memory"
+
+
+def _tolerance(assignment: Assignment) -> str:
+    words = f"{assignment.tolerance:.3g} (relative"
+    if assignment.shortfall:
+        words += f"; below a minimum {assignment.tolerance + assignment.shortfall:.3g}"
+    words += f"; {assignment.history})" if assignment.history else ")"
+    return f"{words}; zero units are allowed" if assignment.allow_zero else words
 
 
 def _not_evaluated(entry: NotEvaluated) -> Iterator[str]:
@@ -147,6 +155,9 @@ def _assignment_json(assignment: Assignment) -> dict[str, Any]:
         "unit": assignment.unit_words,
         "why": assignment.why,
         "tolerance": assignment.tolerance,
+        "shortfall": assignment.shortfall,
+        "history": assignment.history,
+        "allow_zero": assignment.allow_zero,
         "location": assignment.location,
         "notices": [_notice_json(notice) for notice in assignment.notices],
     }

@@ -21,6 +21,7 @@ from ckptclamp.errors import ExitCode, printable
 from ckptclamp.plan import Origin
 from ckptclamp.reports.wording import (
     file_path,
+    number,
     plural,
     relative_excess,
     sentence,
@@ -28,6 +29,7 @@ from ckptclamp.reports.wording import (
     unit_index,
     unit_value,
     unmatched_words,
+    zero_words,
 )
 from ckptclamp.spec.model import Severity
 
@@ -192,8 +194,12 @@ def _violation(result: Result) -> str:
         worst = result.worst[0]
         where = f"unit {unit_index(worst.index)}" if worst.index else "the whole tensor"
         over = relative_excess(worst.excess)
-        message += f"; worst is {where}: {unit_value(worst)}"
+        message += f"; worst is {where}: {unit_value(worst, result.unit_size)}"
         message += "" if over == "-" else f" ({over})"
+    if result.zero:
+        message += f"; {zero_words(result)}"
+    if result.epsilon is not None:
+        message += f"; an epsilon of {number(result.epsilon)} explains these"
     if result.suppressed is not None:
         message += f" (suppressed by {sentence(result.suppressed.by)}: "
         message += f"{sentence(result.suppressed.reason)})"

@@ -11,7 +11,15 @@ from ckptclamp.errors import ExitCode, printable
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.results import CheckpointSummary, Result, TensorChange, WorstUnit
+    from collections.abc import Iterator, Sequence
+
+    from ckptclamp.auditing.results import (
+        CheckpointSummary,
+        Result,
+        Summary,
+        TensorChange,
+        WorstUnit,
+    )
     from ckptclamp.plan import UnmatchedRule
     from ckptclamp.reports.findings import Report
 
@@ -63,10 +71,12 @@ def comparison(value: float, bound: float) -> str:
     return f"{shown[0]} {sign} {shown[1]}"
 
 
-def unit_value(unit: WorstUnit) -> str:
-    """One violating unit's measurement against its bound."""
+def unit_value(unit: WorstUnit, size: int = 1) -> str:
+    """One violating unit's measurement against its bound; a unit has `size` weights."""
     if unit.nonfinite:
         return "non-finite"
+    if unit.zero and size > 1:
+        return "zero vector"
     return comparison(unit.measured, unit.bound)
 
 
@@ -75,6 +85,30 @@ def unit_index(index: tuple[int, ...]) -> str:
     if not index:
         return "whole tensor"
     return str(index[0]) if len(index) == 1 else str(tuple(index))
+
+
+def zero_words(result: Result) -> str:
+    """How many units of a result are zeros, and the first of them: ``3 zero vectors: 0, 4 to 5``."""
+    count = result.zero or result.zero_allowed
+    words = plural(count, "zero vector" if result.unit_size > 1 else "zero weight")
+    if not all(result.zero_first):  # the whole tensor is one unit
+        return words
+    more = ", …" if count > len(result.zero_first) else ""
+    return f"{words}: {', '.join(_runs(result.zero_first))}{more}"
+
+
+def _runs(indices: Sequence[tuple[int, ...]]) -> Iterator[str]:
+    """Units by their coordinates; of units that follow each other the first and the last."""
+    runs: list[list[tuple[int, ...]]] = []
+    for index in indices:
+        follows = runs and index == (*runs[-1][-1][:-1], runs[-1][-1][-1] + 1)
+        if follows:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    for run in runs:
+        first, last = unit_index(run[0]), unit_index(run[-1])
+        yield first if len(run) == 1 else f"{first} to {last}"
 
 
 def relative_excess(excess: float | None) -> str:
@@ -90,7 +124,7 @@ def worst_value(result: Result) -> str:
     if result.verdict is Verdict.NOT_EVALUATED:
         return NOT_EVALUATED_MARK
     if result.verdict is Verdict.VIOLATION and result.worst:
-        return unit_value(result.worst[0])
+        return unit_value(result.worst[0], result.unit_size)
     if result.nonfinite:
         return "non-finite"
     return _outermost(result) or _span(result)
@@ -117,7 +151,8 @@ def _span(result: Result) -> str:
     if low is not None and high is not None:
         if low == high:
             return _near(max(smallest, largest, key=lambda value: abs(value - low)), low, "=")
-        return f"{number(smallest)} … {number(largest)} in {interval(result.bound)}"
+        sign = "in" if low <= smallest and largest <= high else "≈"
+        return f"{number(smallest)} … {number(largest)} {sign} {interval(result.bound)}"
     if high is not None:
         return _near(largest, high, "≤" if largest <= high else "≈")
     if low is not None:
@@ -278,6 +313,26 @@ def headline(report: Report) -> str:
     return verdict_sentence(report.after) if report.after else "Dry run: nothing was written"
 
 
+def forgiven_words(census: Summary) -> Iterator[str]:
+    """What lies outside and conforms all the same; a reader must know of it."""
+    if census.within_tolerance:
+        yield f"{plural(census.within_tolerance, 'unit')} within tolerance"
+    if census.zero_allowed:
+        yield f"{plural(census.zero_allowed, 'zero unit')} allowed"
+
+
+def tolerance_words(result: Result) -> str:
+    """The tolerance, what it was derived from, and how many units needed it."""
+    words = f"{result.tolerance:.3g}"
+    if result.shortfall:
+        words += f" above and {result.tolerance + result.shortfall:.3g} below"
+    if result.history is not None:
+        words += f" ({result.history})"
+    if result.within_tolerance:
+        words += f"; {plural(result.within_tolerance, 'unit')} outside by no more than that"
+    return words
+
+
 def summary_line(report: AuditReport, exit_code: ExitCode) -> str:
     """The counts of an audit in one line that ends with the program's exit code."""
     census = report.census
@@ -290,6 +345,7 @@ def summary_line(report: AuditReport, exit_code: ExitCode) -> str:
     if census.suppressed:
         counts.append(f"{census.suppressed:,} suppressed")
     parts = [f"{plural(census.results, 'result')}: {', '.join(counts)}"]
+    parts += forgiven_words(census)
     if report.unmatched:
         parts.append(f"{plural(len(report.unmatched), 'rule')} matched nothing")
     if census.warnings:

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.spec.model import Declared, Location, Preset, Projection, Rule, Spec
+from ckptclamp.spec.model import Declared, Leeway, Location, Preset, Projection, Rule, Spec
 from ckptclamp.spec.patterns import PatternChecker
-from ckptclamp.spec.rules import MisplacedError, RuleBuilder, split, suppression
+from ckptclamp.spec.rules import MisplacedError, RuleBuilder, leeway, split, suppression
 from ckptclamp.spec.schema import (
     IgnoreForm,
     ObjectForm,
@@ -86,8 +86,8 @@ class _Loader:
                 self._add((), "is not a mapping", "a spec begins with version: 1")
             raise self._error()
         whole = self._whole()
-        tolerance = None if whole is None else whole.tolerance
-        builder = RuleBuilder(self.allow_import, tolerance)
+        given = Leeway() if whole is None else leeway(whole, Leeway())
+        builder = RuleBuilder(self.allow_import, given)
         rules = self._rules(whole, builder)
         ignored = self._made(
             self._entries(whole, "ignore", IgnoreForm),
@@ -106,7 +106,7 @@ class _Loader:
         return Spec(
             rules=tuple(rules),
             declared=Declared(whole.declared),
-            tolerance=tolerance,
+            leeway=given,
             projection=Projection(whole.projection),
             custom_objects={str(keys[-1]): made for keys, made in custom.items()},
             unconstrained=frozenset(whole.custom_layers),

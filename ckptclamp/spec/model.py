@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ckptclamp.constraints.base import Constraint
+from ckptclamp.constraints.base import Constraint, number
+from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.layout import NamedAxes, Split
 
@@ -45,6 +46,55 @@ class Storage(StrEnum):
 
     EFFECTIVE = "effective"
     RAW = "raw"
+
+
+class ZeroUnits(StrEnum):
+    """What a unit without a weight but zeros is, where it lies outside: unseen rows, padding."""
+
+    VIOLATION = "violation"
+    ALLOW = "allow"
+
+
+_SHARES = {
+    "tolerance": "a tolerance is relative: 0.01 is one percent",
+    "epsilon": "it is what keras.config.set_epsilon was given: 1e-7 if it was not called",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Leeway:
+    """What is forgiven, as a rule, a spec or a caller states it; ``None`` says nothing.
+
+    `tolerance` is relative, or names the history that it is derived from. `epsilon` is what Keras
+    added to the norms that it divided by. Text is taken for the member that it names.
+
+    Raises:
+        UsageError: a number is none from 0 up to but not including 1, or text names nothing.
+    """
+
+    tolerance: float | History | None = None
+    epsilon: float | None = None
+    zero_units: ZeroUnits | None = None
+
+    def __post_init__(self) -> None:
+        for name, hint in _SHARES.items():
+            value = getattr(self, name)
+            if name == "tolerance" and isinstance(value, str):
+                object.__setattr__(self, name, _member(History, name, value))
+            elif value is not None and not 0 <= number(name, value) < 1:
+                raise UsageError(f"{name} {value:g} makes no sense", hint=hint)
+        if self.zero_units is not None:
+            object.__setattr__(
+                self, "zero_units", _member(ZeroUnits, "zero_units", self.zero_units)
+            )
+
+    def over(self, other: Leeway) -> Leeway:
+        """What this states, and of the rest what `other` states."""
+        return Leeway(
+            other.tolerance if self.tolerance is None else self.tolerance,
+            other.epsilon if self.epsilon is None else self.epsilon,
+            self.zero_units or other.zero_units,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +147,12 @@ class Units:
         return cls(axis=axes)
 
 
+def _member(kind: type[StrEnum], name: str, value: str) -> StrEnum:
+    if value not in list(kind):
+        raise UsageError(f"{name} is no {value!r}", hint=f"known: {', '.join(kind)}")
+    return kind(value)
+
+
 def axes_in(value: object) -> tuple[int, ...] | None:
     """The axes that one integer or a list of them names; ``None`` where it names none."""
     axes = value if isinstance(value, list | tuple) else [value]
@@ -109,8 +165,8 @@ def axes_in(value: object) -> tuple[int, ...] | None:
 class Rule:
     """One line of a spec.
 
-    `tolerance` is relative; ``None`` means `auto`, derived from the storage dtype. `required` rules
-    fail when they match nothing. `storage` says whether numbers that only stand for weights (codes,
+    `leeway` is what it forgives; a tolerance of ``None`` means `auto`, derived from the storage dtype
+    and what is known of the producer. `required` rules fail when they match nothing. `storage` says whether numbers that only stand for weights (codes,
     factors, integers) are judged as they are stored.
     """
 
@@ -119,7 +175,7 @@ class Rule:
     constraint: Constraint
     units: Units = field(default_factory=Units)
     severity: Severity = Severity.ERROR
-    tolerance: float | None = None
+    leeway: Leeway = field(default_factory=Leeway)
     required: bool = True
     storage: Storage = Storage.EFFECTIVE
     location: Location | None = None
@@ -160,7 +216,7 @@ class Suppression:
 class Spec:
     """Rules, and what to do with declared constraints.
 
-    `tolerance` is that of declared constraints. `custom_objects` maps a constraint's registered name
+    `leeway` is that of declared constraints. `custom_objects` maps a constraint's registered name
     in a model config to what it means. `unconstrained` names classes of layers whose code is known
     to set no constraint. `splits` cut tensors into parts that rules may name. `preset` adds rules that
     come along.
@@ -168,7 +224,7 @@ class Spec:
 
     rules: tuple[Rule, ...] = ()
     declared: Declared = Declared.AUDIT
-    tolerance: float | None = None
+    leeway: Leeway = field(default_factory=Leeway)
     projection: Projection = Projection.EXACT
     custom_objects: Mapping[str, CustomObject] = field(default_factory=dict)
     unconstrained: frozenset[str] = frozenset()

@@ -9,20 +9,37 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptclamp.constraints.base import number
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError, printable
 from ckptclamp.spec.layout import NamedAxes, Split
-from ckptclamp.spec.model import CustomObject, Rule, Severity, Spec, Storage, Suppression, Units
+from ckptclamp.spec.model import (
+    CustomObject,
+    Leeway,
+    Rule,
+    Severity,
+    Spec,
+    Storage,
+    Suppression,
+    Units,
+    ZeroUnits,
+)
 from ckptclamp.spec.patterns import PatternChecker
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.spec.model import Location
-    from ckptclamp.spec.schema import IgnoreForm, PlacedForm, RuleForm, SerialisedForm, SplitForm
+    from ckptclamp.spec.schema import (
+        IgnoreForm,
+        PlacedForm,
+        RuleForm,
+        SerialisedForm,
+        SpecForm,
+        SplitForm,
+    )
 
 _ARGUMENTS = (
     *("max_value", "min_value", "rate", "low", "high", "ref_value"),
@@ -45,11 +62,11 @@ class RuleBuilder:
 
     Attributes:
         allow_import: modules from which a custom constraint may be imported.
-        tolerance: that of rules that state none; ``None`` is `auto`.
+        leeway: that of rules that state none.
     """
 
     allow_import: AbstractSet[str] = frozenset()
-    tolerance: float | None = None
+    leeway: Leeway = field(default_factory=Leeway)
 
     def rule(self, form: RuleForm, name: str, location: Location | None) -> Rule:
         """Make the rule that `form` describes; `name` is its id if it has none.
@@ -65,7 +82,7 @@ class RuleBuilder:
             constraint=constraint,
             units=_units(form, units, named),
             severity=Severity(form.severity),
-            tolerance=form.tolerance if "tolerance" in form.model_fields_set else self.tolerance,
+            leeway=leeway(form, self.leeway),
             required=form.required,
             storage=Storage(form.storage),
             location=location,
@@ -158,6 +175,19 @@ class RuleBuilder:
         from ckptclamp.constraints.custom import import_custom
 
         return import_custom(name, config, self.allow_import)
+
+
+def leeway(form: RuleForm | SpecForm, otherwise: Leeway) -> Leeway:
+    """What `form` states, and where it states nothing, what holds `otherwise`.
+
+    A tolerance of ``auto`` is stated, too.
+    """
+    states_tolerance = "tolerance" in form.model_fields_set
+    return Leeway(
+        tolerance=form.tolerance if states_tolerance else otherwise.tolerance,
+        epsilon=otherwise.epsilon if form.epsilon is None else form.epsilon,
+        zero_units=ZeroUnits(form.zero_units) if form.zero_units else otherwise.zero_units,
+    )
 
 
 def _arguments(form: PlacedForm) -> dict[str, Any]:

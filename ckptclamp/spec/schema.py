@@ -29,6 +29,7 @@ from ckptclamp.spec.values import (
     AxesOrAll,
     ConstraintName,
     Date,
+    Epsilon,
     Extent,
     Name,
     Number,
@@ -168,7 +169,13 @@ class RuleForm(ConstraintForm):
         description="Globs over tensor names: ``*`` within a segment, ``**`` over any number of them; ``!`` excludes; ``re:`` begins a regular expression."
     )
     tolerance: Tolerance = optional(
-        "How far outside a unit may lie, relative to the bound; ``auto`` follows the storage dtype."
+        "How far outside a unit may lie, relative to the bound: a number; ``trained``, what training in the storage dtype leaves behind; ``cast``, what casting to it does; ``auto`` chooses by the producer."
+    )
+    epsilon: Epsilon = optional(
+        "What Keras added to the norms that it divided by (``keras.config.set_epsilon``), which leaves units short of a minimum; 1e-7 if nobody says."
+    )
+    zero_units: Literal["violation", "allow"] = optional(
+        "Whether units without a weight but zeros (padding, unseen rows) may lie outside; ``violation`` if nobody says."
     )
     severity: Literal["error", "warning"] = Field(
         "error", description="Warnings fail the gate only with --strict."
@@ -232,6 +239,10 @@ class SpecForm(_Strict):
         "audit", description="What to do with constraints that the checkpoint's own model declares."
     )
     tolerance: Tolerance = optional("That of rules that state none, and of declarations.")
+    epsilon: Epsilon = optional("That of rules that state none, and of declarations.")
+    zero_units: Literal["violation", "allow"] = optional(
+        "What holds in rules that do not say, and for declarations."
+    )
     projection: Literal["exact", "keras"] = Field(
         "exact",
         description="How a violating unit is fixed: to the nearest point, or by Keras' formula.",

@@ -27,6 +27,7 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
     "baseline": (str,),
     "checkpoint-name": (str,),
     "color": (str,),
+    "epsilon": (float, int),
     "expansion-limit": (int,),
     "hash": (bool,),
     "header-limit": (str, int),
@@ -42,10 +43,11 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
     "show-suppressed": (bool,),
     "spec": (str,),
     "strict": (bool,),
-    "tolerance": (float, int),
+    "tolerance": (float, int, str),
     "unpacked-limit": (str, int),
     "verbose": (int,),
     "worst": (int,),
+    "zero-units": (str,),
 }
 """The options that a settings file may hold, and the TOML types of their values."""
 

@@ -12,6 +12,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from ckptclamp.constraints.registry import BUILTIN
+from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.layout import SIZE, NamedAxes, Size, parse_units
 from ckptclamp.spec.model import axes_in
@@ -20,7 +21,12 @@ from ckptclamp.spec.patterns import PatternChecker
 REFERENCE = r"-?(?:\d+(?:\.\d+)?\*)?\$\w+"
 """An argument of a declared constraint's config: with a sign and one factor at most."""
 
+AUTO = "auto"
+_TOLERANCES = (AUTO, *History)
+_TOLERANCE_WORDS = f"{', '.join(_TOLERANCES[:-1])} or {_TOLERANCES[-1]}"
+
 _NUMBER = {"type": "number"}
+_SHARE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 _PATTERNS = {
     "anyOf": [
         {"type": "string", "minLength": 1},
@@ -101,12 +107,12 @@ def _number_or_reference(value: object) -> int | float | str:
     return _number(value)
 
 
-def _tolerance(value: object) -> float | None:
-    if value == "auto":
-        return None
+def _tolerance(value: object) -> float | History | None:
+    if isinstance(value, str) and value in _TOLERANCES:
+        return None if value == AUTO else History(value)
     hint = "a tolerance is relative: 0.01 is one percent"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(f"expected a number or auto, not {shown(value)}", hint)
+        raise refusal(f"expected a number, {_TOLERANCE_WORDS}, not {shown(value)}", hint)
     if not 0 <= value < 1:
         raise refusal(f"a tolerance of {shown(value)} makes no sense", hint)
     return float(value)
@@ -128,6 +134,15 @@ def _size(value: object) -> Size:
         hint = "a number of the model's config.json is written $name"
         raise refusal(f"expected how many there are, not {shown(value)}", hint)
     return value
+
+
+def _epsilon(value: object) -> float:
+    hint = "it is what keras.config.set_epsilon was given: 1e-7 if it was not called"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refusal(f"expected a number, not {shown(value)}", hint)
+    if not 0 <= value < 1:
+        raise refusal(f"an epsilon of {shown(value)} makes no sense", hint)
+    return float(value)
 
 
 def _date(value: object) -> datetime.date:
@@ -164,11 +179,9 @@ NumberOrReference = Annotated[
     WithJsonSchema({"anyOf": [_NUMBER, {"type": "string", "pattern": f"^{REFERENCE}$"}]}),
 ]
 Tolerance = Annotated[
-    float | None,
+    float | History | None,
     PlainValidator(_tolerance),
-    WithJsonSchema(
-        {"anyOf": [{"const": "auto"}, {**_NUMBER, "minimum": 0, "exclusiveMaximum": 1}]}
-    ),
+    WithJsonSchema({"anyOf": [{"enum": list(_TOLERANCES)}, _SHARE]}),
 ]
 UnitsByName = Annotated[
     NamedAxes, PlainValidator(_named_axes), WithJsonSchema({"type": "string", "pattern": "->"})
@@ -177,6 +190,7 @@ SIZE_SCHEMA = {
     "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{SIZE}$"}]
 }
 Extent = Annotated[int | str, PlainValidator(_size), WithJsonSchema(SIZE_SCHEMA)]
+Epsilon = Annotated[float, PlainValidator(_epsilon), WithJsonSchema(_SHARE)]
 Date = Annotated[
     datetime.date, PlainValidator(_date), WithJsonSchema({"type": "string", "format": "date"})
 ]

@@ -145,7 +145,7 @@ def test_what_cannot_be_read_is_a_result_of_its_own(tmp_path: Path):
         origin=Origin.SPEC,
         verdict=Verdict.NOT_EVALUATED,
         shape=(2, 2),
-        dtype="F4",
+        dtype="float4_e2m1fn",
         location=f"{spec}:3:5",
         severity=Severity.WARNING,
         reason="the dtype F4 cannot be read",

@@ -151,6 +151,7 @@ def test_sub_byte_dtypes_are_named_but_not_read(tmp_path: Path, dtype: str, bits
         tensor = checkpoint.tensors["q"]
         assert isinstance(tensor.storage, Unreadable)
         assert tensor.shape == (8, 2)
+        assert tensor.nbytes == bits * 2
         with pytest.raises(UnreadableError, match=f"q: the dtype {dtype} cannot be read"):
             checkpoint.read(tensor, full(tensor))
         assert checkpoint.read(checkpoint.tensors["w"], ((0, 1),)).item() == 0

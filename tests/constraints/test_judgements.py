@@ -11,7 +11,8 @@ import pytest
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Constraint, Judgement, Transform
 from ckptclamp.constraints.linear import Clip, NonNeg
-from ckptclamp.constraints.norms import KERAS_EPSILON, MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.tolerance import KERAS_EPSILON
 from ckptclamp.errors import UsageError
 
 INF = math.inf

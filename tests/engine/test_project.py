@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
-from ckptclamp.constraints.tolerance import auto_tolerance
+from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.requests import Batch, Request
@@ -46,7 +46,7 @@ def bits(array):
 
 
 def tolerance_of(copy):
-    return auto_tolerance(copy.tensors["w"].dtype)
+    return trained_tolerance(copy.tensors["w"].dtype)
 
 
 @st.composite
@@ -133,6 +133,22 @@ def test_large_tensors_conform(axes, dtype, constraint):
     assert done.changed > 0
     level = 0.0 if constraint.one_sided else tolerance_of(copy)
     assert not outside(copy, axes, constraint, level).any()
+
+
+@pytest.mark.parametrize("block", [1, 1 << 17])
+@pytest.mark.parametrize("projection", Projection)
+@pytest.mark.parametrize(("constraint", "axes"), [(CenterAround(1.0), (0,)), (Clip(0.5, 4.0), ())])
+def test_zero_units_are_left_where_they_are_to_be(constraint, axes, projection, block):
+    """Alone or beside others, in whatever pieces: not a bit of them changes, and they are not left over."""
+    array = np.zeros((6, 40), np.float32)
+    array[:, ::3] = 9.0
+    copy = InMemory(w=array)
+    given = (copy, copy.tensors["w"], axes, constraint, 1e-6)
+    done = project(*given, projection=projection, block=block, spare_zero=True)
+    assert done.left == 0
+    np.testing.assert_array_equal(copy.arrays["w"] == 0, array == 0)
+    assert (copy.arrays["w"][:, ::3] < 5).all()
+    assert project(*given, projection=projection, block=block).changed > 0
 
 
 @pytest.mark.parametrize("block", [1, 1 << 17])

@@ -266,6 +266,17 @@ def test_a_tolerance_is_less_than_the_bound_itself(run, save, folder, value):
     assert run(*gate).returncode == 2
 
 
+def test_what_is_forgiven_may_be_a_setting(run, save, folder):
+    """Where a tolerance may stand, the epsilon and the zeros may, too; a report tells of them."""
+    save(a=[2.0])
+    text = 'tolerance = "cast"\nepsilon = 1e-5\nzero-units = "allow"\n'
+    (folder / "ckptclamp.toml").write_text(text)
+    done = run(*GATE, "--spec", "spec.yaml", "-f", "json")
+    parameters = json.loads(done.stdout)["report"]["parameters"]
+    told = {key: parameters[key] for key in ("tolerance", "epsilon", "zero-units")}
+    assert told == {"tolerance": "cast", "epsilon": "1e-05", "zero-units": "allow"}
+
+
 def test_only_settings_in_effect_are_told(run, save, folder):
     """Not what the command line overrode, nor what the command does not have."""
     save(a=[2.0])

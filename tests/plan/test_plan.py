@@ -7,12 +7,12 @@ import pytest
 from ckptclamp.checkpoints.tensor import Role, Unreadable
 from ckptclamp.constraints.linear import Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
-from ckptclamp.constraints.tolerance import auto_tolerance
+from ckptclamp.constraints.tolerance import cast_tolerance
 from ckptclamp.errors import SpecError, UsageError
 from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.plan.build import build_plan
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
-from ckptclamp.spec.model import Severity
+from ckptclamp.spec.model import Leeway, Severity
 from ckptclamp.spec.rules import inline_spec
 from tests.plan.checkpoints import Described, dense, keras_model, tensor
 
@@ -198,8 +198,8 @@ def test_tolerance_is_the_callers_or_the_rules_or_the_dtypes():
     )
     tolerances = [a.tolerance for a in build_plan(checkpoint, spec_of(*rules)).assignments]
     dtypes = [checkpoint.tensors[name].dtype for name in ("half", "full")]
-    assert tolerances == [*(auto_tolerance(d) for d in dtypes if d), 0.25, 0.25]
-    overridden = build_plan(checkpoint, spec_of(*rules), tolerance=0.0).assignments
+    assert tolerances == [*(cast_tolerance(d, 1) for d in dtypes if d), 0.25, 0.25]
+    overridden = build_plan(checkpoint, spec_of(*rules), caller=Leeway(tolerance=0.0)).assignments
     assert {a.tolerance for a in overridden} == {0.0}
 
 
@@ -207,7 +207,7 @@ def test_tolerance_is_the_callers_or_the_rules_or_the_dtypes():
 def test_bad_tolerance_is_refused(bad):
     """A tolerance that would let everything pass, or nothing be compared, is an error."""
     with pytest.raises(UsageError, match="tolerance"):
-        build_plan(Described([tensor("a", 2)]), None, tolerance=bad)
+        Leeway(tolerance=bad)
 
 
 def test_bounds_are_those_of_the_storage_dtype():

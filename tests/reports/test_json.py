@@ -131,6 +131,20 @@ def test_what_does_not_fit_is_refused_by_its_place(path, value, says):
     assert says in str(caught.value)
 
 
+def test_a_report_of_an_earlier_release_is_read():
+    """It lacks what was not counted yet, and what it counted must still be right."""
+    result = replace(samples.PASSING, within_tolerance=3)
+    document = rendered(replace(samples.CLEAN, results=(result,)))
+    assert document["census"].pop("within_tolerance") == 3
+    del document["census"]["zero_allowed"]
+    read = load_report(json.dumps(document))
+    assert isinstance(read, AuditReport)
+    assert read.census.within_tolerance == 3
+    document["census"]["units"] += 1
+    with pytest.raises(UsageError, match="census"):
+        load_report(json.dumps(document))
+
+
 def test_a_field_without_default_must_be_there():
     """A result without a verdict is no result."""
     document = rendered(samples.VIOLATIONS)

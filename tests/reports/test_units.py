@@ -26,6 +26,7 @@ def test_each_unit_is_a_line(tmp_path):
             "distance": 0.5,
             "excess": 0.5,
             "nonfinite": 0,
+            "zero": False,
         },
         {
             "tensor": "b\n",
@@ -36,6 +37,7 @@ def test_each_unit_is_a_line(tmp_path):
             "distance": "NaN",
             "excess": None,
             "nonfinite": 2,
+            "zero": False,
         },
     ]
 

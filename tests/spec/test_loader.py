@@ -58,14 +58,18 @@ custom_objects:
     assert first.tensors == ("**/kernel", "!head/**")
     assert first.constraint == MaxNorm(2)
     assert first.units == Units(axis=(0,))
-    assert (first.tolerance, first.severity, first.required) == (None, Severity.WARNING, False)
+    assert (first.leeway.tolerance, first.severity, first.required) == (
+        None,
+        Severity.WARNING,
+        False,
+    )
     assert str(first.location) == f"{tmp_path / 'spec.yaml'}:6:5"
-    assert (second.id, second.constraint, second.tolerance) == ("rule-2", NonNeg(), 1e-3)
+    assert (second.id, second.constraint, second.leeway.tolerance) == ("rule-2", NonNeg(), 1e-3)
     assert (first.storage, second.storage) == (Storage.RAW, Storage.EFFECTIVE)
     assert not second.units.stated
     assert second.required
     assert (spec.declared, spec.projection) == (Declared.IGNORE, Projection.KERAS)
-    assert spec.tolerance == 1e-3
+    assert spec.leeway.tolerance == 1e-3
     assert spec.ignore[0].expires == datetime.date(2030, 1, 31)
     assert spec.ignore[0].rules == ("rule-2",)
     assert spec.ignore[1].tensors == ("**",)

@@ -36,6 +36,11 @@ PROBLEMS = [
     ("version: 1\ntolerance: 5", (2, 12), "makes no sense", "0.01 is one percent"),
     ("version: 1\ntolerance: .inf", (2, 12), "makes no sense", "0.01 is one percent"),
     ("version: 1\ntolerance:", (2, 11), "not null", "0.01 is one percent"),
+    ("version: 1\ntolerance: casst", (2, 12), "auto, trained or cast", "0.01 is one percent"),
+    ("version: 1\nepsilon: -1", (2, 10), "makes no sense", "keras.config.set_epsilon"),
+    ("version: 1\nepsilon: .inf", (2, 10), "makes no sense", "keras.config.set_epsilon"),
+    ("version: 1\nepsilon: auto", (2, 10), "expected a number, not 'auto'", "1e-7"),
+    ("version: 1\nzero_units: alow", (2, 13), "violation or allow", "did you mean allow?"),
 ]
 
 RULE_PROBLEMS = [

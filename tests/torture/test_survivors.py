@@ -21,7 +21,7 @@ def judge(value: list[int], limit: int = 3) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="the harness forks")
 def test_a_mutant_is_noticed():
     """The tests run against a mutant, not against what is installed."""
-    told = program("survivors", "--module", "constraints/tolerance", "--every", 8, "--jobs", 1)
+    told = program("survivors", "--module", "constraints/tolerance", "--every", 64, "--jobs", 1)
     assert told[0] | {"seconds": 0} == {
         "module": "constraints/tolerance",
         "mutants": 1,

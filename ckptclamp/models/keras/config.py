@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source
@@ -72,6 +72,14 @@ def _from_checkpoint(path: Path) -> object:
         return checkpoint.keras.config if checkpoint.keras else None
 
 
+_KEPT: Final = {
+    **{name: name for name in ("float16", "bfloat16", "float32", "float64")},
+    "mixed_float16": "float32",
+    "mixed_bfloat16": "float32",
+}
+"""Keras' policies by name, and the dtype of a variable under each."""
+
+
 def as_mapping(value: object) -> Mapping[str, Any]:
     """`value` if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
@@ -89,6 +97,21 @@ def as_shape(value: object) -> Shape | None:
     if any(size is not None and as_integer(size) is None for size in value):
         return None
     return tuple(value)
+
+
+def variable_dtype(policy: object) -> str | None:
+    """The dtype in which a layer with this ``dtype`` keeps its weights; ``None`` if it does not say.
+
+    A mixed policy computes in a narrow dtype, and keeps float32.
+    """
+    name = policy if isinstance(policy, str) else _policy_name(as_mapping(policy))
+    if not isinstance(name, str) or name not in _KEPT:
+        return None
+    return _KEPT[name]
+
+
+def _policy_name(policy: Mapping[str, Any]) -> object:
+    return as_mapping(policy.get("config")).get("name")
 
 
 def times(*factors: int | None) -> int | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
+from ckptclamp.models.keras.config import variable_dtype
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
 from ckptclamp.models.keras.dequantisation import find_dequantised
 from ckptclamp.models.keras.other_layers import STATISTICS
@@ -96,6 +97,17 @@ class BoundModel:
     def declarations(self) -> tuple[Declaration, ...]:
         """One declaration for each ``*_constraint`` of the config that is not null."""
         return tuple(find_declarations(self))
+
+    @cached_property
+    def variable_dtypes(self) -> dict[str, str]:
+        """The dtype that the config gives to the variable in each tensor, where it says one."""
+        return {
+            name: dtype
+            for layer in self.layers
+            if (dtype := variable_dtype(layer.config.values.get("dtype"))) is not None
+            for _, names in self.stored(layer)
+            for name in names
+        }
 
     @cached_property
     def dequantised(self) -> dict[str, Tensor]:

@@ -164,7 +164,7 @@ def _inner(result: Result) -> tuple[float, float]:
     low, high = result.bound
     slack = result.tolerance
     return (
-        -math.inf if low is None else low - slack * abs(low),
+        -math.inf if low is None else low - (slack + result.shortfall) * abs(low),
         math.inf if high is None else high + slack * abs(high),
     )
 

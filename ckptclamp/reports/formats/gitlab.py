@@ -26,9 +26,16 @@ def render(report: Report, options: RenderOptions) -> str:
         more = plural(len(found) - MOST, "more finding")
         message = f"{more}, less bad, left out of this report"
         entries.append(_count(audit, Level.ERROR, "left-out", message, options))
-    if audit.census.suppressed:
-        message = summary_line(audit, report.exit_code)
-        entries.append(_count(audit, Level.NOTE, "suppressed", message, options))
+    census = audit.census
+    hidden = {
+        "suppressed": census.suppressed,
+        "within-tolerance": census.within_tolerance,
+        "zero-units": census.zero_allowed,
+    }
+    message = summary_line(audit, report.exit_code)
+    entries += [
+        _count(audit, Level.NOTE, code, message, options) for code, units in hidden.items() if units
+    ]
     return json_text(entries, indent=1) + "\n"
 
 

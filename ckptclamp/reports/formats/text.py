@@ -31,8 +31,10 @@ from ckptclamp.reports.wording import (
     shape_words,
     summary_line,
     tensor_name,
+    tolerance_words,
     unit_sentence,
     worst_cells,
+    zero_words,
 )
 
 if TYPE_CHECKING:
@@ -177,7 +179,9 @@ class _Page:
                 f"{tensor_name(result)} ({shape_words(result.shape)}, {printable(result.dtype)})"
             )
             yield f"  = unit: {unit_sentence(result)}"
-            yield f"  = tolerance: {result.tolerance:g}{_forgiven(result)}"
+            yield f"  = tolerance: {tolerance_words(result)}"
+            if result.zero_allowed:
+                yield f"  = allowed: {zero_words(result)}"
             if result.why:
                 yield f"  = why: {sentence(result.why)}"
         yield ""
@@ -249,12 +253,6 @@ class _Page:
         return textwrap.wrap(
             text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
         )
-
-
-def _forgiven(result: Result) -> str:
-    if not result.within_tolerance:
-        return ""
-    return f"; {plural(result.within_tolerance, 'unit')} outside by no more than that"
 
 
 def cell_width(text: str) -> int:
