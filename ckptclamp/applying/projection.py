@@ -18,7 +18,7 @@ from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
-from ckptclamp.engine.units import project_whole_units
+from ckptclamp.engine.whole_units import project_whole_units
 from ckptclamp.plan import Assignment
 from ckptclamp.spec.model import Projection
 

@@ -14,10 +14,12 @@ import numpy as np
 from ckptclamp.auditing.excuses import Excuses
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
+from ckptclamp.engine.exact import settled, sums_of_stored
 from ckptclamp.engine.executors import Meter
 from ckptclamp.engine.histogram import UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
+from ckptclamp.errors import UnreadableError
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.audit import Reporting, Running
     from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.constraints.base import ExactSums
     from ckptclamp.engine.cache import MeasurementCache
 
 OnUnit = Callable[[Assignment, WorstUnit], None]
@@ -47,10 +50,16 @@ def judge(
     unit of theirs. What is measured of the others goes to `kept` as well.
     """
     tallies = [
-        Tally(a, keep=reporting.worst, histogram=reporting.histogram, on_unit=reporting.on_unit)
+        Tally(
+            a,
+            keep=reporting.worst,
+            histogram=reporting.histogram,
+            on_unit=reporting.on_unit,
+            reader=reader,
+        )
         for a in assignments
     ]
-    tallies += [Tally(a, keep=0) for a in supposed]
+    tallies += [Tally(a, keep=0, reader=reader) for a in supposed]
     for index, item in _measured(reader, [*assignments, *supposed], running):
         tallies[index].add(item)
         if kept is not None and index < len(assignments):
@@ -84,8 +93,8 @@ def _measured_whole(
 ) -> Iterator[tuple[int, Measurement]]:
     """What only whole units, or a whole tensor, can tell."""
     from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
-    from ckptclamp.engine.units import measure_whole_units
     from ckptclamp.engine.whole import measure_whole
+    from ckptclamp.engine.whole_units import measure_whole_units
 
     for index, assignment in enumerate(assignments):
         tensor, constraint = assignment.tensor, assignment.constraint
@@ -114,6 +123,7 @@ class Tally:
     """Counts the units of one assignment.
 
     `keep` is how many of the worst units are remembered; `on_unit` is called with all violating.
+    From `reader` those are read again that lie too near to a limit for float64.
     """
 
     def __init__(
@@ -123,6 +133,7 @@ class Tally:
         keep: int = 10,
         histogram: bool = False,
         on_unit: OnUnit | None = None,
+        reader: TensorReader | None = None,
     ) -> None:
         self.assignment = assignment
         self.units = 0
@@ -136,6 +147,7 @@ class Tally:
         self.maximum = -math.inf
         self._keep = keep
         self._on_unit = on_unit
+        self._reader = reader
         self._histogram = UnitHistogram() if histogram else None
         self._failure: Failed | None = None
         self._worst: list[tuple[float, WorstUnit]] = []
@@ -151,7 +163,10 @@ class Tally:
             case Failed():
                 self._failure = measurement
             case Batch() if len(measurement.statistics):
-                self._add_batch(measurement)
+                try:
+                    self._add_batch(measurement)
+                except UnreadableError as error:
+                    self._failure = Failed(measurement.request, error.message, error.hint)
 
     def _add_batch(self, batch: Batch) -> None:
         statistics = batch.statistics
@@ -159,6 +174,7 @@ class Tally:
             judgement = self.assignment.constraint.judge(statistics)
         broken = statistics.nonfinite > 0
         assignment = self.assignment
+        judgement = self._settled(batch, judgement, broken)
         outside = judgement.violates(assignment.tolerance, assignment.shortfall) | broken
         beyond = judgement.violates(0.0)
         zero = outside & statistics.zero if outside.any() else outside
@@ -184,6 +200,18 @@ class Tally:
         room = MOST_ZEROS - len(self._zero_first)
         positions = np.flatnonzero(zero)[:room]
         self._zero_first += [_index(batch, int(position)) for position in positions]
+
+    def _settled(self, batch: Batch, judgement: Judgement, broken: NDArray[np.bool_]) -> Judgement:
+        """Read units again that float64 cannot decide, and decide them exactly."""
+        of, reader = self.assignment, self._reader
+        if reader is None:
+            return judgement
+        request = Request(of.tensor, of.axes, of.constraint.needs)
+
+        def sums(places: NDArray[np.intp]) -> list[ExactSums]:
+            return sums_of_stored(reader, request, batch.units, places)
+
+        return settled(judgement, of.constraint, of.tolerance, broken, sums, shortfall=of.shortfall)
 
     def _add_violating(
         self,

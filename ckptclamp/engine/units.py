@@ -1,234 +1,196 @@
-"""Constraints that need whole units at once: as many units at a time as the memory has room for."""
+"""The units of some boxes as rows, whole or in parts: measured, summed and written as if moved.
+
+Units that one box holds and units that span many go the same way: a pass visits the boxes and hands
+rows of the units that matter to some work, about as many at a time as a cache holds.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import partial as bound
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine.blocks import BLOCK, Grid, kept_axes
-from ckptclamp.engine.cache import KnownStatistics
-from ckptclamp.engine.job import NOTHING, Job, Projected
-from ckptclamp.engine.measure import unreadable
-from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, Measurement
-from ckptclamp.engine.statistics import measure_units
-from ckptclamp.engine.transform import Rounding, changed_units, distances, relative, rounded
-from ckptclamp.errors import UnreadableError
-from ckptclamp.spec.model import Projection
+from ckptclamp.engine.blocks import PIECE, kept_axes
+from ckptclamp.engine.exact import ExactTotals
+from ckptclamp.engine.executors import in_order
+from ckptclamp.engine.job import Projected
+from ckptclamp.engine.requests import WORKSPACE
+from ckptclamp.engine.statistics import Partial, measure_box, measured
+from ckptclamp.engine.transform import changed_units, distances, relative
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Executor
+
     from numpy.typing import NDArray
 
-    from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
-    from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.whole import WholeUnitConstraint
+    from ckptclamp.checkpoints.tensor import Box
+    from ckptclamp.constraints.base import ExactSums
+    from ckptclamp.engine.job import Job
 
-_COPIES = 3
-"""Arrays of a slab in its storage dtype: read, rounded, and as it will be."""
+Result = TypeVar("Result")
+
+Make = Callable[[int, "NDArray[np.intp]", "NDArray[Any]"], "NDArray[Any]"]
+"""Makes of (the box's place, units, their rows in it) what is to be stored, of the same dtype."""
+
+Work = Callable[[int, "NDArray[np.intp]", "NDArray[Any]"], Result]
+"""Anything that is done with such rows."""
 
 
-def measure_whole_units(
-    reader: TensorReader,
-    tensor: Tensor,
-    axes: tuple[int, ...],
-    constraint: WholeUnitConstraint,
-    memory: int,
-) -> Iterator[Measurement]:
-    """Measure the units of `tensor`, which span `axes`, by `constraint` itself.
+def as_stored(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
+    """Leave weights as they are."""
+    del part, places
+    return rows
 
-    A tensor that cannot be read, or of which one unit does not fit into `memory` bytes, is answered
-    by `Failed`; one without weights by a batch of no units.
+
+class Units:
+    """All units of a job's tensor that lie in some boxes.
+
+    `boxes` tells which units each box has weights of; `block_of` returns what it holds. A pass
+    visits the boxes in their order, `pool` works on several at once, and everything that comes of it
+    is put together in the order of the boxes.
     """
-    kept = kept_axes(len(tensor.shape), axes)
-    try:
-        grid = _slabs(tensor, axes, constraint, memory)
-        for box in map(grid.box, range(len(grid))):
-            block = reader.read(tensor, box, None)
-            yield Batch(0, tuple(box[axis] for axis in kept), _measured(constraint, block, axes))
-    except UnreadableError as error:
-        yield Failed(0, error.message, error.hint)
 
+    def __init__(
+        self,
+        job: Job,
+        boxes: Mapping[Box, slice],
+        block_of: Callable[[Box], NDArray[Any]],
+        pool: Executor | None = None,
+        window: int = 1,
+    ) -> None:
+        self.job = job
+        self.count = max(units.stop for units in boxes.values())
+        self._boxes, self._block_of = list(boxes.items()), block_of
+        self._pool, self._window = pool, window
+        self._kept = kept_axes(len(job.tensor.shape), job.axes)
 
-def project_whole_units(
-    copy: Copy,
-    tensor: Tensor,
-    axes: tuple[int, ...],
-    constraint: WholeUnitConstraint,
-    tolerance: float,
-    *,
-    memory: int,
-    known: Sequence[Batch] = (),
-    progress: Callable[[int], None] | None = None,
-) -> Projected:
-    """Project the units of `tensor` in `copy` that violate `tolerance`; `axes` are the reduced axes.
+    def run(
+        self, work: Work[Result], active: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, NDArray[np.intp], Result]]:
+        """Do `work` with the rows of the `active` units; yield box, units and result, in order."""
+        visit = bound(self._visit, work, active)
+        for _, results in self._each(visit):
+            yield from results
 
-    Each becomes the nearest point of the set, computed in float64 and rounded to the storage dtype,
-    is measured again as stored, and is written if it then conforms, or lies less than half as far
-    outside as before. Units with non-finite weights, and those that the constraint calls
-    unmendable, keep their bytes. `known` is what `measure` answers for this tensor, if it is known.
+    def measure(self, make: Make, active: NDArray[np.bool_]) -> UnitStatistics:
+        """Measure the `active` units as `make` would store them; the others' numbers mean nothing."""
+        needs, axes = self.job.constraint.needs, (1,) if self.job.axes else ()
 
-    Raises:
-        UnreadableError: the tensor cannot be read, or one unit does not fit into `memory` bytes.
-        NotWrittenError: it cannot be written.
-    """
-    grid = _slabs(tensor, axes, constraint, memory)
-    job = Job(copy, tensor, axes, constraint, tolerance, Projection.EXACT, grid)
-    beforehand = KnownStatistics(job.request, known)
-    total = NOTHING
-    for box in map(grid.box, range(len(grid))):
-        block = copy.read(tensor, box, None)
-        statistics = beforehand.of(box) or _measured(constraint, block, axes)
-        total += _project_slab(job, constraint, box, block, statistics)
-        if progress is not None:
-            progress(block.nbytes)
-    return total
+        def work(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> Partial:
+            new = make(part, places, rows)
+            return measure_box(new if axes else new[:, 0], axes, measured(needs), WORKSPACE)
 
+        total = Partial({})
+        for _, places, found in self.run(work, active):
+            total.take(places, found, self.count)
+        return total.statistics(needs, self.job.request.unit)
 
-def needed_bytes(
-    constraint: WholeUnitConstraint, shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int
-) -> int:
-    """Bytes that one unit of a tensor of `shape` takes, at most."""
-    each = _COPIES * itemsize + 8 * (2 + constraint.workspace)
-    return each * math.prod(shape[axis] for axis in axes)
+    def exact(self, make: Make, places: NDArray[np.intp]) -> list[ExactSums]:
+        """Sum the units at `places` exactly, as `make` would store them."""
+        needs = self.job.constraint.needs
 
+        def work(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> ExactTotals:
+            found = ExactTotals(needs, len(places))
+            found.add(np.arange(len(places)), make(part, places, rows))
+            return found
 
-def _slabs(
-    tensor: Tensor, axes: tuple[int, ...], constraint: WholeUnitConstraint, memory: int
-) -> Grid:
-    """Cut `tensor` into boxes of whole units that fit into `memory` bytes.
+        total = ExactTotals(needs, len(places))
+        chosen = np.zeros(self.count, np.bool_)
+        chosen[places] = True
+        for _, here, found in self.run(work, chosen):
+            total.merge(np.searchsorted(places, here), found)
+        return total.sums(self.job.request.unit)
 
-    Raises:
-        UnreadableError: one unit does not.
-    """
-    refusal = unreadable(tensor, memory)
-    if refusal is not None:
-        raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
-    assert tensor.dtype is not None
-    one = needed_bytes(constraint, tensor.shape, axes, tensor.dtype.itemsize)
-    if one > memory:
-        raise UnreadableError(
-            f"one unit needs {one} bytes at once, over the budget of {memory}",
-            tensor=tensor.name,
-            hint="raise --memory",
-        )
-    kept = kept_axes(len(tensor.shape), axes)
-    unit = math.prod(tensor.shape[axis] for axis in axes)
-    chunk = tensor.storage.chunk_shape if isinstance(tensor.storage, Chunked) else ()
-    tile, room = list(tensor.shape), max(1, min(memory // max(one, 1), BLOCK // max(unit, 1)))
-    for axis in reversed(kept):
-        tile[axis] = max(1, min(tile[axis], room))
-        if chunk and chunk[axis] < tile[axis] < tensor.shape[axis]:
-            tile[axis] -= tile[axis] % chunk[axis]  # so that no chunk is decoded twice
-        room = max(1, room // tile[axis])
-    return Grid(tensor.shape, tuple(tile), kept + axes)
+    def write(self, make: Make, chosen: NDArray[np.bool_]) -> Projected:
+        """Write the `chosen` units as `make` makes them, and count what that changes."""
+        changed = np.zeros(self.count, np.bool_)
+        largest, peak = np.zeros(self.count), np.zeros(self.count)
+        if chosen.any():
+            for _, parts in self._each(bound(self._write_box, make, chosen)):
+                for places, some, (distance, magnitude) in parts:
+                    changed[places] |= some
+                    largest[places] = np.maximum(largest[places], distance)
+                    peak[places] = np.maximum(peak[places], magnitude)
+        return Projected(self.count, int(np.count_nonzero(changed)), relative(largest, peak), 0)
 
+    def _each(self, visit: Callable[[int], list[Result]]) -> Iterator[tuple[int, list[Result]]]:
+        return in_order(visit, range(len(self._boxes)), self._pool, self._window)
 
-def _measured(
-    constraint: WholeUnitConstraint, block: NDArray[Any], axes: tuple[int, ...]
-) -> UnitStatistics:
-    """Measure what the constraint needs of a block of whole units."""
-    if constraint.streaming:
+    def _visit(
+        self, work: Work[Result], active: NDArray[np.bool_], part: int
+    ) -> list[tuple[int, NDArray[np.intp], Result]]:
+        """Do `work` with one box."""
+        box, units = self._boxes[part]
+        first, chosen = units.start, np.flatnonzero(active[units])
+        if not len(chosen):
+            return []
+        rows = _Rows(self._block_of(box), self.job.axes, self._kept)
         with np.errstate(all="ignore"):
-            return measure_units(np.ascontiguousarray(block), axes, constraint.needs, WORKSPACE)
-    units = _units(block, axes).astype(np.float64)
-    broken = ~np.isfinite(units)
-    spread = tuple(range(1, units.ndim))
-    nonfinite = np.count_nonzero(broken, axis=spread)
-    units[nonfinite > 0] = 0.0
-    return UnitStatistics(
-        math.prod(units.shape[1:]), constraint.measure(units), np.asarray(nonfinite, np.int64)
-    )
+            return [
+                (part, first + some, work(part, first + some, rows.take(some)))
+                for some in _in_pieces(chosen, rows.width)
+            ]
+
+    def _write_box(
+        self, make: Make, chosen: NDArray[np.bool_], part: int
+    ) -> list[tuple[NDArray[np.intp], NDArray[np.bool_], tuple[Any, Any]]]:
+        """Write one box."""
+        box, units = self._boxes[part]
+        first, some_of = units.start, np.flatnonzero(chosen[units])
+        if not len(some_of):
+            return []
+        block = self._block_of(box)
+        rows = _Rows(block, self.job.axes, self._kept)
+        differ = np.zeros(rows.count, np.bool_)
+        found = []
+        with np.errstate(all="ignore"):
+            for some in _in_pieces(some_of, rows.width):
+                before = rows.take(some)
+                after = make(part, first + some, before)
+                differ[some] = changed_units(before, after, (1,))
+                found.append(
+                    (
+                        first + some,
+                        differ[some],
+                        distances(before, after, (1,), WORKSPACE),
+                    )
+                )
+                rows.put(some, after)
+        self.job.write(box, differ, block)
+        return found
 
 
-def _units(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
-    """The units of a block, shape (units, *their extents)."""
-    kept = kept_axes(block.ndim, axes)
-    extents = [block.shape[axis] for axis in axes]
-    return block.transpose(kept + axes).reshape(-1, *extents)
+class _Rows:
+    """A block, seen as one row for each of its units."""
+
+    def __init__(self, block: NDArray[Any], axes: tuple[int, ...], kept: tuple[int, ...]) -> None:
+        order = (*kept, *axes)
+        self._extents = tuple(block.shape[axis] for axis in kept)
+        self._shape = tuple(block.shape[axis] for axis in axes)
+        self.count, self.width = math.prod(self._extents), math.prod(self._shape)
+        self._view = block.transpose(order)
+        if order == tuple(range(block.ndim)):
+            self._view = block.reshape(self.count, self.width)
+            self._extents, self._shape = (self.count,), (self.width,)
+
+    def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
+        """A copy of the rows at `places`."""
+        return np.ascontiguousarray(self._view[self._at(places)]).reshape(len(places), self.width)
+
+    def put(self, places: NDArray[np.intp], rows: NDArray[Any]) -> None:
+        """Replace the rows at `places`."""
+        shape = (len(places), *self._shape) if self._extents else self._shape
+        self._view[self._at(places)] = rows.reshape(shape)
+
+    def _at(self, places: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an index
+        return np.unravel_index(places, self._extents) if self._extents else ...
 
 
-def _put_back(units: NDArray[Any], like: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
-    """The block of which `units` are the units; what `_units` does, undone."""
-    order = kept_axes(like.ndim, axes) + axes
-    there = units.reshape([like.shape[axis] for axis in order])
-    return np.ascontiguousarray(there.transpose(np.argsort(order)))
-
-
-def _project_slab(
-    job: Job,
-    constraint: WholeUnitConstraint,
-    box: Box,
-    block: NDArray[Any],
-    before: UnitStatistics,
-) -> Projected:
-    """Project the units of one box, and write those that got better."""
-    outside, chosen = job.fixable(before)
-    hopeless = int(np.count_nonzero(outside & ~chosen))
-    if not chosen.any():
-        return Projected(len(outside), 0, 0.0, hopeless)
-    units = _units(block, job.axes)
-    with np.errstate(all="ignore"):
-        near = constraint.nearest(units[chosen].astype(np.float64))
-        stored = units.copy()
-        stored[chosen] = _stored(near, units.dtype, constraint.magnitude_sum())
-        trial = _put_back(stored, block, job.axes)
-        after = _measured(constraint, trial, job.axes)
-        lies, lay = constraint.judge(after), constraint.judge(before)
-        conforms = ~lies.violates(job.tolerance) & (after.nonfinite == 0)
-        better = chosen & (conforms | (lies.distance < 0.5 * lay.distance))
-    stored[~better] = units[~better]
-    final = _put_back(stored, block, job.axes)
-    changed = changed_units(block, final, job.axes)
-    job.write(box, changed, final)
-    change = relative(*distances(block, final, job.axes, WORKSPACE))
-    left = hopeless + int(np.count_nonzero(chosen & ~conforms))
-    return Projected(len(outside), int(np.count_nonzero(changed)), change, left)
-
-
-def _stored(
-    near: NDArray[np.float64], dtype: np.dtype[Any], sums: tuple[float, float] | None
-) -> NDArray[Any]:
-    """Round units to `dtype`, so that the magnitudes of each sum to a number in `sums`, if it can."""
-    nearest = rounded(near, dtype, Rounding.NEAREST)
-    if sums is None:
-        return nearest
-    rows = near.reshape(len(near), -1)
-    stored = nearest.reshape(rows.shape)
-    total = np.abs(stored.astype(np.float64)).sum(axis=1)
-    for place in np.flatnonzero((total < sums[0]) | (total > sums[1])):
-        amount = total[place] - min(max(total[place], sums[0]), sums[1])
-        exactly = sums[0] == sums[1]
-        stored[place] = _rounded_otherwise(rows[place], stored[place], amount, exactly=exactly)
-    return nearest
-
-
-def _rounded_otherwise(
-    exact: NDArray[np.float64], stored: NDArray[Any], surplus: float, *, exactly: bool
-) -> NDArray[Any]:
-    """Round as many weights the other way as take `surplus` (negative: minus a lack) off their sum.
-
-    Those come first that this costs least: squared distance, for each bit of the sum. `exactly` takes
-    it off as nearly as that can be done; otherwise it is taken off wholly.
-    """
-    down, up = (
-        rounded(exact, stored.dtype, way) for way in (Rounding.TOWARD_ZERO, Rounding.AWAY_FROM_ZERO)
-    )
-    target = down if surplus > 0 else up
-    now, then = (np.abs(array.astype(np.float64)) for array in (stored, target))
-    step = np.abs(now - then)
-    magnitude = np.abs(exact)
-    cost = np.abs(then - magnitude) - np.abs(now - magnitude)
-    order = np.flatnonzero(step > 0)
-    order = order[np.argsort(cost[order], kind="stable")]
-    taken = np.cumsum(step[order])
-    count = int(np.searchsorted(taken, abs(surplus))) + 1
-    if exactly and count <= len(taken):
-        over, short = taken[count - 1], taken[count - 2] if count > 1 else 0.0
-        count -= abs(surplus) - short < over - abs(surplus)
-    out = stored.copy()
-    out[order[:count]] = target[order[:count]]
-    return out
+def _in_pieces(places: NDArray[np.intp], width: int) -> Iterator[NDArray[np.intp]]:
+    step = max(1, PIECE // width)
+    return (places[start : start + step] for start in range(0, len(places), step))

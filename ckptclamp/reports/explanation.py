@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.whole import WholeUnitConstraint
-from ckptclamp.engine.units import needed_bytes
+from ckptclamp.engine.whole_units import needed_bytes
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.wording import file_size, plural, shape_words, unmatched_words

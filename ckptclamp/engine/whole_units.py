@@ -1,0 +1,241 @@
+"""Constraints that need whole units at once: as many units at a time as the memory has room for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.checkpoints.tensor import Chunked
+from ckptclamp.constraints.base import UnitStatistics
+from ckptclamp.engine.blocks import BLOCK, Grid, kept_axes
+from ckptclamp.engine.cache import KnownStatistics
+from ckptclamp.engine.job import NOTHING, Job, Projected
+from ckptclamp.engine.measure import unreadable
+from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, Measurement
+from ckptclamp.engine.statistics import measure_units
+from ckptclamp.engine.transform import Rounding, changed_units, distances, relative, rounded
+from ckptclamp.errors import UnreadableError
+from ckptclamp.spec.model import Projection
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
+    from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.constraints.base import ExactSums
+    from ckptclamp.constraints.whole import WholeUnitConstraint
+
+_COPIES = 3
+"""Arrays of a slab in its storage dtype: read, rounded, and as it will be."""
+
+
+def measure_whole_units(
+    reader: TensorReader,
+    tensor: Tensor,
+    axes: tuple[int, ...],
+    constraint: WholeUnitConstraint,
+    memory: int,
+) -> Iterator[Measurement]:
+    """Measure the units of `tensor`, which span `axes`, by `constraint` itself.
+
+    A tensor that cannot be read, or of which one unit does not fit into `memory` bytes, is answered
+    by `Failed`; one without weights by a batch of no units.
+    """
+    kept = kept_axes(len(tensor.shape), axes)
+    try:
+        grid = _slabs(tensor, axes, constraint, memory)
+        for box in map(grid.box, range(len(grid))):
+            block = reader.read(tensor, box, None)
+            yield Batch(0, tuple(box[axis] for axis in kept), _measured(constraint, block, axes))
+    except UnreadableError as error:
+        yield Failed(0, error.message, error.hint)
+
+
+def project_whole_units(
+    copy: Copy,
+    tensor: Tensor,
+    axes: tuple[int, ...],
+    constraint: WholeUnitConstraint,
+    tolerance: float,
+    *,
+    memory: int,
+    known: Sequence[Batch] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Projected:
+    """Project the units of `tensor` in `copy` that violate `tolerance`; `axes` are the reduced axes.
+
+    Each becomes the nearest point of the set, computed in float64 and rounded to the storage dtype,
+    is measured again as stored, and is written if it then conforms, or lies less than half as far
+    outside as before. Units with non-finite weights, and those that the constraint calls
+    unmendable, keep their bytes. `known` is what `measure` answers for this tensor, if it is known.
+
+    Raises:
+        UnreadableError: the tensor cannot be read, or one unit does not fit into `memory` bytes.
+        NotWrittenError: it cannot be written.
+    """
+    grid = _slabs(tensor, axes, constraint, memory)
+    job = Job(copy, tensor, axes, constraint, tolerance, Projection.EXACT, grid)
+    beforehand = KnownStatistics(job.request, known)
+    total = NOTHING
+    for box in map(grid.box, range(len(grid))):
+        block = copy.read(tensor, box, None)
+        statistics = beforehand.of(box) or _measured(constraint, block, axes)
+        total += _project_slab(job, constraint, box, block, statistics)
+        if progress is not None:
+            progress(block.nbytes)
+    return total
+
+
+def needed_bytes(
+    constraint: WholeUnitConstraint, shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int
+) -> int:
+    """Bytes that one unit of a tensor of `shape` takes, at most."""
+    each = _COPIES * itemsize + 8 * (2 + constraint.workspace)
+    return each * math.prod(shape[axis] for axis in axes)
+
+
+def _slabs(
+    tensor: Tensor, axes: tuple[int, ...], constraint: WholeUnitConstraint, memory: int
+) -> Grid:
+    """Cut `tensor` into boxes of whole units that fit into `memory` bytes.
+
+    Raises:
+        UnreadableError: one unit does not.
+    """
+    refusal = unreadable(tensor, memory)
+    if refusal is not None:
+        raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
+    assert tensor.dtype is not None
+    one = needed_bytes(constraint, tensor.shape, axes, tensor.dtype.itemsize)
+    if one > memory:
+        raise UnreadableError(
+            f"one unit needs {one} bytes at once, over the budget of {memory}",
+            tensor=tensor.name,
+            hint="raise --memory",
+        )
+    kept = kept_axes(len(tensor.shape), axes)
+    unit = math.prod(tensor.shape[axis] for axis in axes)
+    chunk = tensor.storage.chunk_shape if isinstance(tensor.storage, Chunked) else ()
+    tile, room = list(tensor.shape), max(1, min(memory // max(one, 1), BLOCK // max(unit, 1)))
+    for axis in reversed(kept):
+        tile[axis] = max(1, min(tile[axis], room))
+        if chunk and chunk[axis] < tile[axis] < tensor.shape[axis]:
+            tile[axis] -= tile[axis] % chunk[axis]  # so that no chunk is decoded twice
+        room = max(1, room // tile[axis])
+    return Grid(tensor.shape, tuple(tile), kept + axes)
+
+
+def _measured(
+    constraint: WholeUnitConstraint, block: NDArray[Any], axes: tuple[int, ...]
+) -> UnitStatistics:
+    """Measure what the constraint needs of a block of whole units."""
+    if constraint.streaming:
+        with np.errstate(all="ignore"):
+            return measure_units(np.ascontiguousarray(block), axes, constraint.needs, WORKSPACE)
+    units = _units(block, axes).astype(np.float64)
+    broken = ~np.isfinite(units)
+    spread = tuple(range(1, units.ndim))
+    nonfinite = np.count_nonzero(broken, axis=spread)
+    units[nonfinite > 0] = 0.0
+    return UnitStatistics(
+        math.prod(units.shape[1:]), constraint.measure(units), np.asarray(nonfinite, np.int64)
+    )
+
+
+def _units(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """The units of a block, shape (units, *their extents)."""
+    kept = kept_axes(block.ndim, axes)
+    extents = [block.shape[axis] for axis in axes]
+    return block.transpose(kept + axes).reshape(-1, *extents)
+
+
+def _put_back(units: NDArray[Any], like: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """The block of which `units` are the units; what `_units` does, undone."""
+    order = kept_axes(like.ndim, axes) + axes
+    there = units.reshape([like.shape[axis] for axis in order])
+    return np.ascontiguousarray(there.transpose(np.argsort(order)))
+
+
+def _project_slab(
+    job: Job,
+    constraint: WholeUnitConstraint,
+    box: Box,
+    block: NDArray[Any],
+    before: UnitStatistics,
+) -> Projected:
+    """Project the units of one box, and write those that got better."""
+    outside, chosen = job.fixable(before, _undoubted)
+    hopeless = int(np.count_nonzero(outside & ~chosen))
+    if not chosen.any():
+        return Projected(len(outside), 0, 0.0, hopeless)
+    units = _units(block, job.axes)
+    with np.errstate(all="ignore"):
+        near = constraint.nearest(units[chosen].astype(np.float64))
+        stored = units.copy()
+        stored[chosen] = _stored(near, units.dtype, constraint.magnitude_sum())
+        trial = _put_back(stored, block, job.axes)
+        after = _measured(constraint, trial, job.axes)
+        lies, lay = constraint.judge(after), constraint.judge(before)
+        conforms = ~lies.violates(job.tolerance) & (after.nonfinite == 0)
+        better = chosen & (conforms | (lies.distance < 0.5 * lay.distance))
+    stored[~better] = units[~better]
+    final = _put_back(stored, block, job.axes)
+    changed = changed_units(block, final, job.axes)
+    job.write(box, changed, final)
+    change = relative(*distances(block, final, job.axes, WORKSPACE))
+    left = hopeless + int(np.count_nonzero(chosen & ~conforms))
+    return Projected(len(outside), int(np.count_nonzero(changed)), change, left)
+
+
+def _undoubted(places: NDArray[np.intp]) -> list[ExactSums]:
+    """No sums: `judge` has the last word on these sets."""
+    del places
+    return []
+
+
+def _stored(
+    near: NDArray[np.float64], dtype: np.dtype[Any], sums: tuple[float, float] | None
+) -> NDArray[Any]:
+    """Round units to `dtype`, so that the magnitudes of each sum to a number in `sums`, if it can."""
+    nearest = rounded(near, dtype, Rounding.NEAREST)
+    if sums is None:
+        return nearest
+    rows = near.reshape(len(near), -1)
+    stored = nearest.reshape(rows.shape)
+    total = np.abs(stored.astype(np.float64)).sum(axis=1)
+    for place in np.flatnonzero((total < sums[0]) | (total > sums[1])):
+        amount = total[place] - min(max(total[place], sums[0]), sums[1])
+        exactly = sums[0] == sums[1]
+        stored[place] = _rounded_otherwise(rows[place], stored[place], amount, exactly=exactly)
+    return nearest
+
+
+def _rounded_otherwise(
+    exact: NDArray[np.float64], stored: NDArray[Any], surplus: float, *, exactly: bool
+) -> NDArray[Any]:
+    """Round as many weights the other way as take `surplus` (negative: minus a lack) off their sum.
+
+    Those come first that this costs least: squared distance, for each bit of the sum. `exactly` takes
+    it off as nearly as that can be done; otherwise it is taken off wholly.
+    """
+    down, up = (
+        rounded(exact, stored.dtype, way) for way in (Rounding.TOWARD_ZERO, Rounding.AWAY_FROM_ZERO)
+    )
+    target = down if surplus > 0 else up
+    now, then = (np.abs(array.astype(np.float64)) for array in (stored, target))
+    step = np.abs(now - then)
+    magnitude = np.abs(exact)
+    cost = np.abs(then - magnitude) - np.abs(now - magnitude)
+    order = np.flatnonzero(step > 0)
+    order = order[np.argsort(cost[order], kind="stable")]
+    taken = np.cumsum(step[order])
+    count = int(np.searchsorted(taken, abs(surplus))) + 1
+    if exactly and count <= len(taken):
+        over, short = taken[count - 1], taken[count - 2] if count > 1 else 0.0
+        count -= abs(surplus) - short < over - abs(surplus)
+    out = stored.copy()
+    out[order[:count]] = target[order[:count]]
+    return out
