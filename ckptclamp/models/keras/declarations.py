@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import Notice, printable
+from ckptclamp.models.keras.binding import NAME_IT, Unbound
 from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a_builtin
 from ckptclamp.models.keras.dequantisation import is_quantised
-from ckptclamp.models.keras.tree import NAME_IT, Layer, Unbound
+from ckptclamp.models.keras.tree import Layer
 
 if TYPE_CHECKING:
     from ckptclamp.models.keras.model import BoundModel

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
-from ckptclamp.models.keras.tree import (
+from ckptclamp.models.keras.binding import (
     Bindings,
     Bound,
-    Layer,
-    RepeatedLayers,
     Unbound,
     disagreement,
     unbound_below,
 )
+from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
+from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.tree import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

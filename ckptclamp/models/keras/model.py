@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
+from ckptclamp.models.keras.binding import Bindings, Bound
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
 from ckptclamp.models.keras.dequantisation import find_dequantised
 from ckptclamp.models.keras.other_layers import STATISTICS
-from ckptclamp.models.keras.tree import Bindings, Bound, Layer, RepeatedLayers, read_model
+from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.tree import Layer, read_model
 from ckptclamp.models.keras.v3 import LISTS, V3Groups, bind_v3, join
 
 if TYPE_CHECKING:

@@ -1,26 +1,17 @@
-"""A Keras model config of any generation as a tree of layers, and what a file can say of each.
-
-Nothing in the config is instantiated. Either layout answers for every layer of the tree with a
-`Binding`: where its variables are stored, or why that cannot be told.
-"""
+"""A Keras model config of any generation as a tree of layers; nothing in it is instantiated."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from ckptclamp.errors import RefusedError, printable
+from ckptclamp.errors import RefusedError
 from ckptclamp.models.keras.config import LayerConfig, as_integer, as_mapping
-from ckptclamp.models.keras.dequantisation import is_quantised, quantised_variables
+from ckptclamp.models.keras.dequantisation import quantised_variables
 from ckptclamp.models.keras.layers import FAMILIES, Variable
 from ckptclamp.models.keras.other_layers import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
-
-if TYPE_CHECKING:
-    from ckptclamp.checkpoints.tensor import Tensor
 
 _MAX_DEPTH: Final = 64
 """How deep layers may nest; Keras itself fails long before."""
@@ -284,92 +275,3 @@ def _declared(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_keras_1(values: Mapping[str, Any]) -> bool:
     return "W_constraint" in values or "b_constraint" in values
-
-
-_IDENTITY: Final = "shared_object_id"
-
-
-class RepeatedLayers:
-    """Some layers in the order in which Keras visits them, to be asked which repeat earlier ones."""
-
-    def __init__(self, layers: Iterable[Layer]) -> None:
-        self._by_name: dict[tuple[str, str | None], list[Layer]] = defaultdict(list)
-        for layer in layers:
-            self._by_name[layer.class_name, layer.name].append(layer)
-        self._firsts: dict[tuple[str, str | None], dict[int, Layer]] = {}
-
-    def first(self, layer: Layer) -> Layer | None:
-        """The first layer before it with the same class, name and settings, if any."""
-        name = (layer.class_name, layer.name)
-        if len(self._by_name[name]) < 2:
-            return None
-        if name not in self._firsts:
-            self._firsts[name] = _first_of_each(self._by_name[name])
-        first = self._firsts[name].get(layer.key)
-        return None if first is layer else first
-
-
-def _first_of_each(layers: Iterable[Layer]) -> dict[int, Layer]:
-    """For each layer, by its key, the first one that has the same settings."""
-    first: dict[str, Layer] = {}
-    return {layer.key: first.setdefault(_settings(layer.config.values), layer) for layer in layers}
-
-
-def _settings(config: Mapping[str, Any]) -> str:
-    """What a config says, whatever identities were written into it."""
-    return json.dumps(_without_identities(config), sort_keys=True)
-
-
-def _without_identities(value: Any) -> Any:  # noqa: ANN401 - JSON is any of its types
-    if isinstance(value, Mapping):
-        return {key: _without_identities(v) for key, v in value.items() if key != _IDENTITY}
-    if isinstance(value, list):
-        return [_without_identities(item) for item in value]
-    return value
-
-
-NAME_IT: Final = "write a rule that names the tensor"
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """Where each variable of a layer is stored, in the order of `Layer.variables`.
-
-    A variable has several tensors where the file keeps copies of it, and none where this layout
-    does not store it. `group` is the group of the v3 layout that is the layer's.
-    """
-
-    tensors: tuple[tuple[str, ...], ...]
-    group: str | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Unbound:
-    """Why a layer's variables cannot be told apart in this file, and what would help."""
-
-    reason: str
-    hint: str = NAME_IT
-
-
-Binding = Bound | Unbound
-Bindings = dict[int, Binding]
-"""By `Layer.key`."""
-
-
-def unbound_below(layer: Layer, why: Unbound) -> Bindings:
-    """The same reason for a layer and everything inside it."""
-    return {inner.key: why for inner in layer.walk()}
-
-
-def disagreement(variable: Variable, tensor: Tensor) -> str | None:
-    """What contradicts that `tensor` holds `variable`, if anything does.
-
-    A quantised tensor may be packed, so that its shape says nothing.
-    """
-    if variable.agrees(tensor.shape) or is_quantised(tensor):
-        return None
-    sizes = ", ".join("?" if size is None else str(size) for size in variable.shape or ())
-    return (
-        f"the config implies the shape ({sizes}) for {variable.name}, "
-        f"but {printable(tensor.name)} has {tensor.shape}"
-    )

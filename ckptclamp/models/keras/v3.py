@@ -10,17 +10,17 @@ from typing import Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
-from ckptclamp.models.keras.tree import (
+from ckptclamp.models.keras.binding import (
     Binding,
     Bindings,
     Bound,
-    Layer,
-    RepeatedLayers,
     Unbound,
     disagreement,
     unbound_below,
 )
+from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
+from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.tree import Layer
 
 LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
 """What the list of a model's layers is called: Keras 3 and TF 2.15, and TF 2.12 to 2.14."""
