@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckptclamp.auditing.results import AuditReport, Result, Suppressed, Verdict
-from ckptclamp.auditing.suppression import utc_today
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.errors import (
     ExitCode,
@@ -27,6 +26,7 @@ from ckptclamp.errors import (
     UsageError,
 )
 from ckptclamp.reports.codec import MisfitError, codec
+from ckptclamp.spec.model import utc_today
 
 SCHEMA = "ckptclamp-baseline-1"
 

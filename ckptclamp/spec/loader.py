@@ -97,7 +97,8 @@ class _Loader:
             tolerance=tolerance,
             projection=Projection(whole.projection),
             custom_objects={str(keys[-1]): made for keys, made in custom.items()},
-            unconstrained=frozenset(whole.custom_layers),
+            unconstrained=frozenset(n for n, told in whole.custom_layers.items() if told is None),
+            custom_layers={n: told for n, told in whole.custom_layers.items() if told is not None},
             ignore=tuple(ignored.values()),
         )
 

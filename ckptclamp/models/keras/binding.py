@@ -9,11 +9,17 @@ from ckptclamp.errors import printable
 from ckptclamp.models.keras.dequantisation import is_quantised
 
 if TYPE_CHECKING:
-    from ckptclamp.checkpoints.tensor import Tensor
+    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
     from ckptclamp.models.keras.layers import Variable
     from ckptclamp.models.keras.tree import Layer
 
 NAME_IT: Final = "write a rule that names the tensor"
+_SAME_SAVE: Final = "give the config that was saved with these weights"
+
+
+def hint_for(model: KerasModel) -> str:
+    """What would help where config and file disagree; a file's own config is no other one."""
+    return _SAME_SAVE if model.config_given else NAME_IT
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +27,13 @@ class Bound:
     """Where each variable of a layer is stored, in the order of `Layer.variables`.
 
     A variable has several tensors where the file keeps copies of it, and none where this layout
-    does not store it. `group` is the group of the v3 layout that is the layer's.
+    does not store it. `group` is the group of the v3 layout that is the layer's. `renamed` says that
+    the file calls the weights of the layers otherwise, so that their order alone decided.
     """
 
     tensors: tuple[tuple[str, ...], ...]
     group: str | None = field(default=None, compare=False)
+    renamed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

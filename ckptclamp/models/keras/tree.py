@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.errors import RefusedError
 from ckptclamp.models.keras.config import LayerConfig, as_integer, as_mapping
 from ckptclamp.models.keras.dequantisation import quantised_variables
-from ckptclamp.models.keras.layers import FAMILIES, Variable
+from ckptclamp.models.keras.layers import FAMILIES, Family, Variable
 from ckptclamp.models.keras.other_layers import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
+from ckptclamp.models.keras.other_packages import family_of, known_layer
+
+if TYPE_CHECKING:
+    from ckptclamp.models.keras.lattice import Implied
+    from ckptclamp.spec.model import CustomLayer
 
 _MAX_DEPTH: Final = 64
 """How deep layers may nest; Keras itself fails long before."""
@@ -29,7 +34,10 @@ class Layer:
     that one's config and has its declarations. `frozen` says that it, or a layer around it, was not trainable. A class that
     is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
     of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the
-    number that tf_keras gives an object that it met before.
+    number that tf_keras gives an object that it met before. `package` is whose the class is, if it is
+    another package's that is known; `implied` are the constraints that its code makes of other
+    settings. `by_word` says that somebody told what it is like, `told` that they named its weights,
+    perhaps not all and in no order.
     """
 
     key: int
@@ -51,6 +59,10 @@ class Layer:
     unread: tuple[tuple[str, Any], ...] = ()
     odd: tuple[str, ...] = ()
     identity: int | None = None
+    package: str | None = None
+    implied: tuple[Implied, ...] = ()
+    by_word: bool = False
+    told: bool = False
 
     @property
     def segment(self) -> str:
@@ -92,13 +104,22 @@ def to_snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def read_model(config: Mapping[str, Any]) -> Layer:
+def read_model(
+    config: Mapping[str, Any],
+    custom_layers: Mapping[str, CustomLayer] | None = None,
+    *,
+    legacy: bool = False,
+) -> Layer:
     """The tree of a model config, as ``model.to_json()`` or a checkpoint holds it.
+
+    `custom_layers` says what a user's classes are like, by name; `legacy` which of the names of their
+    weights are meant.
 
     Raises:
         RefusedError: layers nest deeper than 64 levels.
     """
-    return _Reader().layer(config, path=(), name="", frozen=False, depth=0)
+    reader = _Reader(custom_layers or {}, legacy=legacy)
+    return reader.layer(config, path=(), name="", frozen=False, depth=0)
 
 
 def is_layer(value: object) -> bool:
@@ -141,8 +162,10 @@ def _built_shapes(serialised: Mapping[str, Any]) -> Mapping[str, Any]:
 class _Reader:
     """Numbers the layers while the config is walked."""
 
-    def __init__(self) -> None:
+    def __init__(self, custom_layers: Mapping[str, CustomLayer], *, legacy: bool) -> None:
         self.count = 0
+        self.custom_layers = {short_name(name): told for name, told in custom_layers.items()}
+        self.legacy = legacy
 
     def layer(
         self,
@@ -175,6 +198,7 @@ class _Reader:
         self.count += 1
         layer.frozen = frozen or not layer.trainable
         layer.declared = _declared(values)
+        self._variables(layer, serialised)
         self._fill(layer, config, depth)
         return layer
 
@@ -189,7 +213,8 @@ class _Reader:
             self._list(layer, "cells", stack, depth)
         else:
             self._wrapped(layer, values, depth)
-        self._variables(layer)
+        if not layer.sublayers:
+            layer.variables = tuple(v for v in layer.variables if not v.mirror)
         read = {layer.container, *(name for names, _ in layer.sublayers for name in names)}
         if _is_bidirectional(layer) and layer.sublayers:
             read = {"layer", "backward_layer"}
@@ -218,6 +243,12 @@ class _Reader:
         attribute = "cell" if layer.class_name == "RNN" else "layer"
         if is_layer(values.get(attribute)):
             layer.sublayers = (((attribute,), self._inner(layer, values[attribute], depth)),)
+        elif not layer.known:
+            layer.sublayers = tuple(
+                ((key, f"_{key}"), self._inner(layer, value, depth))
+                for key, value in values.items()
+                if isinstance(key, str) and _has_layers(value)
+            )
 
     def _inner(
         self, layer: Layer, serialised: Mapping[str, Any], depth: int, name: str | None = None
@@ -245,19 +276,69 @@ class _Reader:
                 backward.copy_of = forward.key
         return tuple(pair)
 
-    def _variables(self, layer: Layer) -> None:
+    def _variables(self, layer: Layer, serialised: Mapping[str, Any]) -> None:
         """Look the class up; what is not Keras' own may hold anything."""
         values = layer.config.values
         families = KERAS_1_FAMILIES if _is_keras_1(values) else FAMILIES
         family = families.get(layer.class_name) if layer.builtin else None
+        told = None if family is not None else self.custom_layers.get(short_name(layer.class_name))
         if family is not None:
-            mirrored = bool(layer.sublayers)
-            variables = tuple(v for v in family(layer.config) if mirrored or not v.mirror)
-            layer.variables, layer.open_ended = quantised_variables(values, variables)
-            layer.known = True
+            self._of_family(layer, family)
+        elif told is not None:
+            self._as_told(layer, told)
+        elif (other := known_layer(serialised, values)) is not None:
+            self._of_family(layer, other.family)
+            layer.package, layer.open_ended = other.package, True
+            layer.implied = tuple(other.implied(layer.config))
         else:
             layer.known = layer.builtin and layer.class_name in WEIGHTLESS
             layer.open_ended = not layer.known
+
+    def _of_family(self, layer: Layer, family: Family) -> None:
+        variables = tuple(family(layer.config))
+        layer.variables, layer.open_ended = quantised_variables(layer.config.values, variables)
+        layer.known = True
+
+    def _as_told(self, layer: Layer, told: CustomLayer) -> None:
+        """Take somebody's word for what a user's class is like."""
+        layer.by_word = True
+        if told.like is not None and (family := family_of(told.like)) is not None:
+            self._of_family(layer, family)
+            return
+        layer.variables = tuple(
+            variable
+            for argument, names in told.weights.items()
+            for variable in _named(argument, names, legacy=self.legacy)
+        )
+        layer.known = layer.open_ended = layer.told = True
+
+
+def _named(argument: str, names: Sequence[str], *, legacy: bool) -> Iterator[Variable]:
+    """The weights of a user's class that `argument` governs, by their names in this layout."""
+    for name in names:
+        numbered = _NUMBERED.fullmatch(name)
+        if legacy and numbered is None:
+            yield Variable(name, argument)
+        elif numbered is not None and not legacy:
+            place = () if numbered["place"] is None else (numbered["place"],)
+            yield Variable(name, argument, place=place, number=int(numbered["number"]))
+
+
+_NUMBERED: Final = re.compile(r"((?P<place>.+)/)?vars/(?P<number>[0-9]{1,9})")
+"""What the v3 layout calls a weight within its layer."""
+
+
+def short_name(class_name: str) -> str:
+    """A class without the package that it is registered under."""
+    return class_name.rpartition(">")[2]
+
+
+def _has_layers(value: object) -> bool:
+    """Whether a setting holds a model, or a layer of Keras' own that has variables."""
+    if not is_layer(value) or not isinstance(value, Mapping):
+        return False
+    listed = as_mapping(value["config"]).get("layers")
+    return isinstance(listed, list) or (_is_builtin(value) and value["class_name"] in FAMILIES)
 
 
 def _is_bidirectional(layer: Layer) -> bool:
