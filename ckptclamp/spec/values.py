@@ -139,7 +139,7 @@ def _names(key: object, value: object) -> tuple[str, ...]:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip("/"))
+    return isinstance(value, str) and bool(value)
 
 
 def _layer_class(value: object) -> str:
@@ -208,6 +208,12 @@ LayerMeaning = Annotated[
                 {
                     "type": "object",
                     "properties": {"like": {"type": "string", "minLength": 1}},
+                    "required": ["like"],
+                    "additionalProperties": False,
+                },
+                {
+                    "type": "object",
+                    "propertyNames": {"not": {"const": "like"}, "minLength": 1},
                     "additionalProperties": _PATTERNS,
                     "minProperties": 1,
                 },
