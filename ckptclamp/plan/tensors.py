@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.plan import Plan
+    from ckptclamp.spec.model import CustomLayer
 
 RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
 
 _BOUND: WeakKeyDictionary[Checkpoint, BoundModel] = WeakKeyDictionary()
 
 
-def keras_model(checkpoint: Checkpoint) -> BoundModel | None:
+def keras_model(
+    checkpoint: Checkpoint, custom_layers: Mapping[str, CustomLayer] | None = None
+) -> BoundModel | None:
     """The model of a Keras checkpoint, bound to its tensors once for as long as it has this config.
+
+    `custom_layers` says what a user's classes of layers are like; what was said last goes on to hold.
 
     Raises:
         RefusedError: the config nests layers deeper than 64 levels.
@@ -35,10 +40,11 @@ def keras_model(checkpoint: Checkpoint) -> BoundModel | None:
     if checkpoint.keras is None:
         return None
     bound = _BOUND.get(checkpoint)
-    if bound is None or bound.model is not checkpoint.keras:
+    told = bound.custom_layers if bound is not None and custom_layers is None else custom_layers
+    if bound is None or bound.model is not checkpoint.keras or bound.custom_layers != (told or {}):
         from ckptclamp.models.keras.model import BoundModel
 
-        bound = _BOUND[checkpoint] = BoundModel(checkpoint.keras, checkpoint.tensors)
+        bound = _BOUND[checkpoint] = BoundModel(checkpoint.keras, checkpoint.tensors, told or {})
     return bound
 
 

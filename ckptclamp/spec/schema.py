@@ -31,6 +31,7 @@ from ckptclamp.spec.values import (
     Date,
     Epsilon,
     Extent,
+    LayerMeaning,
     Name,
     Number,
     NumberOrReference,
@@ -258,9 +259,9 @@ class SpecForm(_Strict):
         default_factory=dict,
         description="What a custom constraint in a model config is, by its registered name.",
     )
-    custom_layers: dict[str, Literal["unconstrained"]] = Field(
+    custom_layers: dict[str, LayerMeaning] = Field(
         default_factory=dict,
-        description="Layer classes of your own code, by registered name, whose code sets no constraint that their config does not declare.",
+        description="What layer classes of your own code are, by registered name: ``unconstrained`` if the code sets no constraint that the config does not declare; ``like: Conv2D``; or the weight that an argument governs, ``kernel_constraint: kernel``.",
     )
     ignore: list[IgnoreForm] = Field(
         default_factory=list, description="Findings that are known and accepted."
