@@ -12,9 +12,11 @@ from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
+from ckptclamp.constraints.matrices import MatrixConstraint
 from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
+from ckptclamp.engine.matrices import project_matrices
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
@@ -133,6 +135,16 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
             work.running.memory,
             tolerance,
             projection=work.projection,
+        )
+    if isinstance(constraint, MatrixConstraint):
+        return project_matrices(
+            work.copy,
+            assignment.tensor,
+            assignment.axes,
+            constraint,
+            tolerance,
+            memory=work.running.memory,
+            progress=work.progress,
         )
     if isinstance(constraint, WholeUnitConstraint):
         return project_whole_units(

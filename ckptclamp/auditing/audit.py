@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,17 +262,25 @@ def _measured_whole(
     reader: TensorReader, assignments: Sequence[Assignment], memory: int
 ) -> Iterator[tuple[int, Measurement]]:
     """What only whole units, or a whole tensor, can tell."""
+    from ckptclamp.constraints.matrices import MatrixConstraint
     from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
+    from ckptclamp.engine.matrices import measure_matrices
     from ckptclamp.engine.units import measure_whole_units
     from ckptclamp.engine.whole import measure_whole
 
     for index, assignment in enumerate(assignments):
-        tensor, constraint = assignment.tensor, assignment.constraint
+        tensor, constraint, axes = assignment.tensor, assignment.constraint, assignment.axes
+        items: Iterable[Measurement] = ()
         if isinstance(constraint, WholeTensorConstraint):
-            yield index, measure_whole(reader, tensor, constraint, memory)
+            items = [measure_whole(reader, tensor, constraint, memory)]
+        elif isinstance(constraint, MatrixConstraint):
+            items = measure_matrices(
+                reader, tensor, axes, constraint, assignment.tolerance, memory=memory
+            )
         elif isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
-            for item in measure_whole_units(reader, tensor, assignment.axes, constraint, memory):
-                yield index, item
+            items = measure_whole_units(reader, tensor, axes, constraint, memory)
+        for item in items:
+            yield index, item
 
 
 def _request(assignment: Assignment) -> Request:

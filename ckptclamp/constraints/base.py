@@ -45,6 +45,16 @@ class Statistic(StrEnum):
     MOVE = "move"
     """How far a constraint on a whole tensor moves the weight that it moves most; no kernel
     measures it, only `engine.whole` does."""
+    OWN = "own"
+    """What a constraint on matrices measures by itself; no kernel measures this or the next two."""
+    LOWER = "lower"
+    UPPER = "upper"
+    """Bounds of something that a constraint on matrices cannot measure exactly."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether parts of units tell it."""
+        return self not in (Statistic.MOVE, Statistic.OWN, Statistic.LOWER, Statistic.UPPER)
 
 
 @dataclass(frozen=True, slots=True)

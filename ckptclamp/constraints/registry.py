@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
 from ckptclamp.constraints.linear import CenterAround, Clip, Finite, MaxLInfNorm, NonNeg
+from ckptclamp.constraints.matrices import (
+    LowerTriangular,
+    Orthonormal,
+    SpectralNorm,
+    Symmetric,
+    UpperTriangular,
+)
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, MinNorm, UnitNorm
 from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
 from ckptclamp.constraints.whole import RadialConstraint
@@ -32,6 +39,11 @@ BUILTIN: dict[str, type[Constraint]] = {
     "Simplex": Simplex,
     "MaxNonZero": MaxNonZero,
     "Sparsity": Sparsity,
+    "SpectralNorm": SpectralNorm,
+    "Orthonormal": Orthonormal,
+    "Symmetric": Symmetric,
+    "LowerTriangular": LowerTriangular,
+    "UpperTriangular": UpperTriangular,
 }
 
 _ALIASES = {

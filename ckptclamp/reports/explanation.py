@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.constraints.matrices import MatrixConstraint
 from ckptclamp.constraints.whole import WholeUnitConstraint
-from ckptclamp.engine.units import needed_bytes
+from ckptclamp.engine import matrices, units
 from ckptclamp.errors import printable
 from ckptclamp.plan.units import unit_words
 from ckptclamp.reports.codec import json_text
@@ -74,9 +75,12 @@ def _at_once(assignment: Assignment) -> Iterator[str]:
     """Tell what must be in memory at once, where that is more than a block."""
     constraint, tensor = assignment.constraint, assignment.tensor
     if isinstance(constraint, WholeUnitConstraint) and tensor.dtype is not None:
-        size = needed_bytes(constraint, tensor.shape, assignment.axes, tensor.dtype.itemsize)
+        size = units.needed_bytes(constraint, tensor.shape, assignment.axes, tensor.dtype.itemsize)
         who = "apply needs" if constraint.streaming else "audit and apply need"
         yield f"  note: {who} a whole unit in memory at once: {file_size(size)}"
+    elif isinstance(constraint, MatrixConstraint):
+        if size := matrices.needed_bytes(constraint, tensor.shape, assignment.axes):
+            yield f"  note: audit and apply need a Gram matrix in memory: {file_size(size)}"
     elif not constraint.streaming:
         yield "  note: a callable that needs the whole tensor in memory"
 

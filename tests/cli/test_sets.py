@@ -171,3 +171,70 @@ def test_a_nan_is_no_zero(audited):
     rule = {"constraint": "Sparsity", "max_nonzero": 2, "group": 4, "unit_axis": 0}
     code, result = audited(array, **rule)
     assert (code, result["violating"], result["nonfinite"], result["unmendable"]) == (1, 1, 1, 1)
+
+
+def test_a_spectral_norm(run, audited, applied, tmp_path):
+    """What Frobenius norms cannot tell: a matrix of rank 1 is stretched in one direction only."""
+    array = (np.outer([1, 2, 2], [3, 4]) / 5).astype(np.float32)  # 3, and 0
+    rule = {"constraint": "SpectralNorm", "max_value": 2}
+    code, result = audited(array, **rule)
+    assert (code, result["units"]) == (1, 1)
+    assert result["worst"][0]["measured"] == pytest.approx(3, rel=1e-6)
+    assert audited(array, constraint="SpectralNorm", max_value=3.001)[0] == 0
+    np.testing.assert_allclose(applied(array, **rule), array * 2 / 3, rtol=1e-6)
+    answer = run("explain", tmp_path / "model.safetensors", "--spec", tmp_path / "spec.yaml")
+    assert "unit: the whole tensor: 3x2 = 6 weights" in answer.stdout
+    assert "note: audit and apply need a Gram matrix in memory: 160 B" in answer.stdout
+
+
+def test_a_spectral_norm_that_is_not_decided(run, audited, tmp_path):
+    """Bounds on both sides of the bound prove nothing: not evaluated, and apply writes nothing."""
+    turn = np.array([[0.6, 0.8], [-0.8, 0.6]])
+    rule = {"constraint": "SpectralNorm", "max_value": 1}
+    code, result = audited(turn, **rule, tolerance=0)
+    assert (code, result["verdict"]) == (3, "not-evaluated")
+    assert "and so does the bound" in result["reason"]
+    answer = run("apply", tmp_path / "model.safetensors", "--spec", tmp_path / "spec.yaml",
+                 "-o", tmp_path / "out.safetensors")  # fmt: skip
+    assert answer.returncode == 3
+    assert not (tmp_path / "out.safetensors").exists()
+    assert audited(turn, **rule)[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3), (2, 3, 8)])
+def test_a_stack_of_orthonormal_matrices(audited, applied, shape):
+    """Experts: each is a matrix of its own, with orthonormal rows or columns, whichever are fewer."""
+    array = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    rule = {"constraint": "Orthonormal", "unit_axis": 0, "tolerance": 1e-6}
+    code, result = audited(array, **rule)
+    assert (code, result["units"], result["violating"]) == (1, 2, 2)
+    new = applied(array, **rule)
+    for matrix, before in zip(new, array, strict=True):
+        left, _, right = np.linalg.svd(before, full_matrices=False)
+        np.testing.assert_allclose(matrix, left @ right, atol=1e-6)
+
+
+def test_a_kernel_is_no_matrix(run, tmp_path):
+    """Which axes make rows is not guessed: a usage error, with what to say."""
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.ones((3, 3, 2), np.float32)}, path)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("version: 1\nrules: [{tensors: w, constraint: Orthonormal}]\n")
+    answer = run("audit", path, "--spec", spec)
+    assert answer.returncode == 2
+    assert "w of shape 3x3x2: a unit of 3 axes is no matrix" in answer.stderr
+    assert "unit_axis names the axes" in answer.stderr
+
+
+def test_symmetric_and_triangular(audited, applied):
+    """Storage rounds equal numbers alike, and a zero is a zero."""
+    array = np.array([[1, 2.5], [0.25, 4]], np.float16)
+    code, result = audited(array, constraint="Symmetric")
+    assert (code, result["worst"][0]["measured"]) == (1, 2.25)
+    np.testing.assert_array_equal(
+        applied(array, constraint="Symmetric"), np.array([[1, 1.375], [1.375, 4]], np.float16)
+    )
+    for name, keep in (("LowerTriangular", np.tril), ("UpperTriangular", np.triu)):
+        assert audited(array, constraint=name)[0] == 1
+        np.testing.assert_array_equal(applied(array, constraint=name), keep(array))
+        assert audited(keep(array), constraint=name)[0] == 0
