@@ -143,7 +143,7 @@ def test_triangles(seed, rows, columns, data):
         assert judged(constraint, array) == bool((expected(array) != array).any())
 
 
-@pytest.mark.parametrize("shape", [(1500, 1100), (1100, 1500)])
+@pytest.mark.parametrize("shape", [(8100, 130), (130, 8100)])
 def test_large_matrices_are_cut(shape):
     """Whatever is measured of the parts is that of the whole."""
     array = np.random.default_rng(0).normal(size=shape)
