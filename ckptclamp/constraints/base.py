@@ -147,6 +147,7 @@ class Constraint(ABC):
         one_sided: rounding inward can always reach the set exactly (false for ``norm = 1``).
         streaming: judged from statistics; false for those that need the whole tensor.
         whole_by_default: where no axis is stated, the whole tensor is one unit.
+        measures: what is compared with the bound, for reports, where the name does not say it.
     """
 
     needs: ClassVar[frozenset[Statistic]]
@@ -154,6 +155,7 @@ class Constraint(ABC):
     one_sided: bool = True
     streaming: ClassVar[bool] = True
     whole_by_default: ClassVar[bool] = False
+    measures: ClassVar[str] = ""
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse tensors of a shape that the constraint cannot be about; default: none.

@@ -97,9 +97,9 @@ class MatrixConstraint(Constraint):
         else:
             yield from (((slice(0, rows), part),) for part in _cut(columns, rows))
 
-    def needed(self, shape: tuple[int, int]) -> int:
-        """Bytes that it takes beside a few boxes, at most."""
-        del shape
+    def needed(self, shape: tuple[int, int], *, projecting: bool) -> int:
+        """Bytes that `measure`, or `nearest` as well, takes beside a few boxes, at most."""
+        del shape, projecting
         return 0
 
     def undecided(self, statistics: UnitStatistics, tolerance: float) -> NDArray[np.bool_]:
@@ -134,6 +134,7 @@ class SpectralNorm(MatrixConstraint, BuiltIn):
     max_value: float
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.LOWER, Statistic.UPPER})
+    measures: ClassVar[str] = "largest singular value"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))
@@ -183,9 +184,9 @@ class SpectralNorm(MatrixConstraint, BuiltIn):
 
         return Derived(matrix.shape, read)
 
-    def needed(self, shape: tuple[int, int]) -> int:
-        """The Gram matrix, its eigenvectors, and room to find them."""
-        return 5 * 8 * min(shape) ** 2
+    def needed(self, shape: tuple[int, int], *, projecting: bool) -> int:
+        """The Gram matrix and a copy; its eigenvectors, and room to find them."""
+        return (5 if projecting else 2) * 8 * min(shape) ** 2
 
     def interval(self) -> tuple[float | None, float | None]:
         """Up to the bound."""
@@ -206,6 +207,7 @@ class Orthonormal(MatrixConstraint, BuiltIn):
     """
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.OWN})
+    measures: ClassVar[str] = "largest deviation of inner products from 0 and 1"
     one_sided = False
 
     def measure(self, matrix: Matrix) -> dict[Statistic, float]:
@@ -248,9 +250,9 @@ class Orthonormal(MatrixConstraint, BuiltIn):
 
         return Derived(matrix.shape, read)
 
-    def needed(self, shape: tuple[int, int]) -> int:
-        """The Gram matrix, its eigenvectors, factors, and room to find them."""
-        return 6 * 8 * min(shape) ** 2
+    def needed(self, shape: tuple[int, int], *, projecting: bool) -> int:
+        """The Gram matrix and a copy; its eigenvectors, two factors, and room to find them."""
+        return (7 if projecting else 2) * 8 * min(shape) ** 2
 
     def interval(self) -> tuple[float | None, float | None]:
         """Nothing may be off."""
@@ -275,6 +277,7 @@ class Symmetric(MatrixConstraint, BuiltIn):
     """
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.OWN, Statistic.MAX_ABS})
+    measures: ClassVar[str] = "largest difference to the transpose"
 
     def check_unit(self, extents: tuple[int, ...]) -> None:
         """Refuse what is not square."""
@@ -323,6 +326,7 @@ class _Triangular(MatrixConstraint, BuiltIn):
     """What both have in common: a triangle in which every weight is 0, exactly."""
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.OWN})
+    measures: ClassVar[str] = "largest magnitude in the other triangle"
 
     @abstractmethod
     def _kept(self, block: NDArray[np.float64], offset: int) -> NDArray[np.float64]:

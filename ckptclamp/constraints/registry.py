@@ -67,6 +67,12 @@ def arguments_of(name: str) -> tuple[str, ...]:
     return tuple(field.name for field in _fields(BUILTIN[name]))
 
 
+def measured_words(shown: str) -> str:
+    """What a built-in constraint measures, by how it is `shown`; ``""`` where its name says it."""
+    known = BUILTIN.get(shown.partition("(")[0])
+    return "" if known is None else known.measures
+
+
 def make(name: str, arguments: Mapping[str, Any]) -> Constraint:
     """Make a built-in constraint by name.
 

@@ -87,7 +87,7 @@ def measure_matrices(
     """
     kept = kept_axes(len(tensor.shape), axes)
     try:
-        _check(tensor, axes, constraint, memory)
+        _check(tensor, axes, constraint, memory, projecting=False)
         measured = [_measured(constraint, unit) for unit in _units(reader, tensor, axes)]
         statistics = UnitStatistics.joined(measured)
         doubtful = constraint.undecided(statistics, tolerance) & (statistics.nonfinite == 0)
@@ -119,7 +119,7 @@ def project_matrices(
         UnreadableError: as `measure_matrices` answers `Failed`, but for what is not decided.
         NotWrittenError: it cannot be written.
     """
-    _check(tensor, axes, constraint, memory)
+    _check(tensor, axes, constraint, memory, projecting=True)
     total = NOTHING
     for unit in _units(copy, tensor, axes):
         total += _project(copy, unit, constraint, tolerance, memory)
@@ -129,21 +129,26 @@ def project_matrices(
 
 
 def needed_bytes(
-    constraint: MatrixConstraint, shape: tuple[int, ...], axes: tuple[int, ...]
+    constraint: MatrixConstraint, shape: tuple[int, ...], axes: tuple[int, ...], *, projecting: bool
 ) -> int:
     """Bytes that must be in memory at once for a tensor of `shape`, beside a few boxes."""
     rows, columns = (shape[axis] for axis in axes)
-    return constraint.needed((rows, columns))
+    return constraint.needed((rows, columns), projecting=projecting)
 
 
 def _check(
-    tensor: Tensor, axes: tuple[int, ...], constraint: MatrixConstraint, memory: int
+    tensor: Tensor,
+    axes: tuple[int, ...],
+    constraint: MatrixConstraint,
+    memory: int,
+    *,
+    projecting: bool,
 ) -> None:
     refusal = unreadable(tensor, memory)
     if refusal is not None:
         raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
-    matrix = math.prod(tensor.shape[axis] for axis in axes)
-    needed = needed_bytes(constraint, tensor.shape, axes) + min(_BOXES, 12 * 8 * matrix)
+    needed = needed_bytes(constraint, tensor.shape, axes, projecting=projecting)
+    needed += min(_BOXES, 12 * 8 * math.prod(tensor.shape[axis] for axis in axes))
     if needed > memory:
         raise UnreadableError(
             f"needs {needed} bytes at once, over the budget of {memory}",

@@ -10,7 +10,7 @@ from ckptclamp.engine import matrices, units
 from ckptclamp.errors import printable
 from ckptclamp.plan.units import unit_words
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.wording import file_size, plural, shape_words, unmatched_words
+from ckptclamp.reports.wording import file_size, interval, plural, shape_words, unmatched_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +65,8 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
     yield f"  why: {printable(assignment.why, limit=None)}"
     yield f"  unit: {unit_words(tensor.shape, assignment.axes)}"
+    if words := assignment.constraint.measures:
+        yield f"  measured: {words} {interval(assignment.constraint.interval())}"
     yield f"  tolerance: {assignment.tolerance:g} (relative)"
     yield from _at_once(assignment)
     yield from _notices(assignment.notices, indent="  ")
@@ -79,8 +81,15 @@ def _at_once(assignment: Assignment) -> Iterator[str]:
         who = "apply needs" if constraint.streaming else "audit and apply need"
         yield f"  note: {who} a whole unit in memory at once: {file_size(size)}"
     elif isinstance(constraint, MatrixConstraint):
-        if size := matrices.needed_bytes(constraint, tensor.shape, assignment.axes):
-            yield f"  note: audit and apply need a Gram matrix in memory: {file_size(size)}"
+        audit, apply = (
+            matrices.needed_bytes(constraint, tensor.shape, assignment.axes, projecting=projecting)
+            for projecting in (False, True)
+        )
+        if audit:
+            yield (
+                f"  note: a Gram matrix must be in memory: {file_size(audit)} for an audit, "
+                f"{file_size(apply)} for an apply"
+            )
     elif not constraint.streaming:
         yield "  note: a callable that needs the whole tensor in memory"
 

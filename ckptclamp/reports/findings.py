@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
+from ckptclamp.constraints.registry import measured_words
 from ckptclamp.errors import ExitCode, printable
 from ckptclamp.plan.model import Origin
 from ckptclamp.reports.wording import (
@@ -192,7 +193,8 @@ def _violation(result: Result) -> str:
         worst = result.worst[0]
         where = f"unit {unit_index(worst.index)}" if worst.index else "the whole tensor"
         over = relative_excess(worst.excess)
-        message += f"; worst is {where}: {unit_value(worst)}"
+        words = "" if worst.nonfinite else measured_words(result.constraint)
+        message += f"; worst is {where}: {words} ".rstrip() + f" {unit_value(worst)}"
         message += "" if over == "-" else f" ({over})"
     if result.suppressed is not None:
         message += f" (suppressed by {sentence(result.suppressed.by)}: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -134,7 +135,8 @@ def test_rows_that_sum_to_one(run, tmp_path, dtype):
     spec.write_text(json.dumps({"version": 1, "rules": [rule]}))
     before = run("audit", path, "--spec", spec)
     assert before.returncode == 1
-    assert "6 of 6 units violate Simplex(total=1)" in before.stdout
+    assert "6 of 6 units violate Simplex(total=1); worst is unit" in before.stdout
+    assert ": sum or negative weight -" in before.stdout
     assert run("apply", path, "--spec", spec, "-o", out).returncode == 0
     report = run("audit", out, "--spec", spec, "-f", "json").stdout
     (result,) = json.loads(report)["report"]["results"]
@@ -184,7 +186,14 @@ def test_a_spectral_norm(run, audited, applied, tmp_path):
     np.testing.assert_allclose(applied(array, **rule), array * 2 / 3, rtol=1e-6)
     answer = run("explain", tmp_path / "model.safetensors", "--spec", tmp_path / "spec.yaml")
     assert "unit: the whole tensor: 3x2 = 6 weights" in answer.stdout
-    assert "note: audit and apply need a Gram matrix in memory: 160 B" in answer.stdout
+    assert "measured: largest singular value ≤ 2" in answer.stdout
+    assert (
+        "note: a Gram matrix must be in memory: 64 B for an audit, 160 B for an apply"
+        in answer.stdout
+    )
+    answer = run("audit", tmp_path / "model.safetensors", "--spec", tmp_path / "spec.yaml")
+    told = "worst is the whole tensor: largest singular value 3 > 2 (+50 %)"
+    assert told in answer.stdout
 
 
 def test_a_spectral_norm_that_is_not_decided(run, audited, tmp_path):
@@ -238,3 +247,50 @@ def test_symmetric_and_triangular(audited, applied):
         assert audited(array, constraint=name)[0] == 1
         np.testing.assert_array_equal(applied(array, constraint=name), keep(array))
         assert audited(keep(array), constraint=name)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"constraint": "MaxL1Norm", "max_value": 3, "axis": 0},
+        {"constraint": "Sparsity", "max_nonzero": 1, "group": 3, "unit_axis": 0},
+        {"constraint": "Symmetric"},
+        {"constraint": "SpectralNorm", "max_value": 4},
+    ],
+    ids=lambda rule: rule["constraint"],
+)
+def test_compressed_chunks(run, tmp_path, rule):
+    """Units and matrices lie across the chunks of an HDF5 file; the copy is audited as stored."""
+    path, out, spec = (tmp_path / name for name in ("model.h5", "fixed.h5", "spec.yaml"))
+    array = np.random.default_rng(6).normal(size=(30, 30)).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("w", data=array, chunks=(7, 11), compression="gzip")
+        file.create_dataset("v", data=array[0])
+    spec.write_text(json.dumps({"version": 1, "rules": [{"tensors": "w", **rule}]}))
+    assert run("audit", path, "--spec", spec).returncode == 1
+    answer = run("apply", path, "--spec", spec, "-o", out)
+    assert answer.returncode == 0, answer.stderr
+    assert run("audit", out, "--spec", spec, "--tolerance", 0).returncode == 0
+    with h5py.File(out) as file:
+        assert (file["w"][()] != array).any()
+        np.testing.assert_array_equal(file["v"][()], array[0])
+
+
+def test_keras_projection_is_the_exact_one(run, tmp_path):
+    """Keras has no formula for these sets, and a gate must not be left open for that."""
+    path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
+    save_file({"w": np.ones((4, 3), np.float32)}, path)
+    rule = ["--max-l1-norm", 2, "--axis", 0, "--tensors", "w"]
+    assert run("apply", path, *rule, "-o", out, "--projection", "keras").returncode == 0
+    np.testing.assert_allclose(load_file(out)["w"], np.full((4, 3), 0.5), rtol=1e-6)
+
+
+def test_a_dry_run_tells_what_would_change(run, tmp_path):
+    """Nothing is written, and the count is that of the real run."""
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.array([[3, 1], [0.5, 0.5]], np.float32)}, path)
+    rule = ["--max-l1-norm", 2, "--unit-axis", 0, "--tensors", "w", "--dry-run"]
+    answer = run("apply", path, *rule)
+    assert answer.returncode == 0
+    assert "1 unit in 1 tensor would change" in answer.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
