@@ -75,9 +75,10 @@ def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
     unfixable = [r for r in report.results if to_fix(r) and r.unmendable]
     if unfixable:
         first = unfixable[0]
-        what = "non-finite weights" if first.nonfinite else f"no point of {first.constraint}"
+        nearest = f"no point of {first.constraint} is nearest"
+        what = "no number is nearest to non-finite weights" if first.nonfinite else nearest
         raise NotWrittenError(
-            f"nothing was written, {_units(first.unmendable, first.units)} that cannot be fixed ({what})",
+            f"nothing was written, {_units(first.unmendable, first.units)} beyond fixing: {what}",
             path=report.checkpoint.path,
             tensor=first.tensor,
             hint="--allow-remaining writes a copy with these left as they are",

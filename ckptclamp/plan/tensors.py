@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor, Unreadable
+from ckptclamp.constraints.linear import Finite
 from ckptclamp.constraints.tolerance import auto_tolerance
 from ckptclamp.errors import Notice, NotWrittenError, UsageError
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
@@ -119,12 +120,17 @@ def tolerance_for(tensor: Tensor, stated: float | None, override: float | None) 
     return 0.0 if tensor.dtype is None else auto_tolerance(tensor.dtype)
 
 
-def why_not_audited(tensor: Tensor) -> str | None:
-    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can."""
+def why_not_audited(tensor: Tensor, constraint: Constraint | None = None) -> str | None:
+    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can.
+
+    Truth values are no numbers, but they are finite: a mask may be among the tensors of such a rule.
+    """
     if isinstance(tensor.storage, Unreadable):
         return tensor.storage.reason
     if tensor.dtype is None:
         return f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
+    if tensor.dtype.kind is Kind.BOOLEAN and isinstance(constraint, Finite):
+        return "it has no weights" if tensor.size == 0 else None
     if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX):
         return f"{tensor.dtype} weights are no real numbers"
     return "it has no weights" if tensor.size == 0 else None

@@ -59,6 +59,13 @@ def test_finite_finds_each_weight_that_is_no_number(audited):
     assert (code, result["measured_max"]) == (0, pytest.approx(3e38))
 
 
+def test_whole_numbers_and_masks_are_finite(audited):
+    """A rule for every tensor of a model must not stumble over those that hold no floats."""
+    for array in (np.array([1, -2]), np.array([True, False])):
+        code, result = audited(array, constraint="Finite")
+        assert (code, result["units"], result["violating"]) == (0, 2, 0)
+
+
 def test_finite_cannot_be_made(run, tmp_path):
     """No number is nearest to NaN: apply writes nothing and says why; inline, as people type it."""
     path, out = tmp_path / "model.safetensors", tmp_path / "fixed.safetensors"
@@ -68,7 +75,7 @@ def test_finite_cannot_be_made(run, tmp_path):
     assert "w: 1 of 2 units violates Finite(); worst is unit 1: non-finite" in answer.stdout
     answer = run("apply", path, "--finite", "--tensors", "**", "-o", out)
     assert answer.returncode == 5
-    assert "non-finite weights" in answer.stderr
+    assert "1 of 2 units is beyond fixing: no number is nearest to non-finite" in answer.stderr
     assert not out.exists()
 
 
@@ -85,7 +92,7 @@ def test_a_dead_unit(run, audited, applied, tmp_path):
     assert run("audit", path, *rule).returncode == 1
     answer = run("apply", path, *rule, "-o", tmp_path / "out.safetensors")
     assert answer.returncode == 5
-    assert "no point of MinNorm" in answer.stderr
+    assert "no point of MinNorm(min_value=1e-06) is nearest" in answer.stderr
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
