@@ -12,8 +12,11 @@ from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.constraints.matrices import MatrixConstraint
-from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
+from ckptclamp.constraints.whole import (
+    MatrixConstraint,
+    WholeTensorConstraint,
+    WholeUnitConstraint,
+)
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.matrices import project_matrices

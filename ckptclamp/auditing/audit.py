@@ -262,8 +262,11 @@ def _measured_whole(
     reader: TensorReader, assignments: Sequence[Assignment], memory: int
 ) -> Iterator[tuple[int, Measurement]]:
     """What only whole units, or a whole tensor, can tell."""
-    from ckptclamp.constraints.matrices import MatrixConstraint
-    from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
+    from ckptclamp.constraints.whole import (
+        MatrixConstraint,
+        WholeTensorConstraint,
+        WholeUnitConstraint,
+    )
     from ckptclamp.engine.matrices import measure_matrices
     from ckptclamp.engine.units import measure_whole_units
     from ckptclamp.engine.whole import measure_whole

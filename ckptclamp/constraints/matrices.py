@@ -9,107 +9,23 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.base import BuiltIn, Constraint, Judgement, Statistic, norm_bound
+from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, norm_bound
+from ckptclamp.constraints.whole import SIDE, Derived, Matrix, MatrixConstraint, Part, cut
 from ckptclamp.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptclamp.constraints.base import Movement, UnitStatistics
-
-Part = tuple[slice, slice]
-"""Rows and columns of a matrix, with start and stop."""
-
-_SIDE = 1024
-"""Rows and columns of a box."""
+    from ckptclamp.constraints.base import UnitStatistics
 
 _HUGE = 1e300
 """A sum of squares below this has lost nothing to overflow."""
-
-
-class Matrix(Protocol):
-    """A matrix that is read in parts."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-
-    def read(self, part: Part) -> NDArray[np.float64]:
-        """Return the weights of `part`; those that are not finite as 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Derived:
-    """A matrix of which `read` computes each part."""
-
-    shape: tuple[int, int]
-    read: Callable[[Part], NDArray[np.float64]]
-
-
-class MatrixConstraint(Constraint):
-    """A set of matrices, judged and projected part by part."""
-
-    streaming: ClassVar[bool] = False
-    whole_by_default: ClassVar[bool] = True
-
-    def check_unit(self, extents: tuple[int, ...]) -> None:
-        """Refuse units that are no matrices; default: of other than two axes.
-
-        Raises:
-            UsageError: a unit of these extents cannot be under this constraint.
-        """
-        if len(extents) != 2:
-            raise UsageError(
-                f"a unit of {len(extents)} axes is no matrix",
-                hint="unit_axis names the axes along which matrices are stacked",
-            )
-
-    @abstractmethod
-    def measure(self, matrix: Matrix) -> dict[Statistic, float]:
-        """Measure what `needs` names, reading every weight once.
-
-        Raises:
-            UnreadableError: that is beyond float64.
-        """
-
-    @abstractmethod
-    def nearest(self, matrix: Matrix, inner: float, memory: int) -> Matrix:
-        """Return the nearest matrix of the set, computed as it is read.
-
-        With `inner` < 1 it lies so far inside, relative to the bound, that rounding may not leave the
-        set. `memory` is what may be taken beside a box, in bytes.
-        """
-
-    def parts(self, shape: tuple[int, int]) -> Iterator[tuple[Part, ...]]:
-        """How a matrix is best cut; parts that come together depend on each other.
-
-        The default is boxes of whole columns or rows, along the longer side.
-        """
-        rows, columns = shape
-        if rows >= columns:
-            yield from (((part, slice(0, columns)),) for part in _cut(rows, columns))
-        else:
-            yield from (((slice(0, rows), part),) for part in _cut(columns, rows))
-
-    def needed(self, shape: tuple[int, int], *, projecting: bool) -> int:
-        """Bytes that `measure`, or `nearest` as well, takes beside a few boxes, at most."""
-        del shape, projecting
-        return 0
-
-    def undecided(self, statistics: UnitStatistics, tolerance: float) -> NDArray[np.bool_]:
-        """Of which units it is not known whether they conform."""
-        del tolerance
-        return np.zeros(len(statistics), np.bool_)
-
-    def project(self, statistics: UnitStatistics) -> Movement:
-        """Not possible: statistics do not say what is nearest; see `nearest`."""
-        raise NotImplementedError(f"{self} projects whole matrices")
 
 
 @dataclass(frozen=True)
@@ -312,7 +228,7 @@ class Symmetric(MatrixConstraint, BuiltIn):
 
     def parts(self, shape: tuple[int, int]) -> Iterator[tuple[Part, ...]]:
         """Square boxes, each with its mirror image."""
-        spans = list(_cut(shape[0], _SIDE))
+        spans = list(cut(shape[0], SIDE))
         for i, rows in enumerate(spans):
             yield ((rows, rows),)
             yield from (((rows, columns), (columns, rows)) for columns in spans[i + 1 :])
@@ -385,12 +301,6 @@ class UpperTriangular(_Triangular):
 
 def _peak(block: NDArray[np.float64]) -> float:
     return float(np.abs(block).max(initial=0.0))
-
-
-def _cut(extent: int, other: int) -> Iterator[slice]:
-    """Spans of an axis, so that a box of them and `other` has as many weights as a square one."""
-    step = max(1, _SIDE * _SIDE // max(1, other))
-    return (slice(start, min(start + step, extent)) for start in range(0, extent, step))
 
 
 def _gram(constraint: MatrixConstraint, matrix: Matrix) -> NDArray[np.float64]:

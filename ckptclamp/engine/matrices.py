@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.matrices import Derived
+from ckptclamp.constraints.whole import SIDE, Derived
 from ckptclamp.engine.blocks import kept_axes
 from ckptclamp.engine.job import NOTHING, Projected
 from ckptclamp.engine.measure import unreadable
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.matrices import Matrix, MatrixConstraint, Part
+    from ckptclamp.constraints.whole import Matrix, MatrixConstraint, Part
 
 _TRIALS = 6
 """How often a projection is tried again, further inside, before a matrix is left."""
 
-_BOXES = 12 * (8 << 20)
-"""Bytes of the boxes that are in hand at once, at most, as float64."""
+_IN_HAND = 12
+"""Boxes that are in hand at once, at most, as float64."""
 
 
 @dataclass(slots=True)
@@ -122,7 +123,8 @@ def project_matrices(
     _check(tensor, axes, constraint, memory, projecting=True)
     total = NOTHING
     for unit in _units(copy, tensor, axes):
-        total += _project(copy, unit, constraint, tolerance, memory)
+        with _spectra():
+            total += _project(copy, unit, constraint, tolerance, memory)
         if progress is not None:
             progress(tensor.nbytes * math.prod(unit.shape) // tensor.size)
     return total
@@ -148,7 +150,7 @@ def _check(
     if refusal is not None:
         raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
     needed = needed_bytes(constraint, tensor.shape, axes, projecting=projecting)
-    needed += min(_BOXES, 12 * 8 * math.prod(tensor.shape[axis] for axis in axes))
+    needed += _boxes(math.prod(tensor.shape[axis] for axis in axes))
     if needed > memory:
         raise UnreadableError(
             f"needs {needed} bytes at once, over the budget of {memory}",
@@ -157,17 +159,29 @@ def _check(
         )
 
 
+def _boxes(size: int) -> int:
+    """Bytes of the boxes of a matrix of `size` weights that are in hand at once, at most."""
+    return 8 * _IN_HAND * min(size, SIDE * SIDE)
+
+
 def _units(reader: TensorReader, tensor: Tensor, axes: tuple[int, ...]) -> Iterator[_Unit]:
     kept = [tensor.shape[axis] for axis in kept_axes(len(tensor.shape), axes)]
     return (_Unit(reader, tensor, axes, index) for index in np.ndindex(*kept))
 
 
 def _measured(constraint: MatrixConstraint, unit: _Unit) -> UnitStatistics:
-    try:
+    with _spectra():
         values = constraint.measure(unit)
+    return _statistics(math.prod(unit.shape), values, unit.nonfinite)
+
+
+@contextmanager
+def _spectra() -> Iterator[None]:
+    """Raise `UnreadableError` where an iteration for singular values does not converge."""
+    try:
+        yield
     except np.linalg.LinAlgError as error:
         raise UnreadableError(f"its singular values were not found: {error}") from error
-    return _statistics(math.prod(unit.shape), values, unit.nonfinite)
 
 
 def _statistics(size: int, values: dict[Statistic, float], nonfinite: int) -> UnitStatistics:
@@ -195,6 +209,7 @@ def _project(
     assert unit.tensor.dtype is not None
     dtype, inner = unit.tensor.dtype.numpy, 1.0
     goal = 0.0 if constraint.one_sided else tolerance
+    memory -= _boxes(math.prod(unit.shape))
     for trial in range(_TRIALS):
         stored = _rounded(constraint.nearest(unit, inner, memory), dtype)
         after = _statistics(1, constraint.measure(stored), 0)

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptclamp.constraints.matrices import MatrixConstraint
-from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
 from ckptclamp.errors import Notice, UsageError
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.matrices import MatrixConstraint
-from ckptclamp.constraints.whole import WholeUnitConstraint
+from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine import matrices, units
 from ckptclamp.errors import printable
 from ckptclamp.plan.units import unit_words

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.constraints.matrices import (
-    Derived,
     LowerTriangular,
     Orthonormal,
     SpectralNorm,
     Symmetric,
     UpperTriangular,
 )
+from ckptclamp.constraints.whole import Derived
 from ckptclamp.errors import UnreadableError, UsageError
 
 PLENTY = 1 << 30
