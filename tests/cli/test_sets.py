@@ -301,3 +301,11 @@ def test_a_dry_run_tells_what_would_change(run, tmp_path):
     assert answer.returncode == 0
     assert "1 unit in 1 tensor would change" in answer.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["MaxL1Norm", "MaxNonZero"])
+def test_a_scalar_is_a_unit(applied, name):
+    """The whole of a tensor without axes."""
+    bound = {"max_value": 2} if name == "MaxL1Norm" else {"max_nonzero": 0}
+    new = applied(np.array(-3, np.float32), constraint=name, **bound)
+    assert float(new) == pytest.approx(-2 if name == "MaxL1Norm" else 0)

@@ -102,14 +102,6 @@ def test_what_an_audit_measured_is_believed():
     assert copy.arrays["w"][0].tolist() == [3, 1]
 
 
-def test_a_scalar_is_a_unit():
-    """The whole of a tensor without axes."""
-    copy = InMemory(w=np.array(-3.0))
-    done = project_whole_units(copy, copy.tensors["w"], (), MaxL1Norm(2), 0.0, memory=MEMORY)
-    assert (done.units, done.changed, done.left) == (1, 1, 0)
-    assert float(copy.arrays["w"]) == pytest.approx(-2)
-
-
 def test_big_endian_units_stay_big_endian():
     """The byte order is the file's; only the weights that move differ."""
     array = np.array([[3.0, 1.0], [0.5, 0.5]], ">f4")
