@@ -88,10 +88,10 @@ def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
 
 def _why_unfixable(result: Result) -> str:
     if result.nonfinite:
-        return "non-finite weights"
+        return "no number is nearest to non-finite weights"
     if result.zero == result.unmendable:
         return f"zero vectors, which have no direction towards {result.constraint}"
-    return f"no point of {result.constraint}"
+    return f"no point of {result.constraint} is nearest"
 
 
 def refuse_exclusive(

@@ -115,15 +115,26 @@ def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
     return constraint if tensor.dtype is None else constraint.as_stored(tensor.dtype)
 
 
-def why_not_audited(tensor: Tensor) -> str | None:
-    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can."""
+def why_not_audited(tensor: Tensor, constraint: Constraint | None = None) -> str | None:
+    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can.
+
+    Truth values are no numbers, but they are finite: a mask may be among the tensors of such a rule.
+    """
     if isinstance(tensor.whole.storage, Unreadable):
         return tensor.whole.storage.reason
     if tensor.dtype is None:
         return f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
-    if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX):
+    if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX) and not _are_finite(tensor, constraint):
         return f"{tensor.dtype} weights are no real numbers"
     return "it has no weights" if tensor.size == 0 else None
+
+
+def _are_finite(tensor: Tensor, constraint: Constraint | None) -> bool:
+    """Whether truth values are all that `constraint` asks for."""
+    from ckptclamp.constraints.linear import Finite
+
+    is_truth = tensor.dtype is not None and tensor.dtype.kind is Kind.BOOLEAN
+    return is_truth and isinstance(constraint, Finite)
 
 
 def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:

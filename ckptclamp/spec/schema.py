@@ -103,7 +103,9 @@ class ConstraintForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint")
 
-    max_value: Number = optional("MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm.")
+    max_value: Number = optional(
+        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm, SpectralNorm: the largest norm."
+    )
     min_value: Number = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: Number = optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
     low: Number = optional("Clip: the smallest weight.")
@@ -120,7 +122,7 @@ class MappedForm(PlacedForm):
     model_config = ConfigDict(title="Constraint of a custom object")
 
     max_value: NumberOrReference = optional(
-        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm."
+        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm, SpectralNorm: the largest norm."
     )
     min_value: NumberOrReference = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: NumberOrReference = optional("MinMaxNorm: how far a training step moves; not judged.")
