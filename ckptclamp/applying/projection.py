@@ -12,9 +12,10 @@ from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.constraints.whole import WholeUnitConstraint
+from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
+from ckptclamp.engine.matrices import project_matrices
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch
@@ -145,6 +146,16 @@ def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projec
 
 def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> Projected:
     constraint, tolerance = assignment.constraint, assignment.projection_tolerance
+    if isinstance(constraint, MatrixConstraint):
+        return project_matrices(
+            work.copy,
+            assignment.tensor,
+            assignment.axes,
+            constraint,
+            tolerance,
+            memory=work.running.memory,
+            progress=work.progress,
+        )
     if not constraint.streaming:
         return _project_whole(work, assignment)
     if isinstance(constraint, WholeUnitConstraint):

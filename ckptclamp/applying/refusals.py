@@ -53,11 +53,14 @@ def refuse_ungoverned(plan: Plan, path: Path) -> None:
 
 def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
     """Refuse where no projection helps: units beyond fixing, tensors that stay as they are."""
-    projected = {a.tensor.name for a in plan.assignments if a.unprojected is None}
+    # What a declaration has only audited, a rule may have projected for it.
+    projected = {
+        (a.tensor.name, str(a.constraint)) for a in plan.assignments if a.unprojected is None
+    }
     unprojected = {
         (a.tensor.name, a.rule): a.unprojected
         for a in plan.assignments
-        if a.tensor.name not in projected
+        if (a.tensor.name, str(a.constraint)) not in projected
     }
     for result in report.results:
         if to_fix(result) and (result.tensor, result.rule) in unprojected:
@@ -85,10 +88,10 @@ def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
 
 def _why_unfixable(result: Result) -> str:
     if result.nonfinite:
-        return "non-finite weights"
+        return "no number is nearest to non-finite weights"
     if result.zero == result.unmendable:
         return f"zero vectors, which have no direction towards {result.constraint}"
-    return f"no point of {result.constraint}"
+    return f"no point of {result.constraint} is nearest"
 
 
 def refuse_exclusive(

@@ -244,7 +244,7 @@ def audit_plan(
         return report
     from ckptclamp.auditing.suppression import suppress
 
-    return suppress(report, rules, names)
+    return suppress(report, rules, names, settling=plan.settling)
 
 
 def ignored(

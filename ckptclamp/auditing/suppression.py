@@ -1,7 +1,8 @@
 """Violations that are known and accepted: the ignore rules of a spec, applied to results.
 
 A suppressed violation stays in the report, is counted apart in every format, and no longer fails
-the gate. What was not evaluated is never suppressed. Neither are non-finite weights: who accepted a
+the gate. What was not evaluated is never suppressed here (a declaration may be settled, see
+`plan.settled`). Neither are non-finite weights: who accepted a
 norm that is too large did not accept a NaN (a baseline can record them, see `baseline`).
 """
 
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 from ckptclamp.auditing.results import AuditReport, Result, Suppressed, Verdict
 from ckptclamp.errors import Notice
-from ckptclamp.spec.model import Suppression
+from ckptclamp.spec.model import Suppression, utc_today
 from ckptclamp.spec.patterns import TensorPatterns
 
 Names = Mapping[str, Sequence[str]]
@@ -25,16 +26,18 @@ def suppress(
     rules: Sequence[Suppression],
     names: Names,
     today: datetime.date | None = None,
+    *,
+    settling: Sequence[Suppression] = (),
 ) -> AuditReport:
     """Mark the violations in `report` that `rules` accept, and note rules that do nothing.
 
     `names` are what a tensor matches by, exactly as it does for the rules that govern: an exclusion
     that holds there must hold here. `today` is the day that expiry is judged by, by default
-    the current one in UTC.
+    the current one in UTC. Rules that are `settling` a declaration do something.
     """
     if not rules:
         return report
-    ignoring = _Ignoring(rules, names, today)
+    ignoring = _Ignoring(rules, names, today, settling)
     results = tuple(map(ignoring.judge, report.results))
     return replace(report, results=results, notices=(*report.notices, *ignoring.notices()))
 
@@ -49,24 +52,23 @@ def suppress_results(
     return tuple(map(_Ignoring(rules, names, today).judge, results)) if rules else tuple(results)
 
 
-def utc_today() -> datetime.date:
-    """The current day in UTC, so that an expiry falls on every machine at once."""
-    return datetime.datetime.now(datetime.UTC).date()
-
-
 class _Ignoring:
     """The ignore rules of one spec on one day, and what they have been of use for."""
 
     def __init__(
-        self, rules: Sequence[Suppression], names: Names, today: datetime.date | None
+        self,
+        rules: Sequence[Suppression],
+        names: Names,
+        today: datetime.date | None,
+        settling: Sequence[Suppression] = (),
     ) -> None:
         today = today or utc_today()
         self._names = names
-        self._expired = [r for r in rules if r.expires is not None and r.expires < today]
-        self._rules = [r for r in rules if r.expires is None or r.expires >= today]
+        self._expired = [rule for rule in rules if not rule.holds(today)]
+        self._rules = [rule for rule in rules if rule.holds(today)]
         self._tensors = TensorPatterns([rule.tensors for rule in self._rules])
         self._ids = TensorPatterns([rule.rules or ("**",) for rule in self._rules])
-        self._used: set[int] = set()
+        self._used = {index for index, rule in enumerate(self._rules) if rule in settling}
 
     def judge(self, result: Result) -> Result:
         """Return `result`, marked if a rule accepts it."""

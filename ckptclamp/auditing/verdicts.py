@@ -6,7 +6,7 @@ Memory is bounded: counts, extremes and the worst few units, never a number per 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,17 +92,28 @@ def _measured_whole(
     reader: TensorReader, assignments: Sequence[Assignment], memory: int
 ) -> Iterator[tuple[int, Measurement]]:
     """What only whole units, or a whole tensor, can tell."""
-    from ckptclamp.constraints.whole import WholeTensorConstraint, WholeUnitConstraint
+    from ckptclamp.constraints.whole import (
+        MatrixConstraint,
+        WholeTensorConstraint,
+        WholeUnitConstraint,
+    )
+    from ckptclamp.engine.matrices import measure_matrices
     from ckptclamp.engine.whole import measure_whole
     from ckptclamp.engine.whole_units import measure_whole_units
 
     for index, assignment in enumerate(assignments):
-        tensor, constraint = assignment.tensor, assignment.constraint
+        tensor, constraint, axes = assignment.tensor, assignment.constraint, assignment.axes
+        items: Iterable[Measurement] = ()
         if isinstance(constraint, WholeTensorConstraint):
-            yield index, measure_whole(reader, tensor, constraint, memory)
+            items = [measure_whole(reader, tensor, constraint, memory)]
+        elif isinstance(constraint, MatrixConstraint):
+            items = measure_matrices(
+                reader, tensor, axes, constraint, assignment.tolerance, memory=memory
+            )
         elif isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
-            for item in measure_whole_units(reader, tensor, assignment.axes, constraint, memory):
-                yield index, item
+            items = measure_whole_units(reader, tensor, axes, constraint, memory)
+        for item in items:
+            yield index, item
 
 
 def _request(assignment: Assignment) -> Request:

@@ -201,7 +201,7 @@ class Checkpoint(ABC):
             raise UsageError("only a Keras file takes a model config", path=self.path)
         if self.keras.config is not None:
             raise UsageError("has a model config of its own", path=self.path)
-        self.keras = replace(self.keras, config=config)
+        self.keras = replace(self.keras, config=config, config_given=True)
 
     def verify_integrity(self) -> None:  # noqa: B027 - most containers promise nothing
         """Check what the container itself promises of its bytes (a zip's checksums).

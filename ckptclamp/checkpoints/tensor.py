@@ -244,7 +244,7 @@ class KerasModel:
     group that holds the layers (``model_weights`` or empty). Legacy layout: `layer_names` and, for
     each layer, `weight_names` in the order of the file's attributes. V3 layout: `group_names` maps
     each group that owns a ``vars`` group (its path without ``/vars``) to its ``name`` attribute,
-    ``None`` where it has none.
+    ``None`` where it has none. `config_given` says that the config came from elsewhere.
     """
 
     layout: KerasLayout
@@ -255,6 +255,7 @@ class KerasModel:
     layer_names: tuple[str, ...] = ()
     weight_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     group_names: Mapping[str, str | None] = field(default_factory=dict)
+    config_given: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,16 @@ class Statistic(StrEnum):
     MOVE = "move"
     """How far a constraint on a whole tensor moves the weight that it moves most; no kernel
     measures it, only `engine.whole` does."""
+    OWN = "own"
+    """What a constraint on matrices measures by itself; no kernel measures this or the next two."""
+    LOWER = "lower"
+    UPPER = "upper"
+    """Bounds of something that a constraint on matrices cannot measure exactly."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether parts of units tell it."""
+        return self not in (Statistic.MOVE, Statistic.OWN, Statistic.LOWER, Statistic.UPPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,7 @@ class Constraint(ABC):
         streaming: judged from statistics; false for those that need the whole tensor.
         whole_by_default: where no axis is stated, the whole tensor is one unit.
         epsilon: what Keras adds to a norm before it divides by it.
+        measures: what is compared with the bound, for reports, where the name does not say it.
     """
 
     needs: ClassVar[frozenset[Statistic]]
@@ -216,6 +227,7 @@ class Constraint(ABC):
     streaming: ClassVar[bool] = True
     epsilon: float = KERAS_EPSILON
     whole_by_default: ClassVar[bool] = False
+    measures: ClassVar[str] = ""
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse tensors of a shape that the constraint cannot be about; default: none.

@@ -42,6 +42,7 @@ class MaxL1Norm(WholeUnitConstraint, BuiltIn):
     max_value: float
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.SUM_ABS})
+    measures: ClassVar[str] = "sum of magnitudes"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))
@@ -94,6 +95,7 @@ class Simplex(WholeUnitConstraint, BuiltIn):
     total: float = 1.0
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MIN, Statistic.SUM})
+    measures: ClassVar[str] = "sum or negative weight"
     one_sided = False
 
     def __post_init__(self) -> None:

@@ -158,6 +158,7 @@ class MaxLInfNorm(BuiltIn):
     max_value: float
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MAX_ABS})
+    measures: ClassVar[str] = "largest magnitude"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))

@@ -31,6 +31,11 @@ BUILTIN = {
     "Simplex": "l1",
     "MaxNonZero": "sparsity",
     "Sparsity": "sparsity",
+    "SpectralNorm": "matrices",
+    "Orthonormal": "matrices",
+    "Symmetric": "matrices",
+    "LowerTriangular": "matrices",
+    "UpperTriangular": "matrices",
 }
 """The names of the classes, and the modules that hold them."""
 
@@ -53,6 +58,12 @@ def canonical(name: str) -> str | None:
 def arguments_of(name: str) -> tuple[str, ...]:
     """The arguments of a built-in constraint's constructor."""
     return tuple(field.name for field in _fields(name))
+
+
+def measured_words(shown: str) -> str:
+    """What a built-in constraint measures, by how it is `shown`; ``""`` where its name says it."""
+    name = shown.partition("(")[0]
+    return _class(name).measures if name in BUILTIN else ""
 
 
 def make(name: str, arguments: Mapping[str, Any]) -> Constraint:

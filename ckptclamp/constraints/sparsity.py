@@ -28,6 +28,7 @@ class _Counted(WholeUnitConstraint, BuiltIn):
     max_nonzero: int
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.NONZERO})
+    measures: ClassVar[str] = "number of weights that are not 0"
 
     def judge(self, statistics: UnitStatistics) -> Judgement:
         """Compare each count; it is exact, so there is nothing for a tolerance to forgive."""
@@ -81,6 +82,7 @@ class Sparsity(_Counted):
     group: int
 
     streaming: ClassVar[bool] = False
+    measures: ClassVar[str] = "number of weights that are not 0 in a group"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_nonzero", _whole("max_nonzero", self.max_nonzero, 0))

@@ -1,10 +1,11 @@
-"""Constraints that no statistics of units can tell: they need a whole unit, or the whole tensor."""
+"""Constraints that no statistics of units can tell: about whole units, matrices, or whole tensors."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.constraints.base import Movement, UnitStatistics
+
+
+Part = tuple[slice, slice]
+"""Rows and columns of a matrix, with start and stop."""
+
+SIDE = 1024
+"""Rows and columns of a box."""
 
 
 class WholeUnitConstraint(Constraint):
@@ -47,6 +55,85 @@ class WholeUnitConstraint(Constraint):
     def project(self, statistics: UnitStatistics) -> Movement:
         """Not possible: statistics do not say what is nearest; see `nearest`."""
         raise NotImplementedError(f"{self} projects whole units")
+
+
+class Matrix(Protocol):
+    """A matrix that is read in parts."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    def read(self, part: Part) -> NDArray[np.float64]:
+        """Return the weights of `part`; those that are not finite as 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A matrix of which `read` computes each part."""
+
+    shape: tuple[int, int]
+    read: Callable[[Part], NDArray[np.float64]]
+
+
+class MatrixConstraint(Constraint):
+    """A set of matrices, judged and projected part by part."""
+
+    streaming: ClassVar[bool] = False
+    whole_by_default: ClassVar[bool] = True
+
+    def check_unit(self, extents: tuple[int, ...]) -> None:
+        """Refuse units that are no matrices; default: of other than two axes.
+
+        Raises:
+            UsageError: a unit of these extents cannot be under this constraint.
+        """
+        if len(extents) != 2:
+            raise UsageError(
+                f"a unit of {len(extents)} axes is no matrix",
+                hint="unit_axis names the axes along which matrices are stacked",
+            )
+
+    @abstractmethod
+    def measure(self, matrix: Matrix) -> dict[Statistic, float]:
+        """Measure what `needs` names, reading every weight once.
+
+        Raises:
+            UnreadableError: that is beyond float64.
+        """
+
+    @abstractmethod
+    def nearest(self, matrix: Matrix, inner: float, memory: int) -> Matrix:
+        """Return the nearest matrix of the set, computed as it is read.
+
+        With `inner` < 1 it lies so far inside, relative to the bound, that rounding may not leave the
+        set. `memory` is what may be taken beside a box, in bytes.
+        """
+
+    def parts(self, shape: tuple[int, int]) -> Iterator[tuple[Part, ...]]:
+        """How a matrix is best cut; parts that come together depend on each other.
+
+        The default is boxes of whole columns or rows, along the longer side.
+        """
+        rows, columns = shape
+        if rows >= columns:
+            yield from (((part, slice(0, columns)),) for part in cut(rows, columns))
+        else:
+            yield from (((slice(0, rows), part),) for part in cut(columns, rows))
+
+    def needed(self, shape: tuple[int, int], *, projecting: bool) -> int:
+        """Bytes that `measure`, or `nearest` as well, takes beside a few boxes, at most."""
+        del shape, projecting
+        return 0
+
+    def undecided(self, statistics: UnitStatistics, tolerance: float) -> NDArray[np.bool_]:
+        """Of which units it is not known whether they conform."""
+        del tolerance
+        return np.zeros(len(statistics), np.bool_)
+
+    def project(self, statistics: UnitStatistics) -> Movement:
+        """Not possible: statistics do not say what is nearest; see `nearest`."""
+        raise NotImplementedError(f"{self} projects whole matrices")
 
 
 class WholeTensorConstraint(Constraint):
@@ -133,3 +220,9 @@ def _rings(size: int) -> NDArray[np.int64]:
     depth = np.abs(2 * np.arange(size) - (size - 1)) // 2
     rings: NDArray[np.int64] = np.maximum(depth[:, None], depth[None, :])
     return rings
+
+
+def cut(extent: int, other: int) -> Iterator[slice]:
+    """Spans of an axis, so that a box of them and `other` has as many weights as a square one."""
+    step = max(1, SIDE * SIDE // max(1, other))
+    return (slice(start, min(start + step, extent)) for start in range(0, extent, step))

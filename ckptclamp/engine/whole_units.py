@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ckptclamp.constraints.base import ExactSums
     from ckptclamp.constraints.whole import WholeUnitConstraint
 
-_COPIES = 3
-"""Arrays of a slab in its storage dtype: read, rounded, and as it will be."""
+_COPIES = 5
+"""Arrays of a slab in its storage dtype: read, by units, rounded, tried, and as it will be."""
 
 
 def measure_whole_units(
@@ -134,7 +134,7 @@ def _measured(
     """Measure what the constraint needs of a block of whole units."""
     if constraint.streaming:
         with np.errstate(all="ignore"):
-            return measure_units(np.ascontiguousarray(block), axes, constraint.needs, WORKSPACE)
+            return measure_units(np.asarray(block, order="C"), axes, constraint.needs, WORKSPACE)
     units = _units(block, axes).astype(np.float64)
     broken = ~np.isfinite(units)
     spread = tuple(range(1, units.ndim))
@@ -156,7 +156,7 @@ def _put_back(units: NDArray[Any], like: NDArray[Any], axes: tuple[int, ...]) ->
     """The block of which `units` are the units; what `_units` does, undone."""
     order = kept_axes(like.ndim, axes) + axes
     there = units.reshape([like.shape[axis] for axis in order])
-    return np.ascontiguousarray(there.transpose(np.argsort(order)))
+    return np.asarray(there.transpose(np.argsort(order)), order="C")
 
 
 def _project_slab(

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckptclamp.auditing.results import AuditReport, Result, Suppressed, Verdict
-from ckptclamp.auditing.suppression import utc_today
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.errors import (
     ExitCode,
@@ -29,6 +28,7 @@ from ckptclamp.errors import (
     UsageError,
 )
 from ckptclamp.reports.codec import MisfitError, codec, json_text
+from ckptclamp.spec.model import utc_today
 from ckptclamp.spec.settings import project_path
 
 SCHEMA = "ckptclamp-baseline-1"

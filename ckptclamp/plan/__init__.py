@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.constraints.tolerance import History
+    from ckptclamp.spec.model import Suppression
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ class NotEvaluated:
     """A pair that cannot be judged, and why; it makes the audit incomplete (exit 3).
 
     `no_weight` says that what is stored is not the weight that the model computes with: to change it
-    would destroy that weight, so `apply` writes nothing (exit 5).
+    would destroy that weight, so `apply` writes nothing (exit 5). `candidates` are the tensors that a
+    declaration is about, or among which they are; ``None`` where no rule could settle it.
     """
 
     subject: str
@@ -107,13 +109,15 @@ class NotEvaluated:
     severity: Severity = Severity.ERROR
     notices: tuple[Notice, ...] = ()
     no_weight: bool = False
+    candidates: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What will be judged, what cannot be, and which rules matched nothing.
 
-    `tied` are governed tensors that must be copies of each other; the second one counts.
+    `tied` are governed tensors that must be copies of each other; the second one counts. `settling`
+    are the ignore rules that settled a declaration.
     """
 
     assignments: tuple[Assignment, ...] = ()
@@ -121,6 +125,7 @@ class Plan:
     unmatched: tuple[UnmatchedRule, ...] = ()
     notices: tuple[Notice, ...] = ()
     tied: tuple[tuple[Tensor, Tensor], ...] = ()
+    settling: tuple[Suppression, ...] = ()
 
 
 Entry = Assignment | NotEvaluated | UnmatchedRule | Notice

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.model import BoundModel
+    from ckptclamp.spec.model import Suppression
 
 
 __all__ = ["Assignment", "NotEvaluated", "Plan", "build_plan"]
@@ -34,7 +35,8 @@ def build_plan(
     """Decide what will be judged of `checkpoint`; no weight is read.
 
     The rules of `spec` come first, in their order, then what the checkpoint's own model declares,
-    unless the spec ignores it. The same tensor may be judged under several constraints.
+    unless the spec ignores it. The same tensor may be judged under several constraints. A declaration
+    that cannot be judged is settled by rules, or ignore rules, over the tensors that it is about.
 
     Args:
         checkpoint: what is audited.
@@ -48,6 +50,7 @@ def build_plan(
             such problems are in it.
     """
     spec, caller = spec or Spec(), caller or Leeway()
+    bound = keras_model(checkpoint, spec.custom_layers)
     entries: list[Entry] = []
     if spec.rules:
         from ckptclamp.plan.rules import plan_rules
@@ -57,7 +60,7 @@ def build_plan(
         from ckptclamp.plan.health import plan_health
 
         entries += plan_health(checkpoint)
-    bound = keras_model(checkpoint)
+    ignored: tuple[Suppression, ...] = ()
     if bound is None:
         from ckptclamp.plan.ties import find_ties
 
@@ -68,9 +71,15 @@ def build_plan(
 
         declared = list(plan_declarations(bound, spec, allow_import, caller))
         _refuse_shared_ids(spec, declared)
+        if spec.rules or spec.ignore:
+            from ckptclamp.plan.settled import Settling
+
+            settling = Settling(bound, entries, spec)
+            declared = [settling.settled(entry) for entry in declared]
+            ignored = tuple(settling.used)
         entries += declared
     plan = plan_of(entries)
-    return replace(plan, tied=_tied_under_rules(bound, plan))
+    return replace(plan, tied=_tied_under_rules(bound, plan), settling=ignored)
 
 
 def _refuse_shared_ids(spec: Spec, declared: Iterable[Entry]) -> None:

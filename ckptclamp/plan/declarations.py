@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.constraints.orders import ORDERS, OfRows
 from ckptclamp.constraints.registry import make
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
@@ -46,7 +47,7 @@ def plan_declarations(
     for planner in planners:
         for entry in planner.entries():
             yield forgiving(entry, caller.over(spec.leeway), histories)
-    yield from undeclared_notices(bound.layers, spec.unconstrained)
+    yield from undeclared_notices(bound.layers, {*spec.unconstrained, *spec.custom_layers})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,10 @@ class _Planner:
             return (self._refused(declaration.not_evaluated, declaration.hint),)
         if not declaration.tensors:
             return declaration.notices
-        parsed = parse_constraint(declaration.serialised)
-        if parsed.builtin == "Constraint" and self._mapped(parsed) is None:
+        if declaration.parsed.builtin == "Constraint" and self._mapped() is None:
             return (*declaration.notices, self._constrains_nothing())
         try:
-            constraint, units = self._constraint(parsed)
+            constraint, units = self._constraint()
         except UsageError as error:
             return (self._refused(error.message, error.hint),)
         labels = declaration.labels or (None,) * len(declaration.tensors)
@@ -88,17 +88,15 @@ class _Planner:
         """The constraint's name and its own arguments, if a mapping makes it of none of them."""
         if self.declaration.not_evaluated is not None or not self.declaration.tensors:
             return None
-        parsed = parse_constraint(self.declaration.serialised)
-        mapped = self._mapped(parsed)
+        mapped, written = self._mapped(), self.written
         if mapped is None or mapped.uses != frozenset():
             return None
-        return parsed.builtin or parsed.custom or "", mapped.ignored(parsed.config)
+        return written.builtin or written.custom or "", mapped.ignored(written.config)
 
     def _ignored_arguments(self, constraint: Constraint) -> Iterator[Notice]:
         """Warn where a mapping may say other numbers than the model's own config."""
-        parsed = parse_constraint(self.declaration.serialised)
-        mapped = self._mapped(parsed)
-        ignored = {} if mapped is None else mapped.ignored(parsed.config)
+        mapped = self._mapped()
+        ignored = {} if mapped is None else mapped.ignored(self.written.config)
         if ignored:
             yield Notice(
                 "mapping-ignores-arguments",
@@ -107,17 +105,19 @@ class _Planner:
                 tensor=self.declaration.tensors[0],
             )
 
-    def _constraint(self, parsed: ParsedConstraint) -> tuple[Constraint, Units]:
-        """What the spec says that it is, or else what Keras does, or an allowed import."""
+    def _constraint(self) -> tuple[Constraint, Units]:
+        """What the spec says that it is, or else what its class does, or an allowed import."""
+        mapped, parsed = self._mapped(), self.declaration.parsed
+        if mapped is not None:
+            parsed = self.written
         if parsed.opaque is not None:
             raise UsageError(f"the declared constraint cannot be known: {parsed.opaque}")
-        mapped = self._mapped(parsed)
         if mapped is not None:
             constraint = mapped.make(parsed.config)
             if mapped.units.stated:
                 return constraint, mapped.units
         elif parsed.builtin is not None:
-            constraint = make(parsed.builtin, parsed.config)
+            constraint = _known(parsed.builtin, parsed.config)
         else:
             constraint = self._imported(parsed.custom or "", parsed.config)
         if not has_axes(constraint):
@@ -126,9 +126,15 @@ class _Planner:
             return constraint, _units(parsed.axis)
         return constraint, Units.in_config(parsed.config)
 
-    def _mapped(self, parsed: ParsedConstraint) -> CustomObject | None:
+    @property
+    def written(self) -> ParsedConstraint:
+        """The constraint as the config has it, whatever other packages' classes mean."""
+        return parse_constraint(self.declaration.serialised)
+
+    def _mapped(self) -> CustomObject | None:
         """What the spec knows under its name; as in Keras, that goes before a class of Keras' own."""
-        name, known = parsed.builtin or parsed.custom or "", self.spec.custom_objects
+        written, known = self.written, self.spec.custom_objects
+        name = written.builtin or written.custom or ""
         return known.get(name) or known.get(name.rpartition(">")[2])
 
     def _imported(self, name: str, config: Mapping[str, Any]) -> Constraint:
@@ -150,7 +156,7 @@ class _Planner:
     ) -> Entry:
         reason = why_not_audited(tensor)
         if reason is not None:
-            return self._refused(reason, None, tensor, str(constraint))
+            return replace(self._refused(reason, None, tensor, str(constraint)), candidates=None)
         declaration = self.declaration
         place = declaration.layer_class, declaration.argument
         try:
@@ -188,6 +194,7 @@ class _Planner:
             location=self.rule,
             tensor=tensor,
             notices=self.declaration.notices,
+            candidates=self.declaration.tensors or self.declaration.candidates,
         )
 
     def _constrains_nothing(self) -> Notice:
@@ -230,13 +237,18 @@ def _why(declaration: Declaration) -> str:
     """Why the tensors of `declaration` are judged; with the config where that is a custom class's."""
     why = f"{declaration.layer_class} {declaration.layer} declares {declaration.argument}"
     parsed = parse_constraint(declaration.serialised)
-    if parsed.custom is None:
+    if parsed.custom is None or declaration.implied is not None:
         return why
     return f"{why} {printable(parsed.custom)}({_written(parsed.config)})"
 
 
 def _only_audited(constraint: Constraint) -> str | None:
-    """Keras' own formula goes on moving kernels that conform, so a projection has to be asked for."""
+    """Why a projection has to be asked for, or is none that `apply` promises.
+
+    The formula of Keras' RadialConstraint goes on moving kernels that conform.
+    """
+    if isinstance(constraint, OfRows) and not constraint.nearest:
+        return f"a declared {type(constraint).__name__} is only audited"
     if constraint.streaming:
         return None
     from ckptclamp.constraints.whole import RadialConstraint
@@ -244,6 +256,12 @@ def _only_audited(constraint: Constraint) -> str | None:
     if not isinstance(constraint, RadialConstraint):
         return None
     return "a declared RadialConstraint is only audited; a rule of the spec has it projected"
+
+
+def _known(name: str, arguments: Mapping[str, Any]) -> Constraint:
+    """A constraint that is known here by its class: Keras' own, or what other packages' come to."""
+    order = ORDERS.get(name)
+    return make(name, arguments) if order is None else order(**arguments)
 
 
 def _units(axis: tuple[int, ...] | str | None) -> Units:

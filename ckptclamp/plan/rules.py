@@ -107,7 +107,7 @@ def _pair(
     tensor = seen.tensor
     effective = rule.storage is Storage.EFFECTIVE
     no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
-    reason = no_weight or why_not_audited(tensor)
+    reason = no_weight or why_not_audited(tensor, rule.constraint)
     if reason is not None:
         return NotEvaluated(
             subject=tensor.name,

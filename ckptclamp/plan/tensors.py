@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.plan import Plan
+    from ckptclamp.spec.model import CustomLayer
 
 RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
 
 _BOUND: WeakKeyDictionary[Checkpoint, BoundModel] = WeakKeyDictionary()
 
 
-def keras_model(checkpoint: Checkpoint) -> BoundModel | None:
+def keras_model(
+    checkpoint: Checkpoint, custom_layers: Mapping[str, CustomLayer] | None = None
+) -> BoundModel | None:
     """The model of a Keras checkpoint, bound to its tensors once for as long as it has this config.
+
+    `custom_layers` says what a user's classes of layers are like; what was said last goes on to hold.
 
     Raises:
         RefusedError: the config nests layers deeper than 64 levels.
@@ -35,10 +40,11 @@ def keras_model(checkpoint: Checkpoint) -> BoundModel | None:
     if checkpoint.keras is None:
         return None
     bound = _BOUND.get(checkpoint)
-    if bound is None or bound.model is not checkpoint.keras:
+    told = bound.custom_layers if bound is not None and custom_layers is None else custom_layers
+    if bound is None or bound.model is not checkpoint.keras or bound.custom_layers != (told or {}):
         from ckptclamp.models.keras.model import BoundModel
 
-        bound = _BOUND[checkpoint] = BoundModel(checkpoint.keras, checkpoint.tensors)
+        bound = _BOUND[checkpoint] = BoundModel(checkpoint.keras, checkpoint.tensors, told or {})
     return bound
 
 
@@ -109,15 +115,26 @@ def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
     return constraint if tensor.dtype is None else constraint.as_stored(tensor.dtype)
 
 
-def why_not_audited(tensor: Tensor) -> str | None:
-    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can."""
+def why_not_audited(tensor: Tensor, constraint: Constraint | None = None) -> str | None:
+    """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can.
+
+    Truth values are no numbers, but they are finite: a mask may be among the tensors of such a rule.
+    """
     if isinstance(tensor.whole.storage, Unreadable):
         return tensor.whole.storage.reason
     if tensor.dtype is None:
         return f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
-    if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX):
+    if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX) and not _are_finite(tensor, constraint):
         return f"{tensor.dtype} weights are no real numbers"
     return "it has no weights" if tensor.size == 0 else None
+
+
+def _are_finite(tensor: Tensor, constraint: Constraint | None) -> bool:
+    """Whether truth values are all that `constraint` asks for."""
+    from ckptclamp.constraints.linear import Finite
+
+    is_truth = tensor.dtype is not None and tensor.dtype.kind is Kind.BOOLEAN
+    return is_truth and isinstance(constraint, Finite)
 
 
 def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
 from ckptclamp.errors import Notice, UsageError
 
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ def unit_of(
     says whose layout a hint follows, as `default_axes` does.
 
     Raises:
-        UsageError: as `reduced_axes` does.
+        UsageError: as `reduced_axes` does; or such a unit cannot be under `constraint`.
     """
     shape = tensor.shape
     axes = reduced_axes(units, constraint, shape, keras=keras)
+    if isinstance(constraint, MatrixConstraint):
+        constraint.check_unit(tuple(shape[axis] for axis in axes))
     if not has_axes(constraint):
         return Unit(axes)
     if declared is None and not units.stated:

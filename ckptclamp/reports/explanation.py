@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.whole import WholeUnitConstraint
-from ckptclamp.engine.whole_units import needed_bytes
+from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
+from ckptclamp.engine import matrices, whole_units
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.wording import file_size, plural, shape_words, unmatched_words
+from ckptclamp.reports.wording import file_size, interval, plural, shape_words, unmatched_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,8 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
     yield f"  why: {printable(assignment.why, limit=None)}"
     yield f"  unit: {assignment.unit_words}"
+    if words := assignment.constraint.measures:
+        yield f"  measured: {words} {interval(assignment.constraint.interval())}"
     yield f"  tolerance: {_tolerance(assignment)}"
     yield from _at_once(assignment)
     yield from _notices(assignment.notices, indent="  ")
@@ -73,9 +75,21 @@ def _at_once(assignment: Assignment) -> Iterator[str]:
     """Tell what must be in memory at once, where that is more than a block."""
     constraint, tensor = assignment.constraint, assignment.tensor
     if isinstance(constraint, WholeUnitConstraint) and tensor.dtype is not None:
-        size = needed_bytes(constraint, tensor.shape, assignment.axes, tensor.dtype.itemsize)
+        size = whole_units.needed_bytes(
+            constraint, tensor.shape, assignment.axes, tensor.dtype.itemsize
+        )
         who = "apply needs" if constraint.streaming else "audit and apply need"
         yield f"  note: {who} a whole unit in memory at once: {file_size(size)}"
+    elif isinstance(constraint, MatrixConstraint):
+        audit, apply = (
+            matrices.needed_bytes(constraint, tensor.shape, assignment.axes, projecting=projecting)
+            for projecting in (False, True)
+        )
+        if audit:
+            yield (
+                f"  note: a Gram matrix must be in memory: {file_size(audit)} for an audit, "
+                f"{file_size(apply)} for an apply"
+            )
     elif not constraint.streaming:
         yield "  note: a callable that needs the whole tensor in memory"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
+from ckptclamp.constraints.registry import measured_words
 from ckptclamp.errors import ExitCode, printable
 from ckptclamp.plan import Origin
 from ckptclamp.reports.wording import (
@@ -194,7 +195,9 @@ def _violation(result: Result) -> str:
         worst = result.worst[0]
         where = f"unit {unit_index(worst.index)}" if worst.index else "the whole tensor"
         over = relative_excess(worst.excess)
-        message += f"; worst is {where}: {unit_value(worst, result.unit_size)}"
+        words = "" if worst.nonfinite else measured_words(result.constraint)
+        value = unit_value(worst, result.unit_size)
+        message += f"; worst is {where}: {f'{words} {value}'.lstrip()}"
         message += "" if over == "-" else f" ({over})"
     if result.zero:
         message += f"; {zero_words(result)}"

@@ -202,6 +202,19 @@ class CustomObject:
 
 
 @dataclass(frozen=True, slots=True)
+class CustomLayer:
+    """What a class of layers of the user's own is like.
+
+    Either exactly like the class that `like` names; or `weights` names, for arguments of its config,
+    the weights that these govern: by their names (``kernel``), or by their numbers where a file has no
+    names (``vars/0``).
+    """
+
+    like: str | None = None
+    weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Suppression:
     """Findings that are known and accepted: which tensors and rules, why, and until when."""
 
@@ -211,6 +224,15 @@ class Suppression:
     expires: datetime.date | None = None
     location: Location | None = None
 
+    def holds(self, today: datetime.date) -> bool:
+        """Whether it has not expired."""
+        return self.expires is None or self.expires >= today
+
+
+def utc_today() -> datetime.date:
+    """The current day in UTC, so that an expiry falls on every machine at once."""
+    return datetime.datetime.now(datetime.UTC).date()
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -218,8 +240,8 @@ class Spec:
 
     `leeway` is that of declared constraints. `custom_objects` maps a constraint's registered name
     in a model config to what it means. `unconstrained` names classes of layers whose code is known
-    to set no constraint. `splits` cut tensors into parts that rules may name. `preset` adds rules that
-    come along.
+    to set no constraint, and `custom_layers` tells what others are like. `splits` cut tensors into
+    parts that rules may name. `preset` adds rules that come along.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -228,6 +250,7 @@ class Spec:
     projection: Projection = Projection.EXACT
     custom_objects: Mapping[str, CustomObject] = field(default_factory=dict)
     unconstrained: frozenset[str] = frozenset()
+    custom_layers: Mapping[str, CustomLayer] = field(default_factory=dict)
     ignore: tuple[Suppression, ...] = ()
     splits: tuple[Split, ...] = ()
     preset: Preset | None = None

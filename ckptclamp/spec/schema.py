@@ -31,6 +31,7 @@ from ckptclamp.spec.values import (
     Date,
     Epsilon,
     Extent,
+    LayerMeaning,
     Name,
     Number,
     NumberOrReference,
@@ -102,7 +103,9 @@ class ConstraintForm(PlacedForm):
 
     model_config = ConfigDict(title="Constraint")
 
-    max_value: Number = optional("MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm.")
+    max_value: Number = optional(
+        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm, SpectralNorm: the largest norm."
+    )
     min_value: Number = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: Number = optional("MinMaxNorm: how far a step of Keras' training moves; not judged.")
     low: Number = optional("Clip: the smallest weight.")
@@ -119,7 +122,7 @@ class MappedForm(PlacedForm):
     model_config = ConfigDict(title="Constraint of a custom object")
 
     max_value: NumberOrReference = optional(
-        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm: the largest norm."
+        "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm, SpectralNorm: the largest norm."
     )
     min_value: NumberOrReference = optional("MinMaxNorm, MinNorm: the smallest norm.")
     rate: NumberOrReference = optional("MinMaxNorm: how far a training step moves; not judged.")
@@ -258,9 +261,9 @@ class SpecForm(_Strict):
         default_factory=dict,
         description="What a custom constraint in a model config is, by its registered name.",
     )
-    custom_layers: dict[str, Literal["unconstrained"]] = Field(
+    custom_layers: dict[str, LayerMeaning] = Field(
         default_factory=dict,
-        description="Layer classes of your own code, by registered name, whose code sets no constraint that their config does not declare.",
+        description="What layer classes of your own code are, by registered name: ``unconstrained`` if the code sets no constraint that the config does not declare; ``like: Conv2D``; or the weight that an argument governs, ``kernel_constraint: kernel``.",
     )
     ignore: list[IgnoreForm] = Field(
         default_factory=list, description="Findings that are known and accepted."

@@ -15,7 +15,7 @@ from ckptclamp.constraints.registry import BUILTIN
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.layout import SIZE, NamedAxes, Size, parse_units
-from ckptclamp.spec.model import axes_in
+from ckptclamp.spec.model import CustomLayer, axes_in
 from ckptclamp.spec.patterns import PatternChecker
 
 REFERENCE = r"-?(?:\d+(?:\.\d+)?\*)?\$\w+"
@@ -145,6 +145,49 @@ def _epsilon(value: object) -> float:
     return float(value)
 
 
+_UNCONSTRAINED = "unconstrained"
+
+
+def _custom_layer(value: object) -> CustomLayer | None:
+    """``None`` is a class whose code sets no constraint."""
+    if value == _UNCONSTRAINED:
+        return None
+    if not isinstance(value, dict) or not value:
+        hint = "or a mapping: like: Conv2D, or kernel_constraint: kernel"
+        raise refusal(f"expected {_UNCONSTRAINED}, not {shown(value)}", hint)
+    if "like" not in value:
+        return CustomLayer(weights={key: _names(key, names) for key, names in value.items()})
+    if len(value) > 1:
+        raise refusal("a class that is like another has that one's weights", "leave out the others")
+    return CustomLayer(like=_layer_class(value["like"]))
+
+
+def _names(key: object, value: object) -> tuple[str, ...]:
+    if not isinstance(key, str) or not key:
+        raise refusal(f"expected an argument such as kernel_constraint, not {shown(key)}")
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(map(_is_name, names)):
+        hint = "such as kernel; or vars/0 where a file has no names"
+        raise refusal(f"{key}: expected the name of a weight, not {shown(value)}", hint)
+    return tuple(names)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _layer_class(value: object) -> str:
+    from ckptclamp.models.keras.other_packages import layer_names
+
+    if not isinstance(value, str) or value not in layer_names():
+        import difflib
+
+        close = difflib.get_close_matches(str(value), sorted(layer_names()), n=1)
+        hint = f"did you mean {close[0]}?" if close else "such as Dense, Conv2D or LSTM"
+        raise refusal(f"expected a class of layers that is known here, not {shown(value)}", hint)
+    return value
+
+
 def _date(value: object) -> datetime.date:
     if type(value) is datetime.date:
         return value
@@ -195,6 +238,29 @@ Date = Annotated[
     datetime.date, PlainValidator(_date), WithJsonSchema({"type": "string", "format": "date"})
 ]
 Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
+LayerMeaning = Annotated[
+    CustomLayer | None,
+    PlainValidator(_custom_layer),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": _UNCONSTRAINED},
+                {
+                    "type": "object",
+                    "properties": {"like": {"type": "string", "minLength": 1}},
+                    "required": ["like"],
+                    "additionalProperties": False,
+                },
+                {
+                    "type": "object",
+                    "propertyNames": {"not": {"const": "like"}, "minLength": 1},
+                    "additionalProperties": _PATTERNS,
+                    "minProperties": 1,
+                },
+            ]
+        }
+    ),
+]
 Name = Annotated[str, Field(min_length=1)]
 ConstraintName = Annotated[
     Name, WithJsonSchema({"anyOf": [{"enum": list(BUILTIN)}, {"type": "string", "minLength": 1}]})

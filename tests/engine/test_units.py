@@ -75,7 +75,7 @@ def test_the_memory_decides_nothing_but_how_many_units_at_once(axes):
 def test_a_unit_that_does_not_fit_is_refused():
     """Memory stays bounded: what has no room is not tried."""
     copy = InMemory(w=np.ones((2, 50), np.float32))
-    with pytest.raises(UnreadableError, match="one unit needs 6200 bytes"):
+    with pytest.raises(UnreadableError, match="one unit needs 6600 bytes"):
         project_whole_units(copy, copy.tensors["w"], (1,), Simplex(), 0.0, memory=6000)
 
 
@@ -100,3 +100,11 @@ def test_what_an_audit_measured_is_believed():
     )
     assert done.changed == 1
     assert copy.arrays["w"][0].tolist() == [3, 1]
+
+
+def test_big_endian_units_stay_big_endian():
+    """The byte order is the file's; only the weights that move differ."""
+    array = np.array([[3.0, 1.0], [0.5, 0.5]], ">f4")
+    copy = InMemory(w=array)
+    project_whole_units(copy, copy.tensors["w"], (1,), MaxL1Norm(2), 0.0, memory=MEMORY)
+    np.testing.assert_allclose(copy.arrays["w"], np.array([[2, 0], [0.5, 0.5]]), rtol=1e-6)

@@ -15,7 +15,7 @@ from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import SpecError
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
-from ckptclamp.spec.model import Declared, Projection, Severity, Storage, Units
+from ckptclamp.spec.model import CustomLayer, Declared, Projection, Severity, Storage, Units
 
 
 def one_rule(constraint, **rest):
@@ -51,6 +51,10 @@ custom_objects:
   pkg>Other: {class_name: NonNeg, config: {}}
   pkg>Ring: {class_name: MaxNorm, config: {max_value: 2, axis: [0, 1]}}
   pkg>Ball: {constraint: MaxNorm, max_value: 2, unit_axis: -1}
+custom_layers:
+  pkg>Plain: unconstrained
+  pkg>Conv: {like: Conv2D}
+  pkg>Own: {kernel_constraint: [kernel, vars/0], bias_constraint: bias}
 """
     spec = load(text)
     first, second = spec.rules
@@ -79,6 +83,13 @@ custom_objects:
         "pkg>Other": (NonNeg(), Units()),
         "pkg>Ring": (MaxNorm(2), Units(axis=(0, 1))),
         "pkg>Ball": (MaxNorm(2), Units(unit_axis=(-1,))),
+    }
+    assert spec.unconstrained == {"pkg>Plain"}
+    assert spec.custom_layers == {
+        "pkg>Conv": CustomLayer(like="Conv2D"),
+        "pkg>Own": CustomLayer(
+            weights={"kernel_constraint": ("kernel", "vars/0"), "bias_constraint": ("bias",)}
+        ),
     }
     assert spec.sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert spec.path == str(tmp_path / "spec.yaml")

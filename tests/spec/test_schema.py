@@ -54,6 +54,11 @@ GOOD = {
         "B": {"class_name": "NonNeg", "config": None},
         "C": {"constraint": "Clip", "low": 0, "high": 1},
     },
+    "custom_layers": {
+        "A": "unconstrained",
+        "B": {"like": "Conv2D"},
+        "C": {"kernel_constraint": ["kernel", "vars/0"], "bias_constraint": "bias"},
+    },
     "ignore": [{"tensors": "x", "rules": ["second"], "reason": "y", "expires": "2030-01-31"}],
 }
 
@@ -187,6 +192,12 @@ def test_what_the_loader_accepts_the_schema_accepts(path, value):
         (("ignore", 0, "reason"), ...),
         (("ignore", 0, "expires"), "tomorrow"),
         (("custom_objects", "A"), 3),
+        (("custom_layers", "A"), "constrained"),
+        (("custom_layers", "A"), {}),
+        (("custom_layers", "B", "like"), 3),
+        (("custom_layers", "B", "kernel_constraint"), "kernel"),
+        (("custom_layers", "C", "kernel_constraint"), []),
+        (("custom_layers", "C", "bias_constraint"), 1),
         (("extra",), 1),
     ],
 )

@@ -168,6 +168,21 @@ IGNORE_PROBLEMS = [
         ("version: 1\ncustom_objects: {a: Nope}", (2, 21), "unknown constraint", "NonNeg?"),
         ("version: 1\ncustom_objects: {a: 3}", (2, 21), "a constraint's name", None),
         ("version: 1\ncustom_objects:\n  a: {constraint: Clip, low: x}", (3, 30), "a number", None),
+        ("version: 1\ncustom_layers: {a: unconstraint}", (2, 20), "unconstrained", "like: Conv2D"),
+        ("version: 1\ncustom_layers:\n  a: {like: Conv2}", (3, 6), "not 'Conv2'", "Conv2D?"),
+        ("version: 1\ncustom_layers:\n  a: {like: 3}", (3, 6), "not 3", "such as Dense"),
+        (
+            "version: 1\ncustom_layers:\n  a: {like: Dense, b: c}",
+            (3, 6),
+            "has that one's weights",
+            "leave out",
+        ),
+        (
+            "version: 1\ncustom_layers:\n  a: {b_constraint: 3}",
+            (3, 6),
+            "the name of a weight",
+            "vars/0",
+        ),
         (
             "version: 1\ncustom_objects:\n  a: {constraint: Clip, lwo: 1}",
             (3, 25),

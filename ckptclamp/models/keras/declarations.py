@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.errors import Notice, printable
-from ckptclamp.models.keras.constraints import is_serialised_constraint, names_a_builtin
+from ckptclamp.models.keras.binding import NAME_IT, Bound, Unbound
+from ckptclamp.models.keras.candidates import Candidates
+from ckptclamp.models.keras.constraints import (
+    ParsedConstraint,
+    is_serialised_constraint,
+    names_a_builtin,
+)
 from ckptclamp.models.keras.dequantisation import is_quantised
-from ckptclamp.models.keras.tree import NAME_IT, Layer, Unbound
+from ckptclamp.models.keras.other_packages import known_constraint
+from ckptclamp.models.keras.tree import Layer, is_layer, short_name
 
 if TYPE_CHECKING:
+    from ckptclamp.models.keras.lattice import Implied
     from ckptclamp.models.keras.model import BoundModel
 
 
@@ -26,6 +34,8 @@ class Declaration:
     where another tensor has the same. When
     `not_evaluated` holds a reason there are no tensors to judge, and `hint` says what would help.
     A declaration that is known to govern nothing has neither tensors nor a reason, but a notice.
+    `candidates` are then the tensors among which those are that it governs, as far as that is known.
+    `package` is whose the layer is, and `implied` what its code makes of a setting.
     """
 
     layer: str
@@ -37,6 +47,14 @@ class Declaration:
     not_evaluated: str | None = None
     hint: str | None = None
     notices: tuple[Notice, ...] = ()
+    candidates: tuple[str, ...] = ()
+    package: str | None = None
+    implied: ParsedConstraint | None = None
+
+    @property
+    def parsed(self) -> ParsedConstraint:
+        """What the constraint is, as far as its config tells."""
+        return self.implied or known_constraint(self.serialised, self.package)
 
 
 def find_declarations(bound: BoundModel) -> Iterator[Declaration]:
@@ -48,26 +66,25 @@ def find_declarations(bound: BoundModel) -> Iterator[Declaration]:
     return _Declarations(bound).all()
 
 
-def undeclared_notices(
-    layers: Sequence[Layer], unconstrained: Collection[str] = ()
-) -> tuple[Notice, ...]:
+def undeclared_notices(layers: Sequence[Layer], told: Collection[str] = ()) -> tuple[Notice, ...]:
     """Warn of what a config with these layers cannot tell: constraints that a user's code may set.
 
-    Classes of which somebody said that they are `unconstrained` are not warned of; one that is not
-    in the config is.
+    Classes of which somebody has `told` what they are like, or that they are unconstrained, are not
+    warned of; one that is not in the config is.
     """
     if not layers:
         return ()
     root = layers[0]
-    own = {layer.class_name for layer in layers if layer.custom and layer.container is None}
-    accepted = {name.rpartition(">")[2]: name for name in unconstrained}
-    misspelt = accepted.keys() - {name.rpartition(">")[2] for name in (*own, root.class_name)}
-    own = {name for name in own if name.rpartition(">")[2] not in accepted}
+    accepted = {short_name(name): name for name in told}
+    there = {short_name(layer.class_name) for layer in layers if layer.custom or layer.by_word}
+    there.add(short_name(root.class_name))
     notices = tuple(
         Notice("no-such-layer", f"custom_layers: no layer is a {printable(accepted[name])}")
-        for name in sorted(misspelt)
+        for name in sorted(accepted.keys() - there)
     )
-    if root.container is None and root.class_name.rpartition(">")[2] not in accepted:
+    own = {layer.class_name for layer in layers if layer.custom and layer.container is None}
+    own = {name for name in own if short_name(name) not in accepted}
+    if root.container is None and short_name(root.class_name) not in accepted:
         code, message = (
             "config-lists-no-layers",
             f"{printable(root.class_name)} is a model of its own code: its config lists no "
@@ -86,11 +103,17 @@ def undeclared_notices(
     return (*notices, Notice(code, message, hint))
 
 
+_TELL_OR_NAME: Final = (
+    "say under custom_layers in a spec what it is like, or write a rule that names the tensor"
+)
+
+
 class _Declarations:
     """The layers of one config, with those that were made from the config of another."""
 
     def __init__(self, bound: BoundModel) -> None:
         self.bound = bound
+        self.candidates = Candidates(bound)
         self.copies: dict[int, list[Layer]] = {}
         for layer in bound.layers:
             if layer.copy_of is not None:
@@ -99,9 +122,28 @@ class _Declarations:
     def all(self) -> Iterator[Declaration]:
         for layer in self.bound.layers:
             if layer.copy_of is None:
-                for argument, serialised in layer.declared.items():
-                    yield self._declaration(layer, argument, serialised)
-                yield from _unread_constraints(layer)
+                found = [self._declaration(layer, *item) for item in layer.declared.items()]
+                found += [self._implied(layer, implied) for implied in layer.implied]
+                found += _unread_constraints(layer)
+                yield from (self._with_candidates(layer, declaration) for declaration in found)
+
+    def _with_candidates(self, layer: Layer, declaration: Declaration) -> Declaration:
+        if declaration.not_evaluated is None:
+            return declaration
+        found = self.candidates.of(layer, declaration.argument)
+        return replace(declaration, candidates=found)
+
+    def _implied(self, layer: Layer, implied: Implied) -> Declaration:
+        constraint = implied.constraint
+        declaration = replace(
+            _declared(layer, implied.setting, constraint.builtin or implied.setting),
+            implied=constraint,
+        )
+        governed = [i for i, v in enumerate(layer.variables) if v.name == implied.variable]
+        found = self._on_tensors(declaration, layer, governed)
+        if constraint.opaque is None or not found.tensors:
+            return found
+        return replace(found, not_evaluated=constraint.opaque, hint=NAME_IT)
 
     def _declaration(self, layer: Layer, argument: str, serialised: object) -> Declaration:
         written = serialised if isinstance(serialised, (str, Mapping)) else str(serialised)
@@ -111,9 +153,17 @@ class _Declarations:
                 declaration,
                 not_evaluated=f"{printable(layer.class_name)} is no layer of Keras' own, so which of "
                 "its weights this constrains is known to its code alone",
-                hint=NAME_IT,
+                hint=_TELL_OR_NAME,
             )
         governed = [i for i, v in enumerate(layer.variables) if v.argument == argument]
+        if not governed and layer.told:
+            return replace(
+                declaration,
+                not_evaluated=f"custom_layers names no weight of {printable(layer.class_name)} for it "
+                "that is called so in this layout",
+                hint="a weight is called by its name, as kernel, in the legacy layout, and vars/0 in "
+                "the other",
+            )
         if not governed:
             return replace(declaration, notices=(_applies_to_nothing(layer, argument),))
         return self._on_tensors(declaration, layer, governed)
@@ -133,6 +183,9 @@ class _Declarations:
                 label = member.label(member.variables[index])
                 labels += [label if name in self.bound.distinct_labels else None for name in found]
         notices = tuple(self._notices(layer, names))
+        own = self.bound.bindings[layer.key]
+        if isinstance(own, Bound) and own.renamed:
+            notices += (_renamed(layer, names),)
         mode = layer.variables[governed[0]].quantised or self._integers(names)
         if mode is not None:
             notices += (_dropped(layer, declaration.argument, mode),)
@@ -182,7 +235,18 @@ class _Declarations:
 
 
 def _declared(layer: Layer, argument: str, serialised: Mapping[str, Any] | str) -> Declaration:
-    return Declaration("/".join(layer.path), layer.class_name, argument, serialised)
+    path = "/".join(layer.path) or layer.name or layer.class_name
+    return Declaration(path, layer.class_name, argument, serialised, package=layer.package)
+
+
+def _renamed(layer: Layer, names: Sequence[str]) -> Notice:
+    return Notice(
+        "decided-by-order",
+        f"the file calls the weights of {printable('/'.join(layer.path))} otherwise; they are told by "
+        "their order, as Keras tells them when it loads the file",
+        tensor=names[0] if names else None,
+        informational=True,
+    )
 
 
 def _applies_to_nothing(layer: Layer, argument: str) -> Notice:
@@ -212,26 +276,45 @@ def _unread_constraints(layer: Layer) -> Iterator[Declaration]:
             hint=NAME_IT,
         )
     for key, value in layer.unread:
-        for argument, serialised in _constraints(key, value):
+        for argument, serialised, within in _constraints(key, value):
+            what = printable(argument)
+            if within:
+                what = f"{what.rpartition('.')[2]} of {printable(' in '.join(within[::-1]), limit=500)}"
             yield replace(
                 _declared(layer, argument, serialised),
-                not_evaluated=f"{printable(argument)} is a setting of {printable(layer.class_name)} "
+                not_evaluated=f"{what} is a setting of {printable(layer.class_name)} "
                 "that only its code can read",
                 hint=NAME_IT,
             )
 
 
-def _constraints(key: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - untrusted JSON
-    """Every serialised constraint at or below a setting, with the path of keys to it."""
-    pending: list[tuple[str, Any, bool]] = [(key, value, _describes(key))]
+_Within = tuple[str, ...]
+"""The layers around a setting, each as ``the Dense 'out'``."""
+
+
+def _constraints(key: str, value: Any) -> Iterator[tuple[str, Any, _Within]]:  # noqa: ANN401 - untrusted JSON
+    """Every serialised constraint at or below a setting, with the path of keys and layers to it."""
+    pending: list[tuple[str, Any, bool, _Within]] = [(key, value, _describes(key), ())]
     while pending:
-        path, item, told = pending.pop()
+        path, item, told, within = pending.pop()
         if _is_constraint(path, item, told):
-            yield path, item
+            yield path, item, within
         elif isinstance(item, Mapping):
-            pending.extend((f"{path}.{k}", v, told or _describes(str(k))) for k, v in item.items())
+            around = (*within, *_called(item))
+            pending.extend(
+                (f"{path}.{k}", v, told or _describes(str(k)), around) for k, v in item.items()
+            )
         elif isinstance(item, list):
-            pending.extend((f"{path}[{i}]", v, told) for i, v in enumerate(item))
+            pending.extend((f"{path}[{i}]", v, told, within) for i, v in enumerate(item))
+
+
+def _called(item: Mapping[str, Any]) -> _Within:
+    """What a serialised layer is called, if `item` is one."""
+    config = item.get("config")
+    name = config.get("name") if isinstance(config, Mapping) else None
+    if not (is_layer(item) and isinstance(name, str)):
+        return ()
+    return (f"the {short_name(item['class_name'])} {name!r}",)
 
 
 def _describes(key: str) -> bool:

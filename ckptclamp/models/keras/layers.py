@@ -25,7 +25,8 @@ class Variable:
     imply. `place` names the attribute that holds the sublayer, with its alternatives. `other_names`
     are names of the same variable in other generations. A `mirror` is a second copy of the wrapped
     layer's first variable. `quantised` names the mode in which integers stand for it, and `legacy_only` says
-    that the v3 layout does not store it.
+    that the v3 layout does not store it. `number` is its place in the v3 layout, where that is not the
+    next one.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Variable:
     mirror: bool = False
     quantised: str | None = None
     legacy_only: bool = False
+    number: int | None = None
 
     @property
     def names(self) -> frozenset[str]:

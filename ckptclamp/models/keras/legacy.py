@@ -3,6 +3,9 @@
 Keras writes the trainable weights first, then the others, by the flags at the time of saving. How a
 nested layer's flags enter differs between generations only where a model is frozen and something in
 it is not. Source: the `trainable_weights` and `non_trainable_weights` of Keras 3 and of tf_keras.
+
+Keras loads by order and asks no name. Names decide between orders, and contradict a config that came
+from elsewhere; the file's own config and the one order that fits need no names.
 """
 
 from __future__ import annotations
@@ -14,16 +17,17 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
-from ckptclamp.models.keras.tree import (
+from ckptclamp.models.keras.binding import (
     Bindings,
     Bound,
-    Layer,
-    RepeatedLayers,
     Unbound,
     disagreement,
+    hint_for,
     unbound_below,
 )
+from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
+from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.tree import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +41,8 @@ Assignment = dict[tuple[int, int], str]
 _MOST_OF_ONE_NAME: Final = 1000
 """Weights that may name one layer; more are not compared one by one."""
 
-_SAME_SAVE: Final = "give the config that was saved with these weights"
+_ON_THE_MODEL: Final = "top_level_model_weights"
+"""The group of variables that the model itself holds, which no layer of it is called."""
 
 
 def bind_legacy(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -> Bindings:
@@ -47,13 +52,39 @@ def bind_legacy(model: KerasModel, root: Layer, tensors: Mapping[str, Tensor]) -
     by_path = _by_path(tensors)
     bindings: Bindings = {root.key: Bound(tuple(() for _ in root.variables))}
     repeated = Counter(element.name for element in root.elements)
+    by_order = _groups_by_order(model, root)
     for element in root.elements:
-        if element.name is None or repeated[element.name] > 1:
+        name = by_order.get(element.key, element.name)
+        if name is None or (repeated[name] > 1 and element.key not in by_order):
             why = Unbound(f"the config has no name of its own for this {element.class_name}")
             bindings.update(unbound_below(element, why))
         else:
-            bindings.update(_bind_group(model, element, element.name, by_path))
+            bindings.update(_bind_group(model, element, name, by_path))
     return bindings
+
+
+def _groups_by_order(model: KerasModel, root: Layer) -> Mapping[int, str]:
+    """The groups of the top-level layers by `Layer.key`, where names do not tell and order does.
+
+    As when Keras loads, each layer with weights has the next group that holds some. No name may
+    contradict that, and no layer may be of unknown weights.
+    """
+    having = [element for element in root.elements if _may_have_weights(element)]
+    filled = [n for n in model.layer_names if model.weight_names.get(n) and n != _ON_THE_MODEL]
+    known = {name: filled.index(name) for name in filled}
+    names = Counter(element.name for element in having)
+    told = {e.key: known[e.name] for e in having if names[e.name] == 1 and e.name in known}
+    if model.config_given or len(told) == len(having) or len(having) != len(filled):
+        return {}
+    if any(layer.open_ended for element in having for layer in element.walk()):
+        return {}
+    if any(told.get(e.key, index) != index for index, e in enumerate(having)):
+        return {}
+    return {element.key: name for element, name in zip(having, filled, strict=True)}
+
+
+def _may_have_weights(element: Layer) -> bool:
+    return any(layer.variables or layer.open_ended for layer in element.walk())
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,18 +185,20 @@ def _bind_group(
 ) -> Bindings:
     weights = model.weight_names.get(name)
     if weights is None:
-        why = Unbound(f"the file has no weights for the layer {printable(name)!r}", _SAME_SAVE)
-        return unbound_below(top, why)
+        reason = f"the file has no weights for the layer {printable(name)!r}"
+        return unbound_below(top, Unbound(reason, hint_for(model)))
     prefix = f"{model.weights_root}/{name}" if model.weights_root else name
     found = [by_path.get(f"{prefix}/{weight}") for weight in weights]
     stored = [tensor for tensor in found if tensor is not None]
     if len(stored) != len(found):
         return unbound_below(top, Unbound(f"weights of {printable(name)!r} are not in the file"))
     group = _Group(top, weights, stored)
-    answer = group.by_name() if group.open_ended else group.by_order(_is_keras_3(model))
+    answer = group.by_order(model) if group.has_order else Unbound("")
+    if group.open_ended and isinstance(answer, Unbound):
+        answer = group.by_name()
     if isinstance(answer, Unbound):
         return unbound_below(top, answer)
-    return _bindings(top, answer)
+    return _bindings(top, answer, renamed=group.renamed)
 
 
 def _is_keras_3(model: KerasModel) -> bool | None:
@@ -173,7 +206,7 @@ def _is_keras_3(model: KerasModel) -> bool | None:
     return None if model.version is None else model.version.startswith("3.")
 
 
-def _bindings(top: Layer, answer: Assignment) -> Bindings:
+def _bindings(top: Layer, answer: Assignment, *, renamed: bool) -> Bindings:
     bindings: Bindings = {}
     for layer in top.walk():
         places = [answer.get((layer.key, i)) for i in range(len(layer.variables))]
@@ -182,7 +215,8 @@ def _bindings(top: Layer, answer: Assignment) -> Bindings:
                 "the file's names do not tell which of its weights are this layer's"
             )
         else:
-            bindings[layer.key] = Bound(tuple((place,) for place in places if place is not None))
+            stored = tuple((place,) for place in places if place is not None)
+            bindings[layer.key] = Bound(stored, renamed=renamed)
     return bindings
 
 
@@ -197,26 +231,47 @@ class _Group:
             parts[-1] == FLOAT8_HISTORY for parts in self.parts
         )
         self.open_ended = quantised or any(layer.open_ended for layer in top.walk())
+        self.renamed = False
 
-    def by_order(self, keras_3: bool | None) -> Assignment | Unbound:
-        """Assign by position, by the one order that all names and shapes agree with."""
-        answers: list[Assignment] = []
+    @property
+    def has_order(self) -> bool:
+        """Whether number and kinds can tell where every weight belongs, though some layer is unknown.
+
+        If the known layers' weights are all that there are, the others have none. That is no proof
+        where a known layer may be counted once or twice, or where an unknown one holds several.
+        """
+        if not self.open_ended:
+            return True
+        slots = _slots(self.top)
+        unknown = [layer for layer in self.top.walk() if layer.open_ended]
+        return (
+            len(_without_repeats(slots)) == len(slots)
+            and all(len(layer.children) < 2 or layer.container for layer in unknown)
+            and not any(layer.told for layer in unknown)
+        )
+
+    def by_order(self, model: KerasModel) -> Assignment | Unbound:
+        """Assign by position, by the one order that shapes and kinds agree with.
+
+        Where several do, or the config came from elsewhere, names must agree too.
+        """
+        named: list[Assignment] = []
+        renamed: list[Assignment] = []
         problem = ""
-        for order in _orders(self.top, keras_3):
+        for order in _orders(self.top, _is_keras_3(model)):
             complete = _without_mirrors(order)
             for slots in (complete, _without_repeats(complete)):
                 refusal = self._refusal(slots)
-                if refusal is not None:
-                    problem = problem or refusal
-                    continue
-                answer = self._assignment(slots)
-                if answer not in answers:
+                against = None if refusal else self._order_against_names(slots)
+                problem = problem or refusal or against or ""
+                answers = named if against is None else renamed
+                if refusal is None and (answer := self._assignment(slots)) not in answers:
                     answers.append(answer)
-        if len(answers) == 1:
-            return answers[0]
-        if answers:
+        answers = named or ([] if model.config_given else renamed)
+        self.renamed = not named and len(answers) == 1
+        if len(answers) > 1:
             return Unbound("the file's weights can be told apart in more than one way")
-        return Unbound(problem, _SAME_SAVE)
+        return answers[0] if answers else Unbound(problem, hint_for(model))
 
     def _refusal(self, slots: Sequence[_Slot]) -> str | None:
         """Why the weights cannot be these variables, in this order."""
@@ -235,7 +290,7 @@ class _Group:
             problem = disagreement(slot.variable, tensor)
             if problem is not None:
                 return problem
-        return self._order_against_names(slots)
+        return None
 
     def _order_against_names(self, slots: Sequence[_Slot]) -> str | None:
         """Where every weight names exactly one of the layers, it must be this one or around it."""

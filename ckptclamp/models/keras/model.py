@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
+from ckptclamp.models.keras.binding import Bindings, Bound
 from ckptclamp.models.keras.config import variable_dtype
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
 from ckptclamp.models.keras.dequantisation import find_dequantised
 from ckptclamp.models.keras.other_layers import STATISTICS
-from ckptclamp.models.keras.tree import Bindings, Bound, Layer, RepeatedLayers, read_model
+from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.tree import Layer, read_model
 from ckptclamp.models.keras.v3 import LISTS, V3Groups, bind_v3, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ckptclamp.models.keras.layers import Variable
+    from ckptclamp.spec.model import CustomLayer
 
 Tied = tuple[str, str]
 """The full names of two tensors; when the file is loaded, the second one counts."""
@@ -29,6 +32,8 @@ class BoundModel:
 
     A file without a config has no layers, and its tensors only the names that the file gives them.
 
+    `custom_layers` says what a user's classes are like, by name.
+
     Attributes:
         layers: every layer of the config, each before those inside it.
         bindings: where the variables of each layer are stored, or why that cannot be told.
@@ -37,11 +42,19 @@ class BoundModel:
         RefusedError: the config nests layers deeper than 64 levels.
     """
 
-    def __init__(self, model: KerasModel, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        model: KerasModel,
+        tensors: Mapping[str, Tensor],
+        custom_layers: Mapping[str, CustomLayer] | None = None,
+    ) -> None:
         self.model = model
         self.tensors = tensors
+        self.custom_layers = custom_layers or {}
         self.legacy = model.layout is KerasLayout.LEGACY
-        root = None if model.config is None else read_model(model.config)
+        root = None
+        if model.config is not None:
+            root = read_model(model.config, custom_layers, legacy=self.legacy)
         self.layers: tuple[Layer, ...] = () if root is None else tuple(root.walk())
         self.repeats = RepeatedLayers(self.layers)
         self.bindings: Bindings = {}
@@ -50,10 +63,11 @@ class BoundModel:
 
             self.bindings = bind_legacy(model, root, tensors)
         elif root is not None:
-            self.bindings = bind_v3(root, self._groups, self.repeats, tensors)
+            self.bindings = bind_v3(root, self.groups, self.repeats, tensors)
 
     @cached_property
-    def _groups(self) -> V3Groups:
+    def groups(self) -> V3Groups:
+        """The groups of the v3 layout."""
         return V3Groups(self.model, self.tensors)
 
     def stored(self, layer: Layer) -> Iterable[tuple[Variable, tuple[str, ...]]]:
@@ -146,7 +160,7 @@ class BoundModel:
                 places.setdefault(binding.group, layer)
                 named.update(name for names in binding.tensors for name in names)
         found: dict[str, str] = {}
-        for path, numbered in self._groups.variables.items():
+        for path, numbered in self.groups.variables.items():
             # What follows the known variables of one of Keras' own layers belongs to these.
             if named.isdisjoint(numbered.values()) and not _is_statistics(places.get(path)):
                 within = self._layers_around(path, places)
@@ -162,7 +176,7 @@ class BoundModel:
             reach -= 1
         known = places[join(*parts[:reach])].path if reach else ()
         rest = (
-            self._groups.names.get(join(*parts[: index + 1])) or parts[index]
+            self.groups.names.get(join(*parts[: index + 1])) or parts[index]
             for index in range(reach, len(parts))
             if parts[index] not in LISTS
         )
@@ -170,11 +184,11 @@ class BoundModel:
 
     def _names_of_file(self) -> Iterator[tuple[str, str]]:
         if self.legacy:
-            for name, layer, weight in self._listed_weights():
+            for name, layer, weight in self.listed_weights():
                 if name in self.tensors and self.tensors[name].role is not Role.OPTIMIZER:
                     yield name, f"{layer}/{weight.rpartition('/')[2].partition(':')[0]}"
             return
-        groups = self._groups
+        groups = self.groups
         for path, numbered in groups.variables.items():
             if groups.names.get(path) is not None:
                 parts = path.split("/")
@@ -182,7 +196,7 @@ class BoundModel:
                 named = "/".join(name for name in around if name is not None)
                 yield from ((tensor, f"{named}/vars/{n}") for n, tensor in numbered.items())
 
-    def _listed_weights(self) -> Iterator[tuple[str, str, str]]:
+    def listed_weights(self) -> Iterator[tuple[str, str, str]]:
         """Full name, top-level layer and name within it of each weight that a legacy file lists."""
         for layer, weights in self.model.weight_names.items():
             for weight in weights:
@@ -194,7 +208,7 @@ class BoundModel:
 
     def _repeated(self) -> Iterator[Tied]:
         """Layers are loaded in the order of the config."""
-        within = {name: weight for name, _, weight in self._listed_weights()}
+        within = {name: weight for name, _, weight in self.listed_weights()}
         copies: dict[int, list[Layer]] = defaultdict(list)
         for layer in self.layers:
             first = self.repeats.first(layer)

@@ -1,26 +1,22 @@
-"""A Keras model config of any generation as a tree of layers, and what a file can say of each.
-
-Nothing in the config is instantiated. Either layout answers for every layer of the tree with a
-`Binding`: where its variables are stored, or why that cannot be told.
-"""
+"""A Keras model config of any generation as a tree of layers; nothing in it is instantiated."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from ckptclamp.errors import RefusedError, printable
+from ckptclamp.errors import RefusedError
 from ckptclamp.models.keras.config import LayerConfig, as_integer, as_mapping
-from ckptclamp.models.keras.dequantisation import is_quantised, quantised_variables
-from ckptclamp.models.keras.layers import FAMILIES, Variable
+from ckptclamp.models.keras.dequantisation import quantised_variables
+from ckptclamp.models.keras.layers import FAMILIES, Family, Variable
 from ckptclamp.models.keras.other_layers import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
+from ckptclamp.models.keras.other_packages import family_of, known_layer
 
 if TYPE_CHECKING:
-    from ckptclamp.checkpoints.tensor import Tensor
+    from ckptclamp.models.keras.lattice import Implied
+    from ckptclamp.spec.model import CustomLayer
 
 _MAX_DEPTH: Final = 64
 """How deep layers may nest; Keras itself fails long before."""
@@ -38,7 +34,10 @@ class Layer:
     that one's config and has its declarations. `frozen` says that it, or a layer around it, was not trainable. A class that
     is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
     of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the
-    number that tf_keras gives an object that it met before.
+    number that tf_keras gives an object that it met before. `package` is whose the class is, if it is
+    another package's that is known; `implied` are the constraints that its code makes of other
+    settings. `by_word` says that somebody told what it is like, `told` that they named its weights,
+    perhaps not all and in no order.
     """
 
     key: int
@@ -60,6 +59,10 @@ class Layer:
     unread: tuple[tuple[str, Any], ...] = ()
     odd: tuple[str, ...] = ()
     identity: int | None = None
+    package: str | None = None
+    implied: tuple[Implied, ...] = ()
+    by_word: bool = False
+    told: bool = False
 
     @property
     def segment(self) -> str:
@@ -101,13 +104,22 @@ def to_snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def read_model(config: Mapping[str, Any]) -> Layer:
+def read_model(
+    config: Mapping[str, Any],
+    custom_layers: Mapping[str, CustomLayer] | None = None,
+    *,
+    legacy: bool = False,
+) -> Layer:
     """The tree of a model config, as ``model.to_json()`` or a checkpoint holds it.
+
+    `custom_layers` says what a user's classes are like, by name; `legacy` which of the names of their
+    weights are meant.
 
     Raises:
         RefusedError: layers nest deeper than 64 levels.
     """
-    return _Reader().layer(config, path=(), name="", frozen=False, depth=0)
+    reader = _Reader(custom_layers or {}, legacy=legacy)
+    return reader.layer(config, path=(), name="", frozen=False, depth=0)
 
 
 def is_layer(value: object) -> bool:
@@ -150,8 +162,10 @@ def _built_shapes(serialised: Mapping[str, Any]) -> Mapping[str, Any]:
 class _Reader:
     """Numbers the layers while the config is walked."""
 
-    def __init__(self) -> None:
+    def __init__(self, custom_layers: Mapping[str, CustomLayer], *, legacy: bool) -> None:
         self.count = 0
+        self.custom_layers = {short_name(name): told for name, told in custom_layers.items()}
+        self.legacy = legacy
 
     def layer(
         self,
@@ -184,6 +198,7 @@ class _Reader:
         self.count += 1
         layer.frozen = frozen or not layer.trainable
         layer.declared = _declared(values)
+        self._variables(layer, serialised)
         self._fill(layer, config, depth)
         return layer
 
@@ -198,7 +213,8 @@ class _Reader:
             self._list(layer, "cells", stack, depth)
         else:
             self._wrapped(layer, values, depth)
-        self._variables(layer)
+        if not layer.sublayers:
+            layer.variables = tuple(v for v in layer.variables if not v.mirror)
         read = {layer.container, *(name for names, _ in layer.sublayers for name in names)}
         if _is_bidirectional(layer) and layer.sublayers:
             read = {"layer", "backward_layer"}
@@ -227,6 +243,12 @@ class _Reader:
         attribute = "cell" if layer.class_name == "RNN" else "layer"
         if is_layer(values.get(attribute)):
             layer.sublayers = (((attribute,), self._inner(layer, values[attribute], depth)),)
+        elif not layer.known:
+            layer.sublayers = tuple(
+                ((key, f"_{key}"), self._inner(layer, value, depth))
+                for key, value in values.items()
+                if isinstance(key, str) and _has_layers(value)
+            )
 
     def _inner(
         self, layer: Layer, serialised: Mapping[str, Any], depth: int, name: str | None = None
@@ -254,19 +276,69 @@ class _Reader:
                 backward.copy_of = forward.key
         return tuple(pair)
 
-    def _variables(self, layer: Layer) -> None:
+    def _variables(self, layer: Layer, serialised: Mapping[str, Any]) -> None:
         """Look the class up; what is not Keras' own may hold anything."""
         values = layer.config.values
         families = KERAS_1_FAMILIES if _is_keras_1(values) else FAMILIES
         family = families.get(layer.class_name) if layer.builtin else None
+        told = None if family is not None else self.custom_layers.get(short_name(layer.class_name))
         if family is not None:
-            mirrored = bool(layer.sublayers)
-            variables = tuple(v for v in family(layer.config) if mirrored or not v.mirror)
-            layer.variables, layer.open_ended = quantised_variables(values, variables)
-            layer.known = True
+            self._of_family(layer, family)
+        elif told is not None:
+            self._as_told(layer, told)
+        elif (other := known_layer(serialised, values)) is not None:
+            self._of_family(layer, other.family)
+            layer.package, layer.open_ended = other.package, True
+            layer.implied = tuple(other.implied(layer.config))
         else:
             layer.known = layer.builtin and layer.class_name in WEIGHTLESS
             layer.open_ended = not layer.known
+
+    def _of_family(self, layer: Layer, family: Family) -> None:
+        variables = tuple(family(layer.config))
+        layer.variables, layer.open_ended = quantised_variables(layer.config.values, variables)
+        layer.known = True
+
+    def _as_told(self, layer: Layer, told: CustomLayer) -> None:
+        """Take somebody's word for what a user's class is like."""
+        layer.by_word = True
+        if told.like is not None and (family := family_of(told.like)) is not None:
+            self._of_family(layer, family)
+            return
+        layer.variables = tuple(
+            variable
+            for argument, names in told.weights.items()
+            for variable in _named(argument, names, legacy=self.legacy)
+        )
+        layer.known = layer.open_ended = layer.told = True
+
+
+def _named(argument: str, names: Sequence[str], *, legacy: bool) -> Iterator[Variable]:
+    """The weights of a user's class that `argument` governs, by their names in this layout."""
+    for name in names:
+        numbered = _NUMBERED.fullmatch(name)
+        if legacy and numbered is None:
+            yield Variable(name, argument)
+        elif numbered is not None and not legacy:
+            place = () if numbered["place"] is None else (numbered["place"],)
+            yield Variable(name, argument, place=place, number=int(numbered["number"]))
+
+
+_NUMBERED: Final = re.compile(r"((?P<place>.+)/)?vars/(?P<number>[0-9]{1,9})")
+"""What the v3 layout calls a weight within its layer."""
+
+
+def short_name(class_name: str) -> str:
+    """A class without the package that it is registered under."""
+    return class_name.rpartition(">")[2]
+
+
+def _has_layers(value: object) -> bool:
+    """Whether a setting holds a model, or a layer of Keras' own that has variables."""
+    if not is_layer(value) or not isinstance(value, Mapping):
+        return False
+    listed = as_mapping(value["config"]).get("layers")
+    return isinstance(listed, list) or (_is_builtin(value) and value["class_name"] in FAMILIES)
 
 
 def _is_bidirectional(layer: Layer) -> bool:
@@ -284,92 +356,3 @@ def _declared(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_keras_1(values: Mapping[str, Any]) -> bool:
     return "W_constraint" in values or "b_constraint" in values
-
-
-_IDENTITY: Final = "shared_object_id"
-
-
-class RepeatedLayers:
-    """Some layers in the order in which Keras visits them, to be asked which repeat earlier ones."""
-
-    def __init__(self, layers: Iterable[Layer]) -> None:
-        self._by_name: dict[tuple[str, str | None], list[Layer]] = defaultdict(list)
-        for layer in layers:
-            self._by_name[layer.class_name, layer.name].append(layer)
-        self._firsts: dict[tuple[str, str | None], dict[int, Layer]] = {}
-
-    def first(self, layer: Layer) -> Layer | None:
-        """The first layer before it with the same class, name and settings, if any."""
-        name = (layer.class_name, layer.name)
-        if len(self._by_name[name]) < 2:
-            return None
-        if name not in self._firsts:
-            self._firsts[name] = _first_of_each(self._by_name[name])
-        first = self._firsts[name].get(layer.key)
-        return None if first is layer else first
-
-
-def _first_of_each(layers: Iterable[Layer]) -> dict[int, Layer]:
-    """For each layer, by its key, the first one that has the same settings."""
-    first: dict[str, Layer] = {}
-    return {layer.key: first.setdefault(_settings(layer.config.values), layer) for layer in layers}
-
-
-def _settings(config: Mapping[str, Any]) -> str:
-    """What a config says, whatever identities were written into it."""
-    return json.dumps(_without_identities(config), sort_keys=True)
-
-
-def _without_identities(value: Any) -> Any:  # noqa: ANN401 - JSON is any of its types
-    if isinstance(value, Mapping):
-        return {key: _without_identities(v) for key, v in value.items() if key != _IDENTITY}
-    if isinstance(value, list):
-        return [_without_identities(item) for item in value]
-    return value
-
-
-NAME_IT: Final = "write a rule that names the tensor"
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """Where each variable of a layer is stored, in the order of `Layer.variables`.
-
-    A variable has several tensors where the file keeps copies of it, and none where this layout
-    does not store it. `group` is the group of the v3 layout that is the layer's.
-    """
-
-    tensors: tuple[tuple[str, ...], ...]
-    group: str | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Unbound:
-    """Why a layer's variables cannot be told apart in this file, and what would help."""
-
-    reason: str
-    hint: str = NAME_IT
-
-
-Binding = Bound | Unbound
-Bindings = dict[int, Binding]
-"""By `Layer.key`."""
-
-
-def unbound_below(layer: Layer, why: Unbound) -> Bindings:
-    """The same reason for a layer and everything inside it."""
-    return {inner.key: why for inner in layer.walk()}
-
-
-def disagreement(variable: Variable, tensor: Tensor) -> str | None:
-    """What contradicts that `tensor` holds `variable`, if anything does.
-
-    A quantised tensor may be packed, so that its shape says nothing.
-    """
-    if variable.agrees(tensor.shape) or is_quantised(tensor):
-        return None
-    sizes = ", ".join("?" if size is None else str(size) for size in variable.shape or ())
-    return (
-        f"the config implies the shape ({sizes}) for {variable.name}, "
-        f"but {printable(tensor.name)} has {tensor.shape}"
-    )

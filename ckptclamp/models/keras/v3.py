@@ -10,17 +10,18 @@ from typing import Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
-from ckptclamp.models.keras.tree import (
+from ckptclamp.models.keras.binding import (
     Binding,
     Bindings,
     Bound,
-    Layer,
-    RepeatedLayers,
     Unbound,
     disagreement,
+    hint_for,
     unbound_below,
 )
+from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
+from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.tree import Layer
 
 LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
 """What the list of a model's layers is called: Keras 3 and TF 2.15, and TF 2.12 to 2.14."""
@@ -57,7 +58,7 @@ class _Mapper:
             self._refuse(
                 layer,
                 f"the file says that {printable(path)} belongs to the layer {printable(written)!r}",
-                "give the config that was saved with these weights",
+                self.groups.hint,
             )
             return
         self.bindings[layer.key] = self._own_variables(layer, path)
@@ -74,6 +75,8 @@ class _Mapper:
         self, layer: Layer, inner: Layer, path: str, choices: tuple[str, ...]
     ) -> None:
         place = self.groups.attribute(path, choices)
+        if place is None and not layer.known:
+            place = self.groups.called(path, inner.name)
         if place is None:
             self._refuse(inner, f"the file has no group {printable(join(path, choices[0]))}")
             return
@@ -97,7 +100,7 @@ class _Mapper:
                 element,
                 f"the groups called {element.segment} in {printable(listing)} are not those "
                 "that the config's layers of this class would have",
-                "give the config that was saved with these weights",
+                self.groups.hint,
             )
             return
         segment = found[element.key]
@@ -119,7 +122,7 @@ class _Mapper:
             group = self.groups.attribute(path, variable.place)
             if group is None:
                 return Unbound(f"the file has no group {printable(join(path, variable.place[0]))}")
-            number = used.get(group, 0)
+            number = used.get(group, 0) if variable.number is None else variable.number
             used[group] = number + 1
             stored = self.groups.variables.get(group, {})
             if number not in stored:
@@ -164,9 +167,11 @@ class V3Groups:
         names: each group that owns variables or is said to, with its ``name`` attribute.
         variables: the tensors in each group's ``vars``, by number.
         ambiguous: whether two groups or tensors differ only in the slashes of their paths.
+        hint: what would help where they are not those of the config.
     """
 
     def __init__(self, model: KerasModel, tensors: Mapping[str, Tensor]) -> None:
+        self.hint = hint_for(model)
         self._root = f"{model.weights_root}/" if model.weights_root else ""
         self.names: dict[str, str | None] = {}
         self.variables: dict[str, dict[int, str]] = defaultdict(dict)
@@ -221,6 +226,13 @@ class V3Groups:
             return path
         found = [choice for choice in choices if join(path, choice) in self.names]
         return join(path, found[0]) if len(found) == 1 else None
+
+    def called(self, path: str, name: str | None) -> str | None:
+        """The one group in `path`, or in a list there, that is said to be the layer `name`'s."""
+        lists = [join(path, choice) for choice in ("", *LISTS)]
+        found = [join(group, segment) for group in lists for segment in self.inside(group)]
+        named = [group for group in found if name is not None and self.names.get(group) == name]
+        return named[0] if len(named) == 1 else None
 
     def holds_anything(self, path: str) -> bool:
         """Whether a variable is stored in the group or anywhere below it."""

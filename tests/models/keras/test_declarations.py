@@ -288,7 +288,6 @@ def test_legacy_weights_are_taken_by_order_not_by_name():
 @pytest.mark.parametrize(
     "rows",
     [
-        {"b/kernel:0": (3, 3), "a/kernel:0": (3, 3)},
         {"a/bias:0": (3, 3), "b/kernel:0": (3, 3)},
         {"a/kernel:0": (3, 4), "b/kernel:0": (3, 3)},
         {"a/kernel:0": (3, 3)},
@@ -296,7 +295,7 @@ def test_legacy_weights_are_taken_by_order_not_by_name():
     ],
 )
 def test_legacy_weights_that_contradict_the_config_are_not_judged(rows):
-    """Order, names, shapes and number must all agree."""
+    """Order, kinds, shapes and number must all agree."""
     inner = sequential(
         *[dense(name, use_bias=False, kernel_constraint=max_norm()) for name in "ab"], name="inner"
     )

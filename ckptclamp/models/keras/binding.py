@@ -1,0 +1,68 @@
+"""What either layout answers for each layer: where its variables are stored, or why that cannot be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from ckptclamp.errors import printable
+from ckptclamp.models.keras.dequantisation import is_quantised
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.tensor import KerasModel, Tensor
+    from ckptclamp.models.keras.layers import Variable
+    from ckptclamp.models.keras.tree import Layer
+
+NAME_IT: Final = "write a rule that names the tensor"
+_SAME_SAVE: Final = "give the config that was saved with these weights"
+
+
+def hint_for(model: KerasModel) -> str:
+    """What would help where config and file disagree; a file's own config is no other one."""
+    return _SAME_SAVE if model.config_given else NAME_IT
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where each variable of a layer is stored, in the order of `Layer.variables`.
+
+    A variable has several tensors where the file keeps copies of it, and none where this layout
+    does not store it. `group` is the group of the v3 layout that is the layer's. `renamed` says that
+    the file calls the weights of the layers otherwise, so that their order alone decided.
+    """
+
+    tensors: tuple[tuple[str, ...], ...]
+    group: str | None = field(default=None, compare=False)
+    renamed: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unbound:
+    """Why a layer's variables cannot be told apart in this file, and what would help."""
+
+    reason: str
+    hint: str = NAME_IT
+
+
+Binding = Bound | Unbound
+Bindings = dict[int, Binding]
+"""By `Layer.key`."""
+
+
+def unbound_below(layer: Layer, why: Unbound) -> Bindings:
+    """The same reason for a layer and everything inside it."""
+    return {inner.key: why for inner in layer.walk()}
+
+
+def disagreement(variable: Variable, tensor: Tensor) -> str | None:
+    """What contradicts that `tensor` holds `variable`, if anything does.
+
+    A quantised tensor may be packed, so that its shape says nothing.
+    """
+    if variable.agrees(tensor.shape) or is_quantised(tensor):
+        return None
+    sizes = ", ".join("?" if size is None else str(size) for size in variable.shape or ())
+    return (
+        f"the config implies the shape ({sizes}) for {variable.name}, "
+        f"but {printable(tensor.name)} has {tensor.shape}"
+    )
