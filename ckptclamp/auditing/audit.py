@@ -226,10 +226,16 @@ def judge(
     unit of theirs. What is measured of the others goes to `kept` as well.
     """
     tallies = [
-        Tally(a, keep=reporting.worst, histogram=reporting.histogram, on_unit=reporting.on_unit)
+        Tally(
+            a,
+            keep=reporting.worst,
+            histogram=reporting.histogram,
+            on_unit=reporting.on_unit,
+            reader=reader,
+        )
         for a in assignments
     ]
-    tallies += [Tally(a, keep=0) for a in supposed]
+    tallies += [Tally(a, keep=0, reader=reader) for a in supposed]
     for index, item in _measured(reader, [*assignments, *supposed], running):
         tallies[index].add(item)
         if kept is not None and index < len(assignments):

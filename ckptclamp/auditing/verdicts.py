@@ -13,19 +13,25 @@ import numpy as np
 from ckptclamp.auditing.options import OnUnit
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
+from ckptclamp.engine.exact import settled, sums_of_stored
 from ckptclamp.engine.histogram import UnitHistogram
-from ckptclamp.engine.requests import Batch, Failed, Measurement, Screened
+from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
+from ckptclamp.errors import UnreadableError
 from ckptclamp.plan.build import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.constraints.base import ExactSums
+
 
 class Tally:
     """Counts the units of one assignment.
 
     `keep` is how many of the worst units are remembered; `on_unit` is called with all violating.
+    From `reader` those are read again that lie too near to a limit for float64.
     """
 
     def __init__(
@@ -35,6 +41,7 @@ class Tally:
         keep: int = 10,
         histogram: bool = False,
         on_unit: OnUnit | None = None,
+        reader: TensorReader | None = None,
     ) -> None:
         self.assignment = assignment
         self.units = 0
@@ -46,6 +53,7 @@ class Tally:
         self.maximum = -math.inf
         self._keep = keep
         self._on_unit = on_unit
+        self._reader = reader
         self._histogram = UnitHistogram() if histogram else None
         self._failure: Failed | None = None
         self._worst: list[tuple[float, WorstUnit]] = []
@@ -59,13 +67,17 @@ class Tally:
             case Failed():
                 self._failure = measurement
             case Batch() if len(measurement.statistics):
-                self._add_batch(measurement)
+                try:
+                    self._add_batch(measurement)
+                except UnreadableError as error:
+                    self._failure = Failed(measurement.request, error.message, error.hint)
 
     def _add_batch(self, batch: Batch) -> None:
         statistics = batch.statistics
         with np.errstate(all="ignore"):  # non-finite units are judged by their own count
             judgement = self.assignment.constraint.judge(statistics)
         broken = statistics.nonfinite > 0
+        judgement = self._settled(batch, judgement, broken)
         outside = judgement.violates(self.assignment.tolerance) | broken
         self.units += len(statistics)
         self.violating += int(np.count_nonzero(outside))
@@ -74,6 +86,18 @@ class Tally:
         self._see(judgement.measured[~broken])
         if outside.any():
             self._add_violating(batch, judgement, outside)
+
+    def _settled(self, batch: Batch, judgement: Judgement, broken: NDArray[np.bool_]) -> Judgement:
+        """Read units again that float64 cannot decide, and decide them exactly."""
+        of, reader = self.assignment, self._reader
+        if reader is None:
+            return judgement
+        request = Request(of.tensor, of.axes, of.constraint.needs)
+
+        def sums(places: NDArray[np.intp]) -> list[ExactSums]:
+            return sums_of_stored(reader, request, batch.units, places)
+
+        return settled(judgement, of.constraint, of.tolerance, broken, sums)
 
     def _add_violating(
         self, batch: Batch, judgement: Judgement, outside: NDArray[np.bool_]

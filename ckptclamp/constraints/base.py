@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from fractions import Fraction
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,8 +27,20 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.dtypes import StorageDType
 
-__all__ = ["Constraint", "Judgement", "Movement", "Statistic", "Transform", "UnitStatistics"]
+__all__ = [
+    "Constraint",
+    "ExactSums",
+    "Judgement",
+    "Movement",
+    "Statistic",
+    "Transform",
+    "UnitStatistics",
+]
 """All that a constraint is written with; the rest are helpers of the built-in ones."""
+
+
+ROUNDOFF = 2.0**-53
+"""The unit roundoff of float64."""
 
 
 class Statistic(StrEnum):
@@ -65,6 +78,17 @@ class UnitStatistics:
         return len(self.nonfinite)
 
     @property
+    def error(self) -> float:
+        """How far a sum of a unit may lie from the truth, relative to its sum of magnitudes.
+
+        Also a norm, relative to itself. Whatever the order in which n terms are added, no term meets
+        more than n roundings (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed.,
+        section 4.2), nor more than n calls of `hypot`, good to 2 u each; the rest is for the square
+        root, and for the few roundings of whoever compares.
+        """
+        return (2 * self.size + 16) * ROUNDOFF
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the arrays take."""
         return self.nonfinite.nbytes + sum(value.nbytes for value in self.values.values())
@@ -96,6 +120,20 @@ class UnitStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class ExactSums:
+    """What the `size` weights of one unit add up to, as stored, without any rounding.
+
+    `squares` is the sum of their squares, `total` their sum, `magnitudes` the sum of their magnitudes;
+    what the constraint does not need is 0.
+    """
+
+    size: int
+    squares: Fraction = Fraction(0)
+    total: Fraction = Fraction(0)
+    magnitudes: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """How some units stand to a constraint, each an array of shape (units,), float64.
 
@@ -103,17 +141,30 @@ class Judgement:
     compared with, `distance` how far outside it lies (0 inside, never negative), `scale` what a
     relative tolerance is relative to: a unit conforms if ``distance <= tolerance * scale``. Where a
     bound is 0 the scale is 0, since nothing but the bound itself is near it in relative terms.
+
+    `error` is how far ``|measured - bound|`` may lie from the truth at most; nearer to a limit than
+    that, `Constraint.overshoot` decides. ``None`` where the judgement itself is exact.
     """
 
     measured: NDArray[np.float64]
     bound: NDArray[np.float64]
     distance: NDArray[np.float64]
     scale: NDArray[np.float64]
+    error: NDArray[np.float64] | None = None
 
     def violates(self, tolerance: float) -> NDArray[np.bool_]:
         """Which units lie outside by more than `tolerance`; NaN counts as outside."""
         with np.errstate(invalid="ignore"):
             return ~(self.distance <= tolerance * self.scale)
+
+    def doubtful(self, tolerance: float) -> NDArray[np.bool_]:
+        """Of which units float64 cannot tell whether they lie outside by more than `tolerance`."""
+        if self.error is None:
+            return np.zeros(len(self.distance), np.bool_)
+        with np.errstate(all="ignore"):
+            limit = tolerance * self.scale
+            apart = np.abs(np.abs(self.measured - self.bound) - limit)
+            return np.asarray(apart <= self.error + 4 * ROUNDOFF * limit)
 
     @property
     def excess(self) -> NDArray[np.float64]:
@@ -166,6 +217,16 @@ class Constraint(ABC):
     def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
         """Which units no projection can fix, beside those with non-finite weights."""
         return np.zeros(len(statistics), dtype=np.bool_)
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction | None:
+        """How far a unit lies outside by more than `tolerance`, in exact arithmetic.
+
+        Numbers of type float stand for their exact values. The answer is in what the unit's weights
+        add up to (squares, where a norm is bounded): positive above the limit, negative below it, 0
+        inside. Default: ``None``, for constraints whose `judge` has the last word.
+        """
+        del exact, tolerance
+        return None
 
     def bounds(self) -> tuple[float, float]:
         """The closed interval that every weight must lie in; only for elementwise constraints."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.dtypes import StorageDType
-    from ckptclamp.constraints.base import UnitStatistics
+    from ckptclamp.constraints.base import ExactSums, UnitStatistics
+
+_TINY = 2.0**-1060
+"""More than a mean loses where float64 runs out of exponents."""
 
 
 class _Interval(BuiltIn):
@@ -138,7 +142,17 @@ class CenterAround(BuiltIn):
         bound = np.full_like(mean, self.ref_value)
         with np.errstate(invalid="ignore"):
             distance = np.abs(mean - bound)
-        return Judgement(mean, bound, distance, np.where(np.isfinite(magnitude), magnitude, 0.0))
+        scale = np.where(np.isfinite(magnitude), magnitude, 0.0)
+        error = statistics.error * (magnitude + np.abs(bound)) + _TINY
+        return Judgement(mean, bound, distance, scale, error)
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare the sum with ``n * ref_value``, give or take ``t`` times the magnitudes' sum."""
+        apart = exact.total - exact.size * Fraction(self.ref_value)
+        allowed = Fraction(tolerance) * exact.magnitudes
+        if abs(apart) <= allowed:
+            return Fraction(0)
+        return apart - allowed if apart > 0 else apart + allowed
 
     def project(self, statistics: UnitStatistics) -> Transform:
         """``w - mean(w) + ref_value``; nothing where the mean is beyond float64."""

@@ -8,8 +8,11 @@ kept apart, in `project_keras`.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -28,7 +31,10 @@ from ckptclamp.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptclamp.constraints.base import UnitStatistics
+    from ckptclamp.constraints.base import ExactSums, UnitStatistics
+
+_TINY = 2.0**-1060
+"""More than a norm loses where float64 runs out of exponents."""
 
 KERAS_EPSILON = 1e-7
 """`keras.config.epsilon()` unless a user changed it; files do not record it."""
@@ -46,7 +52,16 @@ class _NormConstraint(BuiltIn):
         bound = _nearer(norm, low, high)
         with np.errstate(invalid="ignore"):
             distance = np.where(self._inside(norm), 0.0, np.abs(norm - bound))
-        return Judgement(norm, bound, distance, np.where(np.isfinite(bound), bound, 0.0))
+        scale = np.where(np.isfinite(bound), bound, 0.0)
+        error = statistics.error * np.maximum(norm, scale) + _TINY
+        return Judgement(norm, bound, distance, scale, error)
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare the sum of squares with the squares of ``high (1 + t)`` and of ``low (1 - t)``."""
+        low, high = self._allowed()
+        if math.isfinite(high) and exact.squares > (most := _squared(high, tolerance)):
+            return exact.squares - most
+        return min(exact.squares - _squared(low, -tolerance), Fraction(0))
 
     def project(self, statistics: UnitStatistics) -> Transform:
         """Scale each unit to the nearest allowed norm: along the ray, that is the nearest point."""
@@ -161,6 +176,12 @@ class UnitNorm(_NormConstraint):
 
     def _allowed(self) -> tuple[float, float]:
         return 1.0, 1.0
+
+
+@lru_cache(maxsize=64)
+def _squared(bound: float, tolerance: float) -> Fraction:
+    """``(bound (1 + tolerance))²``, exactly; 0 where a tolerance of -1 or less takes all of it."""
+    return (Fraction(bound) * max(1 + Fraction(tolerance), Fraction(0))) ** 2
 
 
 def _nearer(norm: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:

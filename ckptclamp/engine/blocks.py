@@ -17,6 +17,8 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -57,12 +59,18 @@ class Grid:
 
     def box(self, index: int) -> Box:
         """Return the box that is visited as number `index`."""
-        box = [(0, 0)] * len(self.shape)
+        places = {}
         for axis in reversed(self.order):
-            index, place = divmod(index, self.counts[axis])
-            start = place * self.tile[axis]
-            box[axis] = (start, min(start + self.tile[axis], self.shape[axis]))
-        return tuple(box)
+            index, places[axis] = divmod(index, self.counts[axis])
+        return self.at(places)
+
+    def at(self, places: Mapping[int, int]) -> Box:
+        """Return the box that is so many boxes from the start along each axis."""
+        spans = zip(self.shape, self.tile, strict=True)
+        return tuple(
+            (places[axis] * tile, min((places[axis] + 1) * tile, extent))
+            for axis, (extent, tile) in enumerate(spans)
+        )
 
     def completes(self, axes: tuple[int, ...]) -> bool:
         """Whether every unit that spans `axes` lies in one box."""
