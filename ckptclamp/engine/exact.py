@@ -108,6 +108,12 @@ class ExactTotals:
                 piece = rows[top : top + height, left : left + PIECE]
                 self._add_piece(places[top : top + height].tolist(), piece)
 
+    def merge(self, places: NDArray[np.intp], other: ExactTotals) -> None:
+        """Take in the totals of `other`, whose units stand at `places` here."""
+        for need, totals in self._totals.items():
+            for place, more in zip(places.tolist(), other._totals[need], strict=True):
+                totals[place] += more
+
     def sums(self, size: int) -> list[ExactSums]:
         """The sums, of units of `size` weights."""
         names = {need: _SUMMED_AS[need] for need in self._totals}

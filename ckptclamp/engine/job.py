@@ -1,35 +1,29 @@
-"""One projection: what is done to which tensor, the search for weights that conform, the writing."""
+"""One projection: what is done to which tensor, and which of its bytes are written."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import Chunked, box_shape
-from ckptclamp.constraints.movement import Aim
 from ckptclamp.engine.blocks import Broadcast, within
-from ckptclamp.engine.requests import WORKSPACE, Request
-from ckptclamp.engine.statistics import measure_units
-from ckptclamp.engine.transform import inward
+from ckptclamp.engine.exact import settled
+from ckptclamp.engine.requests import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Copy
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.base import Constraint, UnitStatistics
-    from ckptclamp.constraints.movement import Step
+    from ckptclamp.constraints.base import Constraint, ExactSums, Judgement, UnitStatistics
     from ckptclamp.engine.blocks import Grid
     from ckptclamp.spec.model import Projection
 
-_LARGE = 64
-"""Weights in a unit from which on a margin of a few u/√n is lost in the rounding."""
+    Sums = Callable[[NDArray[np.intp]], Sequence[ExactSums]]
 
 _GAP = 16 << 10
 """Writing so many bytes again costs less than one more system call."""
@@ -78,36 +72,19 @@ class Job:
         """What must be measured to judge the units."""
         return Request(self.tensor, self.axes, self.constraint.needs)
 
-    def search(
-        self, statistics: UnitStatistics, active: NDArray[np.bool_], *, margin: float
-    ) -> Search:
-        """Begin a search over units; see `Search`.
+    def judged(self, statistics: UnitStatistics, sums: Sums) -> Judgement:
+        """Judge units truly at the tolerance and at 0; `sums` finds the exact sums of some of them."""
+        judgement = self.constraint.judge(statistics)
+        broken = statistics.nonfinite > 0
+        return settled(judgement, self.constraint, self.tolerance, broken, sums)
 
-        The first trial aims inward by `margin` times u/√n relative, so that seldom a second one is
-        needed: rounding n weights moves their norm by less than u/√n, mostly. In small units that
-        is no small part of the rounding itself; these are first tried without a margin.
-        """
-        assert self.tensor.dtype is not None
-        u, size = self.tensor.dtype.unit_roundoff, statistics.size
-        narrow = partial(inward, dtype=self.tensor.dtype.numpy)
-        margin = margin * u / math.sqrt(size) if size >= _LARGE else 0.0
-        aim = Aim(len(statistics), self.constraint.one_sided, margin, u == 0, narrow)
-        return Search(self, statistics, active, aim)
-
-    def fixable(self, statistics: UnitStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def fixable(
+        self, statistics: UnitStatistics, sums: Sums
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which units lie outside (non-finite ones do), and which of these a projection can mend."""
         broken = statistics.nonfinite > 0
-        outside = self.constraint.judge(statistics).violates(self.tolerance) | broken
+        outside = self.judged(statistics, sums).violates(self.tolerance) | broken
         return outside, outside & ~broken & ~self.constraint.unmendable(statistics)
-
-    def measured(self, block: NDArray[Any], axes: tuple[int, ...]) -> UnitStatistics:
-        """Measure what the constraint needs of a block of whole units that span its `axes`."""
-        return measure_units(block, axes, self.constraint.needs, WORKSPACE)
-
-    def left_by_keras(self, before: UnitStatistics, trial: UnitStatistics) -> NDArray[np.bool_]:
-        """Which units violate after Keras' formula; those that it made non-finite stay `before`."""
-        was, now = self.fixable(before)[0], self.fixable(trial)[0]
-        return np.where(trial.nonfinite > 0, was, now)
 
     def write(self, box: Box, units: NDArray[np.bool_], after: NDArray[Any]) -> None:
         """Write the changed `units` of `box`, which is to hold `after`."""
@@ -115,66 +92,6 @@ class Job:
             return
         for part in _boxes_to_write(self.tensor, box, self.axes, units):
             self.copy.write(self.tensor, part, after[within(box, part)])
-
-
-class Search:
-    """The search, for some units at once, of a step whose rounded result lies inside the constraint.
-
-    The first trial is the projection itself. Rounding to storage moves a norm by about u/√n
-    relative, so every other unit lands a little outside. What is outside is tried again, from the
-    original weights, by the `Steps` of the constraint's movement, which are told how the constraint
-    would correct what was stored.
-
-    Attributes:
-        active: units for which the current `step` is yet to be tried.
-        best: the best step so far.
-        accepted: units whose weights become what `best` makes of them; known when none is active.
-        left: units that violate the tolerance even then.
-        trials: how many were observed.
-    """
-
-    def __init__(
-        self, job: Job, statistics: UnitStatistics, active: NDArray[np.bool_], aim: Aim
-    ) -> None:
-        self.constraint, self.tolerance = job.constraint, job.tolerance
-        self.active = active.copy()
-        self._steps = self.constraint.project(statistics).steps(aim)
-        self.best = self.step
-        self.accepted = np.zeros(aim.units, np.bool_)
-        self.left = active.copy()
-        self._before = self.constraint.judge(statistics).distance
-        self._distance = np.full(aim.units, np.inf)
-        self.trials = 0
-
-    @property
-    def step(self) -> Step:
-        """What to try next; means nothing for units that are not active."""
-        return self._steps.step
-
-    def observe(self, stored: UnitStatistics) -> NDArray[np.bool_]:
-        """Take in what the trial of `step` gave, as stored, and set up the next.
-
-        Statistics of units that are not active are not read. Returns which units' `best` is now
-        this trial.
-        """
-        judgement = self.constraint.judge(stored)
-        one_sided = self.constraint.one_sided
-        reached = self.active & ~judgement.violates(0.0 if one_sided else self.tolerance)
-        better = reached | (self.active & (judgement.distance < self._distance))
-        self._distance = np.where(better, judgement.distance, self._distance)
-        self.best = self.step.where(better, self.best)
-        conforming = better & ~judgement.violates(self.tolerance)
-        improved = better & (self._distance < 0.5 * self._before)
-        improved &= ~self.constraint.unmendable(stored)
-        self.accepted |= reached | conforming | improved
-        self.left &= ~conforming
-        self.active &= ~reached
-        self.trials += 1
-        if self.trials == self._steps.most:
-            self.active[:] = False
-        if self.active.any():
-            self._steps.correct(self.constraint.project(stored), self.trials)
-        return better
 
 
 def _boxes_to_write(

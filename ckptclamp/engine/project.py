@@ -1,10 +1,8 @@
-"""Projecting one tensor of a copy, in place: units that violate move, all other bytes stay.
-
-Units that lie whole in a box are mended box by box here; the others by `spanning`.
-"""
+"""Projecting one tensor of a copy, in place: units that violate move, all other bytes stay."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial as bound
 from typing import TYPE_CHECKING, Any
@@ -12,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.engine.blocks import BLOCK, SEGMENT, Grid, count_of, grid_of, kept_axes
+from ckptclamp.constraints.base import UnitStatistics
+from ckptclamp.engine.blocks import BLOCK, PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
 from ckptclamp.engine.cache import KnownStatistics
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.job import NOTHING, Job, Projected
-from ckptclamp.engine.kernels import merged
 from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
 from ckptclamp.engine.requests import WORKSPACE, Batch, read
-from ckptclamp.engine.spanning import spanning_units
+from ckptclamp.engine.search import nearest
 from ckptclamp.engine.statistics import extremes_inside
-from ckptclamp.engine.transform import as_keras, changed_units, distances, exactly, moved, relative
+from ckptclamp.engine.transform import as_keras, changed_units
+from ckptclamp.engine.units import Units, as_stored
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.base import Constraint, UnitStatistics
-    from ckptclamp.engine.job import Search
+    from ckptclamp.constraints.base import Constraint
 
 
 __all__ = ["Projected", "project"]
@@ -56,10 +54,9 @@ def project(
 ) -> Projected:
     """Project the units of `tensor` in `copy` onto `constraint`; `axes` are the reduced axes.
 
-    `Projection.EXACT` moves only units that violate `tolerance`: to the nearest point of the set,
-    computed in float64, rounded to the storage dtype, measured again as stored and moved further
-    inward until they conform at tolerance 0 (constraints that rounding inward cannot reach, such as
-    ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
+    `Projection.EXACT` moves only units that violate `tolerance`: to the nearest weights in the set
+    that the storage dtype holds, see `search`. They conform at tolerance 0, in exact arithmetic
+    (constraints that rounding inward cannot reach, such as ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
     finite weights. Units with non-finite weights, those that the constraint calls unmendable, and
     those that Keras' formula would make non-finite in the storage dtype keep their bytes.
     `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
@@ -84,7 +81,7 @@ def project(
         for weights, done in (
             _whole_units(job, at_work, 2 * jobs, known)
             if job.grid.completes(axes)
-            else spanning_units(job, at_work, 2 * jobs, known)
+            else _spanning_units(job, at_work, 2 * jobs, known)
         ):
             total += done
             if progress is not None:
@@ -127,132 +124,93 @@ def _whole_units(
 def _fix_boxes(job: Job, known: KnownStatistics, indices: range) -> Projected:
     total = NOTHING
     with np.errstate(all="ignore"):
-        for index in indices:
-            box = job.grid.box(index)
-            total += _mend_box(job, box, known.of(box))
+        for box in map(job.grid.box, indices):
+            total += _fix_box(job, box, known.of(box))
     return total
 
 
-def _mend_box(job: Job, box: Box, known: UnitStatistics | None) -> Projected:
-    """Project the units of `box`, all of them whole, and write them.
+def _fix_box(job: Job, box: Box, known: UnitStatistics | None) -> Projected:
+    """Project the units of `box`, all of them whole; read it only where that must be."""
+    count = math.prod(box[axis][1] - box[axis][0] for axis in job.request.kept)
+    held: list[NDArray[Any]] = []
 
-    `known` are their statistics, if somebody measured them; where none is to be mended, nothing is
-    read.
-    """
-    if known is not None and job.projection is Projection.EXACT:
-        outside, chosen = job.fixable(known)
-        if not chosen.any():
-            return Projected(len(outside), 0, 0.0, int(np.count_nonzero(outside)))
-    block = read(job.copy, job.tensor, box)
+    def block_of(box: Box) -> NDArray[Any]:
+        if not held:
+            held.append(read(job.copy, job.tensor, box))
+        return held[0]
+
     screened = job.projection is Projection.EXACT and job.constraint.elementwise and not job.axes
-    if screened and extremes_inside(block, job.constraint.bounds(), WORKSPACE) is not None:
-        return Projected(block.size, 0, 0.0, 0)
-    statistics = job.measured(block, job.axes) if known is None else known
-    if job.projection is Projection.KERAS:
-        return _follow_keras(job, box, block, statistics)
-    outside, chosen = job.fixable(statistics)
-    hopeless = int(np.count_nonzero(outside)) - int(np.count_nonzero(chosen))
-    if not chosen.any():
-        return Projected(len(outside), 0, 0.0, hopeless)
-    fix = _fix_rows if _has_rows(block.shape, job.axes) else _fix_all
-    after, changed, largest, left = fix(job, block, statistics, chosen)
-    job.write(box, changed, after)
-    return Projected(len(outside), int(np.count_nonzero(changed)), largest, hopeless + left)
+    if known is None and screened:
+        bounds = job.constraint.bounds()
+        if extremes_inside(block_of(box), bounds, WORKSPACE) is not None:
+            return Projected(count, 0, 0.0, 0)
+    return _fix(Units(job, {box: slice(0, count)}, block_of), known)
 
 
-_Mended = tuple["NDArray[Any]", "NDArray[np.bool_]", float, int]
-"""A mended block, which units changed, the largest relative change, and how many units are left."""
+def _spanning_units(
+    job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
+) -> Iterator[tuple[int, Projected]]:
+    """Project units that no box holds whole, as many at a time as there is room for.
+
+    Each pass over their weights reads the boxes again, and what is tried is never written.
+    """
+    beforehand = KnownStatistics(job.request, known)
+    for boxes in _unit_groups(job):
+        where: dict[Box, slice] = {}
+        placed: dict[Box, slice] = {}
+        parts, count = [], 0
+        for box in boxes:
+            units = tuple(box[axis] for axis in job.request.kept)
+            if units not in where:
+                where[units] = slice(count, count := count + count_of(units))
+                parts.append(beforehand.of(box))
+            placed[box] = where[units]
+        found = [part for part in parts if part is not None]
+        statistics = UnitStatistics.joined(found) if len(found) == len(parts) else None
+        group = Units(job, placed, bound(read, job.copy, job.tensor), pool, window)
+        yield sum(map(count_of, boxes)), _fix(group, statistics)
 
 
-def _has_rows(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
-    """Whether each unit is one run of a block, so that some can be mended without the others."""
-    extents, rows = merged(shape, axes)
-    return len(extents) == 1 or (rows and len(extents) == 2)
+def _unit_groups(job: Job) -> Iterator[list[Box]]:
+    """Boxes that hold whole units: all boxes, or some stripes at a time."""
+    grid, step = job.grid, len(job.grid)
+    if grid.order != tuple(range(len(grid.shape))):
+        boxes = math.prod(grid.counts[axis] for axis in job.axes)
+        units = math.prod(grid.tile[axis] for axis in job.request.kept)
+        step = boxes * max(1, PENDING // units)
+    for first in range(0, len(grid), step):
+        yield [grid.box(index) for index in range(first, min(first + step, len(grid)))]
 
 
-def _fix_rows(
-    job: Job, block: NDArray[Any], statistics: UnitStatistics, chosen: NDArray[np.bool_]
-) -> _Mended:
-    """Mend the chosen units, and touch no others."""
-    places = np.flatnonzero(chosen)
-    single = not job.axes
-    rows = block.reshape(-1) if single else block.reshape(len(chosen), -1)
-    axes = () if single else (1,)
-    units = _taken(rows, places, "units")
-    search = job.search(statistics.part(places), np.ones(len(places), np.bool_), margin=2)
-    after = units
-    while search.active.any():
-        active, first = np.flatnonzero(search.active), search.trials == 0
-        trial = moved(
-            _taken(units, active, "active"),
-            axes,
-            np.ones(len(active), np.bool_),
-            exactly(search.step.part(active)),
-            WORKSPACE,
-            into="after" if first else "moved",
-        )
-        stored = job.measured(trial, axes).scattered(active, len(places))
-        better = search.observe(stored)[active]
-        if first:
-            after = trial
-        else:
-            after[active[better]] = trial[better]
-    accepted = search.accepted
-    left = int(np.count_nonzero(search.left))
-    change = _largest_change(search, units, after, axes)
-    if len(places) == len(rows) and accepted.all():
-        return after.reshape(block.shape), accepted, change, left
-    changed = np.zeros(len(chosen), np.bool_)
-    changed[places[accepted]] = True
-    rows[places[accepted]] = after[accepted]
-    return block, changed, change, left
+def _fix(units: Units, known: UnitStatistics | None) -> Projected:
+    """Move the units that are to move, and write them."""
+    everything = np.ones(units.count, np.bool_)
+    with np.errstate(all="ignore"):
+        statistics = units.measure(as_stored, everything) if known is None else known
+        if units.job.projection is Projection.KERAS:
+            return _follow_keras(units, statistics)
+        outside, chosen = units.job.fixable(statistics, bound(units.exact, as_stored))
+        left = int(np.count_nonzero(outside & ~chosen))
+        if not chosen.any():
+            return Projected(units.count, 0, 0.0, left)
+        make, accepted, lost = nearest(units, statistics, chosen)
+        return units.write(make, accepted) + Projected(0, 0, 0.0, left + int(np.sum(lost)))
 
 
-def _largest_change(
-    search: Search, before: NDArray[Any], after: NDArray[Any], axes: tuple[int, ...]
-) -> float:
-    """The largest change of a weight that was accepted, relative to its unit's peak."""
-    change = search.best.movement.change
-    if change is not None:
-        return float(change[search.accepted].max(initial=0.0))
-    largest, peak = distances(before, after, axes, WORKSPACE)
-    return relative(largest[search.accepted], peak[search.accepted])
+def _follow_keras(units: Units, statistics: UnitStatistics) -> Projected:
+    """Do to every unit what Keras' formula does, unless that would make it non-finite."""
+    job, movement = units.job, units.job.constraint.project_keras(statistics)
 
+    def make(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
+        del part
+        return as_keras(movement.part(places), rows)
 
-def _fix_all(
-    job: Job, block: NDArray[Any], statistics: UnitStatistics, chosen: NDArray[np.bool_]
-) -> _Mended:
-    """Mend units that lie across each other: each trial computes all that are active at once."""
-    search = job.search(statistics, chosen, margin=2)
-    while search.active.any():
-        after = moved(block, job.axes, search.active, exactly(search.step), WORKSPACE)
-        search.observe(job.measured(after, job.axes))
-    if search.trials > 1 or (search.accepted != chosen).any():
-        after = moved(block, job.axes, search.accepted, exactly(search.best), WORKSPACE)
-    left = int(np.count_nonzero(search.left))
-    return after, search.accepted, _largest_change(search, block, after, job.axes), left
-
-
-def _follow_keras(job: Job, box: Box, block: NDArray[Any], statistics: UnitStatistics) -> Projected:
-    arithmetic = as_keras(job.constraint.project_keras(statistics))
     chosen = statistics.nonfinite == 0
-    after = moved(block, job.axes, chosen, arithmetic, WORKSPACE)
-    trial = job.measured(after, job.axes)
-    if (chosen & (trial.nonfinite > 0)).any():
-        after = moved(block, job.axes, chosen & (trial.nonfinite == 0), arithmetic, WORKSPACE)
-    changed = changed_units(block, after, job.axes)
-    job.write(box, changed, after)
-    return Projected(
-        len(changed),
-        int(np.count_nonzero(changed)),
-        relative(*distances(block, after, job.axes, WORKSPACE)),
-        int(np.count_nonzero(job.left_by_keras(statistics, trial))),
-    )
-
-
-def _taken(rows: NDArray[Any], places: NDArray[np.intp], name: str) -> NDArray[Any]:
-    """Some rows, in a buffer; all of them as they are."""
-    if len(places) == len(rows):
-        return rows
-    out = WORKSPACE.array(name, rows.dtype, (len(places), *rows.shape[1:]))
-    return np.take(rows, places, axis=0, out=out, mode="clip")
+    if not chosen.any():
+        return Projected(units.count, 0, 0.0, units.count)
+    trial = units.measure(make, chosen)
+    was, _ = job.fixable(statistics, bound(units.exact, as_stored))
+    now, _ = job.fixable(trial, bound(units.exact, make))
+    good = chosen & (trial.nonfinite == 0)
+    left = np.where(good, now, was)
+    return units.write(make, good) + Projected(0, 0, 0.0, int(np.count_nonzero(left)))

@@ -64,6 +64,17 @@ class Partial:
             mine_count = 0 if self.nonfinite is None else self.nonfinite
             self.nonfinite = mine_count + other.nonfinite
 
+    def take(self, places: NDArray[np.intp], found: Partial, units: int) -> None:
+        """Merge into statistics of `units` units what was `found` of the weights of some of them."""
+        for key, value in found.values.items():
+            if key not in self.values:
+                self.values[key] = np.full(units, _MERGE_START.get(key, 0.0))
+            self.values[key][places] = _MERGE[key](self.values[key][places], value)
+        if found.nonfinite is not None:
+            if self.nonfinite is None:
+                self.nonfinite = np.zeros(units, np.int64)
+            self.nonfinite[places] += found.nonfinite
+
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 

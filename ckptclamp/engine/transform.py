@@ -1,133 +1,32 @@
-"""Moving the weights of one block, rounding them to storage, and telling how far they moved."""
+"""Rounding weights to storage, and telling how far they moved."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.engine.blocks import PIECE, Broadcast, contiguous
-from ckptclamp.engine.kernels import extremes, merged, reduce, widen
+from ckptclamp.engine.blocks import Broadcast
+from ckptclamp.engine.kernels import extremes, reduce, widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptclamp.constraints.movement import Movement, Step
+    from ckptclamp.constraints.movement import Movement
     from ckptclamp.engine.blocks import Workspace
 
 
-class Arithmetic(Protocol):
-    """What moves the weights of part of a block."""
-
-    def __call__(
-        self, part: NDArray[Any], over: Broadcast, out: NDArray[Any], workspace: Workspace
-    ) -> None:
-        """Put `part` moved into `out`, of the same dtype; `over` spreads numbers of units."""
-
-
-def exactly(step: Step) -> Arithmetic:
-    """Move by `step` in float64, and round once."""
-    movement, shrinks, directed = step.movement, step.movement.shrinks, step.rounding.any()
-
-    def move(part: NDArray[Any], over: Broadcast, out: NDArray[Any], workspace: Workspace) -> None:
-        wide = widen(part, workspace, "float64")
-        # In place where the weights were widened: one buffer less for the cache to hold.
-        new = workspace.array("float64", wide.dtype, wide.shape) if wide is part else wide
-        movement.apply(wide, over, new)
-        rounding = over(step.rounding) if directed else Rounding.NEAREST
-        round_into(out, new, rounding, in_range=shrinks)
-
-    return move
-
-
-def as_keras(movement: Movement) -> Arithmetic:
-    """Move as Keras does, in the weights' dtype; integers by the arithmetic of float32, rounded."""
-
-    def move(part: NDArray[Any], over: Broadcast, out: NDArray[Any], workspace: Workspace) -> None:
-        del workspace
-        native = part.dtype.newbyteorder("=")
-        working = np.dtype(np.float32) if native.kind in "iub" else native
-        new = movement.apply_as_keras(part.astype(working), over)
-        if working == native:
-            out[...] = new
-        else:
-            round_into(out, new.astype(np.float64), Rounding.NEAREST)
-
-    return move
-
-
-def moved(
-    block: NDArray[Any],
-    axes: tuple[int, ...],
-    units: NDArray[np.bool_],
-    arithmetic: Arithmetic,
-    workspace: Workspace,
-    *,
-    into: str = "moved",
-) -> NDArray[Any]:
-    """Return `block` with the chosen `units` moved, and every other byte as it is.
-
-    The result lies in the buffer `into` of `workspace`.
-    """
-    out = workspace.array(into, block.dtype, block.shape)
-    everything = units.all()
-    for place in _pieces(block.shape, axes):
-        over, part = Broadcast(block.shape, axes, place), block[place]
-        if everything:
-            arithmetic(part, over, out[place], workspace)
-        else:
-            new = workspace.array("piece", block.dtype, part.shape)
-            arithmetic(part, over, new, workspace)
-            out[place] = part
-            np.copyto(out[place], new, where=over(units))
-    return out
-
-
-def as_matrix(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[tuple[int, int], int] | None:
-    """The two extents of a block whose units are all its rows or all its columns, and the units' axis.
-
-    ``None`` for any other block.
-    """
-    extents, rows = merged(shape, axes)
-    if len(extents) != 2:
-        return None
-    return (extents[0], extents[1]), 0 if rows else 1
-
-
-def moved_few(
-    block: NDArray[Any],
-    matrix: tuple[tuple[int, int], int],
-    places: NDArray[np.intp],
-    arithmetic: Arithmetic,
-    workspace: Workspace,
-) -> NDArray[Any]:
-    """Do as `moved` for the units at `places`, without touching the others.
-
-    `matrix` is what `as_matrix` makes of the block; `arithmetic` is that of the units at `places`.
-    """
-    extents, axis = matrix
-    chosen = (slice(None),) * axis + (places,)
-    out = workspace.array("moved", block.dtype, extents)
-    np.copyto(out, block.reshape(extents))
-    part = out[chosen]
-    new = np.empty_like(part)
-    arithmetic(part, Broadcast.all_of(part.shape, (1 - axis,)), new, workspace)
-    out[chosen] = new
-    return out.reshape(block.shape)
-
-
-def _pieces(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Cut a block that is too large for the cache."""
-    if math.prod(shape) <= 2 * PIECE:
-        yield tuple(slice(0, extent) for extent in shape)
-        return
-    grid = contiguous(shape, axes, PIECE)
-    for index in range(len(grid)):
-        yield tuple(slice(*span) for span in grid.box(index))
+def as_keras(movement: Movement, rows: NDArray[Any]) -> NDArray[Any]:
+    """Move `rows` as Keras does, in their dtype; integers by the arithmetic of float32, rounded."""
+    over = Broadcast.all_of(rows.shape, (1,))
+    native = rows.dtype.newbyteorder("=")
+    working = np.dtype(np.float32) if native.kind in "iub" else native
+    new = movement.apply_as_keras(rows.astype(working), over)
+    if working == native:
+        return new.astype(rows.dtype)
+    return rounded(new.astype(np.float64), rows.dtype, Rounding.NEAREST)
 
 
 def distances(
@@ -189,7 +88,7 @@ def round_into(
     if native.kind in "iub":
         out[...] = _to_integers(values, native, np.asarray(rounding))
         return
-    if native != np.float64 and not in_range:
+    if not in_range:
         np.clip(values, *_limits(native), out=values)
     directed = np.any(rounding)
     stored = np.empty(out.shape, native) if directed and not out.dtype.isnative else out
@@ -217,15 +116,18 @@ def inward(
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if not (np.isfinite(low).any() or np.isfinite(high).any()):
         return low, high
-    return -_floor(-low, dtype), _floor(high, dtype)
+    return _neighbour(low, dtype, above=True), _neighbour(high, dtype, above=False)
 
 
-def _floor(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """The largest number of `dtype` that is no larger; infinities stay."""
+def _neighbour(
+    values: NDArray[np.float64], dtype: np.dtype[Any], *, above: bool
+) -> NDArray[np.float64]:
+    """The nearest number of `dtype` that is no smaller, or no larger; infinities stay."""
     finite = np.where(np.isfinite(values), values, 0.0)
-    direction = np.where(finite >= 0, Rounding.TOWARD_ZERO, Rounding.AWAY_FROM_ZERO)
-    down = rounded(np.atleast_1d(finite), dtype, np.atleast_1d(direction.astype(np.int8)))
-    return np.where(np.isfinite(values), down.astype(np.float64).reshape(values.shape), values)
+    outward = Rounding.AWAY_FROM_ZERO if above else Rounding.TOWARD_ZERO
+    direction = np.where(finite >= 0, outward, -outward)
+    near = rounded(np.atleast_1d(finite), dtype, np.atleast_1d(direction.astype(np.int8)))
+    return np.where(np.isfinite(values), near.astype(np.float64).reshape(values.shape), values)
 
 
 @lru_cache(maxsize=32)
