@@ -243,7 +243,7 @@ class _Search:
             if self._adds:
                 excess = most * self._size
             else:
-                excess = most * (2 * judged.measured + most)
+                excess = most * (2 * judged.measured - sign * gap + most - gap)
                 gap /= np.maximum(judged.measured, judged.bound)
         doubtful = np.flatnonzero(judged.doubtful(self.level))
         sums = self.units.exact(make, places[doubtful]) if len(doubtful) else []
