@@ -20,6 +20,7 @@ from ckptclamp.checkpoints.tensor import (
     Computed,
     Constant,
     Contiguous,
+    NotComputed,
     Tensor,
     Unreadable,
 )
@@ -29,7 +30,7 @@ from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan.build import Plan, build_plan
-from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of
+from ckptclamp.plan.tensors import audited_tensors, is_effective, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
 from ckptclamp.spec.model import Spec, Units
 
@@ -109,9 +110,15 @@ def inspect(
         tensors = list(checkpoint.tensors.values())
         judged = audited_tensors(checkpoint) if norms else {}
         parts = parts_of(checkpoint) if norms else {}
-        whole = [tensor for tensor in judged.values() if tensor.name not in parts]
-        measured = _norms(checkpoint, whole, units, options)
-        measured |= {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
+        tensors += [t for name, t in judged.items() if name not in checkpoint.tensors]
+        whole = [t for t in judged.values() if is_effective(t) or t.name not in parts]
+        measured = {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
+        measured |= {
+            tensor.name: NormStatistics("", failure=tensor.storage.reason)
+            for tensor in judged.values()
+            if isinstance(tensor.storage, NotComputed)
+        }
+        measured |= _norms(checkpoint, whole, units, options)
         inspection = Inspection(
             checkpoint=summarise(checkpoint, digests.result()),
             tensors=tuple(
@@ -133,7 +140,7 @@ def _summary(
         name=tensor.name,
         shape=tensor.shape,
         dtype=str(tensor.dtype) if tensor.dtype else tensor.dtype_name,
-        nbytes=tensor.nbytes,
+        nbytes=0 if is_effective(tensor) else tensor.nbytes,
         role=tensor.role.value,
         place=_place(checkpoint, tensor),
         label=label,
@@ -148,7 +155,7 @@ def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
     if isinstance(storage, Unreadable):
         return f"unreadable: {storage.reason}"
     if isinstance(storage, Computed):
-        return _place(checkpoint, storage.parts[0])
+        return f"computed from {', '.join(part.name for part in storage.parts)}"
     name = checkpoint.sources[storage.source].path.name
     match storage:
         case Contiguous():
@@ -273,6 +280,7 @@ def explain(
         )
         governed = {assignment.tensor.name for assignment in plan.assignments}
         governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}
+        governed |= {n for n, part in parts_of(checkpoint).items() if part.weight in governed}
         return Explanation(
             checkpoint=summarise(checkpoint, digests={}),
             plan=plan,

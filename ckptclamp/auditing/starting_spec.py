@@ -23,7 +23,7 @@ from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import NothingEvaluatedError, printable
-from ckptclamp.models.families import Part
+from ckptclamp.models.parts import Part
 from ckptclamp.plan.build import Assignment, Plan, build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,

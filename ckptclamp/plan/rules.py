@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.tensors import (
-    RAW_HINT,
     audited_tensors,
+    governed,
     keras_model,
     matching_tensors,
     names_of,
     parts_of,
     quantised_notice,
+    raw_hint,
     stored,
     tolerance_for,
     unread_config_notice,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
-    from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
+    from ckptclamp.models.parts import Part
 
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
@@ -54,10 +55,14 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
     labels = {} if bound is None else bound.labels
     shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
-    matching = matching_tensors(patterns, audited_tensors(checkpoint).values(), labels)
+    met = matching_tensors(patterns, audited_tensors(checkpoint).values(), labels)
+    parts = parts_of(checkpoint)
+    matching = [
+        governed(rule, tensors, checkpoint.tensors, parts)
+        for rule, tensors in zip(spec.rules, met, strict=True)
+    ]
     pairs: list[Entry] = []
     problems: list[SpecProblem] = []
-    parts = parts_of(checkpoint)
     for rule, tensors in zip(spec.rules, matching, strict=True):
         refused = []
         for tensor in tensors:
@@ -106,7 +111,7 @@ def _pair(
             constraint=str(rule.constraint),
             origin=Origin.SPEC,
             reason=reason,
-            hint=None if no_weight is None else RAW_HINT,
+            hint=None if no_weight is None else raw_hint(tensor, part),
             location=_place(rule),
             tensor=tensor,
             severity=rule.severity,

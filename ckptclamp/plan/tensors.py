@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import Computed, Role, Tensor, Unreadable
+from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable
 from ckptclamp.constraints.tolerance import auto_tolerance
-from ckptclamp.errors import Notice, NotWrittenError, UsageError
+from ckptclamp.errors import Notice, NotWrittenError, UsageError, printable
+from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.constraints.base import Constraint
-    from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
+    from ckptclamp.models.parts import Part
     from ckptclamp.plan.model import Plan
+    from ckptclamp.spec.model import Rule
 
 RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
 
@@ -90,9 +92,25 @@ def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool
 
 
 def audited_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """Every tensor by name, as it is judged: a quantised weight of a Keras model as dequantised."""
+    """Every tensor by name, as it is judged, and every weight that is computed from parts."""
+    return {**checkpoint.tensors, **computed_tensors(checkpoint)}
+
+
+def computed_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Weights that are not stored as the model computes with them, by name.
+
+    A quantised weight of a Keras model keeps its tensor's name; weights of other formats have names
+    of their own, by which a part of them may be called as well.
+    """
     bound = keras_model(checkpoint)
-    return checkpoint.tensors if bound is None else {**checkpoint.tensors, **bound.dequantised}
+    if bound is not None:
+        return bound.dequantised
+    parts = parts_of(checkpoint)
+    if not parts:
+        return {}
+    from ckptclamp.models.effective.offers import find_effective
+
+    return find_effective(checkpoint.tensors, parts, _stated(checkpoint), checkpoint.read)
 
 
 def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
@@ -101,8 +119,12 @@ def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
         return {}
     from ckptclamp.models.families import find_parts
 
+    return find_parts(checkpoint.tensors, _stated(checkpoint))
+
+
+def _stated(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     stated = checkpoint.quantisation
-    return find_parts(checkpoint.tensors, None if isinstance(stated, Unreadable) else stated)
+    return None if isinstance(stated, Unreadable) else stated
 
 
 def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
@@ -130,11 +152,49 @@ def why_not_audited(tensor: Tensor) -> str | None:
     return "it has no weights" if tensor.size == 0 else None
 
 
+def governed(
+    rule: Rule,
+    matched: Sequence[Tensor],
+    stored: Mapping[str, Tensor],
+    parts: Mapping[str, Part],
+) -> list[Tensor]:
+    """What `rule` is about of the tensors that its patterns have `matched`.
+
+    A part of a weight that is matched too is judged as that weight. `storage: raw` means what is
+    `stored` under these names; `parts` are as `parts_of` says.
+    """
+    if rule.storage is Storage.RAW and parts:
+        return [stored[tensor.name] for tensor in matched if tensor.name in stored]
+    weights = {tensor.name for tensor in matched if is_effective(tensor)}
+    return [t for t in matched if is_effective(t) or _weight_of(t, parts) not in weights]
+
+
+def _weight_of(tensor: Tensor, parts: Mapping[str, Part]) -> str | None:
+    part = parts.get(tensor.name)
+    return None if part is None else part.weight
+
+
+def is_effective(tensor: Tensor) -> bool:
+    """Whether it is a weight that is computed from parts, or would be if that were possible."""
+    return isinstance(tensor.storage, Computed | NotComputed)
+
+
 def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:
     """Say why `constraint` does not judge the stored numbers of `tensor`; ``None`` if it does."""
+    if isinstance(tensor.storage, NotComputed):
+        return tensor.storage.reason
+    if isinstance(tensor.storage, Computed):
+        return None
     if part is not None:
         return part.reason
     return None if constraint.elementwise else why_no_norm(tensor)
+
+
+def raw_hint(tensor: Tensor, part: Part | None) -> str:
+    """What to do about a rule that matches what is no weight."""
+    if part is None or is_effective(tensor):
+        return RAW_HINT
+    return f"a rule that matches {printable(part.weight)} judges the weight; {RAW_HINT}"
 
 
 def why_no_norm(tensor: Tensor) -> str | None:
@@ -152,7 +212,7 @@ def why_no_norm(tensor: Tensor) -> str | None:
 def why_not_projected(tensor: Tensor) -> str | None:
     """Say why the weights of `tensor` can be judged but not changed; ``None`` if they can be."""
     if isinstance(tensor.storage, Computed):
-        return "it is quantised, and its integers and scales are not projected"
+        return tensor.storage.unprojected
     return None
 
 

@@ -1,0 +1,190 @@
+"""Codes with scales: (code - zero point) · scale, where groups of weights share scale and zero point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptclamp.checkpoints.tensor import Computed
+from ckptclamp.errors import UnreadableError
+from ckptclamp.models.effective.numbers import Packed, cut, places
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.checkpoints.tensor import Box, Read, Tensor
+    from ckptclamp.models.effective.numbers import Numbers
+
+PIECE = 1 << 16
+"""Elements that are computed at once: what they take beside the result is a few MiB."""
+
+
+class Effective(Computed):
+    """A weight that is computed in float64 from parts that are stored beside each other."""
+
+    __slots__ = ()
+
+    words: str
+
+    @property
+    def stored_as(self) -> str:
+        """See `Computed.stored_as`."""
+        return self.words
+
+    @property
+    def unprojected(self) -> str:
+        """See `Computed.unprojected`."""
+        names = ", ".join(part.name for part in self.parts)
+        return f"it is computed from {names}, which are not projected"
+
+    def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
+        """See `Computed.compute`."""
+        del tensor
+        with np.errstate(all="ignore"):
+            for part in cut(box, PIECE):
+                out[places(box, part)] = self.piece(read, part)
+
+    def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
+        """Return a small `box` of the weight."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Numbers that groups of weights share.
+
+    `blocks` says for each axis of the weight how many indices one number spans. `axes` are the axes
+    of the weight along which the numbers lie, in order; others have one for all.
+    """
+
+    numbers: Numbers
+    blocks: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def read(self, read: Read, box: Box, groups: Groups | None = None) -> NDArray[np.float64]:
+        """Return what broadcasts with `box` of the weight."""
+        spans: list[tuple[int, int]] = [(0, 1)] * len(box)
+        takes: dict[int, NDArray[np.int64]] = {}
+        for axis in self.axes:
+            start, stop = box[axis]
+            block = self.blocks[axis]
+            if groups is not None and axis == groups.axis:
+                where = groups.read(read, box[axis], self.numbers.shape[self.axes.index(axis)])
+                spans[axis] = (int(where.min()), int(where.max()) + 1)
+            else:
+                where = np.arange(start, stop) // block
+                spans[axis] = (start // block, (stop - 1) // block + 1)
+            if spans[axis][1] - spans[axis][0] > 1 and (block > 1 or groups is not None):
+                takes[axis] = where - spans[axis][0]
+        stored = self.numbers.read(read, self._stored([spans[axis] for axis in self.axes]))
+        found = stored.reshape([b - a for a, b in spans])
+        for axis, where in takes.items():
+            found = found.take(where, axis)
+        return found
+
+    def _stored(self, spans: Sequence[tuple[int, int]]) -> Box:
+        """The box of the numbers; one number for all may have any rank."""
+        return tuple(spans) if spans else ((0, 1),) * len(self.numbers.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The group of each index along `axis` of the weight, as a tensor of indices says."""
+
+    tensor: Tensor
+    axis: int
+
+    def read(self, read: Read, span: tuple[int, int], count: int) -> NDArray[np.int64]:
+        """Return the groups of the indices in `span`.
+
+        Raises:
+            UnreadableError: one is not below `count`.
+        """
+        found = read(self.tensor, (span,)).astype(np.int64)
+        if found.min() < 0 or found.max() >= count:
+            raise UnreadableError(f"{self.tensor.name} names groups that there are no scales for")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped(Effective):
+    """(code - zero point) · scale, the scale a product of `scales` divided by `divisors`.
+
+    With `transposed` the codes lie with their last two axes swapped. `constant` divides too.
+    """
+
+    words: str
+    codes: Numbers
+    scales: tuple[Shared, ...]
+    divisors: tuple[Shared, ...] = ()
+    zero: Shared | None = None
+    groups: Groups | None = None
+    transposed: bool = False
+    constant: float = 1.0
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """See `Computed.parts`."""
+        shared = (*self.scales, *self.divisors, *([self.zero] if self.zero else []))
+        index = [self.groups.tensor] if self.groups else []
+        return (self.codes.tensor, *(s.numbers.tensor for s in shared), *index)
+
+    def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
+        """See `Effective.piece`."""
+        inner = (*box[:-2], box[-1], box[-2]) if self.transposed else box
+        weights = self.codes.read(read, inner)
+        if self.zero is not None:
+            weights = weights - self.zero.read(read, inner, self.groups)
+        scale = self._scale(read, inner)
+        if not scale.all():
+            _check_zeros(weights, scale, self.scales[0].numbers.tensor)
+        weights = weights * scale
+        if self.constant != 1:
+            weights /= self.constant
+        return weights.swapaxes(-1, -2) if self.transposed else weights
+
+    def _scale(self, read: Read, box: Box) -> NDArray[np.float64]:
+        scale = np.ones(())
+        for shared in self.scales:
+            scale = scale * _not_negative(shared.read(read, box, self.groups), shared)
+        for shared in self.divisors:
+            divisor = _not_negative(shared.read(read, box), shared)
+            if not divisor.all():
+                raise UnreadableError(f"{shared.numbers.tensor.name} divides by 0")
+            scale = scale / divisor
+        return scale
+
+
+def _not_negative(scale: NDArray[np.float64], shared: Shared) -> NDArray[np.float64]:
+    """Refuse what no scale can be; NaN and infinities make weights that are judged as such."""
+    if (scale < 0).any():
+        raise UnreadableError(f"the scales {shared.numbers.tensor.name} hold negative numbers")
+    return scale
+
+
+def _check_zeros(weights: NDArray[np.float64], scale: NDArray[np.float64], tensor: Tensor) -> None:
+    """Refuse a scale of 0 that wipes out weights; where all its codes are 0 it says nothing else."""
+    if (weights[np.broadcast_to(scale == 0, weights.shape)] != 0).any():
+        raise UnreadableError(f"the scales {tensor.name} hold 0 for codes that are not")
+
+
+@dataclass(frozen=True, slots=True)
+class OneMore(Packed):
+    """Packed zero points that are stored less 1 (GPTQ's first format).
+
+    Raises on reading the largest code: it is 0 less 1 to some libraries, and to others itself.
+    """
+
+    def read(self, read: Read, box: Box) -> NDArray[np.float64]:
+        """See `Numbers.read`."""
+        found = self.integers(read, box)
+        if (found == (1 << self.bits) - 1).any():
+            raise UnreadableError(
+                f"{self.tensor.name} holds zero points that libraries read in different ways",
+                hint="save it again in the format gptq_v2",
+            )
+        return (found + 1).astype(np.float64)
