@@ -45,7 +45,6 @@ FILES = {
         "x.proj_blocks": integers("uint8", 4, 4),
         "x.proj_scales": integers("uint8", 4, 1),
     },
-    "weight norm": {"c.weight_g": floats(4, 1), "c.weight_v": floats(4, 4)},
     "integers": {"codes": integers("int16", 4, 4)},
 }
 RULE = ["--max-norm", 1, "--axis", "all", "--tensors", "**"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ckptclamp.checkpoints.tensor import NotComputed, Tensor, Unreadable
 from ckptclamp.errors import UnreadableError, printable
 from ckptclamp.models.effective.members import Members, NotComputedError
-from ckptclamp.models.effective.scaled import scaled
+from ckptclamp.models.effective.reparametrised import spectral_norm, weight_norm
+from ckptclamp.models.effective.scaled import scaled, vectorwise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +21,9 @@ BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
     "block-scaled float8": scaled,
     "scaled float8": scaled,
     "scaled int8": scaled,
+    "bitsandbytes int8": vectorwise,
+    "weight-normalised": weight_norm,
+    "spectrally normalised": spectral_norm,
 }
 """How the weights of each family are computed; those of the others are not."""
 

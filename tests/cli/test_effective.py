@@ -1,0 +1,125 @@
+"""A weight in parts is judged as the model computes with it, and never changed by accident."""
+
+from __future__ import annotations
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.checkpoints.safetensors_files import serialised
+
+ROWS = ["--max-norm", 1, "--unit-axis", 0]
+
+
+def written(tmp_path, arrays):
+    """A file of these tensors."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised(arrays))
+    return path
+
+
+def ones(*shape, dtype=np.float32):
+    """Numbers that are 1."""
+    return np.ones(shape, dtype)
+
+
+BLOCKS = {
+    "l.weight": (ones(4, 4) / 64).astype(ml_dtypes.float8_e4m3fn),
+    "l.weight_scale_inv": 1000 * ones(1, 1),
+}
+NORMED = {"c.weight_g": 5 * ones(4, 1), "c.weight_v": ones(4, 16) / 10}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "norm"), [(BLOCKS, 31.25), (NORMED, 5)], ids=["float8", "weight norm"]
+)
+def test_what_is_stored_would_pass_and_the_weight_does_not(run, tmp_path, arrays, norm):
+    """The scale, or the length, counts; so the copy that an unaware tool would write is refused."""
+    path = written(tmp_path, arrays)
+    answer = run("audit", path, *ROWS, "--tensors", "**", "-f", "json")
+    assert answer.returncode == 1, answer.stderr
+    (result,) = json.loads(answer.stdout)["report"]["results"]
+    assert result["measured_max"] == pytest.approx(norm, rel=1e-6)
+    assert result["violating"] == 4
+    before = path.read_bytes()
+    copy = tmp_path / "copy.safetensors"
+    refused = run("apply", path, *ROWS, "--tensors", "**", "-o", copy)
+    assert refused.returncode == 5
+    assert "not projected" in refused.stderr
+    assert not copy.exists()
+    assert path.read_bytes() == before
+
+
+def test_a_part_alone_is_no_weight_and_the_weight_is_named(run, tmp_path):
+    """A pattern that matches a part only says so, and what it may have meant."""
+    path = written(tmp_path, NORMED)
+    answer = run("audit", path, *ROWS, "--tensors", "*.weight_v")
+    assert answer.returncode == 3
+    assert "it holds the directions of weight-normalised c.weight" in answer.stdout
+    assert "a rule that matches c.weight judges the weight" in answer.stdout
+    assert run("audit", path, *ROWS, "--tensors", "*.weight_v", "--storage", "raw").returncode == 0
+
+
+def test_raw_storage_means_what_the_file_holds(run, tmp_path):
+    """There is no tensor of the weight's name, so that a raw rule for it matches nothing."""
+    path = written(tmp_path, NORMED)
+    raw = [*ROWS, "--storage", "raw", "--tensors"]
+    assert run("audit", path, *raw, "c.weight").returncode == 4
+    assert run("audit", written(tmp_path, BLOCKS), *raw, "l.weight").returncode == 0
+
+
+def test_plain_weights_beside_a_conforming_one_in_parts_are_mended(run, tmp_path):
+    """What conforms needs no change; its parts stay, byte for byte."""
+    small = {**NORMED, "c.weight_g": ones(4, 1) / 2}
+    path = written(tmp_path, {**small, "p.weight": 2 * ones(2, 4)})
+    copy = tmp_path / "copy.safetensors"
+    answer = run("apply", path, *ROWS, "--tensors", "**weight", "-o", copy)
+    assert answer.returncode == 0, answer.stderr
+    assert run("audit", copy, *ROWS, "--tensors", "**weight", "--tolerance", 0).returncode == 0
+    old, new = path.read_bytes(), copy.read_bytes()
+    assert old[:-32] == new[:-32]
+    assert old[-32:] != new[-32:]
+
+
+def test_explain_tells_which_parts_make_a_weight(run, tmp_path):
+    """Somebody who knows the format recognises it, and no part is listed as governed by nothing."""
+    answer = run("explain", written(tmp_path, BLOCKS), *ROWS, "--tensors", "*.weight")
+    assert answer.returncode == 0
+    assert "float8_e4m3fn codes l.weight and scales l.weight_scale_inv" in answer.stdout
+    assert "No rule governs" not in answer.stdout
+
+
+def test_inspect_lists_the_weight_and_its_norms(run, tmp_path):
+    """A name that no tensor of the file has is listed where norms are asked for."""
+    path = written(tmp_path, NORMED)
+    tensors = json.loads(run("inspect", path, "--norms", "-f", "json").stdout)["tensors"]
+    (weight,) = [tensor for tensor in tensors if tensor["name"] == "c.weight"]
+    assert weight["norms"]["maximum"] == pytest.approx(5, rel=1e-6)
+    assert "c.weight_v" in weight["place"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"l.weight_scale": ones(1)},
+        {"l.weight_scale_inv": 0 * ones(1, 1)},
+        {"l.weight_scale_inv": -ones(1, 1)},
+        {"l.weight_scale_inv": ones(3, 3)},
+        {"l.weight_scale_inv": ones(1, 1).astype(np.int64)},
+        {"l.weight": ones(4, 4)},
+        {"l.weight_g": ones(4, 1), "l.weight_v": ones(4, 4)},
+    ],
+    ids=["two families", "zero", "negative", "shape", "dtype", "no codes", "weight norm as well"],
+)
+def test_what_does_not_fit_together_is_not_evaluated(run, tmp_path, more):
+    """Neither is judged in silence, and nothing is written."""
+    path = written(tmp_path, {**BLOCKS, **more})
+    rule = ["--max-norm", 1e9, "--axis", "all", "--tensors", "**"]
+    answer = run("audit", path, *rule)
+    assert answer.returncode == 3, answer.stdout
+    assert "Traceback" not in answer.stderr
+    copy = tmp_path / "copy.safetensors"
+    assert run("apply", path, *rule, "-o", copy).returncode in (3, 5)
+    assert not copy.exists()
