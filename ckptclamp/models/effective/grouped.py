@@ -78,7 +78,9 @@ class Shared:
             else:
                 where = np.arange(start, stop) // block
                 spans[axis] = (start // block, (stop - 1) // block + 1)
-            if spans[axis][1] - spans[axis][0] > 1 and (block > 1 or groups is not None):
+            if spans[axis][1] - spans[axis][0] > 1 and not np.array_equal(
+                where, np.arange(start, stop)
+            ):
                 takes[axis] = where - spans[axis][0]
         stored = self.numbers.read(read, self._stored([spans[axis] for axis in self.axes]))
         found = stored.reshape([b - a for a, b in spans])

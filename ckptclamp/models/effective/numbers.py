@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -110,22 +110,34 @@ class Exponents(Numbers):
 
 @dataclass(frozen=True, slots=True)
 class Nibbles(Numbers):
-    """Two 4-bit codes to a byte along the last axis, the first in the lower half; `table` has values."""
+    """Two 4-bit codes to a byte along the last axis, the first in the lower half; `table` has values.
+
+    With `joined` the last two axes of the tensor are one: blocks, and the bytes of a block.
+    """
 
     tensor: Tensor
     table: tuple[float, ...] = NIBBLE_TABLE
+    joined: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """See `Numbers.shape`."""
-        return (*self.tensor.shape[:-1], 2 * self.tensor.shape[-1])
+        shape = self.tensor.shape
+        if self.joined:
+            return (*shape[:-2], 2 * shape[-2] * shape[-1])
+        return (*shape[:-1], 2 * shape[-1])
 
     def read(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Numbers.read`."""
         start, stop = box[-1]
-        found = read(self.tensor, (*box[:-1], (start // 2, -(-stop // 2)))).view(np.uint8)
-        codes = np.stack([found & 15, found >> 4], axis=-1).reshape(*found.shape[:-1], -1)
-        return np.array(self.table)[codes[..., start % 2 : start % 2 + stop - start]]
+        each = 2 * self.tensor.shape[-1] if self.joined else 2
+        first, last = start // each, -(-stop // each)
+        inner = ((0, self.tensor.shape[-1]),) if self.joined else ()
+        found = read(self.tensor, (*box[:-1], (first, last), *inner)).view(np.uint8)
+        codes = np.stack([found & 15, found >> 4], axis=-1)
+        flat = codes.reshape(*codes.shape[: len(box) - 1], -1)
+        begin = start - first * each
+        return np.array(self.table)[flat[..., begin : begin + stop - start]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,7 @@ class Packed(Numbers):
     tensor: Tensor
     bits: int
     length: int
-    axis: Literal[0, 1]
+    axis: int
     plus: int = 0
     order: tuple[int, ...] = ()
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.checkpoints.tensor import NotComputed, Tensor, Unreadable
 from ckptclamp.errors import UnreadableError, printable
+from ckptclamp.models.effective.blockwise import four_bits
+from ckptclamp.models.effective.floats4 import compressed, mxfp4, nvfp4
 from ckptclamp.models.effective.members import Members, NotComputedError
+from ckptclamp.models.effective.packed import gptq_or_awq
 from ckptclamp.models.effective.reparametrised import spectral_norm, weight_norm
 from ckptclamp.models.effective.scaled import scaled, vectorwise
 
@@ -24,6 +27,11 @@ BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
     "bitsandbytes int8": vectorwise,
     "weight-normalised": weight_norm,
     "spectrally normalised": spectral_norm,
+    "GPTQ or AWQ": gptq_or_awq,
+    "packed (compressed-tensors)": compressed,
+    "NVFP4": nvfp4,
+    "MXFP4": mxfp4,
+    "bitsandbytes 4-bit": four_bits,
 }
 """How the weights of each family are computed; those of the others are not."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-_IGNORED = (
+OF_ACTIVATIONS = (
     "input_scale", "scale_input", "input_global_scale", "input_zero_point", "output_scale",
 )  # fmt: skip
 """Parts that say how activations are quantised, which does not change the weight."""
@@ -44,7 +44,7 @@ def scaled(members: Members) -> Tensor:
         NotComputedError: the shapes or dtypes of the parts do not fit.
     """
     codes, scale = members.need("", "weight"), members.need(*_SCALES)
-    known = ("", "weight", *_SCALES, "_zero_point", "_g_idx", "comfy_quant", *_IGNORED)
+    known = ("", "weight", *_SCALES, "_zero_point", "_g_idx", "comfy_quant", *OF_ACTIVATIONS)
     members.only(*known)
     if len([e for e in _SCALES if e in members.tensors]) > 1:
         raise NotComputedError("the file holds scales of two kinds for it")
@@ -73,7 +73,7 @@ def vectorwise(members: Members) -> Tensor:
     if order is not None and (order.size != 1 or int(members.small(order).reshape(-1)[0]) != 0):
         raise NotComputedError("its codes are in an order that only some processors have")
     if len(codes.shape) != 2 or scale.shape != codes.shape[:1]:
-        raise NotComputedError(_misfit(scale, codes.shape))
+        raise NotComputedError(misfit(scale, codes.shape))
     storage = Grouped(
         words=f"int8 codes {codes.name} and scales {scale.name} for each row",
         codes=Plain(codes),
@@ -123,11 +123,11 @@ def spread(members: Members, shape: Shape, numbers: Numbers) -> Shared:
     if len(grid) < rank and grid == shape[: len(grid)]:
         return Shared(numbers, (1,) * rank, tuple(range(len(grid))))
     if len(grid) != rank:
-        raise NotComputedError(_misfit(numbers.tensor, shape))
+        raise NotComputedError(misfit(numbers.tensor, shape))
     stated = _stated(members)
     blocks = tuple(_block(n, k, stated) for n, k in zip(shape, grid, strict=True))
     if None in blocks:
-        raise NotComputedError(_misfit(numbers.tensor, shape))
+        raise NotComputedError(misfit(numbers.tensor, shape))
     return Shared(numbers, tuple(b for b in blocks if b is not None), tuple(range(rank)))
 
 
@@ -162,7 +162,7 @@ def groups_of(tensor: Tensor, shape: Shape, shared: Shared, axis: int | None = N
     axis = len(shape) - 1 if axis is None else axis
     whole = tensor.dtype is not None and tensor.dtype.kind is Kind.INTEGER
     if not whole or tensor.shape != (shape[axis],) or axis not in shared.axes:
-        raise NotComputedError(_misfit(tensor, shape))
+        raise NotComputedError(misfit(tensor, shape))
     return Groups(tensor, axis)
 
 
@@ -176,7 +176,8 @@ def span(shared: Shared, shape: Shape) -> str:
     return f" for {extents(spans)} weights each"
 
 
-def _misfit(tensor: Tensor, shape: Shape) -> str:
+def misfit(tensor: Tensor, shape: Shape) -> str:
+    """Say that a part is not of the shape that the weight calls for."""
     return f"{tensor.name} of shape {extents(tensor.shape)} does not fit its shape {extents(shape)}"
 
 
