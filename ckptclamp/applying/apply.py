@@ -212,6 +212,7 @@ class _Job:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
             stored.quantisation = self.checkpoint.quantisation  # no config.json is copied
+            stored.adapter = self.checkpoint.adapter
             plan = self._plan(stored)
             refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]

@@ -107,6 +107,7 @@ class Checkpoint(ABC):
         keras: what a Keras file says of its model, if it is one.
         quantisation: what the config in a safetensors checkpoint's directory says of quantised
             weights, if anything, or why that cannot be known.
+        adapter: the ``adapter_config.json`` in the directory of an adapter, or why it cannot be read.
         several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
@@ -119,6 +120,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str] = {}
     keras: KerasModel | None = None
     quantisation: Mapping[str, Any] | Unreadable | None = None
+    adapter: Mapping[str, Any] | Unreadable | None = None
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 

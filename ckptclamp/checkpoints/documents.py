@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 MAX_BYTES = 64 << 20
@@ -119,6 +120,22 @@ def stated_quantisation(
     except UnreadableError as error:
         return Unreadable(f"{CONFIG}: {error.message}")
     return _quantisation(config)
+
+
+def stated_adapter(
+    checkpoint: Checkpoint, *, follow_symlinks: bool
+) -> Mapping[str, Any] | Unreadable | None:
+    """Return the config of the adapter in the directory of `checkpoint`; ``None`` if there is none.
+
+    It is read only where a tensor has the name of an adapter's part.
+    """
+    path = checkpoint.path.parent / ADAPTER
+    if not any("lora_" in name for name in checkpoint.tensors) or not os.path.lexists(path):
+        return None
+    try:
+        return _config(path, follow_symlinks=follow_symlinks)
+    except UnreadableError as error:
+        return Unreadable(f"{ADAPTER}: {error.message}")
 
 
 class _Reader:

@@ -13,6 +13,7 @@ from ckptclamp.checkpoints.documents import (
     METADATA,
     WEIGHTS,
     parse_strict,
+    stated_adapter,
     stated_quantisation,
 )
 from ckptclamp.checkpoints.source import MAX_HEADER_BYTES, Limits, Source
@@ -130,6 +131,7 @@ def open_checkpoint(
         checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
     if checkpoint.format.startswith("safetensors"):
         checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
+        checkpoint.adapter = stated_adapter(checkpoint, follow_symlinks=follow_symlinks)
     return checkpoint
 
 

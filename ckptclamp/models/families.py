@@ -182,20 +182,25 @@ def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, Part
 
 
 def _low_rank(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
-    """Factors of low-rank adapters, by name, and the base weights that they are added to."""
-    modules = set()
+    """Factors of low-rank adapters, by name, and the base weights that they are added to.
+
+    Without a base weight in the same file they stand for an update, which has a name of its own: a
+    rule that means the weight must not be met by what is added to it.
+    """
+    modules: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         if (match := _LOW_RANK.search(name)) is not None:
-            module = _module(name, match)
-            modules.add(module)
-            norms = "lora_magnitude_vector" in match[0]
-            role = PartRole.NORMS if norms else PartRole.FACTOR
+            modules[_module(name, match)].append(name)
+    for module, factors in modules.items():
+        others = [last for last in _ADAPTED if f"{module}{last}" in tensors]
+        alone = not any(_ADAPTED[last] is PartRole.BASE for last in others)
+        weight = f"{module}{'delta_weight' if alone else 'weight'}"
+        for name in (*factors, *(f"{module}{last}" for last in others)):
             rest = name[len(module) :]
-            yield name, Part("low-rank adapted (LoRA)", role, f"{module}weight", "", rest)
-    for module in modules:
-        for last, role in _ADAPTED.items():
-            if (name := f"{module}{last}") in tensors:
-                yield name, Part("low-rank adapted (LoRA)", role, f"{module}weight", "", last)
+            role = _ADAPTED.get(rest, PartRole.FACTOR)
+            if "lora_magnitude_vector" in rest:
+                role = PartRole.NORMS
+            yield name, Part("low-rank adapted (LoRA)", role, weight, "", rest)
 
 
 def _module(name: str, match: re.Match[str]) -> str:

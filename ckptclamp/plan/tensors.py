@@ -110,7 +110,14 @@ def computed_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
         return {}
     from ckptclamp.models.effective.offers import find_effective
 
-    return find_effective(checkpoint.tensors, parts, _stated(checkpoint), checkpoint.read)
+    adapter = checkpoint.adapter
+    return find_effective(
+        checkpoint.tensors,
+        parts,
+        checkpoint.read,
+        stated=_stated(checkpoint),
+        adapter={} if isinstance(adapter, Unreadable) else adapter,
+    )
 
 
 def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:

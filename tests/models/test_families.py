@@ -178,7 +178,7 @@ FAMILIES = {
         {"q.lora_A.default.weight": "float32", "q.lora_B.default.weight": "float32"},
         "low-rank adapted (LoRA)",
         ("factor", "factor"),
-        "q.weight",
+        "q.delta_weight",
     ),
     "DoRA beside its base": (
         {
@@ -195,7 +195,7 @@ FAMILIES = {
         {"e.lora_embedding_A.default": "float32", "e.lora_embedding_B": "float32"},
         "low-rank adapted (LoRA)",
         ("factor", "factor"),
-        "e.weight",
+        "e.delta_weight",
     ),
     "LoRA of kohya": (
         {
@@ -205,7 +205,7 @@ FAMILIES = {
         },
         "low-rank adapted (LoRA)",
         ("factor", "factor", "scaling"),
-        "lora_unet_q.weight",
+        "lora_unet_q.delta_weight",
     ),
 }
 

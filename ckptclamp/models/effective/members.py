@@ -25,13 +25,15 @@ class NotComputedError(Exception):
 class Members:
     """The stored tensors of one `weight` by their endings in the family's table.
 
-    `stated` is what the config beside the checkpoint says of quantisation; empty if nothing.
+    `stated` is what the config beside the checkpoint says of quantisation; empty if nothing. `adapter`
+    is the config of an adapter beside it, if there is one.
     """
 
     weight: str
     tensors: Mapping[str, Tensor]
     stated: Mapping[str, Any]
     read: Read
+    adapter: Mapping[str, Any] | None = None
 
     def get(self, *endings: str) -> Tensor | None:
         """The first of these parts that is there."""

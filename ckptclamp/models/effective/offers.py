@@ -9,6 +9,7 @@ from ckptclamp.checkpoints.tensor import NotComputed, Tensor, Unreadable
 from ckptclamp.errors import UnreadableError, printable
 from ckptclamp.models.effective.blockwise import four_bits
 from ckptclamp.models.effective.floats4 import compressed, mxfp4, nvfp4
+from ckptclamp.models.effective.lora import low_rank
 from ckptclamp.models.effective.members import Members, NotComputedError
 from ckptclamp.models.effective.packed import gptq_or_awq
 from ckptclamp.models.effective.reparametrised import spectral_norm, weight_norm
@@ -32,6 +33,7 @@ BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
     "NVFP4": nvfp4,
     "MXFP4": mxfp4,
     "bitsandbytes 4-bit": four_bits,
+    "low-rank adapted (LoRA)": low_rank,
 }
 """How the weights of each family are computed; those of the others are not."""
 
@@ -39,8 +41,9 @@ BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
 def find_effective(
     tensors: Mapping[str, Tensor],
     parts: Mapping[str, Part],
-    stated: Mapping[str, Any] | None,
     read: Read,
+    stated: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
     """Return the weight that each group of `parts` stands for, by the weight's name.
 
@@ -49,8 +52,9 @@ def find_effective(
     Args:
         tensors: every stored tensor, by name.
         parts: what `find_parts` says of them.
-        stated: what the config beside the checkpoint says of quantisation.
         read: reads a small part, such as one that holds a shape.
+        stated: what the config beside the checkpoint says of quantisation.
+        adapter: the config of an adapter beside it.
     """
     groups: dict[str, list[tuple[str, Part]]] = defaultdict(list)
     for name, part in parts.items():
@@ -60,7 +64,8 @@ def find_effective(
         plain = weight in tensors and weight not in parts
         try:
             endings = _checked(weight, members, tensors, plain=plain)
-            found[weight] = _built(members[0][1], Members(weight, endings, stated or {}, read))
+            built = Members(weight, endings, stated or {}, read, adapter)
+            found[weight] = _built(members[0][1].family, built)
         except (NotComputedError, UnreadableError) as error:
             why = error.message if isinstance(error, UnreadableError) else str(error)
             found[weight] = _not_computed(weight, members[0][1].family, why)
@@ -90,10 +95,10 @@ def _checked(
     return endings
 
 
-def _built(part: Part, members: Members) -> Tensor:
-    if part.family not in BUILDERS:
-        raise NotComputedError(f"how to compute {printable(part.family)} weights is not known here")
-    return BUILDERS[part.family](members)
+def _built(family: str, members: Members) -> Tensor:
+    if family not in BUILDERS:
+        raise NotComputedError(f"how to compute {printable(family)} weights is not known here")
+    return BUILDERS[family](members)
 
 
 def _not_computed(weight: str, family: str, why: str) -> Tensor:

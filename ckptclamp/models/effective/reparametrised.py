@@ -106,7 +106,7 @@ def weight_norm(members: Members) -> Tensor:
     """
     lengths, directions = members.need("_g", "original0"), members.need("_v", "original1")
     members.only("_g", "_v", "original0", "original1")
-    _check_floats(lengths, directions)
+    check_floats(lengths, directions)
     shape = directions.shape
     if lengths.size == 1 and len(lengths.shape) <= len(shape):
         axes = tuple(range(len(shape)))
@@ -125,7 +125,7 @@ def weight_norm(members: Members) -> Tensor:
         directions=directions,
         axes=axes,
     )
-    return members.computed(shape, storage, _roundoff(lengths, directions))
+    return members.computed(shape, storage, roundoff(lengths, directions))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +200,7 @@ def spectral_norm(members: Members) -> Tensor:
     original = members.need("_orig", "original")
     left, right = members.need("_u", "0._u"), members.need("_v", "0._v")
     members.only("_orig", "_u", "_v", "original", "0._u", "0._v")
-    _check_floats(original, left, right)
+    check_floats(original, left, right)
     shape, size = original.shape, math.prod(original.shape)
     axes = tuple(axis for axis, extent in enumerate(shape) if (extent,) == left.shape)
     if len(shape) < 2 or not axes or right.shape != (size // left.size,):
@@ -214,14 +214,16 @@ def spectral_norm(members: Members) -> Tensor:
         right=right,
         axes=axes[:1] if len(shape) == 2 else axes[:2],
     )
-    return members.computed(shape, storage, _roundoff(original))
+    return members.computed(shape, storage, roundoff(original))
 
 
-def _check_floats(*tensors: Tensor) -> None:
+def check_floats(*tensors: Tensor) -> None:
+    """Refuse parts that are no floats."""
     for tensor in tensors:
         if tensor.dtype is None or tensor.dtype.kind is not Kind.FLOAT:
             raise NotComputedError(f"{tensor.name} is {tensor.dtype or tensor.dtype_name}")
 
 
-def _roundoff(*tensors: Tensor) -> float:
+def roundoff(*tensors: Tensor) -> float:
+    """The largest unit roundoff of the parts."""
     return max(tensor.dtype.unit_roundoff for tensor in tensors if tensor.dtype is not None)
