@@ -6,11 +6,13 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.plan.model import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.tensors import (
     audited_tensors,
     governed,
+    is_effective,
     keras_model,
     matching_tensors,
     names_of,
@@ -88,6 +90,8 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
     yield from partly
     if bound is not None:
         yield from _unnamed_notice(spec.rules, bound)
+    else:
+        yield from _computed_notice(pairs)
     if any(matching):
         yield from unread_config_notice(checkpoint)
 
@@ -124,13 +128,13 @@ def _pair(
         axes=unit.axes,
         rule=rule.id,
         origin=Origin.SPEC,
-        why=_why(rule),
+        why=_why(rule, tensor),
         tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
         automatic=rule.tolerance is None and tolerance is None,
         severity=rule.severity,
         label=label,
         location=_place(rule),
-        notices=(*unit.notices, *quantised_notice(tensor)),
+        notices=(*unit.notices, *(quantised_notice(tensor) if keras else ())),
         unprojected=why_not_projected(tensor),
         meant=unit.meant,
     )
@@ -140,9 +144,25 @@ def _place(rule: Rule) -> str | None:
     return None if rule.location is None else str(rule.location)
 
 
-def _why(rule: Rule) -> str:
+def _why(rule: Rule, tensor: Tensor) -> str:
     matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
-    return f"{matched}; as stored (storage: raw)" if rule.storage is Storage.RAW else matched
+    if rule.storage is Storage.RAW:
+        return f"{matched}; as stored (storage: raw)"
+    storage = tensor.storage
+    return f"{matched}; from {storage.stored_as}" if isinstance(storage, Computed) else matched
+
+
+def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:
+    """Tell once that what is judged is not what is stored."""
+    names = {p.tensor.name for p in pairs if isinstance(p, Assignment) and is_effective(p.tensor)}
+    if names:
+        yield Notice(
+            "computed",
+            f"{len(names)} weight(s) are judged as the model computes them from their parts: "
+            f"{_few(sorted(names))}",
+            hint="`ckptclamp explain` tells from which; `storage: raw` judges what is stored",
+            informational=True,
+        )
 
 
 def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> SpecProblem:

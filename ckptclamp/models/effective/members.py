@@ -74,12 +74,13 @@ class Members:
     def computed(self, shape: tuple[int, ...], storage: Computed, roundoff: float) -> Tensor:
         """The effective tensor; `roundoff` is what rounding to its parts moves a weight by at most.
 
-        It is relative to the largest weight that shares a scale, as for Keras' integers.
+        It is relative to the largest weight that shares a scale, as for Keras' integers. Codes that
+        are coarser than 4-bit integers are forgiven no more than these: a norm moves less.
         """
         return Tensor(
             name=self.weight,
             shape=shape,
-            dtype=replace(DTYPES["float64"], unit_roundoff=roundoff),
+            dtype=replace(DTYPES["float64"], unit_roundoff=min(roundoff, half_step(4))),
             storage=storage,
             dtype_name="float64",
         )

@@ -79,7 +79,7 @@ def _gptq(members: Members, codes: Tensor, zeros: Tensor, scales: Tensor) -> Ten
     zero = Shared(packed(zeros, bits, outputs, 1), shared.blocks, shared.axes)
     storage = Grouped(
         words=f"{bits}-bit GPTQ codes {codes.name} and scales {scales.name}"
-        f"{span(shared, shape) if index is None else ' by the groups of ' + index.name}",
+        f"{span(shared, shape, swapped=True) if index is None else ', by group in ' + index.name}",
         codes=Packed(codes, bits, shape[0], 0),
         scales=(shared,),
         zero=zero,
@@ -124,7 +124,7 @@ def _awq(members: Members, codes: Tensor, zeros: Tensor, scales: Tensor) -> Tens
     shape = (codes.shape[0], scales.shape[1])
     shared = spread(members, shape, plain(scales))
     storage = Grouped(
-        words=f"4-bit AWQ codes {codes.name} and scales {scales.name}{span(shared, shape)}",
+        words=f"4-bit AWQ codes {codes.name} and scales {scales.name}{span(shared, shape, swapped=True)}",
         codes=Packed(codes, 4, shape[1], 1, order=_AWQ_ORDER),
         scales=(shared,),
         zero=Shared(Packed(zeros, 4, shape[1], 1, order=_AWQ_ORDER), shared.blocks, shared.axes),

@@ -75,7 +75,7 @@ def vectorwise(members: Members) -> Tensor:
     if len(codes.shape) != 2 or scale.shape != codes.shape[:1]:
         raise NotComputedError(misfit(scale, codes.shape))
     storage = Grouped(
-        words=f"int8 codes {codes.name} and scales {scale.name} for each row",
+        words=f"int8 codes {codes.name} and scales {scale.name}, one for each row",
         codes=Plain(codes),
         scales=(spread(members, codes.shape, plain(scale)),),
         constant=127.0,
@@ -166,14 +166,14 @@ def groups_of(tensor: Tensor, shape: Shape, shared: Shared, axis: int | None = N
     return Groups(tensor, axis)
 
 
-def span(shared: Shared, shape: Shape) -> str:
-    """`` for blocks of 128 x 128``, or nothing where one number serves all."""
+def span(shared: Shared, shape: Shape, *, swapped: bool = False) -> str:
+    """``, one for 128 x 128 weights``; nothing where one number serves all."""
     if not shared.axes:
         return ""
     spans = tuple(
         shared.blocks[axis] if axis in shared.axes else extent for axis, extent in enumerate(shape)
     )
-    return f" for {extents(spans)} weights each"
+    return f", one for {extents(spans[::-1] if swapped else spans)} weights"
 
 
 def misfit(tensor: Tensor, shape: Shape) -> str:
