@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
+QUANTISATION = "hf_quant_config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 MAX_BYTES = 64 << 20
@@ -36,7 +37,7 @@ MAX_BYTES = 64 << 20
 _MAX_DEPTH = 256
 _MAX_CONFIG_BYTES = 8 << 20
 _MAX_CONFIG_DEPTH = 64
-_QUANTISATION_KEYS = ("quantization_config", "compression_config")
+_QUANTISATION_KEYS = ("quantization_config", "compression_config", "quantization")
 
 _MAX_CONTAINERS = 4_000_000
 """Objects and arrays in one document: empty ones cost twenty times their text in memory."""
@@ -108,18 +109,23 @@ def stated_quantisation(
 ) -> Mapping[str, Any] | Unreadable | None:
     """Return what the config in the directory of `checkpoint` says; ``None`` where it says nothing.
 
-    It is read only where a tensor has a dtype that codes have. A config that cannot be read is
-    `Unreadable`, with the reason.
+    ModelOpt writes a file of its own, which counts where ``config.json`` says nothing. They are read
+    only where a tensor has a dtype that codes have. A config that cannot be read is `Unreadable`,
+    with the reason.
     """
-    path = checkpoint.path.parent / CONFIG
     dtypes = {tensor.dtype.name for tensor in checkpoint.tensors.values() if tensor.dtype}
-    if dtypes.isdisjoint(CODE_DTYPES) or not os.path.lexists(path):
+    if dtypes.isdisjoint(CODE_DTYPES):
         return None
-    try:
-        config = _config(path, follow_symlinks=follow_symlinks)
-    except UnreadableError as error:
-        return Unreadable(f"{CONFIG}: {error.message}")
-    return _quantisation(config)
+    for name in (CONFIG, QUANTISATION):
+        path = checkpoint.path.parent / name
+        try:
+            found = os.path.lexists(path) and _config(path, follow_symlinks=follow_symlinks)
+        except UnreadableError as error:
+            return Unreadable(f"{name}: {error.message}")
+        stated = _quantisation(found) if found else None
+        if stated is not None:
+            return stated
+    return None
 
 
 def stated_adapter(

@@ -109,7 +109,7 @@ def _fits(dtype: str, dtypes: Dtypes) -> bool:
 
 def _is_stem(stem: str, ending: str, family: Family) -> bool:
     """Whether `stem` is what must come before `ending`: a weight's name, or a module."""
-    if ending[0] not in "._":
+    if ending[0] not in "._:":
         return not stem or stem[-1] in "./"
     return bool(stem) and (not family.of_weight or "weight" in re.split("[./]", stem)[-1])
 
@@ -130,7 +130,7 @@ def _members(index: int, stem: str, members: Mapping[str, str]) -> Iterator[tupl
 
 def _can_only_be(name: str, family: Family) -> bool:
     found = (ending for ending in family.telltale if name.endswith(ending))
-    return any(end[0] == "." or name[: -len(end)][-1:] in ("", ".", "/") for end in found)
+    return any(end[0] in ".:" or name[: -len(end)][-1:] in ("", ".", "/") for end in found)
 
 
 def _weight(stem: str) -> str:
@@ -218,6 +218,7 @@ def _others(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], dtypes: Dt
 
 
 def _method(quantisation: object) -> str:
-    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    stated = quantisation if isinstance(quantisation, dict) else {}
+    method = stated.get("quant_method", stated.get("quant_algo"))
     named = printable(method) if isinstance(method, str) else "quantised"
-    return f"{named} (by config.json)"
+    return f"{named} (by the config beside it)"

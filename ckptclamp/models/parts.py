@@ -74,6 +74,11 @@ _SCALES: Final = (PartRole.SCALES, ANY)
 _INDEX: Final = (PartRole.INDEX, _INTEGERS)
 _FORMAT: Final = (PartRole.STATE, _INTEGERS)
 _VECTORS: Final = (PartRole.VECTORS, _FLOATS)
+_OF_HQQ: Final = (
+    "nbits", "group_size", "axis", "packing", "channel_wise", "compute_dtype", "encoded_state_dict",
+    "optimize", "quant_scale", "quant_zero", "round_zero", "stores_quant_config",
+    "unpack_view_dtype", "view_as_float", "offload_meta",
+)  # fmt: skip
 _QUANT_STATES: Final = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 
 
@@ -81,7 +86,7 @@ _QUANT_STATES: Final = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandb
 class Family:
     """One way of storing a weight in several tensors.
 
-    `parts` maps endings to roles and dtypes. An ending that begins with ``_`` or ``.`` follows the
+    `parts` maps endings to roles and dtypes. An ending that begins with ``_``, ``.`` or ``:`` follows the
     weight's own name (``l.weight`` and ``l.weight_scale``), the empty one is that name, and any
     other is a name within the weight's module (``l.qweight`` of ``l.weight``). It takes the parts
     that are `needed` to be told; a name with one of the endings `telltale` can be nothing else, so
@@ -155,6 +160,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
         telltale=("qweight", "qzeros"),
     ),
     Family(
+        "MLX",
+        {
+            "weight": (PartRole.CODES, frozenset({"uint32"})),
+            "scales": (PartRole.SCALES, _FLOATS),
+            "biases": (PartRole.ZERO_POINTS, _FLOATS),
+        },
+        needed=("weight", "scales", "biases"),
+    ),
+    Family(
         "bitsandbytes int8",
         {"weight": (PartRole.CODES, INT8), "SCB": _SCALES, "weight_format": _FORMAT},
         needed=("weight", "SCB"),
@@ -205,5 +219,79 @@ FAMILIES: Final[tuple[Family, ...]] = (
         {"_orig": (PartRole.ORIGINAL, ANY), "_mask": (PartRole.MASK, ANY)},
         needed=("_orig", "_mask"),
         of_weight=True,
+    ),
+    Family(
+        "HQQ",
+        {
+            "W_q": (PartRole.CODES, ANY),
+            "scale": _SCALES,
+            "zero": (PartRole.ZERO_POINTS, ANY),
+            "shape": (PartRole.SHAPE, ANY),
+            **dict.fromkeys(_OF_HQQ, (PartRole.STATE, ANY)),
+        },
+        needed=("W_q", "scale"),
+        telltale=("W_q",),
+    ),
+    Family(
+        "AQLM",
+        {
+            "codes": (PartRole.CODES, _INTEGERS),
+            "codebooks": (PartRole.TABLE, ANY),
+            "scales": _SCALES,
+        },
+        needed=("codes", "codebooks"),
+        telltale=("codebooks",),
+    ),
+    Family(
+        "EXL2",
+        {
+            "q_weight": (PartRole.CODES, _INTEGERS),
+            "q_scale": _SCALES,
+            "q_scale_max": _SCALES,
+            **dict.fromkeys(("q_groups", "q_invperm", "q_perm", "q_group_map"), _INDEX),
+        },
+        needed=("q_weight", "q_scale"),
+        telltale=("q_weight", "q_scale_max"),
+    ),
+    Family(
+        "EXL3",
+        {
+            "trellis": (PartRole.CODES, _INTEGERS),
+            **dict.fromkeys(("suh", "svh", "su", "sv", "mcg", "mul1"), (PartRole.STATE, ANY)),
+        },
+        needed=("trellis", "svh"),
+        telltale=("trellis",),
+    ),
+    Family(
+        "quanto",
+        {
+            "._data": (PartRole.CODES, ANY),
+            "._data._data": (PartRole.CODES, ANY),
+            "._scale": _SCALES,
+            "._shift": (PartRole.ZERO_POINTS, ANY),
+            "._zeropoint": (PartRole.ZERO_POINTS, ANY),
+        },
+        needed=("._data", "._scale"),
+        telltale=("._data", "._data._data"),
+    ),
+    Family(
+        "torchao",
+        {
+            "_weight_qdata": (PartRole.CODES, ANY),
+            "_weight_scale": _SCALES,
+            "_weight_zero_point": (PartRole.ZERO_POINTS, ANY),
+        },
+        needed=("_weight_qdata", "_weight_scale"),
+        telltale=("_weight_qdata",),
+    ),
+    Family(
+        "torchao",
+        {
+            ":qdata": (PartRole.CODES, ANY),
+            ":scale": _SCALES,
+            ":zero_point": (PartRole.ZERO_POINTS, ANY),
+        },
+        needed=(":qdata", ":scale"),
+        telltale=(":qdata",),
     ),
 )

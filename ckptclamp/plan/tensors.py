@@ -110,13 +110,12 @@ def computed_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
         return {}
     from ckptclamp.models.effective.offers import find_effective
 
-    adapter = checkpoint.adapter
     return find_effective(
         checkpoint.tensors,
         parts,
         checkpoint.read,
         stated=_stated(checkpoint),
-        adapter={} if isinstance(adapter, Unreadable) else adapter,
+        adapter=checkpoint.adapter,
     )
 
 

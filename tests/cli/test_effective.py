@@ -123,3 +123,64 @@ def test_what_does_not_fit_together_is_not_evaluated(run, tmp_path, more):
     copy = tmp_path / "copy.safetensors"
     assert run("apply", path, *rule, "-o", copy).returncode in (3, 5)
     assert not copy.exists()
+
+
+def adapter(tmp_path, config):
+    """One pair of factors whose product is 6 everywhere, with a config beside it."""
+    factors = {"q.lora_A.weight": ones(2, 4), "q.lora_B.weight": 3 * ones(5, 2)}
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    return written(tmp_path, factors)
+
+
+GOOD = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+
+
+def test_an_update_is_judged_with_its_scale(run, tmp_path):
+    """alpha / r times B·A, under a name that no rule about the weight means."""
+    path = adapter(tmp_path, json.dumps(GOOD))
+    answer = run("audit", path, *ROWS, "--tensors", "*.delta_weight", "-f", "json")
+    assert answer.returncode == 1
+    (result,) = json.loads(answer.stdout)["report"]["results"]
+    assert result["measured_max"] == 24  # 2 * 6 over four inputs
+    assert run("audit", path, *ROWS, "--tensors", "q.weight").returncode == 4
+    assert run("audit", tmp_path, *ROWS, "--tensors", "*.weight").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, "no adapter_config.json"),
+        ("{", "adapter_config.json"),
+        ("[]", "adapter_config.json"),
+        ('{"r": 2, "r": 2}', "twice"),
+        (json.dumps({**GOOD, "peft_type": "IA3"}), "not one of LoRA"),
+        (json.dumps({**GOOD, "r": 3}), "states a rank of 3"),
+        (json.dumps({**GOOD, "r": True}), "no usable r"),
+        (json.dumps({**GOOD, "lora_alpha": "4"}), "no usable lora_alpha"),
+        (json.dumps({**GOOD, "use_dora": True}), "use_dora"),
+        (json.dumps({**GOOD, "fan_in_fan_out": True}), "fan_in_fan_out"),
+        (json.dumps({**GOOD, "rank_pattern": [1]}), "no usable rank_pattern"),
+        (json.dumps({**GOOD, "alpha_pattern": {"(a+)+$": 1}}), "more than a name"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": Infinity}', "not finite"),
+    ],
+)
+def test_an_adapter_whose_scale_is_not_known_is_not_evaluated(run, tmp_path, config, words):
+    """The config is read as data, strictly; what is odd about it is the reason."""
+    answer = run("audit", adapter(tmp_path, config), *ROWS, "--tensors", "**")
+    assert answer.returncode == 3, answer.stderr
+    assert words in answer.stdout
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_config_of_modelopt_tells_of_codes_too(run, tmp_path):
+    """Where config.json says nothing of quantisation, ``hf_quant_config.json`` may."""
+    path = written(tmp_path, {"l.weight": ones(4, 4, dtype=np.int8), "b.weight": ones(2, 2)})
+    clip = ["--clip", 0, 5, "--tensors", "**"]
+    assert run("audit", path, *clip).returncode == 0
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    stated = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "W4A8"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(stated))
+    answer = run("audit", path, *clip)
+    assert answer.returncode == 3
+    assert "W4A8" in answer.stdout

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from ckptclamp.checkpoints.tensor import Unreadable
 from ckptclamp.errors import printable
 from ckptclamp.models.effective.grouped import PIECE, Effective
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
@@ -164,6 +165,8 @@ def _scale(members: Members, rank: int, alpha: Tensor | None, *, peft: bool) -> 
         return 1.0
     if members.adapter is None:
         raise NotComputedError("no adapter_config.json beside it tells by what they are multiplied")
+    if isinstance(members.adapter, Unreadable):
+        raise NotComputedError(members.adapter.reason)
     return _stated_scale(members, members.adapter, rank)
 
 

@@ -11,7 +11,7 @@ from ckptclamp.checkpoints.tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ckptclamp.checkpoints.tensor import Computed, Read
+    from ckptclamp.checkpoints.tensor import Computed, Read, Unreadable
 
 SMALL: Final = 1 << 16
 """The most bytes of a tensor (a shape, a state) that is read to know what a weight is."""
@@ -26,14 +26,14 @@ class Members:
     """The stored tensors of one `weight` by their endings in the family's table.
 
     `stated` is what the config beside the checkpoint says of quantisation; empty if nothing. `adapter`
-    is the config of an adapter beside it, if there is one.
+    is the config of an adapter beside it, if there is one, or why it cannot be read.
     """
 
     weight: str
     tensors: Mapping[str, Tensor]
     stated: Mapping[str, Any]
     read: Read
-    adapter: Mapping[str, Any] | None = None
+    adapter: Mapping[str, Any] | Unreadable | None = None
 
     def get(self, *endings: str) -> Tensor | None:
         """The first of these parts that is there."""

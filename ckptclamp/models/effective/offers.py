@@ -12,7 +12,7 @@ from ckptclamp.models.effective.floats4 import compressed, mxfp4, nvfp4
 from ckptclamp.models.effective.lora import low_rank
 from ckptclamp.models.effective.members import Members, NotComputedError
 from ckptclamp.models.effective.packed import gptq_or_awq
-from ckptclamp.models.effective.reparametrised import spectral_norm, weight_norm
+from ckptclamp.models.effective.reparametrised import pruned, spectral_norm, weight_norm
 from ckptclamp.models.effective.scaled import scaled, vectorwise
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
     "bitsandbytes int8": vectorwise,
     "weight-normalised": weight_norm,
     "spectrally normalised": spectral_norm,
+    "pruned": pruned,
     "GPTQ or AWQ": gptq_or_awq,
     "packed (compressed-tensors)": compressed,
     "NVFP4": nvfp4,
@@ -43,7 +44,7 @@ def find_effective(
     parts: Mapping[str, Part],
     read: Read,
     stated: Mapping[str, Any] | None = None,
-    adapter: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | Unreadable | None = None,
 ) -> dict[str, Tensor]:
     """Return the weight that each group of `parts` stands for, by the weight's name.
 
@@ -54,7 +55,7 @@ def find_effective(
         parts: what `find_parts` says of them.
         read: reads a small part, such as one that holds a shape.
         stated: what the config beside the checkpoint says of quantisation.
-        adapter: the config of an adapter beside it.
+        adapter: the config of an adapter beside it, or why it cannot be read.
     """
     groups: dict[str, list[tuple[str, Part]]] = defaultdict(list)
     for name, part in parts.items():

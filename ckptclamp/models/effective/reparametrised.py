@@ -217,6 +217,39 @@ def spectral_norm(members: Members) -> Tensor:
     return members.computed(shape, storage, roundoff(original))
 
 
+@dataclass(frozen=True, slots=True)
+class Masked(Effective):
+    """original · mask, as ``torch.nn.utils.prune`` computes it before each call."""
+
+    words: str
+    original: Tensor
+    mask: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """See `Computed.parts`."""
+        return (self.original, self.mask)
+
+    def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
+        """See `Effective.piece`."""
+        return Plain(self.original).read(read, box) * Plain(self.mask).read(read, box)
+
+
+def pruned(members: Members) -> Tensor:
+    """Return the original with what its mask leaves of it.
+
+    Raises:
+        NotComputedError: the shapes do not fit.
+    """
+    original, mask = members.need("_orig"), members.need("_mask")
+    members.only("_orig", "_mask")
+    check_floats(original)
+    if mask.shape != original.shape or mask.dtype is None or mask.dtype.kind is Kind.COMPLEX:
+        raise NotComputedError(f"{mask.name} is no mask of shape {extents(original.shape)}")
+    storage = Masked(f"original {original.name} and mask {mask.name}", original, mask)
+    return members.computed(original.shape, storage, roundoff(original))
+
+
 def check_floats(*tensors: Tensor) -> None:
     """Refuse parts that are no floats."""
     for tensor in tensors:
