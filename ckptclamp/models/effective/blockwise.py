@@ -41,7 +41,7 @@ FP4: Final = (*_HALF_FP4, *(-value for value in _HALF_FP4))
 _TABLES: Final[Mapping[str, tuple[float, ...]]] = {"nf4": NF4, "fp4": FP4}
 HALF_STEP: Final = 1 / 6
 _STATES: Final = tuple(f".quant_state.bitsandbytes__{kind}" for kind in _TABLES)
-_SPAN: Final = 1 << 20
+_SPAN: Final = 1 << 18
 """Elements between the first and the last of what is read at once, at most."""
 
 
@@ -99,19 +99,23 @@ class Blockwise(Effective):
         last = sum((stop - 1) * stride for (_, stop), stride in zip(box, strides, strict=True))
         if last - first >= _SPAN:
             return self._halves(read, box)
-        where = np.zeros(box_shape(box), np.int64)
-        for axis, (stride, extent) in enumerate(zip(strides, where.shape, strict=True)):
-            steps = stride * np.arange(extent)
-            where += steps.reshape([-1 if i == axis else 1 for i in range(len(box))])
         codes, skipped = self._codes(read, first, last + 1)
-        blocks = (where + first) // self.maxima.size
         begin = first // self.maxima.size
         maxima = self.maxima.read(read, begin, last // self.maxima.size + 1)
-        weights = np.array(self.table)[codes[where + skipped]]
-        scale = maxima[blocks - begin]
-        if (weights[scale == 0] != 0).any():
+        spread = maxima.repeat(self.maxima.size)[first - begin * self.maxima.size :]
+        weights = np.array(self.table)[codes[skipped : skipped + last + 1 - first]]
+        scale = spread[: len(weights)]
+        if not maxima.all() and (weights[scale == 0] != 0).any():
             raise UnreadableError(f"{self.maxima.stored.name} holds 0 for codes that are not")
-        return weights * scale
+        weights *= scale
+        shape = box_shape(box)
+        if len(weights) == math.prod(shape):
+            return weights.reshape(shape)
+        where = np.zeros(shape, np.int64)
+        for axis, (stride, extent) in enumerate(zip(strides, shape, strict=True)):
+            steps = stride * np.arange(extent)
+            where += steps.reshape([-1 if i == axis else 1 for i in range(len(box))])
+        return weights[where]
 
     def _halves(self, read: Read, box: Box) -> NDArray[np.float64]:
         """The same of a box whose ends lie far apart."""

@@ -12,7 +12,7 @@ from ckptclamp.errors import UnreadableError
 from ckptclamp.models.effective.numbers import Packed, cut, places
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,8 +45,12 @@ class Effective(Computed):
         """See `Computed.compute`."""
         del tensor
         with np.errstate(all="ignore"):
-            for part in cut(box, PIECE):
+            for part in self.pieces(box):
                 out[places(box, part)] = self.piece(read, part)
+
+    def pieces(self, box: Box) -> Iterable[Box]:
+        """Cut `box` into what is computed at once."""
+        return cut(box, PIECE)
 
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """Return a small `box` of the weight."""
@@ -65,32 +69,53 @@ class Shared:
     blocks: tuple[int, ...]
     axes: tuple[int, ...]
 
-    def read(self, read: Read, box: Box, groups: Groups | None = None) -> NDArray[np.float64]:
-        """Return what broadcasts with `box` of the weight."""
+    def read(self, read: Read, box: Box, groups: Groups | None = None) -> Spread:
+        """Return the numbers that `box` of the weight needs, and how they spread over it."""
         spans: list[tuple[int, int]] = [(0, 1)] * len(box)
-        takes: dict[int, NDArray[np.int64]] = {}
+        indices: dict[int, NDArray[np.int64]] = {}
         for axis in self.axes:
             start, stop = box[axis]
-            block = self.blocks[axis]
             if groups is not None and axis == groups.axis:
                 where = groups.read(read, box[axis], self.numbers.shape[self.axes.index(axis)])
                 spans[axis] = (int(where.min()), int(where.max()) + 1)
+                indices[axis] = where - spans[axis][0]
             else:
-                where = np.arange(start, stop) // block
+                block = self.blocks[axis]
                 spans[axis] = (start // block, (stop - 1) // block + 1)
-            if spans[axis][1] - spans[axis][0] > 1 and not np.array_equal(
-                where, np.arange(start, stop)
-            ):
-                takes[axis] = where - spans[axis][0]
         stored = self.numbers.read(read, self._stored([spans[axis] for axis in self.axes]))
         found = stored.reshape([b - a for a, b in spans])
-        for axis, where in takes.items():
-            found = found.take(where, axis)
-        return found
+        return Spread(found, tuple(a for a, _ in spans), box, self.blocks, indices)
 
     def _stored(self, spans: Sequence[tuple[int, int]]) -> Box:
         """The box of the numbers; one number for all may have any rank."""
         return tuple(spans) if spans else ((0, 1),) * len(self.numbers.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Numbers `found` from `first` on, which spread over `box` by blocks or, per axis, by `indices`."""
+
+    found: NDArray[np.float64]
+    first: tuple[int, ...]
+    box: Box
+    blocks: tuple[int, ...]
+    indices: dict[int, NDArray[np.int64]]
+
+    def over(self) -> NDArray[np.float64]:
+        """Return what broadcasts with an array of the box."""
+        found = self.found
+        for axis, (start, stop) in enumerate(self.box):
+            if found.shape[axis] == 1:
+                continue
+            if axis in self.indices:
+                found = found.take(self.indices[axis], axis)
+            elif self.blocks[axis] > 1:
+                begin = start - self.first[axis] * self.blocks[axis]
+                where = (slice(None),) * axis
+                found = found.repeat(self.blocks[axis], axis)[
+                    (*where, slice(begin, begin + stop - start))
+                ]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,43 +160,49 @@ class Grouped(Effective):
         index = [self.groups.tensor] if self.groups else []
         return (self.codes.tensor, *(s.numbers.tensor for s in shared), *index)
 
+    def pieces(self, box: Box) -> Iterable[Box]:
+        """See `Effective.pieces`; long runs of what is stored are read at once."""
+        if not self.transposed:
+            return cut(box, PIECE)
+        return map(_swapped, cut(_swapped(box), PIECE))
+
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
-        inner = (*box[:-2], box[-1], box[-2]) if self.transposed else box
+        inner = _swapped(box) if self.transposed else box
         weights = self.codes.read(read, inner)
         if self.zero is not None:
-            weights = weights - self.zero.read(read, inner, self.groups)
-        scale = self._scale(read, inner)
-        if not scale.all():
-            _check_zeros(weights, scale, self.scales[0].numbers.tensor)
-        weights = weights * scale
+            weights -= self.zero.read(read, inner, self.groups).over()
+        scales = [(shared, shared.read(read, inner, self.groups)) for shared in self.scales]
+        divisors = [(shared, shared.read(read, inner)) for shared in self.divisors]
+        for shared, spread in (*scales, *divisors):
+            _check(weights, shared, spread)
+        factor = scales[0][1].over()
+        for _, spread in scales[1:]:
+            factor = factor * spread.over()
+        for _, spread in divisors:
+            factor = factor / spread.over()
+        weights *= factor
         if self.constant != 1:
             weights /= self.constant
         return weights.swapaxes(-1, -2) if self.transposed else weights
 
-    def _scale(self, read: Read, box: Box) -> NDArray[np.float64]:
-        scale = np.ones(())
-        for shared in self.scales:
-            scale = scale * _not_negative(shared.read(read, box, self.groups), shared)
-        for shared in self.divisors:
-            divisor = _not_negative(shared.read(read, box), shared)
-            if not divisor.all():
-                raise UnreadableError(f"{shared.numbers.tensor.name} divides by 0")
-            scale = scale / divisor
-        return scale
+
+def _swapped(box: Box) -> Box:
+    return (*box[:-2], box[-1], box[-2])
 
 
-def _not_negative(scale: NDArray[np.float64], shared: Shared) -> NDArray[np.float64]:
-    """Refuse what no scale can be; NaN and infinities make weights that are judged as such."""
-    if (scale < 0).any():
-        raise UnreadableError(f"the scales {shared.numbers.tensor.name} hold negative numbers")
-    return scale
+def _check(weights: NDArray[np.float64], shared: Shared, spread: Spread) -> None:
+    """Refuse what no scale can be; NaN and infinities make weights that are judged as such.
 
-
-def _check_zeros(weights: NDArray[np.float64], scale: NDArray[np.float64], tensor: Tensor) -> None:
-    """Refuse a scale of 0 that wipes out weights; where all its codes are 0 it says nothing else."""
-    if (weights[np.broadcast_to(scale == 0, weights.shape)] != 0).any():
-        raise UnreadableError(f"the scales {tensor.name} hold 0 for codes that are not")
+    A scale of 0 says something only where its codes do.
+    """
+    name = shared.numbers.tensor.name
+    if (spread.found < 0).any():
+        raise UnreadableError(f"the scales {name} hold negative numbers")
+    if not spread.found.all():
+        wiped = np.broadcast_to(spread.over() == 0, weights.shape)
+        if (weights[wiped] != 0).any():
+            raise UnreadableError(f"the scales {name} hold 0 for codes that are not")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,4 +220,4 @@ class OneMore(Packed):
                 f"{self.tensor.name} holds zero points that libraries read in different ways",
                 hint="save it again in the format gptq_v2",
             )
-        return (found + 1).astype(np.float64)
+        return found.astype(np.float64) + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -145,7 +145,7 @@ class Packed(Numbers):
     """Unsigned integers of `bits` bits, one after the other in the words of an axis, lowest bit first.
 
     `length` integers lie along `axis`; one may lie across two words. `plus` is added to each. Where
-    an `order` is given, integer i of a word lies at place ``order[i]`` of it.
+    an `order` is given, integer i of a word, which holds whole ones, lies at place ``order[i]`` of it.
     """
 
     tensor: Tensor
@@ -167,34 +167,48 @@ class Packed(Numbers):
 
     def read(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Numbers.read`."""
-        return (self.integers(read, box) + self.plus).astype(np.float64)
+        found = self.integers(read, box).astype(np.float64)
+        if self.plus:
+            found += self.plus
+        return found
 
-    def integers(self, read: Read, box: Box) -> NDArray[np.int64]:
+    def integers(self, read: Read, box: Box) -> NDArray[Any]:
         """Return `box` as the unsigned integers that are stored."""
-        where = self._places(*box[self.axis])
-        first = where * self.bits // self._word
-        last = ((where + 1) * self.bits - 1) // self._word
-        begin, end = int(first.min()), int(last.max()) + 1
+        return self._astride(read, box) if self._word % self.bits else self._whole(read, box)
+
+    def _whole(self, read: Read, box: Box) -> NDArray[Any]:
+        """Integers of which each lies in one word."""
+        each = self._word // self.bits
+        start, stop = box[self.axis]
+        first = start // each
+        words = self._words(read, box, first, -(-stop // each))
+        shifts = self.bits * np.array(self.order or range(each), words.dtype)
+        codes = (words[..., None] >> shifts) & words.dtype.type((1 << self.bits) - 1)
+        begin = start - first * each
+        flat = codes.reshape(*words.shape[:-1], -1)[..., begin : begin + stop - start]
+        return np.moveaxis(flat, -1, self.axis)
+
+    def _words(self, read: Read, box: Box, begin: int, end: int) -> NDArray[Any]:
+        """The words from `begin` to `end` as unsigned integers, the packed axis last."""
         stored = list(box)
         stored[self.axis] = (begin, end)
         words = np.moveaxis(read(self.tensor, tuple(stored)), self.axis, -1)
-        unsigned = words.view(f"u{words.itemsize}").astype(np.uint64)
+        return words.view(f"u{words.itemsize}")
+
+    def _astride(self, read: Read, box: Box) -> NDArray[Any]:
+        """Integers of which some lie across two words."""
+        where = np.arange(*box[self.axis])
+        first = where * self.bits // self._word
+        last = ((where + 1) * self.bits - 1) // self._word
+        begin, end = int(first.min()), int(last.max()) + 1
+        unsigned = self._words(read, box, begin, end).astype(np.uint64)
         shift = (where * self.bits % self._word).astype(np.uint64)
         found = unsigned[..., first - begin] >> shift
         over = last > first
         if over.any():
             above = np.uint64(self._word) - shift[over]
             found[..., over] |= unsigned[..., last[over] - begin] << above
-        codes = (found & np.uint64((1 << self.bits) - 1)).astype(np.int64)
-        return np.moveaxis(codes, -1, self.axis)
-
-    def _places(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Where in the run of words each integer lies, in integers."""
-        where = np.arange(start, stop)
-        if not self.order:
-            return where
-        each = len(self.order)
-        return np.asarray(where // each * each + np.array(self.order)[where % each])
+        return np.moveaxis(found & np.uint64((1 << self.bits) - 1), -1, self.axis)
 
 
 def packed_words(length: int, bits: int, word: int = 32) -> int:
