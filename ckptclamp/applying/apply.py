@@ -185,7 +185,7 @@ class _Job:
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
         todo = [
-            a
+            a if a.mended is None else replace(a, tensor=a.mended)
             for a in self.plan.assignments
             if (everything or a.tensor.name in outside)
             and a.unprojected is None

@@ -15,6 +15,7 @@ from ckptclamp.plan.tensors import (
     is_effective,
     keras_model,
     matching_tensors,
+    mended_part,
     names_of,
     parts_of,
     quantised_notice,
@@ -122,20 +123,22 @@ def _pair(
             no_weight=no_weight is not None,
         )
     unit = unit_of(tensor, rule.constraint, rule.units, keras=keras)
+    mended = mended_part(tensor, rule.constraint, unit.axes)
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),
         axes=unit.axes,
         rule=rule.id,
         origin=Origin.SPEC,
-        why=_why(rule, tensor),
+        why=_why(rule, tensor, mended),
         tolerance=tolerance_for(tensor, rule.tolerance, tolerance),
         automatic=rule.tolerance is None and tolerance is None,
         severity=rule.severity,
         label=label,
         location=_place(rule),
         notices=(*unit.notices, *(quantised_notice(tensor) if keras else ())),
-        unprojected=why_not_projected(tensor),
+        unprojected=why_not_projected(tensor) if mended is None else None,
+        mended=mended,
         meant=unit.meant,
     )
 
@@ -144,12 +147,14 @@ def _place(rule: Rule) -> str | None:
     return None if rule.location is None else str(rule.location)
 
 
-def _why(rule: Rule, tensor: Tensor) -> str:
+def _why(rule: Rule, tensor: Tensor, mended: Tensor | None) -> str:
     matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
     if rule.storage is Storage.RAW:
         return f"{matched}; as stored (storage: raw)"
-    storage = tensor.storage
-    return f"{matched}; from {storage.stored_as}" if isinstance(storage, Computed) else matched
+    if not isinstance(tensor.storage, Computed):
+        return matched
+    changed = "" if mended is None else f"; a projection changes {mended.name} alone"
+    return f"{matched}; from {tensor.storage.stored_as}{changed}"
 
 
 def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:

@@ -222,6 +222,20 @@ def why_not_projected(tensor: Tensor) -> str | None:
     return None
 
 
+def mended_part(tensor: Tensor, constraint: Constraint, axes: tuple[int, ...]) -> Tensor | None:
+    """The stored tensor to project in place of a computed one, if that comes to the same.
+
+    Where the norms of its units are stored, a bound on these norms is one on what is stored.
+    """
+    from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+
+    if isinstance(tensor.storage, Computed) and isinstance(
+        constraint, MaxNorm | MinMaxNorm | UnitNorm
+    ):
+        return tensor.storage.lengths_over(axes)
+    return None
+
+
 def quantised_notice(tensor: Tensor) -> tuple[Notice, ...]:
     """Tell that what is judged is not what is stored."""
     if not isinstance(tensor.storage, Computed):

@@ -7,6 +7,7 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from tests.checkpoints.safetensors_files import serialised
 
@@ -33,9 +34,11 @@ NORMED = {"c.weight_g": 5 * ones(4, 1), "c.weight_v": ones(4, 16) / 10}
 
 
 @pytest.mark.parametrize(
-    ("arrays", "norm"), [(BLOCKS, 31.25), (NORMED, 5)], ids=["float8", "weight norm"]
+    ("arrays", "norm", "more"),
+    [(BLOCKS, 31.25, []), (NORMED, 5, ["--clip", 0, 1])],
+    ids=["float8", "weight norm"],
 )
-def test_what_is_stored_would_pass_and_the_weight_does_not(run, tmp_path, arrays, norm):
+def test_what_is_stored_would_pass_and_the_weight_does_not(run, tmp_path, arrays, norm, more):
     """The scale, or the length, counts; so the copy that an unaware tool would write is refused."""
     path = written(tmp_path, arrays)
     answer = run("audit", path, *ROWS, "--tensors", "**", "-f", "json")
@@ -45,7 +48,7 @@ def test_what_is_stored_would_pass_and_the_weight_does_not(run, tmp_path, arrays
     assert result["violating"] == 4
     before = path.read_bytes()
     copy = tmp_path / "copy.safetensors"
-    refused = run("apply", path, *ROWS, "--tensors", "**", "-o", copy)
+    refused = run("apply", path, *(more or ROWS), "--tensors", "**", "-o", copy)
     assert refused.returncode == 5
     assert "not projected" in refused.stderr
     assert not copy.exists()
@@ -184,3 +187,35 @@ def test_the_config_of_modelopt_tells_of_codes_too(run, tmp_path):
     answer = run("audit", path, *clip)
     assert answer.returncode == 3
     assert "W4A8" in answer.stdout
+
+
+def test_the_lengths_of_a_weight_norm_are_projected_in_its_place(run, tmp_path):
+    """Where a unit's norm is stored, projecting it is projecting the unit: nothing else changes."""
+    lengths = np.array([[5], [-3], [0.5], [1]], np.float32)
+    arrays = {"a.bias": 9 * ones(3), **NORMED, "c.weight_g": lengths, "d.weight": ones(2, 4)}
+    path, copy = written(tmp_path, arrays), tmp_path / "copy.safetensors"
+    rule = [*ROWS, "--tensors", "*.weight"]
+    shown = run("explain", path, *rule)
+    assert "a projection changes c.weight_g alone" in shown.stdout
+    assert run("apply", path, *rule, "-o", copy).returncode == 0
+    with safe_open(copy, "numpy") as file:
+        np.testing.assert_array_equal(file.get_tensor("c.weight_g"), [[1], [-1], [0.5], [1]])
+        np.testing.assert_array_equal(file.get_tensor("c.weight_v"), arrays["c.weight_v"])
+        np.testing.assert_array_equal(file.get_tensor("a.bias"), arrays["a.bias"])
+        assert file.get_tensor("d.weight")[0, 0] == 0.5
+    assert run("audit", copy, *rule).returncode == 0
+    whole = run(
+        "apply", path, "--max-norm", 1, "--axis", "all", "--tensors", "c.weight", "-o", copy
+    )
+    assert whole.returncode in (2, 5)
+    columns = ["--max-norm", 0.1, "--unit-axis", 1, "--tensors", "c.weight"]
+    assert run("apply", path, *columns, "-o", tmp_path / "other").returncode == 5
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_rule_about_single_weights_is_not_mended_by_lengths(run, tmp_path):
+    """No length brings one weight of a unit into an interval without moving the others."""
+    path, copy = written(tmp_path, NORMED), tmp_path / "copy.safetensors"
+    answer = run("apply", path, "--clip", 0, 1, "--tensors", "*.weight", "-o", copy)
+    assert answer.returncode == 5
+    assert not copy.exists()

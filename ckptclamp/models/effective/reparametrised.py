@@ -72,6 +72,11 @@ class WeightNorm(Effective):
         """See `Computed.parts`."""
         return (self.directions, self.lengths)
 
+    def lengths_over(self, axes: tuple[int, ...]) -> Tensor | None:
+        """See `Computed.lengths_over`."""
+        fits = axes == self.axes and len(self.lengths.shape) == len(self.directions.shape)
+        return self.lengths if fits else None
+
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
         norms = _RECENT.get(self, lambda: self._norms(read))[self._kept(box)]
