@@ -28,6 +28,7 @@ from ckptclamp.plan.build import Assignment, Plan, build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,
     audited_tensors,
+    is_effective,
     labels_of,
     parts_of,
     why_no_norm,
@@ -102,7 +103,7 @@ def starting_spec(
         exact = ExactPatterns(judged, labels_of(checkpoint))
         parts = parts_of(checkpoint)
         reasons = {
-            tensor.name: _why_no_rule(tensor, parts.get(tensor.name))
+            tensor.name: _why_no_rule(tensor, parts.get(tensor.name), keras=keras)
             for tensor in judged
             if tensor.role is Role.WEIGHT
         }
@@ -130,7 +131,9 @@ def starting_spec(
     )
 
 
-def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
+def _why_no_rule(tensor: Tensor, part: Part | None, *, keras: bool) -> str | None:
+    if is_effective(tensor) and not keras:
+        return why_not_audited(tensor)
     if part is not None:
         return part.reason
     return why_not_audited(tensor) or why_not_projected(tensor) or why_no_norm(tensor)

@@ -58,7 +58,8 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
     labels = {} if bound is None else bound.labels
     shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
-    met = matching_tensors(patterns, audited_tensors(checkpoint).values(), labels)
+    audited = audited_tensors(checkpoint)
+    met = matching_tensors(patterns, audited.values(), labels)
     parts = parts_of(checkpoint)
     matching = [
         governed(rule, tensors, checkpoint.tensors, parts)
@@ -79,7 +80,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, tolerance: float | None) -> I
     if problems:
         raise SpecError(spec.path or "options", tuple(problems))
     empty = [rule for rule, tensors in zip(spec.rules, matching, strict=True) if not tensors]
-    nearest = _Nearest(checkpoint.tensors)
+    nearest = _Nearest(audited)
     partly = (
         _matches_in_part(spec.rules[index], unused, nearest)
         for index, unused in patterns.never_met().items()

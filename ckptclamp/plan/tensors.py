@@ -59,8 +59,8 @@ def names_of(tensor: Tensor, label: str | None) -> tuple[str, ...]:
 
 def all_names(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
     """Every name of every tensor, by the full name."""
-    labels = labels_of(checkpoint)
-    return {name: names_of(tensor, labels.get(name)) for name, tensor in checkpoint.tensors.items()}
+    labels, audited = labels_of(checkpoint), audited_tensors(checkpoint)
+    return {name: names_of(tensor, labels.get(name)) for name, tensor in audited.items()}
 
 
 def matching_tensors(

@@ -219,3 +219,38 @@ def test_a_rule_about_single_weights_is_not_mended_by_lengths(run, tmp_path):
     answer = run("apply", path, "--clip", 0, 1, "--tensors", "*.weight", "-o", copy)
     assert answer.returncode == 5
     assert not copy.exists()
+
+
+def test_a_first_spec_has_rules_for_weights_in_parts(run, tmp_path):
+    """`init` bounds what the model computes with, and leaves the parts out."""
+    path, spec = written(tmp_path, {**BLOCKS, **NORMED}), tmp_path / "spec.yaml"
+    assert run("init", path, "-o", spec, "--no-schema").returncode == 0
+    text = spec.read_text()
+    assert text.count("- id:") == 2
+    assert "max_value: 34.38" in text
+    assert "c.weight_g: it holds the norms of weight-normalised c.weight" in text
+    assert run("audit", path, "--spec", spec, "--strict").returncode == 0
+
+
+def test_an_ignore_rule_means_a_weight_by_its_own_name(run, tmp_path):
+    """What is accepted is named as it is judged, though no tensor of the file is called so."""
+    spec = tmp_path / "spec.yaml"
+    rule = "{id: r, tensors: '*.weight', constraint: MaxNorm, max_value: 1, unit_axis: 0}"
+    ignored = "{rules: r, tensors: c.weight, reason: known}"
+    spec.write_text(f"version: 1\nrules:\n  - {rule}\nignore:\n  - {ignored}\n")
+    assert run("audit", written(tmp_path, NORMED), "--spec", spec).returncode == 0
+
+
+def test_parts_in_several_shards_make_one_weight(run, tmp_path):
+    """Codes in one file, their scale in the next."""
+    weight_map: dict[str, str] = {}
+    for number, (name, array) in enumerate(BLOCKS.items(), 1):
+        shard = f"model-0000{number}-of-00002.safetensors"
+        (tmp_path / shard).write_bytes(serialised({name: array}))
+        weight_map[name] = shard
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
+    answer = run("audit", tmp_path, *ROWS, "--tensors", "**")
+    assert answer.returncode == 1
+    assert "31.25 > 1" in answer.stdout

@@ -201,7 +201,7 @@ def test_no_first_spec_and_no_norms_for_parts(run, tmp_path):
     assert run("init", path, "-o", spec, "--no-schema").returncode == 0
     text = spec.read_text()
     assert text.count("- id:") == 1
-    assert "# " + "  l.weight: it holds the codes of block-scaled float8" in text
+    assert "# " + "  l.weight: it is block-scaled float8, and what the model computes" in text
     assert run("audit", path, "--spec", spec).returncode == 0
     tensors = json.loads(run("inspect", path, "--norms", "-f", "json").stdout)["tensors"]
     norms = {tensor["name"]: tensor["norms"] for tensor in tensors}

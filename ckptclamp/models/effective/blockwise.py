@@ -183,7 +183,7 @@ def _state(members: Members) -> Mapping[str, Any]:
 
 def _positive(state: Mapping[str, Any], key: str) -> int:
     value = state.get(key)
-    if type(value) is not int or not 0 < value <= 1 << 20:
+    if type(value) is not int or not 0 < value <= 1 << 16:
         raise NotComputedError(f"its quantisation state has no usable {key}")
     return value
 

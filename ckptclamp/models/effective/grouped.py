@@ -23,6 +23,10 @@ PIECE = 1 << 16
 """Elements that are computed at once: what they take beside the result is a few MiB."""
 
 
+_FAR = 1 << 12
+"""Groups that are read for few weights, at most: in a model, all that there are."""
+
+
 class Effective(Computed):
     """A weight that is computed in float64 from parts that are stored beside each other."""
 
@@ -107,14 +111,14 @@ class Spread:
         for axis, (start, stop) in enumerate(self.box):
             if found.shape[axis] == 1:
                 continue
+            block, begin = self.blocks[axis], start - self.first[axis] * self.blocks[axis]
             if axis in self.indices:
                 found = found.take(self.indices[axis], axis)
-            elif self.blocks[axis] > 1:
-                begin = start - self.first[axis] * self.blocks[axis]
-                where = (slice(None),) * axis
-                found = found.repeat(self.blocks[axis], axis)[
-                    (*where, slice(begin, begin + stop - start))
-                ]
+            elif found.shape[axis] * block > 2 * (stop - start):
+                found = found.take(np.arange(begin, begin + stop - start) // block, axis)
+            elif block > 1:
+                whole = found.repeat(block, axis)
+                found = whole[(*(slice(None),) * axis, slice(begin, begin + stop - start))]
         return found
 
 
@@ -129,11 +133,13 @@ class Groups:
         """Return the groups of the indices in `span`.
 
         Raises:
-            UnreadableError: one is not below `count`.
+            UnreadableError: one is not below `count`, or they are scattered over very many.
         """
         found = read(self.tensor, (span,)).astype(np.int64)
         if found.min() < 0 or found.max() >= count:
             raise UnreadableError(f"{self.tensor.name} names groups that there are no scales for")
+        if found.max() - found.min() > _FAR + 4 * len(found):
+            raise UnreadableError(f"{self.tensor.name} names groups that lie too far apart")
         return found
 
 

@@ -42,6 +42,9 @@ _BASES: Final = ("base_layer.weight", "weight")
 _PLAIN: Final = re.compile(r"\^?[\w.-]{1,500}", re.ASCII)
 """A pattern of a module that is little more than its name."""
 
+_MOST: Final = 1 << 14
+"""Weights of a product for each number of its factors, at most, so that a small file is no long work."""
+
 _OTHERWISE: Final = (
     "use_dora", "use_qalora", "use_bdlora", "layer_replication", "arrow_config", "kasa_config",
     "monteclora_config", "velora_config", "fan_in_fan_out", "megatron_config",
@@ -111,6 +114,8 @@ def low_rank(members: Members) -> Tensor:
         raise NotComputedError(f"{up.name} of shape {extents(up.shape)} spans more than one place")
     shape = (up.shape[0], *down.shape[1:])
     shape = shape[::-1] if transposed else shape
+    if math.prod(shape) > _MOST * (down.size + up.size):
+        raise NotComputedError(f"its factors are too thin for a product of {extents(shape)}")
     base, alpha = members.get(*_BASES), members.get("alpha")
     if base is not None:
         check_floats(base)
