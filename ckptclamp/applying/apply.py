@@ -35,7 +35,7 @@ from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import concurrently
-from ckptclamp.errors import Notice
+from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
 from ckptclamp.spec.model import Projection, Spec
@@ -83,6 +83,8 @@ def apply(
         UsageError: the output exists, is the input, or the spec makes no sense here.
     """
     options = options or ApplyOptions()
+    if options.audit.base is not None:
+        raise UsageError("an adapter is not projected together with its base")
     rules = as_spec(spec, options.audit.allow_import)
     with opened(path, options.audit) as checkpoint:
         job = _Job(checkpoint, rules, options)

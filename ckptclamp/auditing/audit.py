@@ -18,9 +18,9 @@ from ckptclamp.checkpoints.source import Digests
 from ckptclamp.engine.executors import Meter
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Measurement, Request
-from ckptclamp.errors import Notice, UnreadableError, UsageError
+from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError
 from ckptclamp.plan.build import Assignment, NotEvaluated, Plan, build_plan
-from ckptclamp.plan.tensors import all_names
+from ckptclamp.plan.tensors import all_names, unmerged
 from ckptclamp.spec.model import Declared, Spec, Suppression
 
 if TYPE_CHECKING:
@@ -79,9 +79,32 @@ def opened(path: str | Path, opening: Opening) -> Checkpoint:
         except UsageError:
             checkpoint.close()
             raise
+    if opening.base is not None:
+        try:
+            _add_base(checkpoint, opening.base, opening)
+        except CkptclampError:
+            checkpoint.close()
+            raise
     if opening.leave_cache:
         checkpoint.leave_cache()
     return checkpoint
+
+
+def _add_base(checkpoint: Checkpoint, path: Path, opening: Opening) -> None:
+    """Open the base checkpoint at `path`, to which every factor of the adapter must belong."""
+    from ckptclamp.checkpoints.base import add_base
+
+    base = open_checkpoint(path, follow_symlinks=opening.follow_symlinks, limits=opening.limits)
+    try:
+        add_base(checkpoint, base)
+    except CkptclampError:
+        base.close()
+        raise
+    alone = unmerged(checkpoint)
+    if alone is not None:
+        raise UsageError(
+            f"{path} holds no weight for this update", path=checkpoint.path, tensor=alone
+        )
 
 
 def check_isolation(path: str | Path) -> None:
@@ -335,6 +358,7 @@ def _parameters(options: AuditOptions) -> dict[str, str]:
         "tolerance": "auto" if options.tolerance is None else repr(options.tolerance),
         "strict": str(options.strict).lower(),
         "allow-import": ",".join(sorted(options.allow_import)),
+        "base": "" if options.base is None else options.base.name,
         "config": "" if options.config is None else options.config_source or "given",
     }
     return {name: value for name, value in parameters.items() if value}

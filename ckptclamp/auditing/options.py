@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.source import (
@@ -73,7 +74,8 @@ class Opening:
     missing. `header_limit` bounds the header of a safetensors file, in bytes; `expansion_limit` and
     `unpacked_limit` how many times its stored bytes, and how many bytes, what is compressed may
     unpack to (see `Limits`). `leave_cache` reads without filling the system's page cache, where the
-    system can. `config` stands in for the model config of a weights-only Keras file.
+    system can. `config` stands in for the model config of a weights-only Keras file. `base` is the
+    checkpoint to whose weights an adapter is added.
     """
 
     follow_symlinks: bool = False
@@ -83,6 +85,7 @@ class Opening:
     unpacked_limit: int = DEFAULT_UNPACKED_LIMIT
     leave_cache: bool = False
     config: Mapping[str, Any] | None = None
+    base: Path | None = None
 
     @property
     def limits(self) -> Limits:
@@ -92,4 +95,4 @@ class Opening:
 
 @dataclass(frozen=True)
 class AuditOptions(Opening, Reporting, Judging, Running):
-    """How to audit. Only `tolerance`, `strict`, `allow_import` and `config` change the answer."""
+    """How to audit. `tolerance`, `strict`, `allow_import`, `config` and `base` change the answer."""

@@ -11,6 +11,7 @@ from ckptclamp.cli.options import (
     GateOptions,
     ReportOptions,
     RuleOptions,
+    base_option,
     checkpoint_argument,
     config_option,
     engine_options,
@@ -64,6 +65,7 @@ def inspect_command(
 @click.command("explain")
 @checkpoint_argument
 @spec_options
+@base_option
 @plain_format_option
 @engine_options
 @verbosity_options

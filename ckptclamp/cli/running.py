@@ -82,6 +82,7 @@ def audit_options(
         allow_import=frozenset(rules.allow_import),
         config=config,
         config_source=source,
+        base=rules.base,
         **others,
     )
 

@@ -67,6 +67,13 @@ _LOW_RANK: Final = re.compile(
 
 _PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
 
+_LORA: Final = "low-rank adapted (LoRA)"
+_OF_PEFT: Final = "base_model.model."
+"""What peft puts before the names of the model that it adapts."""
+
+DELTA: Final = "delta_weight"
+"""What an update is called in its module."""
+
 _ADAPTED: Final = {
     "weight": PartRole.BASE,
     "base_layer.weight": PartRole.BASE,
@@ -184,23 +191,27 @@ def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, Part
 def _low_rank(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     """Factors of low-rank adapters, by name, and the base weights that they are added to.
 
-    Without a base weight in the same file they stand for an update, which has a name of its own: a
-    rule that means the weight must not be met by what is added to it.
+    Without a base weight they stand for an update, which has a name of its own: a rule that means
+    the weight must not be met by what is added to it.
     """
     modules: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         if (match := _LOW_RANK.search(name)) is not None:
             modules[_module(name, match)].append(name)
     for module, factors in modules.items():
-        others = [last for last in _ADAPTED if f"{module}{last}" in tensors]
+        others = {last: f"{module}{last}" for last in _ADAPTED if f"{module}{last}" in tensors}
         alone = not any(_ADAPTED[last] is PartRole.BASE for last in others)
-        weight = f"{module}{'delta_weight' if alone else 'weight'}"
-        for name in (*factors, *(f"{module}{last}" for last in others)):
+        weight = f"{module}{DELTA if alone else 'weight'}"
+        plain = f"{module.removeprefix(_OF_PEFT)}weight"
+        if alone and module.startswith(_OF_PEFT) and plain in tensors:
+            others["weight"] = weight = plain
+        for name in factors:
             rest = name[len(module) :]
-            role = _ADAPTED.get(rest, PartRole.FACTOR)
-            if "lora_magnitude_vector" in rest:
-                role = PartRole.NORMS
-            yield name, Part("low-rank adapted (LoRA)", role, weight, "", rest)
+            norms = "lora_magnitude_vector" in rest
+            role = PartRole.NORMS if norms else PartRole.FACTOR
+            yield name, Part(_LORA, role, weight, "", rest)
+        for last, name in others.items():
+            yield name, Part(_LORA, _ADAPTED[last], weight, "", last)
 
 
 def _module(name: str, match: re.Match[str]) -> str:

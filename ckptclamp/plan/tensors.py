@@ -128,6 +128,14 @@ def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
     return find_parts(checkpoint.tensors, _stated(checkpoint))
 
 
+def unmerged(checkpoint: Checkpoint) -> str | None:
+    """The name of an update that belongs to no weight of `checkpoint`, or of no update at all."""
+    from ckptclamp.models.families import DELTA
+
+    weights = {part.weight for part in parts_of(checkpoint).values()}
+    return next((weight for weight in weights if weight.endswith(DELTA)), None)
+
+
 def _stated(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     stated = checkpoint.quantisation
     return None if isinstance(stated, Unreadable) else stated

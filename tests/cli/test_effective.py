@@ -161,7 +161,7 @@ def test_an_update_is_judged_with_its_scale(run, tmp_path):
         (json.dumps({**GOOD, "r": 3}), "states a rank of 3"),
         (json.dumps({**GOOD, "r": True}), "no usable r"),
         (json.dumps({**GOOD, "lora_alpha": "4"}), "no usable lora_alpha"),
-        (json.dumps({**GOOD, "use_dora": True}), "use_dora"),
+        (json.dumps({**GOOD, "use_dora": True}), "whether it is DoRA"),
         (json.dumps({**GOOD, "fan_in_fan_out": True}), "fan_in_fan_out"),
         (json.dumps({**GOOD, "rank_pattern": [1]}), "no usable rank_pattern"),
         (json.dumps({**GOOD, "alpha_pattern": {"(a+)+$": 1}}), "more than a name"),
@@ -254,3 +254,47 @@ def test_parts_in_several_shards_make_one_weight(run, tmp_path):
     answer = run("audit", tmp_path, *ROWS, "--tensors", "**")
     assert answer.returncode == 1
     assert "31.25 > 1" in answer.stdout
+
+
+def based(tmp_path, weight, adapter="base_model.model.q", **others):
+    """An adapter in a directory of its own, and a base of one weight."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({**GOOD, **others}))
+    factors = {"lora_A.weight": ones(2, 4), "lora_B.weight": 3 * ones(5, 2)}
+    if others.get("use_dora"):
+        factors["lora_magnitude_vector"] = np.arange(5, dtype=np.float32)
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(serialised({f"{adapter}.{name}": array for name, array in factors.items()}))
+    return path, written(tmp_path, {"q.weight": weight, "k.weight": ones(2, 2)})
+
+
+@pytest.mark.parametrize(("more", "norm"), [({}, 4), ({"use_dora": True}, 4)])
+def test_an_adapter_and_its_base_are_judged_as_one_model(run, tmp_path, more, norm):
+    """W - 12 + 12 is small though neither W nor the update is; DoRA has the length that is stored."""
+    path, base = based(tmp_path, -10 * ones(5, 4), **more)
+    rule = [*ROWS, "--tensors", "*.weight", "--base", base]
+    answer = run("audit", path, *rule, "-f", "json")
+    assert answer.returncode == 1, answer.stderr
+    results = json.loads(answer.stdout)["report"]["results"]
+    measured = {result["tensor"]: result["measured_max"] for result in results}
+    assert measured == {"q.weight": norm, "k.weight": pytest.approx(2**0.5)}
+    shown = run("explain", path, *rule)
+    assert "from base weight q.weight and factors" in shown.stdout
+
+
+def test_a_base_that_does_not_fit_is_no_pass(run, tmp_path):
+    """An update without a weight, a base in codes, a base of another shape or that is no checkpoint."""
+    path, base = based(tmp_path, ones(4, 5))
+    rule = ["--max-norm", 1e9, "--axis", "all", "--tensors", "**"]
+    assert run("audit", path, *rule, "--base", base).returncode == 3
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(serialised({"x.weight": ones(5, 4)}))
+    answer = run("audit", path, *rule, "--base", other)
+    assert answer.returncode == 2
+    assert "holds no weight for this update" in answer.stderr
+    codes = {**BLOCKS, "q.weight": ones(5, 4, dtype=ml_dtypes.float8_e4m3fn)}
+    other.write_bytes(serialised(codes))
+    assert run("audit", path, *rule, "--base", other).returncode == 3
+    assert run("audit", path, *rule, "--base", path).returncode == 3
+    assert run("audit", path, *rule, "--base", tmp_path / "none").returncode == 3

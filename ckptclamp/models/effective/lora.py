@@ -2,14 +2,15 @@
 
 Sources: ``LoraLayer.get_delta_weight`` and ``get_pattern_key`` of peft (``adapter_config.json`` tells
 the scale: alpha / r, or alpha / √r with rslora, by module where a pattern says so), and the ``alpha``
-that kohya's scripts store beside ``lora_down`` and ``lora_up`` (alpha / r; 1 where there is none).
+that kohya's scripts store beside ``lora_down`` and ``lora_up`` (alpha / r; 1 where there is none). DoRA
+(``DoraLinearLayer``) gives each row of the merged weight the length that is stored for it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from ckptclamp.errors import printable
 from ckptclamp.models.effective.grouped import PIECE, Effective
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain
-from ckptclamp.models.effective.reparametrised import check_floats, roundoff
+from ckptclamp.models.effective.reparametrised import WeightNorm, check_floats, roundoff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,7 @@ _SIDES: Final = {
     "lora_up": ("up", False),
     "lora_embedding_A": ("down", True),
     "lora_embedding_B": ("up", True),
+    "lora_magnitude_vector": ("lengths", False),
 }
 """Which factor each name is, and whether the product is that of an embedding, which is transposed."""
 
@@ -46,7 +48,7 @@ _MOST: Final = 1 << 14
 """Weights of a product for each number of its factors, at most, so that a small file is no long work."""
 
 _OTHERWISE: Final = (
-    "use_dora", "use_qalora", "use_bdlora", "layer_replication", "arrow_config", "kasa_config",
+    "use_qalora", "use_bdlora", "layer_replication", "arrow_config", "kasa_config",
     "monteclora_config", "velora_config", "fan_in_fan_out", "megatron_config",
 )  # fmt: skip
 """Settings of peft that make something else of the factors than their product."""
@@ -103,8 +105,9 @@ def low_rank(members: Members) -> Tensor:
         NotComputedError: there are other factors than one pair, their shapes do not fit, or nothing
             tells their scale.
     """
-    down, up, transposed = _factors(members)
-    check_floats(down, up)
+    factors, transposed = _factors(members)
+    down, up, lengths = factors["down"], factors["up"], factors.get("lengths")
+    check_floats(*factors.values())
     rank = down.shape[0]
     if len(down.shape) < 2 or len(down.shape) != len(up.shape) or up.shape[1] != rank:
         raise NotComputedError(
@@ -118,11 +121,7 @@ def low_rank(members: Members) -> Tensor:
         raise NotComputedError(f"its factors are too thin for a product of {extents(shape)}")
     base, alpha = members.get(*_BASES), members.get("alpha")
     if base is not None:
-        check_floats(base)
-        if base.shape != shape:
-            raise NotComputedError(
-                f"its base weight is {extents(base.shape)}, its update {extents(shape)}"
-            )
+        _check_base(base, shape)
     scale = _scale(members, rank, alpha, peft="lora_A" in down.name or "embedding" in down.name)
     added = "" if base is None else f"base weight {base.name} and "
     storage = LowRank(
@@ -134,12 +133,45 @@ def low_rank(members: Members) -> Tensor:
         transposed=transposed,
         others=() if alpha is None else (alpha,),
     )
-    every = (down, up) if base is None else (down, up, base)
-    return members.computed(shape, storage, roundoff(*every))
+    every = (*factors.values(), *(() if base is None else (base,)))
+    merged = members.computed(shape, storage, roundoff(*every))
+    return merged if lengths is None else _by_length(members, merged, lengths, base)
 
 
-def _factors(members: Members) -> tuple[Tensor, Tensor, bool]:
-    """The two factors, and whether their product is transposed."""
+def _check_base(base: Tensor, shape: tuple[int, ...]) -> None:
+    check_floats(base)
+    if base.dtype is not None and base.dtype.bits < 16:
+        raise NotComputedError(f"its base weight {base.name} is {base.dtype}")
+    if base.shape != shape:
+        raise NotComputedError(
+            f"its base weight is {extents(base.shape)}, its update {extents(shape)}"
+        )
+
+
+def _by_length(members: Members, merged: Tensor, lengths: Tensor, base: Tensor | None) -> Tensor:
+    """DoRA: the merged weight with the length that is stored for each of its rows."""
+    if base is None:
+        raise NotComputedError("DoRA makes a weight of it only together with its base (--base)")
+    if len(merged.shape) != 2 or lengths.shape != merged.shape[:1] or _is_turned(members):
+        raise NotComputedError(
+            f"{lengths.name} of shape {extents(lengths.shape)} has no length a row"
+        )
+    assert isinstance(merged.storage, LowRank)
+    storage = WeightNorm(
+        words=f"{merged.storage.words}, and lengths {lengths.name}",
+        lengths=lengths,
+        directions=merged,
+        axes=(1,),
+    )
+    return replace(merged, storage=storage)
+
+
+def _is_turned(members: Members) -> bool:
+    return any("embedding" in ending for ending in members.tensors)
+
+
+def _factors(members: Members) -> tuple[dict[str, Tensor], bool]:
+    """The two factors and, with DoRA, the lengths; and whether their product is transposed."""
     found: dict[str, Tensor] = {}
     transposed = False
     for ending, tensor in members.tensors.items():
@@ -151,9 +183,9 @@ def _factors(members: Members) -> tuple[Tensor, Tensor, bool]:
             raise NotComputedError(f"what {what} does to it is not known here")
         found[side] = tensor
         transposed |= turned
-    if found.keys() != {"down", "up"}:
+    if not {"down", "up"} <= found.keys():
         raise NotComputedError("the file lacks one of its two factors")
-    return found["down"], found["up"], transposed
+    return found, transposed
 
 
 def _scale(members: Members, rank: int, alpha: Tensor | None, *, peft: bool) -> float:
@@ -179,6 +211,8 @@ def _stated_scale(members: Members, config: Mapping[str, Any], rank: int) -> flo
     if config.get("peft_type") != "LORA":
         raise NotComputedError("adapter_config.json is not one of LoRA")
     changed = [key for key in _OTHERWISE if config.get(key)]
+    if bool(config.get("use_dora")) != any("magnitude" in ending for ending in members.tensors):
+        raise NotComputedError("adapter_config.json and the file disagree on whether it is DoRA")
     if changed:
         raise NotComputedError(f"adapter_config.json says {changed[0]}, which is not computed here")
     module = members.weight.rpartition(".")[0].removeprefix("base_model.model.")

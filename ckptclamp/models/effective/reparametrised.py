@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import UnreadableError
 from ckptclamp.models.effective.grouped import PIECE, Effective
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
@@ -60,7 +61,10 @@ _RECENT: Final = _Recent(4)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightNorm(Effective):
-    """g · v / ‖v‖, the norm over `axes`; g has the rank of v, or is one number for all of it."""
+    """g · v / ‖v‖, the norm over `axes`.
+
+    g has the rank of v, or only the axes that are kept, or is one number for all.
+    """
 
     words: str
     lengths: Tensor
@@ -70,7 +74,9 @@ class WeightNorm(Effective):
     @property
     def parts(self) -> tuple[Tensor, ...]:
         """See `Computed.parts`."""
-        return (self.directions, self.lengths)
+        inner = self.directions.storage
+        directions = inner.parts if isinstance(inner, Computed) else (self.directions,)
+        return (*directions, self.lengths)
 
     def lengths_over(self, axes: tuple[int, ...]) -> Tensor | None:
         """See `Computed.lengths_over`."""
@@ -80,9 +86,12 @@ class WeightNorm(Effective):
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
         norms = _RECENT.get(self, lambda: self._norms(read))[self._kept(box)]
-        one_for_all = len(self.axes) == len(box)
         where = [(0, 1) if axis in self.axes else span for axis, span in enumerate(box)]
-        stored = tuple((0, 1) for _ in self.lengths.shape) if one_for_all else tuple(where)
+        if len(self.axes) == len(box):
+            where = [(0, 1)] * len(self.lengths.shape)
+        elif len(self.lengths.shape) < len(box):
+            where = [span for axis, span in enumerate(box) if axis not in self.axes]
+        stored = tuple(where)
         lengths = Plain(self.lengths).read(read, stored).reshape(norms.shape)
         return Plain(self.directions).read(read, box) * (lengths / norms)
 
