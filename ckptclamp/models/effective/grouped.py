@@ -182,6 +182,9 @@ class Grouped(Effective):
         divisors = [(shared, shared.read(read, inner)) for shared in self.divisors]
         for shared, spread in (*scales, *divisors):
             _check(weights, shared, spread)
+        for shared, spread in divisors:
+            if np.isinf(spread.found).any():
+                raise UnreadableError(f"{shared.numbers.tensor.name} divides by infinity")
         factor = scales[0][1].over()
         for _, spread in scales[1:]:
             factor = factor * spread.over()

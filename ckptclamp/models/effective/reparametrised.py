@@ -170,7 +170,10 @@ class SpectralNorm(Effective):
         right = Plain(self.right).read(read, ((0, self.right.size),))
         products = {axis: self._product(read, right, axis) for axis in self.axes}
         axis = self.axes[0] if len(self.axes) == 1 else _told(products, left, self.original)
-        return float(left @ products[axis])
+        sigma = float(left @ products[axis])
+        if not math.isfinite(sigma):
+            raise UnreadableError(f"{self.left.name} and {self.right.name} give no finite norm")
+        return sigma
 
     def _product(self, read: Read, right: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         """W v, W with `axis` first and the others flattened in their order."""
