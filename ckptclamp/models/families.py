@@ -56,7 +56,13 @@ _COMPANIONS: Final[Mapping[str, PartRole]] = {
 _MARKER: Final = "scaled_fp8"
 """An almost empty float8 tensor with which ComfyUI marks a file whose weights have scales."""
 
-_ENDINGS: Final = tuple({ending for family in FAMILIES for ending in family.parts if ending})
+_BY_ENDING: Final[Mapping[str, list[tuple[int, tuple[PartRole, Dtypes]]]]] = {
+    ending: [
+        (i, family.parts[ending]) for i, family in enumerate(FAMILIES) if ending in family.parts
+    ]
+    for ending in {ending for family in FAMILIES for ending in family.parts if ending}
+}
+_LENGTHS: Final = sorted({len(ending) for ending in _BY_ENDING})
 
 _LOW_RANK: Final = re.compile(
     r"(?:^|[./])(?:lora_(?:A|B|down|mid|up|embedding_A|embedding_B|magnitude_vector)"
@@ -91,9 +97,8 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     """The parts that the table knows; complete families come first, in the order of the table."""
     groups: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     for name, tensor in tensors.items():
-        if name.endswith(_ENDINGS):
-            for index, ending in _candidates(name, _dtype(tensor)):
-                groups[index, name[: len(name) - len(ending)]][ending] = name
+        for index, ending in _candidates(name, _dtype(tensor)):
+            groups[index, name[: len(name) - len(ending)]][ending] = name
     for (index, stem), members in groups.items():
         own = FAMILIES[index].parts.get("")
         if own is not None and stem in tensors and _fits(_dtype(tensors[stem]), own[1]):
@@ -103,10 +108,12 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
 
 
 def _candidates(name: str, dtype: str) -> Iterator[tuple[int, str]]:
-    for index, family in enumerate(FAMILIES):
-        for ending, (_, dtypes) in family.parts.items():
-            fits = ending and name.endswith(ending) and _fits(dtype, dtypes)
-            if fits and _is_stem(name[: -len(ending)], ending, family):
+    for length in _LENGTHS:
+        if length > len(name):
+            return
+        for index, (_, dtypes) in _BY_ENDING.get(ending := name[-length:], ()):
+            stem = name[: len(name) - length]
+            if _fits(dtype, dtypes) and _is_stem(stem, ending, FAMILIES[index]):
                 yield index, ending
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from operator import is_
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
 
 _BOUND: WeakKeyDictionary[Checkpoint, BoundModel] = WeakKeyDictionary()
+_IN_PARTS: WeakKeyDictionary[Checkpoint, _InParts] = WeakKeyDictionary()
 
 
 def keras_model(checkpoint: Checkpoint) -> BoundModel | None:
@@ -105,27 +108,43 @@ def computed_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     bound = keras_model(checkpoint)
     if bound is not None:
         return bound.dequantised
-    parts = parts_of(checkpoint)
-    if not parts:
-        return {}
-    from ckptclamp.models.effective.offers import find_effective
-
-    return find_effective(
-        checkpoint.tensors,
-        parts,
-        checkpoint.read,
-        stated=_stated(checkpoint),
-        adapter=checkpoint.adapter,
-    )
+    return _in_parts(checkpoint).weights
 
 
 def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
     """The tensors that are parts of weights, by name; Keras' files tell of theirs in another way."""
-    if checkpoint.keras is not None:
-        return {}
+    return {} if checkpoint.keras is not None else _in_parts(checkpoint).parts
+
+
+@dataclass(frozen=True, slots=True)
+class _InParts:
+    """The parts of a checkpoint and their weights; `made_of` is what they were found in."""
+
+    made_of: tuple[object, ...]
+    parts: Mapping[str, Part]
+    weights: Mapping[str, Tensor]
+
+
+def _in_parts(checkpoint: Checkpoint) -> _InParts:
+    """What is known of the parts of a checkpoint, for as long as it has these tensors and configs."""
+    stated, adapter = checkpoint.quantisation, checkpoint.adapter
+    made_of = (checkpoint.tensors, stated, adapter)
+    known = _IN_PARTS.get(checkpoint)
+    if known is not None and all(map(is_, known.made_of, made_of)):
+        return known
     from ckptclamp.models.families import find_parts
 
-    return find_parts(checkpoint.tensors, _stated(checkpoint))
+    config = None if isinstance(stated, Unreadable) else stated
+    parts = find_parts(checkpoint.tensors, config)
+    weights: Mapping[str, Tensor] = {}
+    if parts:
+        from ckptclamp.models.effective.offers import find_effective
+
+        weights = find_effective(
+            checkpoint.tensors, parts, checkpoint.read, stated=config, adapter=adapter
+        )
+    known = _IN_PARTS[checkpoint] = _InParts(made_of, parts, weights)
+    return known
 
 
 def unmerged(checkpoint: Checkpoint) -> str | None:
@@ -134,11 +153,6 @@ def unmerged(checkpoint: Checkpoint) -> str | None:
 
     weights = {part.weight for part in parts_of(checkpoint).values()}
     return next((weight for weight in weights if weight.endswith(DELTA)), None)
-
-
-def _stated(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
-    stated = checkpoint.quantisation
-    return None if isinstance(stated, Unreadable) else stated
 
 
 def stored(constraint: Constraint, tensor: Tensor) -> Constraint:

@@ -317,6 +317,13 @@ def test_a_part_without_its_family_is_still_a_part(dtypes, lacks):
     assert found[first].lacks == lacks
 
 
+def test_a_part_may_be_called_by_its_ending_alone():
+    """A file of one layer has no modules before its names."""
+    dtypes = {"qweight": "int32", "qzeros": "int32", "scales": "float16"}
+    assert set(named(dtypes)) == set(dtypes)
+    assert {weight for _, _, weight in named(dtypes).values()} == {"weight"}
+
+
 @pytest.mark.parametrize("name", ["q.lora_A.weight", "c.parametrizations.weight.original0"])
 def test_adapters_and_parametrisations_are_told_by_name(name):
     """One half of a pair shows the family as well as both."""
