@@ -71,6 +71,7 @@ fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real 
 	$(FRAMEWORKS)/bin/python fixtures/quantised/make_quantised.py
 	$(FRAMEWORKS)/bin/python fixtures/tolerance/make_tolerance.py
 	$(FRAMEWORKS)/bin/python fixtures/sets/make_sets.py
+	$(FRAMEWORKS)/bin/python fixtures/effective/make_effective.py
 
 zoo: $(FRAMEWORKS)/installed ## Every constrained layer in every layout, checked against real Keras
 	$(FRAMEWORKS)/bin/python fixtures/zoo/make_zoo.py

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ckptclamp.applying.apply import ApplyOptions as ApplyOptions
     from ckptclamp.applying.apply import apply as apply
-    from ckptclamp.auditing.audit import AuditOptions as AuditOptions
     from ckptclamp.auditing.audit import audit as audit
     from ckptclamp.auditing.inspection import explain as explain
     from ckptclamp.auditing.inspection import inspect as inspect
+    from ckptclamp.auditing.options import AuditOptions as AuditOptions
     from ckptclamp.auditing.results import ApplyReport as ApplyReport
     from ckptclamp.auditing.results import AuditReport as AuditReport
     from ckptclamp.auditing.results import Verdict as Verdict
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ApplyOptions": "ckptclamp.applying.apply",
     "ApplyReport": "ckptclamp.auditing.results",
-    "AuditOptions": "ckptclamp.auditing.audit",
+    "AuditOptions": "ckptclamp.auditing.options",
     "AuditReport": "ckptclamp.auditing.results",
     "CkptclampError": "ckptclamp.errors",
     "Spec": "ckptclamp.spec.model",

@@ -40,7 +40,8 @@ def assert_conforms(
         CkptclampError: the checkpoint, the spec or the baseline cannot be read.
     """
     __tracebackhide__ = True
-    from ckptclamp.auditing.audit import AuditOptions, audit
+    from ckptclamp.auditing.audit import audit
+    from ckptclamp.auditing.options import AuditOptions
     from ckptclamp.gate.baseline import checkpoint_identity, compare, load_baseline
 
     known = load_baseline(baseline) if baseline is not None else None

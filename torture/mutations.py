@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptclamp import audit
-from ckptclamp.auditing.audit import AuditOptions
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.results import AuditReport
 from ckptclamp.errors import CkptclampError
 from torture import reference

@@ -18,16 +18,8 @@ from ckptclamp.applying.refusals import (
     refuse_unmendable,
     to_fix,
 )
-from ckptclamp.auditing.audit import (
-    AuditOptions,
-    Opening,
-    as_spec,
-    audit_plan,
-    ignored,
-    is_hashed,
-    opened,
-    summarise,
-)
+from ckptclamp.auditing.audit import as_spec, audit_plan, ignored, is_hashed, opened, summarise
+from ckptclamp.auditing.options import AuditOptions, Opening
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
@@ -36,7 +28,7 @@ from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import concurrently
-from ckptclamp.errors import Notice
+from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan import Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
@@ -85,6 +77,8 @@ def apply(
         UsageError: the output exists, is the input, or the spec makes no sense here.
     """
     options = options or ApplyOptions()
+    if options.audit.base is not None:
+        raise UsageError("an adapter is not projected together with its base")
     rules = as_spec(spec, options.audit.allow_import)
     with opened(path, options.audit) as checkpoint:
         job = _Job(checkpoint, rules, options)
@@ -187,7 +181,7 @@ class _Job:
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
         todo = [
-            a
+            a if a.mended is None else replace(a, tensor=a.mended)
             for a in self.plan.assignments
             if (everything or a.tensor.name in outside)
             and a.unprojected is None
@@ -215,6 +209,7 @@ class _Job:
                 stored.assume_config(self.options.audit.config)
             stored.quantisation = self.checkpoint.quantisation  # no config.json is copied
             stored.config = self.checkpoint.config
+            stored.adapter = self.checkpoint.adapter
             plan = self._plan(stored)
             refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ckptclamp.auditing.audit import Running
+from ckptclamp.auditing.options import Running
 from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview

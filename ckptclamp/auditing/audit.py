@@ -1,128 +1,28 @@
-"""An audit: how it is asked for, and from an open checkpoint and its plan to the report.
-
-Options come in groups: a function takes the group that it needs, the caller may give all.
-"""
+"""An audit: from an open checkpoint and its plan to the report."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp import __version__
+from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.checkpoints.source import (
-    DEFAULT_EXPANSION_LIMIT,
-    DEFAULT_HEADER_LIMIT,
-    DEFAULT_UNPACKED_LIMIT,
-    Digests,
-    Limits,
-)
-from ckptclamp.errors import Notice, UnreadableError, UsageError
+from ckptclamp.checkpoints.source import Digests
+from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError
 from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
-from ckptclamp.plan.tensors import all_names
-from ckptclamp.spec.model import Declared, Leeway, Preset, Spec, Suppression
+from ckptclamp.plan.tensors import all_names, unmerged
+from ckptclamp.spec.model import Declared, Preset, Spec, Suppression
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-    from ckptclamp.auditing.verdicts import OnUnit
-    from ckptclamp.constraints.tolerance import History
     from ckptclamp.engine.cache import MeasurementCache
-    from ckptclamp.engine.executors import Progress
-    from ckptclamp.spec.model import ZeroUnits
-
-MEBIBYTE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Running:
-    """How to measure.
-
-    `memory` is the budget in bytes; `jobs` the number of threads that measure, and of those that
-    hash (``None``: one a core); `executor` measures instead, in threads of this process.
-    """
-
-    memory: int = 256 * MEBIBYTE
-    jobs: int | None = None
-    executor: Executor | None = None
-    progress: Progress | None = None
-
-
-@dataclass(frozen=True)
-class Judging:
-    """What changes the answer.
-
-    `tolerance` (a number, or ``"trained"`` or ``"cast"``), `epsilon` and `zero_units`
-    (``"violation"`` or ``"allow"``) override every rule's.
-
-    Raises:
-        UsageError: one of these makes no sense, where `leeway` is asked for.
-    """
-
-    tolerance: float | History | None = None
-    epsilon: float | None = None
-    zero_units: ZeroUnits | None = None
-    strict: bool = False
-    allow_import: frozenset[str] = frozenset()
-
-    @property
-    def leeway(self) -> Leeway:
-        """What is forgiven, whatever the rules say of it."""
-        return Leeway(self.tolerance, self.epsilon, self.zero_units)
-
-
-@dataclass(frozen=True)
-class Reporting:
-    """What the report holds.
-
-    `worst` is how many violating units are kept for each result; `on_unit` is called with all.
-    `hash` adds sha256 digests; ``None`` means only where the checkpoint is small enough not to
-    notice. `config_source` says where the model config came from.
-    """
-
-    worst: int = 10
-    histogram: bool = False
-    hash: bool | None = None
-    on_unit: OnUnit | None = None
-    config_source: str | None = None
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How to open a checkpoint.
-
-    `require_isolation` refuses to open anything where a layer of the HDF5 parser's sandbox is
-    missing. `header_limit` bounds the header of a safetensors file, in bytes; `expansion_limit` and
-    `unpacked_limit` how many times its stored bytes, and how many bytes, what is compressed may
-    unpack to (see `Limits`). `leave_cache` reads without filling the system's page cache, where the
-    system can. `config` stands in for the model config of a weights-only Keras file.
-    """
-
-    follow_symlinks: bool = False
-    require_isolation: bool = False
-    header_limit: int = DEFAULT_HEADER_LIMIT
-    expansion_limit: int = DEFAULT_EXPANSION_LIMIT
-    unpacked_limit: int = DEFAULT_UNPACKED_LIMIT
-    leave_cache: bool = False
-    config: Mapping[str, Any] | None = None
-
-    @property
-    def limits(self) -> Limits:
-        """The three limits as those who read files take them."""
-        return Limits(self.header_limit, self.expansion_limit, self.unpacked_limit)
-
-
-@dataclass(frozen=True)
-class AuditOptions(Opening, Reporting, Judging, Running):
-    """How to audit. Only `Judging` and `config` change the answer."""
-
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 
@@ -177,9 +77,32 @@ def opened(path: str | Path, opening: Opening) -> Checkpoint:
         except UsageError:
             checkpoint.close()
             raise
+    if opening.base is not None:
+        try:
+            _add_base(checkpoint, opening.base, opening)
+        except CkptclampError:
+            checkpoint.close()
+            raise
     if opening.leave_cache:
         checkpoint.leave_cache()
     return checkpoint
+
+
+def _add_base(checkpoint: Checkpoint, path: Path, opening: Opening) -> None:
+    """Open the base checkpoint at `path`, to which every factor of the adapter must belong."""
+    from ckptclamp.checkpoints.base import add_base
+
+    base = open_checkpoint(path, follow_symlinks=opening.follow_symlinks, limits=opening.limits)
+    try:
+        add_base(checkpoint, base)
+    except CkptclampError:
+        base.close()
+        raise
+    alone = unmerged(checkpoint)
+    if alone is not None:
+        raise UsageError(
+            f"{path} holds no weight for this update", path=checkpoint.path, tensor=alone
+        )
 
 
 def check_isolation(path: str | Path) -> None:
@@ -389,6 +312,7 @@ def _parameters(options: AuditOptions) -> dict[str, str]:
         "zero-units": _text(options.zero_units),
         "strict": str(options.strict).lower(),
         "allow-import": ",".join(sorted(options.allow_import)),
+        "base": "" if options.base is None else options.base.name,
         "config": "" if options.config is None else options.config_source or "given",
     }
     return {name: value for name, value in parameters.items() if value}

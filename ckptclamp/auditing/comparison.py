@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptclamp.auditing.audit import Opening, opened
+from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.drift import TensorDrift, measure_drift
+from ckptclamp.auditing.options import Opening
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.auditing.audit import AuditOptions, Running, as_spec, digests_of, opened, summarise
+from ckptclamp.auditing.audit import as_spec, digests_of, opened, summarise
+from ckptclamp.auditing.options import AuditOptions, Running
 from ckptclamp.auditing.results import CheckpointSummary
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
@@ -19,6 +20,7 @@ from ckptclamp.checkpoints.tensor import (
     Computed,
     Constant,
     Contiguous,
+    NotComputed,
     Tensor,
     Unreadable,
     View,
@@ -30,7 +32,7 @@ from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Plan
 from ckptclamp.plan.build import build_plan
-from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of
+from ckptclamp.plan.tensors import audited_tensors, is_effective, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
 from ckptclamp.spec.model import Spec, Units
 
@@ -110,9 +112,15 @@ def inspect(
         tensors = list(checkpoint.tensors.values())
         judged = audited_tensors(checkpoint) if norms else {}
         parts = parts_of(checkpoint) if norms else {}
-        whole = [tensor for tensor in judged.values() if tensor.name not in parts]
-        measured = _norms(checkpoint, whole, units, options)
-        measured |= {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
+        tensors += [t for name, t in judged.items() if name not in checkpoint.tensors]
+        whole = [t for t in judged.values() if is_effective(t) or t.name not in parts]
+        measured = {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
+        measured |= {
+            tensor.name: NormStatistics("", failure=tensor.storage.reason)
+            for tensor in judged.values()
+            if isinstance(tensor.storage, NotComputed)
+        }
+        measured |= _norms(checkpoint, whole, units, options)
         inspection = Inspection(
             checkpoint=summarise(checkpoint, digests.result()),
             tensors=tuple(
@@ -134,7 +142,7 @@ def _summary(
         name=tensor.name,
         shape=tensor.shape,
         dtype=str(tensor.dtype) if tensor.dtype else tensor.dtype_name,
-        nbytes=tensor.nbytes,
+        nbytes=0 if is_effective(tensor) else tensor.nbytes,
         role=tensor.role.value,
         place=_place(checkpoint, tensor),
         label=label,
@@ -149,7 +157,7 @@ def _place(checkpoint: Checkpoint, tensor: Tensor) -> str:
     if isinstance(storage, Unreadable):
         return f"unreadable: {storage.reason}"
     if isinstance(storage, Computed):
-        return _place(checkpoint, storage.parts[0])
+        return f"computed from {', '.join(part.name for part in storage.parts)}"
     assert not isinstance(storage, View)
     name = checkpoint.sources[storage.source].path.name
     match storage:
@@ -275,6 +283,7 @@ def explain(
         )
         governed = {assignment.tensor.whole.name for assignment in plan.assignments}
         governed |= {entry.tensor.name for entry in plan.not_evaluated if entry.tensor}
+        governed |= {n for n, part in parts_of(checkpoint).items() if part.weight in governed}
         return Explanation(
             checkpoint=summarise(checkpoint, digests={}),
             plan=plan,

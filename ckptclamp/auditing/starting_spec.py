@@ -17,17 +17,19 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TypeVar
 
-from ckptclamp.auditing.audit import AuditOptions, opened
+from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.inspection import TensorSummary, inspect
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.errors import NothingEvaluatedError, printable
-from ckptclamp.models.families import Part
+from ckptclamp.models.parts import Part
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import (
     ExactPatterns,
     audited_tensors,
+    is_effective,
     labels_of,
     parts_of,
     why_no_norm,
@@ -102,7 +104,7 @@ def starting_spec(
         exact = ExactPatterns(judged, labels_of(checkpoint))
         parts = parts_of(checkpoint)
         reasons = {
-            tensor.name: _why_no_rule(tensor, parts.get(tensor.name))
+            tensor.name: _why_no_rule(tensor, parts.get(tensor.name), keras=keras)
             for tensor in judged
             if tensor.role is Role.WEIGHT
         }
@@ -130,7 +132,9 @@ def starting_spec(
     )
 
 
-def _why_no_rule(tensor: Tensor, part: Part | None) -> str | None:
+def _why_no_rule(tensor: Tensor, part: Part | None, *, keras: bool) -> str | None:
+    if is_effective(tensor) and not keras:
+        return why_not_audited(tensor)
     if part is not None:
         return part.reason
     return why_not_audited(tensor) or why_not_projected(tensor) or why_no_norm(tensor)

@@ -26,7 +26,7 @@ from ckptclamp.plan.units import kept_axes, unit_size
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptclamp.auditing.audit import Reporting, Running
+    from ckptclamp.auditing.options import Reporting, Running
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.constraints.base import ExactSums
     from ckptclamp.engine.cache import MeasurementCache

@@ -147,6 +147,7 @@ class Checkpoint(ABC):
             weights, if anything, or why that cannot be known.
         config: reads the model's own config beside a safetensors checkpoint: a mapping, why it cannot
             be read, or ``None`` where there is none.
+        adapter: the ``adapter_config.json`` in the directory of an adapter, or why it cannot be read.
         several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
@@ -160,6 +161,7 @@ class Checkpoint(ABC):
     keras: KerasModel | None = None
     quantisation: Mapping[str, Any] | Unreadable | None = None
     config: Callable[[], Mapping[str, Any] | Unreadable | None] = staticmethod(lambda: None)
+    adapter: Mapping[str, Any] | Unreadable | None = None
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
+QUANTISATION = "hf_quant_config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 MAX_BYTES = 64 << 20
@@ -38,7 +40,7 @@ _MAX_CONFIG_BYTES = 8 << 20
 _OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimizer/"}
 _METRICS = "metrics/"
 _SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
-_QUANTISATION_KEYS = ("quantization_config", "compression_config")
+_QUANTISATION_KEYS = ("quantization_config", "compression_config", "quantization")
 
 _MAX_CONTAINERS = 4_000_000
 """Objects and arrays in one document: empty ones cost twenty times their text in memory."""
@@ -172,29 +174,50 @@ def stated_quantisation(
 ) -> Mapping[str, Any] | Unreadable | None:
     """Return what the config in the directory of `checkpoint` says; ``None`` where it says nothing.
 
-    It is read only where a tensor has a dtype that codes have. A config that cannot be read is
-    `Unreadable`, with the reason.
+    ModelOpt writes a file of its own, which counts where ``config.json`` says nothing. They are read
+    only where a tensor has a dtype that codes have. A config that cannot be read is `Unreadable`,
+    with the reason.
     """
     dtypes = {tensor.dtype.name for tensor in checkpoint.tensors.values() if tensor.dtype}
     if dtypes.isdisjoint(CODE_DTYPES):
         return None
-    config = config_beside(checkpoint.path, follow_symlinks=follow_symlinks)
-    return config if config is None or isinstance(config, Unreadable) else _quantisation(config)
+    for name in (CONFIG, QUANTISATION):
+        found = document_beside(checkpoint.path, name, follow_symlinks=follow_symlinks)
+        if isinstance(found, Unreadable):
+            return found
+        stated = _quantisation(found) if found else None
+        if stated is not None:
+            return stated
+    return None
 
 
-def config_beside(path: Path, *, follow_symlinks: bool) -> Mapping[str, Any] | Unreadable | None:
-    """Return the config in the directory of the checkpoint at `path`, or why it cannot be read.
+def stated_adapter(
+    checkpoint: Checkpoint, *, follow_symlinks: bool
+) -> Mapping[str, Any] | Unreadable | None:
+    """Return the config of the adapter in the directory of `checkpoint`; ``None`` if there is none.
 
-    ``None`` where there is none.
+    It is read only where a tensor has the name of an adapter's part.
     """
-    path = path.parent / CONFIG
+    if not any("lora_" in name for name in checkpoint.tensors):
+        return None
+    return document_beside(checkpoint.path, ADAPTER, follow_symlinks=follow_symlinks)
+
+
+def document_beside(
+    path: Path, name: str = CONFIG, *, follow_symlinks: bool
+) -> Mapping[str, Any] | Unreadable | None:
+    """Return the document `name` in the directory of the checkpoint at `path`.
+
+    ``None`` where there is none; why it cannot be read where it cannot.
+    """
+    path = path.parent / name
     if not os.path.lexists(path):
         return None
     try:
         with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
-            return read_document(source, CONFIG, _MAX_CONFIG_BYTES)
+            return read_document(source, name, _MAX_CONFIG_BYTES)
     except UnreadableError as error:
-        return Unreadable(f"{CONFIG}: {error.message}")
+        return Unreadable(f"{name}: {error.message}")
 
 
 class _Reader:

@@ -13,7 +13,8 @@ from ckptclamp.checkpoints.documents import (
     CONFIG,
     METADATA,
     WEIGHTS,
-    config_beside,
+    document_beside,
+    stated_adapter,
     stated_quantisation,
 )
 from ckptclamp.checkpoints.source import MAX_HEADER_BYTES, Limits, Source
@@ -129,7 +130,10 @@ def open_checkpoint(
         checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
     if checkpoint.format.startswith("safetensors"):
         checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
-        checkpoint.config = partial(config_beside, checkpoint.path, follow_symlinks=follow_symlinks)
+        checkpoint.adapter = stated_adapter(checkpoint, follow_symlinks=follow_symlinks)
+        checkpoint.config = partial(
+            document_beside, checkpoint.path, follow_symlinks=follow_symlinks
+        )
     return checkpoint
 
 

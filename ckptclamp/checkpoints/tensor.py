@@ -90,6 +90,11 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class NotComputed(Unreadable):
+    """A weight that is stored in parts from which it cannot be computed here, and why."""
+
+
 class Computed(ABC):
     """A weight that is not stored as it is, and computed from stored tensors where it is read."""
 
@@ -104,6 +109,19 @@ class Computed(ABC):
     @abstractmethod
     def stored_as(self) -> str:
         """What is stored, in words that complete "the weights that its ... stand for"."""
+
+    @property
+    def unprojected(self) -> str:
+        """Why a projection leaves it as it is."""
+        return "it is quantised, and its integers and scales are not projected"
+
+    def lengths_over(self, axes: tuple[int, ...]) -> Tensor | None:
+        """The stored part that holds, up to a sign, the norm of each unit over `axes`, if one does.
+
+        It has the weight's axes, so that its own units over `axes` are single numbers.
+        """
+        del axes
+        return None
 
     @abstractmethod
     def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:

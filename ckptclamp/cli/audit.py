@@ -12,6 +12,7 @@ from ckptclamp.cli.options import (
     ReportOptions,
     RuleOptions,
     attest_option,
+    base_option,
     baseline_options,
     checkpoint_argument,
     engine_options,
@@ -29,6 +30,7 @@ from ckptclamp.cli.parameters import option
 @click.command("audit")
 @checkpoint_argument
 @spec_options
+@base_option
 @option("--strict", is_flag=True, help="Warnings fail the audit too.")
 @baseline_options
 @suppressed_option

@@ -11,6 +11,7 @@ from ckptclamp.cli.options import (
     GateOptions,
     ReportOptions,
     RuleOptions,
+    base_option,
     checkpoint_argument,
     config_option,
     engine_options,
@@ -64,6 +65,7 @@ def inspect_command(
 @click.command("explain")
 @checkpoint_argument
 @spec_options
+@base_option
 @plain_format_option
 @engine_options
 @verbosity_options
@@ -139,8 +141,8 @@ def diff_command(
     Returns 0 unless a gate was set (--max-drift, --max-distance) and does not hold; under a gate a
     tensor that was added, removed or reshaped fails too.
     """
-    from ckptclamp.auditing.audit import Opening
     from ckptclamp.auditing.comparison import compare_checkpoints
+    from ckptclamp.auditing.options import Opening
     from ckptclamp.cli.running import render_options
     from ckptclamp.reports.comparison import render_comparison
 

@@ -32,7 +32,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """What is judged; `config` is where a weights-only Keras file's model config is."""
+    """What is judged; `config` is where a weights-only Keras file's model config is.
+
+    `base` is the checkpoint that an adapter is judged together with.
+    """
 
     spec: Path | None = None
     preset: str | None = None
@@ -54,6 +57,7 @@ class RuleOptions:
     epsilon: float | None = None
     zero_units: str | None = None
     config: Path | None = None
+    base: Path | None = None
 
     @property
     def units(self) -> Units:
@@ -130,6 +134,12 @@ config_option = option(
     "--config",
     type=PATH,
     help="The model config (JSON, or a .keras) that a weights-only Keras file lacks.",
+)
+
+base_option = option(
+    "--base",
+    type=PATH,
+    help="The checkpoint that an adapter (LoRA) is added to; the merged weights are judged.",
 )
 
 units_options = together(

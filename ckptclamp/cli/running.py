@@ -16,7 +16,7 @@ from ckptclamp.cli.parameters import SETTINGS, from_settings, settings_in_effect
 from ckptclamp.errors import ExitCode, Notice, UsageError
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.auditing.options import AuditOptions
     from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
     from ckptclamp.auditing.verdicts import OnUnit
     from ckptclamp.cli.options import EngineOptions, GateOptions, ReportOptions, RuleOptions
@@ -90,7 +90,7 @@ def audit_options(
     **others: Any,  # noqa: ANN401 - fields of AuditOptions
 ) -> AuditOptions:
     """The options of an audit; `reported` is whether a report will state which config was used."""
-    from ckptclamp.auditing.audit import AuditOptions
+    from ckptclamp.auditing.options import AuditOptions
     from ckptclamp.spec.model import ZeroUnits
 
     config, source = _model_config(rules.config, isolated=engine.require_isolation, hashed=reported)
@@ -102,6 +102,7 @@ def audit_options(
         allow_import=frozenset(rules.allow_import),
         config=config,
         config_source=source,
+        base=rules.base,
         **others,
     )
 

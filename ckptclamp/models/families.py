@@ -9,62 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from ckptclamp.checkpoints.dtypes import CODE_DTYPES, DTYPES, Kind
+from ckptclamp.checkpoints.dtypes import CODE_DTYPES
 from ckptclamp.errors import printable
+from ckptclamp.models.parts import ANY, FAMILIES, FLOAT8, INT8, Dtypes, Family, Part, PartRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckptclamp.checkpoints.tensor import Tensor
-
-
-class PartRole(StrEnum):
-    """What a part is to the weight, as messages say it."""
-
-    CODES = "codes"
-    SCALES = "scales"
-    ZERO_POINTS = "zero points"
-    INDEX = "index"
-    SHAPE = "shape"
-    TABLE = "table of values"
-    STATE = "quantisation state"
-    ACTIVATION = "activation scale"
-    MASK = "mask"
-    VALUES = "values that are not zero"
-    NORMS = "norms"
-    DIRECTIONS = "directions"
-    ORIGINAL = "original"
-    VECTORS = "singular vectors"
-    FACTOR = "factor"
-    BASE = "base weight"
-    SCALING = "scaling"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one stored tensor is: its `role` in a `family`, and the `weight` that it belongs to.
-
-    `lacks` says in words what is missing of the family, if something is.
-    """
-
-    family: str
-    role: PartRole
-    weight: str
-    lacks: str = ""
-
-    @property
-    def reason(self) -> str:
-        """Why the stored numbers are not judged as a weight."""
-        without = f" without {self.lacks}" if self.lacks else ""
-        return (
-            f"it holds the {self.role} of {self.family} {printable(self.weight)}{without}; "
-            f"what the model computes with is not computed yet"
-        )
 
 
 def find_parts(tensors: Mapping[str, Tensor], quantisation: object = None) -> dict[str, Part]:
@@ -78,164 +33,16 @@ def find_parts(tensors: Mapping[str, Tensor], quantisation: object = None) -> di
     for name, part in chain(_parametrised(tensors), _low_rank(tensors), _of_table(tensors)):
         parts.setdefault(name, part)
     parts |= dict(_companions(tensors, parts))
-    if any(p.role is PartRole.CODES and _dtype(tensors[n]) in _FLOAT8 for n, p in parts.items()):
-        lacks = "the scale that other float8 weights have"
-        others = _others(tensors, parts, _FLOAT8)
-        parts |= {name: Part("float8", PartRole.CODES, name, lacks) for name in others}
+    for family, dtypes in (("float8", FLOAT8), ("int8", INT8)):
+        if any(p.role is PartRole.CODES and _dtype(tensors[n]) in dtypes for n, p in parts.items()):
+            lacks = f"the scale that other {family} weights have"
+            others = _others(tensors, parts, dtypes)
+            parts |= {name: Part(family, PartRole.CODES, name, lacks) for name in others}
     if quantisation is not None:
         family, others = _method(quantisation), _others(tensors, parts, CODE_DTYPES)
         parts |= {name: Part(family, PartRole.CODES, name) for name in others}
     return parts
 
-
-Dtypes = frozenset[str]
-_FLOAT8: Final[Dtypes] = frozenset(n for n in CODE_DTYPES if n.startswith("float8"))
-_INTEGERS: Final[Dtypes] = frozenset(n for n, d in DTYPES.items() if d.kind is Kind.INTEGER)
-_INT8: Final[Dtypes] = frozenset({"int8"})
-_BYTES: Final[Dtypes] = frozenset({"int8", "uint8"})
-_BLOCK_SCALES: Final[Dtypes] = _BYTES | {"float8_e8m0fnu"}
-_PACKED: Final[Dtypes] = frozenset({"int16", "int32", "int64", "uint8", "int8", "uint32"})
-_FLOATS: Final[Dtypes] = frozenset({"float64", "float32", "float16", "bfloat16"})
-_ANY: Final[Dtypes] = frozenset()
-"""Whatever dtype: the names and the dtypes of the other parts say enough."""
-
-_SCALES: Final = (PartRole.SCALES, _ANY)
-_INDEX: Final = (PartRole.INDEX, _INTEGERS)
-_FORMAT: Final = (PartRole.STATE, _INTEGERS)
-_VECTORS: Final = (PartRole.VECTORS, _FLOATS)
-_QUANT_STATES: Final = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One way of storing a weight in several tensors.
-
-    `parts` maps endings to roles and dtypes. An ending that begins with ``_`` or ``.`` follows the
-    weight's own name (``l.weight`` and ``l.weight_scale``), the empty one is that name, and any
-    other is a name within the weight's module (``l.qweight`` of ``l.weight``). It takes the parts
-    that are `needed` to be told; a name with one of the endings `telltale` can be nothing else, so
-    it shows a family that is incomplete. With `of_weight` the last segment of the weight's own name
-    must hold ``weight``.
-    """
-
-    name: str
-    parts: Mapping[str, tuple[PartRole, Dtypes]]
-    needed: tuple[str, ...]
-    telltale: tuple[str, ...] = ()
-    of_weight: bool = False
-
-
-def _scaled(name: str, codes: Dtypes) -> Family:
-    return Family(
-        name,
-        {
-            "": (PartRole.CODES, codes),
-            "_scale": _SCALES,
-            "_zero_point": (PartRole.ZERO_POINTS, _ANY),
-            "_g_idx": _INDEX,
-        },
-        needed=("", "_scale"),
-    )
-
-
-FAMILIES: Final[tuple[Family, ...]] = (
-    Family(
-        "NVFP4",
-        {"": (PartRole.CODES, _FLOAT8 | {"uint8"}), "_scale": _SCALES, "_scale_2": _SCALES},
-        needed=("", "_scale", "_scale_2"),
-        telltale=("weight_scale_2",),
-    ),
-    Family(
-        "block-scaled float8",
-        {"": (PartRole.CODES, _FLOAT8), "_scale_inv": _SCALES},
-        needed=("", "_scale_inv"),
-        telltale=("weight_scale_inv",),
-    ),
-    Family(
-        "packed (compressed-tensors)",
-        {
-            "_packed": (PartRole.CODES, _PACKED),
-            "_scale": _SCALES,
-            "_global_scale": _SCALES,
-            "_zero_point": (PartRole.ZERO_POINTS, _ANY),
-            "_shape": (PartRole.SHAPE, _INTEGERS),
-            "_g_idx": _INDEX,
-        },
-        needed=("_packed", "_scale"),
-        telltale=("weight_packed",),
-    ),
-    _scaled("scaled float8", _FLOAT8),
-    _scaled("scaled int8", _INT8),
-    _scaled("scaled, packed", frozenset({"uint8", "int32"})),
-    Family(
-        "scaled float8",
-        {"weight": (PartRole.CODES, _FLOAT8), "scale_weight": (PartRole.SCALES, _FLOATS)},
-        needed=("weight", "scale_weight"),
-    ),
-    Family(
-        "GPTQ or AWQ",
-        {
-            "qweight": (PartRole.CODES, _INTEGERS),
-            "qzeros": (PartRole.ZERO_POINTS, _INTEGERS),
-            "scales": _SCALES,
-            "g_idx": _INDEX,
-        },
-        needed=("qweight", "scales"),
-        telltale=("qweight", "qzeros"),
-    ),
-    Family(
-        "bitsandbytes int8",
-        {"weight": (PartRole.CODES, _INT8), "SCB": _SCALES, "weight_format": _FORMAT},
-        needed=("weight", "SCB"),
-        telltale=("SCB",),
-    ),
-    Family(
-        "bitsandbytes 4-bit",
-        {
-            "": (PartRole.CODES, _ANY),
-            ".absmax": _SCALES,
-            ".quant_map": (PartRole.TABLE, _ANY),
-            ".nested_absmax": _SCALES,
-            ".nested_quant_map": (PartRole.TABLE, _ANY),
-            **dict.fromkeys(_QUANT_STATES, (PartRole.STATE, _ANY)),
-        },
-        needed=("", ".absmax"),
-        telltale=("weight.absmax", *_QUANT_STATES),
-    ),
-    Family(
-        "MXFP4",
-        {"_blocks": (PartRole.CODES, _BYTES), "_scales": (PartRole.SCALES, _BLOCK_SCALES)},
-        needed=("_blocks", "_scales"),
-    ),
-    Family(
-        "sparse, compressed",
-        {
-            "compressed": (PartRole.VALUES, _ANY),
-            "bitmask": (PartRole.MASK, _BYTES),
-            "shape": (PartRole.SHAPE, _INTEGERS),
-            "row_offsets": _INDEX,
-        },
-        needed=("compressed", "bitmask"),
-    ),
-    Family(
-        "weight-normalised",
-        {"_g": (PartRole.NORMS, _FLOATS), "_v": (PartRole.DIRECTIONS, _FLOATS)},
-        needed=("_g", "_v"),
-        of_weight=True,
-    ),
-    Family(
-        "spectrally normalised",
-        {"_orig": (PartRole.ORIGINAL, _FLOATS), "_u": _VECTORS, "_v": _VECTORS},
-        needed=("_orig", "_u"),
-        of_weight=True,
-    ),
-    Family(
-        "pruned",
-        {"_orig": (PartRole.ORIGINAL, _ANY), "_mask": (PartRole.MASK, _ANY)},
-        needed=("_orig", "_mask"),
-        of_weight=True,
-    ),
-)
 
 _OF_ACTIVATIONS: Final = (
     "input_scale", "scale_input", "input_global_scale", "input_zero_point", "output_scale",
@@ -246,7 +53,16 @@ _COMPANIONS: Final[Mapping[str, PartRole]] = {
 }
 """Names in a module that are parts only where the module's weight is stored in codes."""
 
-_ENDINGS: Final = tuple({ending for family in FAMILIES for ending in family.parts if ending})
+_MARKER: Final = "scaled_fp8"
+"""An almost empty float8 tensor with which ComfyUI marks a file whose weights have scales."""
+
+_BY_ENDING: Final[Mapping[str, list[tuple[int, tuple[PartRole, Dtypes]]]]] = {
+    ending: [
+        (i, family.parts[ending]) for i, family in enumerate(FAMILIES) if ending in family.parts
+    ]
+    for ending in {ending for family in FAMILIES for ending in family.parts if ending}
+}
+_LENGTHS: Final = sorted({len(ending) for ending in _BY_ENDING})
 
 _LOW_RANK: Final = re.compile(
     r"(?:^|[./])(?:lora_(?:A|B|down|mid|up|embedding_A|embedding_B|magnitude_vector)"
@@ -256,6 +72,13 @@ _LOW_RANK: Final = re.compile(
 """The first segment of a name that only an adapter's parts have."""
 
 _PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
+
+_LORA: Final = "low-rank adapted (LoRA)"
+_OF_PEFT: Final = "base_model.model."
+"""What peft puts before the names of the model that it adapts."""
+
+DELTA: Final = "delta_weight"
+"""What an update is called in its module."""
 
 _ADAPTED: Final = {
     "weight": PartRole.BASE,
@@ -274,9 +97,8 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     """The parts that the table knows; complete families come first, in the order of the table."""
     groups: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     for name, tensor in tensors.items():
-        if name.endswith(_ENDINGS):
-            for index, ending in _candidates(name, _dtype(tensor)):
-                groups[index, name[: len(name) - len(ending)]][ending] = name
+        for index, ending in _candidates(name, _dtype(tensor)):
+            groups[index, name[: len(name) - len(ending)]][ending] = name
     for (index, stem), members in groups.items():
         own = FAMILIES[index].parts.get("")
         if own is not None and stem in tensors and _fits(_dtype(tensors[stem]), own[1]):
@@ -286,20 +108,22 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
 
 
 def _candidates(name: str, dtype: str) -> Iterator[tuple[int, str]]:
-    for index, family in enumerate(FAMILIES):
-        for ending, (_, dtypes) in family.parts.items():
-            fits = ending and name.endswith(ending) and _fits(dtype, dtypes)
-            if fits and _is_stem(name[: -len(ending)], ending, family):
+    for length in _LENGTHS:
+        if length > len(name):
+            return
+        for index, (_, dtypes) in _BY_ENDING.get(ending := name[-length:], ()):
+            stem = name[: len(name) - length]
+            if _fits(dtype, dtypes) and _is_stem(stem, ending, FAMILIES[index]):
                 yield index, ending
 
 
 def _fits(dtype: str, dtypes: Dtypes) -> bool:
-    return dtypes is _ANY or dtype in dtypes
+    return dtypes is ANY or dtype in dtypes
 
 
 def _is_stem(stem: str, ending: str, family: Family) -> bool:
     """Whether `stem` is what must come before `ending`: a weight's name, or a module."""
-    if ending[0] not in "._":
+    if ending[0] not in "._:":
         return not stem or stem[-1] in "./"
     return bool(stem) and (not family.of_weight or "weight" in re.split("[./]", stem)[-1])
 
@@ -315,12 +139,12 @@ def _members(index: int, stem: str, members: Mapping[str, str]) -> Iterator[tupl
         return
     lacks = f"its {family.parts[missing[0]][0]}" if missing else ""
     for ending, name in members.items():
-        yield name, Part(family.name, family.parts[ending][0], _weight(stem), lacks)
+        yield name, Part(family.name, family.parts[ending][0], _weight(stem), lacks, ending)
 
 
 def _can_only_be(name: str, family: Family) -> bool:
     found = (ending for ending in family.telltale if name.endswith(ending))
-    return any(end[0] == "." or name[: -len(end)][-1:] in ("", ".", "/") for end in found)
+    return any(end[0] in ".:" or name[: -len(end)][-1:] in ("", ".", "/") for end in found)
 
 
 def _weight(stem: str) -> str:
@@ -339,9 +163,14 @@ def _companions(
     for name in tensors:
         ending = next((ending for ending in _COMPANIONS if name.endswith(ending)), None)
         if ending is not None and name not in parts:
-            codes = quantised.get(f"{name[: -len(ending)]}weight")
+            weight = f"{name[: -len(ending)]}weight"
+            codes = quantised.get(weight)
+            if codes is None and weight in tensors and _dtype(tensors[weight]) in FLOAT8 | INT8:
+                # What scales the input of a layer in codes shows that these had a scale, too.
+                codes = Part("scaled codes", PartRole.CODES, weight, "its scales")
+                yield weight, codes
             if codes is not None:
-                yield name, Part(codes.family, _COMPANIONS[ending], codes.weight)
+                yield name, Part(codes.family, _COMPANIONS[ending], codes.weight, "", ending)
 
 
 def _parametrised(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
@@ -355,7 +184,7 @@ def _parametrised(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
             family, roles = _parametrisation(members)
             for rest, name in members.items():
                 role = PartRole.ORIGINAL if rest.startswith("original") else PartRole.STATE
-                yield name, Part(family, roles.get(rest, role), weight)
+                yield name, Part(family, roles.get(rest, role), weight, "", rest)
 
 
 def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, PartRole]]:
@@ -367,19 +196,29 @@ def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, Part
 
 
 def _low_rank(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
-    """Factors of low-rank adapters, by name, and the base weights that they are added to."""
-    modules = set()
+    """Factors of low-rank adapters, by name, and the base weights that they are added to.
+
+    Without a base weight they stand for an update, which has a name of its own: a rule that means
+    the weight must not be met by what is added to it.
+    """
+    modules: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         if (match := _LOW_RANK.search(name)) is not None:
-            module = _module(name, match)
-            modules.add(module)
-            norms = "lora_magnitude_vector" in match[0]
+            modules[_module(name, match)].append(name)
+    for module, factors in modules.items():
+        others = {last: f"{module}{last}" for last in _ADAPTED if f"{module}{last}" in tensors}
+        alone = not any(_ADAPTED[last] is PartRole.BASE for last in others)
+        weight = f"{module}{DELTA if alone else 'weight'}"
+        plain = f"{module.removeprefix(_OF_PEFT)}weight"
+        if alone and module.startswith(_OF_PEFT) and plain in tensors:
+            others["weight"] = weight = plain
+        for name in factors:
+            rest = name[len(module) :]
+            norms = "lora_magnitude_vector" in rest
             role = PartRole.NORMS if norms else PartRole.FACTOR
-            yield name, Part("low-rank adapted (LoRA)", role, f"{module}weight")
-    for module in modules:
-        for last, role in _ADAPTED.items():
-            if (name := f"{module}{last}") in tensors:
-                yield name, Part("low-rank adapted (LoRA)", role, f"{module}weight")
+            yield name, Part(_LORA, role, weight, "", rest)
+        for last, name in others.items():
+            yield name, Part(_LORA, _ADAPTED[last], weight, "", last)
 
 
 def _module(name: str, match: re.Match[str]) -> str:
@@ -389,10 +228,15 @@ def _module(name: str, match: re.Match[str]) -> str:
 
 def _others(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], dtypes: Dtypes) -> list[str]:
     """Every tensor of these dtypes that is no part yet."""
-    return [n for n, tensor in tensors.items() if n not in parts and _dtype(tensor) in dtypes]
+    return [
+        name
+        for name, tensor in tensors.items()
+        if name not in parts and _dtype(tensor) in dtypes and not name.endswith(_MARKER)
+    ]
 
 
 def _method(quantisation: object) -> str:
-    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    stated = quantisation if isinstance(quantisation, dict) else {}
+    method = stated.get("quant_method", stated.get("quant_algo"))
     named = printable(method) if isinstance(method, str) else "quantised"
-    return f"{named} (by config.json)"
+    return f"{named} (by the config beside it)"

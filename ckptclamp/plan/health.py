@@ -12,17 +12,24 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
+from ckptclamp.checkpoints.tensor import NotComputed, Role, Tensor, Unreadable
 from ckptclamp.constraints.soundness import Positive, Sound, Varied
-from ckptclamp.models.families import PartRole
+from ckptclamp.models.parts import PartRole
 from ckptclamp.plan import Assignment, NotEvaluated, Origin
-from ckptclamp.plan.tensors import audited_tensors, keras_model, parts_of, why_not_audited
+from ckptclamp.plan.tensors import (
+    audited_tensors,
+    computed_tensors,
+    is_effective,
+    keras_model,
+    parts_of,
+    why_not_audited,
+)
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.constraints.base import Constraint
-    from ckptclamp.models.families import Part
+    from ckptclamp.models.parts import Part
     from ckptclamp.plan import Entry
 
 WEIGHTS: Final = "health/weights"
@@ -38,10 +45,13 @@ def plan_health(checkpoint: Checkpoint) -> Iterator[Entry]:
     labels = {} if bound is None else bound.distinct_labels
     parts = parts_of(checkpoint)
     largest = _largest(checkpoint)
+    computed = computed_tensors(checkpoint)
     for tensor in audited_tensors(checkpoint).values():
         label = labels.get(tensor.name)
-        if (part := parts.get(tensor.name)) is not None:
-            yield from _of_part(tensor, part)
+        if isinstance(tensor.storage, NotComputed):
+            yield _not_evaluated(tensor, tensor.storage.reason)
+        elif (part := parts.get(tensor.name)) is not None and not is_effective(tensor):
+            yield from _of_part(tensor, part, computed=part.weight in computed)
         elif (reason := _why_not(tensor)) is not None:
             yield _not_evaluated(tensor, reason)
         elif tensor.dtype is not None and tensor.dtype.kind is Kind.FLOAT and tensor.size:
@@ -61,11 +71,13 @@ def _of_weight(tensor: Tensor, label: str | None, largest: float) -> Iterator[En
         yield _assignment(tensor, VARIED, Varied(), label, Severity.WARNING)
 
 
-def _of_part(tensor: Tensor, part: Part) -> Iterator[Entry]:
-    """Codes that nobody computes, and parts without the others, are not evaluated; numbers that scale
-    codes must be positive."""
+def _of_part(tensor: Tensor, part: Part, *, computed: bool) -> Iterator[Entry]:
+    """Numbers that scale codes must be positive; codes count by the weight that is `computed` of them.
+
+    Codes that nobody computes, and parts without the others, are not evaluated.
+    """
     is_float = tensor.dtype is not None and tensor.dtype.kind is Kind.FLOAT
-    if part.role is PartRole.CODES or part.lacks:
+    if not computed and (part.role is PartRole.CODES or part.lacks):
         yield _not_evaluated(tensor, part.reason)
     elif part.role in (PartRole.SCALES, PartRole.ACTIVATION) and is_float and tensor.size:
         yield _assignment(tensor, SCALES, Positive(), None)

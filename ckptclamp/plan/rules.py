@@ -6,17 +6,21 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
 from ckptclamp.plan.tensors import (
-    RAW_HINT,
     audited_tensors,
+    governed,
+    is_effective,
     keras_model,
     matching_tensors,
+    mended_part,
     names_of,
     parts_of,
     quantised_notice,
+    raw_hint,
     stored,
     unread_config_notice,
     why_no_weight,
@@ -33,8 +37,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
-    from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
+    from ckptclamp.models.parts import Part
 
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
@@ -56,15 +60,17 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
     shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
     number = numbers(checkpoint.config)
-    tensors = audited_tensors(checkpoint)
+    audited = audited_tensors(checkpoint)
     if spec.splits:
-        tensors = {**tensors, **split_tensors(spec, tensors, number)}
+        audited = {**audited, **split_tensors(spec, audited, number)}
+    met = matching_tensors(patterns, audited.values(), labels)
+    parts, histories = parts_of(checkpoint), Histories(bound)
     matching = [
-        _without_parts_of(found) for found in matching_tensors(patterns, tensors.values(), labels)
+        _without_parts_of(governed(rule, tensors, checkpoint.tensors, parts))
+        for rule, tensors in zip(spec.rules, met, strict=True)
     ]
     pairs: list[Entry] = []
     problems: list[SpecProblem] = []
-    parts, histories = parts_of(checkpoint), Histories(bound)
     for rule, found in zip(spec.rules, matching, strict=True):
         refused = []
         for tensor in found:
@@ -80,7 +86,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
     if problems:
         raise SpecError(spec.path or "options", tuple(problems))
     empty = [rule for rule, found in zip(spec.rules, matching, strict=True) if not found]
-    nearest = _Nearest(tensors)
+    nearest = _Nearest(audited)
     partly = (
         _matches_in_part(spec.rules[index], unused, nearest)
         for index, unused in patterns.never_met().items()
@@ -92,6 +98,8 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
     yield from partly
     if bound is not None:
         yield from _unnamed_notice(spec.rules, bound)
+    else:
+        yield from _computed_notice(pairs)
     if any(matching):
         yield from unread_config_notice(checkpoint)
 
@@ -115,25 +123,27 @@ def _pair(
             constraint=str(rule.constraint),
             origin=Origin.SPEC,
             reason=reason,
-            hint=None if no_weight is None else RAW_HINT,
+            hint=None if no_weight is None else raw_hint(tensor, part),
             location=_place(rule),
             tensor=tensor,
             severity=rule.severity,
             no_weight=no_weight is not None,
         )
     unit = unit_of(tensor, rule.constraint, seen.units, keras=keras)
+    mended = mended_part(tensor, rule.constraint, unit.axes)
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),
         axes=unit.axes,
         rule=rule.id,
         origin=Origin.SPEC,
-        why=_why(rule),
+        why=_why(rule, tensor, mended),
         severity=rule.severity,
         label=label,
         location=_place(rule),
-        notices=(*unit.notices, *quantised_notice(tensor)),
-        unprojected=why_not_projected(tensor),
+        notices=(*unit.notices, *(quantised_notice(tensor) if keras else ())),
+        unprojected=why_not_projected(tensor) if mended is None else None,
+        mended=mended,
         meant=unit.meant,
         names=seen.names,
     )
@@ -149,12 +159,31 @@ def _place(rule: Rule) -> str | None:
     return None if rule.location is None else str(rule.location)
 
 
-def _why(rule: Rule) -> str:
+def _why(rule: Rule, tensor: Tensor, mended: Tensor | None) -> str:
     matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
     if rule.units.named is not None:
         sizes = (f"{name} = {size}" for name, size in rule.units.named.sizes.items())
         matched += f"; units {', '.join([rule.units.named.text, *sizes])}"
-    return f"{matched}; as stored (storage: raw)" if rule.storage is Storage.RAW else matched
+    if rule.storage is Storage.RAW:
+        return f"{matched}; as stored (storage: raw)"
+    storage = tensor.whole.storage
+    if not isinstance(storage, Computed):
+        return matched
+    changed = "" if mended is None else f"; a projection changes {mended.name} alone"
+    return f"{matched}; from {storage.stored_as}{changed}"
+
+
+def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:
+    """Tell once that what is judged is not what is stored."""
+    names = {p.tensor.name for p in pairs if isinstance(p, Assignment) and is_effective(p.tensor)}
+    if names:
+        yield Notice(
+            "computed",
+            f"{len(names)} weight(s) are judged as the model computes them from their parts: "
+            f"{_few(sorted(names))}",
+            hint="`ckptclamp explain` tells from which; `storage: raw` judges what is stored",
+            informational=True,
+        )
 
 
 def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> SpecProblem:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import Computed, Role, Tensor, Unreadable
-from ckptclamp.errors import Notice, NotWrittenError, UsageError
+from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable
+from ckptclamp.errors import Notice, NotWrittenError, UsageError, printable
+from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
 if TYPE_CHECKING:
@@ -17,14 +20,15 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.constraints.base import Constraint
-    from ckptclamp.models.families import Part
     from ckptclamp.models.keras.model import BoundModel
+    from ckptclamp.models.parts import Part
     from ckptclamp.plan import Plan
-    from ckptclamp.spec.model import CustomLayer
+    from ckptclamp.spec.model import CustomLayer, Rule
 
 RAW_HINT: Final = "`storage: raw` in a rule, or --storage raw, judges the stored numbers"
 
 _BOUND: WeakKeyDictionary[Checkpoint, BoundModel] = WeakKeyDictionary()
+_IN_PARTS: WeakKeyDictionary[Checkpoint, _InParts] = WeakKeyDictionary()
 
 
 def keras_model(
@@ -62,8 +66,8 @@ def names_of(tensor: Tensor, label: str | None) -> tuple[str, ...]:
 
 def all_names(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
     """Every name of every tensor, by the full name."""
-    labels = labels_of(checkpoint)
-    return {name: names_of(tensor, labels.get(name)) for name, tensor in checkpoint.tensors.items()}
+    labels, audited = labels_of(checkpoint), audited_tensors(checkpoint)
+    return {name: names_of(tensor, labels.get(name)) for name, tensor in audited.items()}
 
 
 def matching_tensors(
@@ -95,19 +99,64 @@ def _names_it(patterns: Sequence[str], role: Role, names: Sequence[str]) -> bool
 
 
 def audited_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """Every tensor by name, as it is judged: a quantised weight of a Keras model as dequantised."""
+    """Every tensor by name, as it is judged, and every weight that is computed from parts."""
+    return {**checkpoint.tensors, **computed_tensors(checkpoint)}
+
+
+def computed_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Weights that are not stored as the model computes with them, by name.
+
+    A quantised weight of a Keras model keeps its tensor's name; weights of other formats have names
+    of their own, by which a part of them may be called as well.
+    """
     bound = keras_model(checkpoint)
-    return checkpoint.tensors if bound is None else {**checkpoint.tensors, **bound.dequantised}
+    if bound is not None:
+        return bound.dequantised
+    return _in_parts(checkpoint).weights
 
 
 def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
     """The tensors that are parts of weights, by name; Keras' files tell of theirs in another way."""
-    if checkpoint.keras is not None:
-        return {}
+    return {} if checkpoint.keras is not None else _in_parts(checkpoint).parts
+
+
+@dataclass(frozen=True, slots=True)
+class _InParts:
+    """The parts of a checkpoint and their weights; `made_of` is what they were found in."""
+
+    made_of: tuple[object, ...]
+    parts: Mapping[str, Part]
+    weights: Mapping[str, Tensor]
+
+
+def _in_parts(checkpoint: Checkpoint) -> _InParts:
+    """What is known of the parts of a checkpoint, for as long as it has these tensors and configs."""
+    stated, adapter = checkpoint.quantisation, checkpoint.adapter
+    made_of = (checkpoint.tensors, stated, adapter)
+    known = _IN_PARTS.get(checkpoint)
+    if known is not None and all(map(is_, known.made_of, made_of)):
+        return known
     from ckptclamp.models.families import find_parts
 
-    stated = checkpoint.quantisation
-    return find_parts(checkpoint.tensors, None if isinstance(stated, Unreadable) else stated)
+    config = None if isinstance(stated, Unreadable) else stated
+    parts = find_parts(checkpoint.tensors, config)
+    weights: Mapping[str, Tensor] = {}
+    if parts:
+        from ckptclamp.models.effective.offers import find_effective
+
+        weights = find_effective(
+            checkpoint.tensors, parts, checkpoint.read, stated=config, adapter=adapter
+        )
+    known = _IN_PARTS[checkpoint] = _InParts(made_of, parts, weights)
+    return known
+
+
+def unmerged(checkpoint: Checkpoint) -> str | None:
+    """The name of an update that belongs to no weight of `checkpoint`, or of no update at all."""
+    from ckptclamp.models.families import DELTA
+
+    weights = {part.weight for part in parts_of(checkpoint).values()}
+    return next((weight for weight in weights if weight.endswith(DELTA)), None)
 
 
 def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
@@ -137,11 +186,50 @@ def _are_finite(tensor: Tensor, constraint: Constraint | None) -> bool:
     return is_truth and isinstance(constraint, Finite)
 
 
+def governed(
+    rule: Rule,
+    matched: Sequence[Tensor],
+    stored: Mapping[str, Tensor],
+    parts: Mapping[str, Part],
+) -> list[Tensor]:
+    """What `rule` is about of the tensors that its patterns have `matched`.
+
+    A part of a weight that is matched too is judged as that weight. `storage: raw` means what is
+    `stored` under these names; `parts` are as `parts_of` says.
+    """
+    if rule.storage is Storage.RAW and parts:
+        return [stored.get(t.name, t) for t in matched if t.whole.name in stored]
+    weights = {tensor.name for tensor in matched if is_effective(tensor)}
+    return [t for t in matched if is_effective(t) or _weight_of(t, parts) not in weights]
+
+
+def _weight_of(tensor: Tensor, parts: Mapping[str, Part]) -> str | None:
+    part = parts.get(tensor.whole.name)
+    return None if part is None else part.weight
+
+
+def is_effective(tensor: Tensor) -> bool:
+    """Whether it is a weight that is computed from parts, or would be if that were possible."""
+    return isinstance(tensor.whole.storage, Computed | NotComputed)
+
+
 def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:
     """Say why `constraint` does not judge the stored numbers of `tensor`; ``None`` if it does."""
+    storage = tensor.whole.storage
+    if isinstance(storage, NotComputed):
+        return storage.reason
+    if isinstance(storage, Computed):
+        return None
     if part is not None:
         return part.reason
     return None if constraint.elementwise else why_no_norm(tensor)
+
+
+def raw_hint(tensor: Tensor, part: Part | None) -> str:
+    """What to do about a rule that matches what is no weight."""
+    if part is None or is_effective(tensor):
+        return RAW_HINT
+    return f"a rule that matches {printable(part.weight)} judges the weight; {RAW_HINT}"
 
 
 def why_no_norm(tensor: Tensor) -> str | None:
@@ -158,8 +246,23 @@ def why_no_norm(tensor: Tensor) -> str | None:
 
 def why_not_projected(tensor: Tensor) -> str | None:
     """Say why the weights of `tensor` can be judged but not changed; ``None`` if they can be."""
-    if isinstance(tensor.whole.storage, Computed):
-        return "it is quantised, and its integers and scales are not projected"
+    storage = tensor.whole.storage
+    if isinstance(storage, Computed):
+        return storage.unprojected
+    return None
+
+
+def mended_part(tensor: Tensor, constraint: Constraint, axes: tuple[int, ...]) -> Tensor | None:
+    """The stored tensor to project in place of a computed one, if that comes to the same.
+
+    Where the norms of its units are stored, a bound on these norms is one on what is stored.
+    """
+    from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+
+    if isinstance(tensor.storage, Computed) and isinstance(
+        constraint, MaxNorm | MinMaxNorm | UnitNorm
+    ):
+        return tensor.storage.lengths_over(axes)
     return None
 
 

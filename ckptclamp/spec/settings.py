@@ -55,6 +55,7 @@ COMMAND_LINE_ONLY: Mapping[str, str] = {
     "allow-import": "runs code",
     "allow-remaining": "lets a copy pass that does not conform",
     "attest": "writes a file",
+    "base": "says which weights are judged",
     "dry-run": "makes no copy",
     "exit-zero": "turns a failure into success",
     "follow-symlinks": "leads out of the checkpoint",

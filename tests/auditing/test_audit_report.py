@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from ckptclamp import __version__
 from ckptclamp.auditing import audit as auditing
-from ckptclamp.auditing.audit import AuditOptions, audit, check_isolation
+from ckptclamp.auditing.audit import audit, check_isolation
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.results import FileDigest, Result, Verdict
 from ckptclamp.errors import ChangedError, Notice, RefusedError, SpecError, UnreadableError
 from ckptclamp.plan import Origin

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ckptclamp.auditing.audit import AuditOptions, audit
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.results import Verdict
 from ckptclamp.auditing.verdicts import Tally
 from ckptclamp.checkpoints.opening import open_checkpoint

@@ -7,15 +7,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ckptclamp.auditing.options import Reporting, Running
-from ckptclamp.plan.model import Origin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.auditing.audit import judge
+from ckptclamp.auditing.options import Reporting, Running
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.constraints.linear import CenterAround
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.plan import Origin
 from ckptclamp.plan.build import Assignment
 from tests.engine.raw import InMemory
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ckptclamp.auditing.audit import AuditOptions, Judging, Opening, Reporting, Running
+from ckptclamp.auditing.options import AuditOptions, Judging, Opening, Reporting, Running
 
 GROUPS = (Running, Judging, Reporting, Opening)
 

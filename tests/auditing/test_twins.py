@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptclamp.auditing.audit import AuditOptions, audit
+from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.drift import tied_notices
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.errors import ExitCode
 from tests.engine.raw import InMemory
 

@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from ckptclamp.auditing import audit as auditing
-from ckptclamp.auditing.audit import AuditOptions, audit
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints import source as module
 from ckptclamp.checkpoints.source import Digests, Source, sha256
 from ckptclamp.engine.measure import measure

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import ckptclamp
-from ckptclamp.auditing.audit import AuditOptions
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.source import Source
 
 SIZE = 8 << 20

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from ckptclamp.applying.apply import ApplyOptions, apply
-from ckptclamp.auditing.audit import AuditOptions, audit
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.engine.executors import Meter
 
 SPEC = {

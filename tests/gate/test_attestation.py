@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.auditing.audit import AuditOptions, audit
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.options import AuditOptions
 
 GATE = ("audit", "model.safetensors", "--spec", "spec.yaml")
 

@@ -174,11 +174,59 @@ FAMILIES = {
         ("original", "mask"),
         "c.weight",
     ),
+    "MLX": (
+        {"l.weight": "uint32", "l.scales": "bfloat16", "l.biases": "bfloat16"},
+        "MLX",
+        ("codes", "scales", "zero points"),
+        "l.weight",
+    ),
+    "HQQ": (
+        {"l.W_q": "uint8", "l.scale": "float16", "l.zero": "float16", "l.nbits": "int32"},
+        "HQQ",
+        ("codes", "scales", "zero points", "quantisation state"),
+        "l.weight",
+    ),
+    "AQLM": (
+        {"l.codes": "int8", "l.codebooks": "float16", "l.scales": "float16"},
+        "AQLM",
+        ("codes", "table of values", "scales"),
+        "l.weight",
+    ),
+    "EXL2": (
+        {"l.q_weight": "int32", "l.q_scale": "int32", "l.q_scale_max": "float16"},
+        "EXL2",
+        ("codes", "scales", "scales"),
+        "l.weight",
+    ),
+    "EXL3": (
+        {"l.trellis": "int16", "l.suh": "float16", "l.svh": "float16"},
+        "EXL3",
+        ("codes", "quantisation state", "quantisation state"),
+        "l.weight",
+    ),
+    "quanto": (
+        {"l.weight._data": "int8", "l.weight._scale": "float32"},
+        "quanto",
+        ("codes", "scales"),
+        "l.weight",
+    ),
+    "torchao": (
+        {"l._weight_qdata": "int8", "l._weight_scale": "float32"},
+        "torchao",
+        ("codes", "scales"),
+        "l.weight",
+    ),
+    "torchao, as it was first": (
+        {"l.weight:qdata": "int8", "l.weight:scale": "float32"},
+        "torchao",
+        ("codes", "scales"),
+        "l.weight",
+    ),
     "LoRA of peft": (
         {"q.lora_A.default.weight": "float32", "q.lora_B.default.weight": "float32"},
         "low-rank adapted (LoRA)",
         ("factor", "factor"),
-        "q.weight",
+        "q.delta_weight",
     ),
     "DoRA beside its base": (
         {
@@ -195,7 +243,7 @@ FAMILIES = {
         {"e.lora_embedding_A.default": "float32", "e.lora_embedding_B": "float32"},
         "low-rank adapted (LoRA)",
         ("factor", "factor"),
-        "e.weight",
+        "e.delta_weight",
     ),
     "LoRA of kohya": (
         {
@@ -205,7 +253,7 @@ FAMILIES = {
         },
         "low-rank adapted (LoRA)",
         ("factor", "factor", "scaling"),
-        "lora_unet_q.weight",
+        "lora_unet_q.delta_weight",
     ),
 }
 
@@ -235,6 +283,8 @@ ORDINARY = {
     "blocks of floats": {"m.q_blocks": "float32", "m.q_scales": "float32"},
     "counters": {"b.num_batches_tracked": "int64", "b.mask": "bool"},
     "a network that is named by its bits": {"bitmask": "uint8", "m.shape": "int64"},
+    "scales and shapes of no HQQ": {"l.scale": "float32", "l.zero": "float32", "l.axis": "int64"},
+    "codes of a tokenizer": {"vq.codes": "int64", "vq.scales": "float32"},
     "empty names": {"": "float32", ".": "float32", "_scale": "float32", "_g": "float32"},
 }
 
@@ -265,6 +315,13 @@ def test_a_part_without_its_family_is_still_a_part(dtypes, lacks):
     (first, *_) = dtypes
     assert set(found) == {first}
     assert found[first].lacks == lacks
+
+
+def test_a_part_may_be_called_by_its_ending_alone():
+    """A file of one layer has no modules before its names."""
+    dtypes = {"qweight": "int32", "qzeros": "int32", "scales": "float16"}
+    assert set(named(dtypes)) == set(dtypes)
+    assert {weight for _, _, weight in named(dtypes).values()} == {"weight"}
 
 
 @pytest.mark.parametrize("name", ["q.lora_A.weight", "c.parametrizations.weight.original0"])

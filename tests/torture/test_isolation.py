@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ckptclamp import audit
-from ckptclamp.auditing.audit import AuditOptions
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.hdf5 import sandbox
 from ckptclamp.checkpoints.hdf5.isolation import SANDBOX_LAYERS
 from ckptclamp.errors import RefusedError, UnreadableError

@@ -1,0 +1,107 @@
+"""Effective tensors: for each weight that is stored in parts, the tensor that a model computes with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from ckptclamp.checkpoints.tensor import NotComputed, Tensor, Unreadable
+from ckptclamp.errors import UnreadableError, printable
+from ckptclamp.models.effective.blockwise import four_bits
+from ckptclamp.models.effective.floats4 import compressed, mxfp4, nvfp4
+from ckptclamp.models.effective.lora import low_rank
+from ckptclamp.models.effective.members import Members, NotComputedError
+from ckptclamp.models.effective.packed import gptq_or_awq
+from ckptclamp.models.effective.reparametrised import pruned, spectral_norm, weight_norm
+from ckptclamp.models.effective.scaled import scaled, vectorwise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptclamp.checkpoints.tensor import Read
+    from ckptclamp.models.parts import Part
+
+BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
+    "block-scaled float8": scaled,
+    "scaled float8": scaled,
+    "scaled int8": scaled,
+    "bitsandbytes int8": vectorwise,
+    "weight-normalised": weight_norm,
+    "spectrally normalised": spectral_norm,
+    "pruned": pruned,
+    "GPTQ or AWQ": gptq_or_awq,
+    "packed (compressed-tensors)": compressed,
+    "NVFP4": nvfp4,
+    "MXFP4": mxfp4,
+    "bitsandbytes 4-bit": four_bits,
+    "low-rank adapted (LoRA)": low_rank,
+}
+"""How the weights of each family are computed; those of the others are not."""
+
+
+def find_effective(
+    tensors: Mapping[str, Tensor],
+    parts: Mapping[str, Part],
+    read: Read,
+    stated: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | Unreadable | None = None,
+) -> dict[str, Tensor]:
+    """Return the weight that each group of `parts` stands for, by the weight's name.
+
+    Where it cannot be computed its storage is `Unreadable`, with the reason.
+
+    Args:
+        tensors: every stored tensor, by name.
+        parts: what `find_parts` says of them.
+        read: reads a small part, such as one that holds a shape.
+        stated: what the config beside the checkpoint says of quantisation.
+        adapter: the config of an adapter beside it, or why it cannot be read.
+    """
+    groups: dict[str, list[tuple[str, Part]]] = defaultdict(list)
+    for name, part in parts.items():
+        groups[part.weight].append((name, part))
+    found = {}
+    for weight, members in groups.items():
+        plain = weight in tensors and weight not in parts
+        try:
+            endings = _checked(weight, members, tensors, plain=plain)
+            built = Members(weight, endings, stated or {}, read, adapter)
+            found[weight] = _built(members[0][1].family, built)
+        except (NotComputedError, UnreadableError) as error:
+            why = error.message if isinstance(error, UnreadableError) else str(error)
+            found[weight] = _not_computed(weight, members[0][1].family, why)
+    return found
+
+
+def _checked(
+    weight: str, members: list[tuple[str, Part]], tensors: Mapping[str, Tensor], *, plain: bool
+) -> dict[str, Tensor]:
+    """The parts by their endings, if they are those of one weight of one family."""
+    families = {part.family for _, part in members}
+    if len(families) > 1:
+        raise NotComputedError(f"its parts are those of {' and of '.join(sorted(families))}")
+    if plain:
+        raise NotComputedError(f"the file holds {printable(weight)} as a weight of its own, too")
+    lacks = next((part.lacks for _, part in members if part.lacks), None)
+    if lacks is not None:
+        raise NotComputedError(f"the file lacks {lacks}")
+    endings = {part.ending: tensors[name] for name, part in members}
+    if len(endings) < len(members):
+        raise NotComputedError("it has several parts of one kind")
+    for tensor in endings.values():
+        if isinstance(tensor.storage, Unreadable):
+            raise NotComputedError(f"{printable(tensor.name)}: {tensor.storage.reason}")
+        if not tensor.size:
+            raise NotComputedError(f"{printable(tensor.name)} is empty")
+    return endings
+
+
+def _built(family: str, members: Members) -> Tensor:
+    if family not in BUILDERS:
+        raise NotComputedError(f"how to compute {printable(family)} weights is not known here")
+    return BUILDERS[family](members)
+
+
+def _not_computed(weight: str, family: str, why: str) -> Tensor:
+    reason = f"it is {printable(family)}, and what the model computes with is not computed: {why}"
+    return Tensor(weight, (), None, NotComputed(reason))
