@@ -127,7 +127,7 @@ def test_help_imports_nothing_heavy(command):
     probe = (
         "import sys, ckptclamp.cli\n"
         f"sys.argv[1:] = {command!r}\n"
-        "try: ckptclamp.cli()\n"
+        "try: ckptclamp.cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'numpy', 'h5py', 'rich', 'yaml', 're2', 'pydantic', 'safetensors'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
