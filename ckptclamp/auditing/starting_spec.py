@@ -22,6 +22,7 @@ from ckptclamp.auditing.inspection import TensorSummary, inspect
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
+from ckptclamp.constraints.orders import OfRows
 from ckptclamp.errors import NothingEvaluatedError, printable
 from ckptclamp.models.families import Part
 from ckptclamp.plan.build import Assignment, Plan, build_plan
@@ -71,7 +72,7 @@ class StartingSpec:
 
     `declared` says that the rules are what the model declares. `unknown` are declared constraints of
     which no rule was made, each with the reason. `warnings` are what an audit of the declarations
-    would warn of; rules are not asked.
+    would warn of; rules are not asked. `unstated` says that some can be judged, but by no rule.
     """
 
     checkpoint: str
@@ -80,6 +81,7 @@ class StartingSpec:
     left_out: tuple[tuple[str, str], ...] = ()
     unknown: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    unstated: bool = False
 
 
 def starting_spec(
@@ -126,6 +128,7 @@ def starting_spec(
         rules=rules,
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
         unknown=tuple(unknown),
+        unstated=any(isinstance(a.constraint, OfRows) for a in plan.assignments),
         warnings=tuple(_warnings(plan)) if plan.assignments else (),
     )
 
@@ -142,6 +145,9 @@ def _declared(
     """One rule for all tensors that are declared to satisfy the same; others go to `unknown`."""
     alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
+        if isinstance(assignment.constraint, OfRows):
+            unknown.append((assignment.rule, f"no spec can state {assignment.constraint}"))
+            continue
         key = str(assignment.constraint), _stated(assignment)
         alike[key].setdefault(assignment.tensor.name, assignment)
     ids = _Ids()
@@ -315,11 +321,12 @@ def _declared_constraints(spec: StartingSpec) -> Iterator[str]:
         yield "# `audit` would also warn:"
         yield from _listed([printable(warning, limit=None) for warning in spec.warnings])
     if spec.unknown:
-        yield "# No rule was made of these declared constraints; nothing judges them under `ignore`:"
+        judged = "`audit` judges some" if spec.unstated else "nothing judges them under `ignore`"
+        yield f"# No rule was made of these declared constraints; {judged}:"
         yield from _listed([_with_reason(*entry) for entry in spec.unknown])
         yield "# Say under `custom_objects` what an unknown class is, for example"
         yield "# `my_package>WeightClip: {constraint: Clip, low: -0.3, high: 0.3}`, and set `audit`."
-    yield "declared: ignore"
+    yield f"declared: {'audit' if spec.unstated else 'ignore'}"
 
 
 def _rule(rule: StartingRule) -> Iterator[str]:
