@@ -22,6 +22,7 @@ from ckptclamp.auditing.inspection import TensorSummary, inspect
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
+from ckptclamp.constraints.orders import OfRows
 from ckptclamp.errors import NothingEvaluatedError, printable
 from ckptclamp.models.parts import Part
 from ckptclamp.plan import Assignment, Plan
@@ -73,7 +74,7 @@ class StartingSpec:
 
     `declared` says that the rules are what the model declares. `unknown` are declared constraints of
     which no rule was made, each with the reason. `warnings` are what an audit of the declarations
-    would warn of; rules are not asked.
+    would warn of; rules are not asked. `unstated` says that some can be judged, but by no rule.
     """
 
     checkpoint: str
@@ -82,6 +83,7 @@ class StartingSpec:
     left_out: tuple[tuple[str, str], ...] = ()
     unknown: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    unstated: bool = False
 
 
 def starting_spec(
@@ -128,6 +130,7 @@ def starting_spec(
         rules=rules,
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
         unknown=tuple(unknown),
+        unstated=any(isinstance(a.constraint, OfRows) for a in plan.assignments),
         warnings=tuple(_warnings(plan)) if plan.assignments else (),
     )
 
@@ -146,6 +149,9 @@ def _declared(
     """One rule for all tensors that are declared to satisfy the same; others go to `unknown`."""
     alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
+        if isinstance(assignment.constraint, OfRows):
+            unknown.append((assignment.rule, f"no spec can state {assignment.constraint}"))
+            continue
         key = str(assignment.constraint), _stated(assignment)
         alike[key].setdefault(assignment.tensor.name, assignment)
     ids = _Ids()

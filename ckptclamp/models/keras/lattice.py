@@ -62,7 +62,8 @@ def _categorical(c: LayerConfig) -> Variables:
 def _kronecker(c: LayerConfig) -> Variables:
     units, terms = _units(c), c.integer("num_terms")
     yield Variable("kronecker_factored_lattice_scale", None, (units, terms))
-    yield Variable("kronecker_factored_lattice_bias", None, (units,))
+    free = c.values.get("output_min") is None and c.values.get("output_max") is None
+    yield Variable("kronecker_factored_lattice_bias", None, (units,), trainable=free)
     shape = (1, c.integer("lattice_sizes"), None, times(units, terms))
     yield Variable("kronecker_factored_lattice_kernel", None, shape)
 

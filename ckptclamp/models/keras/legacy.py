@@ -253,7 +253,8 @@ class _Group:
     def by_order(self, model: KerasModel) -> Assignment | Unbound:
         """Assign by position, by the one order that shapes and kinds agree with.
 
-        Where several do, or the config came from elsewhere, names must agree too.
+        Where several do, the config came from elsewhere, or a user's class has layers inside, which
+        it may keep in another order, names must agree too.
         """
         named: list[Assignment] = []
         renamed: list[Assignment] = []
@@ -267,7 +268,8 @@ class _Group:
                 answers = named if against is None else renamed
                 if refusal is None and (answer := self._assignment(slots)) not in answers:
                     answers.append(answer)
-        answers = named or ([] if model.config_given else renamed)
+        unsure = any(layer.custom and layer.children for layer in self.top.walk())
+        answers = named or ([] if model.config_given or unsure else renamed)
         self.renamed = not named and len(answers) == 1
         if len(answers) > 1:
             return Unbound("the file's weights can be told apart in more than one way")

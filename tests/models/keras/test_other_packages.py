@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.orders import ORDERS
@@ -17,8 +19,10 @@ from ckptclamp.constraints.registry import make
 from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.models.keras.model import BoundModel
 from ckptclamp.models.keras.other_packages import known_constraint, layer_names
-from ckptclamp.models.keras.tree import read_model
+from ckptclamp.models.keras.tree import read_model, to_snake_case
+from ckptclamp.plan.build import build_plan
 from tests.models.keras.models import layer, legacy, sequential, v3
+from tests.plan.checkpoints import Described, tensor
 
 DIRECTORY = Path(__file__).parents[3] / "fixtures" / "third_party"
 TABLE = json.loads((DIRECTORY / "layers.json").read_text())
@@ -64,8 +68,8 @@ def test_every_constraint_of_a_live_variable_is_answered_for(row):
 
 
 def _sets_anything(config):
-    settings = ("monotonicity", "monotonicities", "output_min", "output_max", "convexity")
-    return any(config.get(setting) not in (None, "none") for setting in settings)
+    saying = ("monotonicity", "monotonicities", "output_min", "output_max", "convexity")
+    return any(config.get(setting) not in (None, "none") for setting in saying)
 
 
 @pytest.mark.parametrize("package", LEFT_OUT)
@@ -142,7 +146,7 @@ def test_their_own_constraints():
 
 
 @pytest.mark.parametrize(
-    ("settings", "reasons"),
+    ("odd", "reasons"),
     [
         ({"monotonicities": ["upwards", 1]}, ["make no sense"]),
         ({"monotonicities": [1]}, ["make no sense"]),
@@ -153,9 +157,9 @@ def test_their_own_constraints():
         ({"unimodalities": ["none", 0]}, []),
     ],
 )
-def test_what_is_known_by_name_only(settings, reasons):
+def test_what_is_known_by_name_only(odd, reasons):
     """It is named and not evaluated, and nothing beside it is lost."""
-    config = {"lattice_sizes": [2, 2], "monotonicities": [1, 0], "units": 1, **settings}
+    config = {"lattice_sizes": [2, 2], "monotonicities": [1, 0], "units": 1, **odd}
     item = layer("Lattice", "x", "tensorflow_lattice.layers", "Lattice", output_max=1.0, **config)
     model, stored = v3(sequential(item), {"layers/lattice/vars/0": (4, 1)})
     found = BoundModel(model, stored).declarations
@@ -164,7 +168,35 @@ def test_what_is_known_by_name_only(settings, reasons):
     ]
     assert len(refused) == len(reasons)
     assert all(reason in text for reason, text in zip(reasons, refused, strict=True))
-    assert len(found) > len(reasons) or "output_min" in settings or "lattice_sizes" in settings
+    assert len(found) > len(reasons) or "output_min" in odd or "lattice_sizes" in odd
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 10**400) | st.floats() | st.sampled_from(["", "1", "none"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=6,
+)  # fmt: skip
+SETTINGS = [
+    "lattice_sizes", "monotonicities", "monotonicity", "output_min", "output_max", "clamp_min", "units",
+    "clamp_max", "input_keypoints", "num_buckets", "num_input_dims", "is_cyclic", "impute_missing",
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["Lattice", "PWLCalibration", "CategoricalCalibration", "Linear", "CDF"]),
+    st.dictionaries(st.sampled_from(SETTINGS), ODD, max_size=6),
+)
+def test_any_settings_are_answered_for(name, odd):
+    """They are planned, or refused with a reason; none of them stops the rest."""
+    item = layer(name, "x", "tensorflow_lattice.layers", name, **odd)
+    group = f"layers/{to_snake_case(name)}/vars"
+    config = sequential(item, layer("Dense", "d", units=3, kernel_constraint="non_neg"))
+    model, _ = v3(config, {f"{group}/0": (4, 1), "layers/dense/vars/0": (4, 3)})
+    stored = [tensor(f"{group}/0", 4, 1), tensor("layers/dense/vars/0", 4, 3)]
+    plan = build_plan(Described([*stored, tensor("layers/dense/vars/1", 3)], model), None)
+    assert plan.assignments[-1].rule == "d.kernel_constraint"
+    assert all(entry.reason for entry in plan.not_evaluated)
 
 
 def test_further_variables_of_quantisers():

@@ -101,6 +101,19 @@ def test_an_unknown_layer_with_several_layers_inside():
     assert found_in(model, stored)["inner/m/two"] == ("model_weights/inner/two/kernel:0",)
 
 
+@pytest.mark.parametrize("names", [("x", "y"), ("b", "a")])
+def test_a_users_model_may_keep_another_order(names):
+    """Where names contradict the list in its config, they are the better witness."""
+    inner = [dense(name, use_bias=False, kernel_constraint=max_norm()) for name in "ab"]
+    own = layer("Mine", "inner", module="m", registered_name="p>Mine", layers=inner)
+    rows = {f"{name}/kernel:0": (3, 3) for name in names}
+    model, stored = legacy(sequential(own), {"inner": rows}, "3.9.0")
+    told = {"inner/a": "x", "inner/b": "y"} if "x" in names else {"inner/a": "a", "inner/b": "b"}
+    assert found_in(model, stored) == {
+        path: (f"model_weights/inner/{name}/kernel:0",) for path, name in told.items()
+    }
+
+
 def top_level(*names, groups, **settings):
     layers = [dense(name, kernel_constraint=max_norm(), **settings) for name in names]
     rows = {group: {"kernel": (4, 3), "bias": (3,)} for group in groups}
