@@ -47,7 +47,7 @@ def test_every_builtin_says_its_arguments():
     ("name", "arguments", "message", "hint"),
     [
         ("MaxNrom", {}, "unknown constraint", "did you mean MaxNorm"),
-        ("Orthogonal", {}, "unknown constraint", "known: MaxNorm"),
+        ("Jacobian", {}, "unknown constraint", "known: MaxNorm"),
         ("MaxNorm", {"max_vaule": 1}, "no argument", "did you mean max_value"),
         ("NonNeg", {"low": 1}, "no argument", "takes none"),
         ("Clip", {"low": 1}, "needs high", None),
