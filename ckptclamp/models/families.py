@@ -17,7 +17,7 @@ from ckptclamp.errors import printable
 from ckptclamp.models.parts import ANY, FAMILIES, FLOAT8, INT8, Dtypes, Family, Part, PartRole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ckptclamp.checkpoints.tensor import Tensor
 
@@ -103,8 +103,11 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
         own = FAMILIES[index].parts.get("")
         if own is not None and stem in tensors and _fits(_dtype(tensors[stem]), own[1]):
             members[""] = stem
-    for key in sorted(groups, key=lambda key: (bool(_missing(key[0], groups[key])), key[0])):
-        yield from _members(*key, groups[key])
+    missing = {key: _missing(key[0], members) for key, members in groups.items()}
+    complete = {index for (index, _), lacking in missing.items() if not lacking}
+    for key in sorted(groups, key=lambda key: (bool(missing[key]), key[0])):
+        if not missing[key] or _shows(FAMILIES[key[0]], groups[key], others=key[0] in complete):
+            yield from _members(*key, groups[key], missing[key])
 
 
 def _candidates(name: str, dtype: str) -> Iterator[tuple[int, str]]:
@@ -132,11 +135,18 @@ def _missing(index: int, members: Mapping[str, str]) -> list[str]:
     return [ending for ending in FAMILIES[index].needed if ending not in members]
 
 
-def _members(index: int, stem: str, members: Mapping[str, str]) -> Iterator[tuple[str, Part]]:
+def _shows(family: Family, members: Mapping[str, str], *, others: bool) -> bool:
+    """Whether some parts of a family show one that is incomplete; `others` are there, and complete."""
+    if any(_can_only_be(name, family) for name in members.values()):
+        return True
+    codes = any(ending and family.parts[ending][0] is PartRole.CODES for ending in members)
+    return others and (family.of_weight or codes)
+
+
+def _members(
+    index: int, stem: str, members: Mapping[str, str], missing: Sequence[str]
+) -> Iterator[tuple[str, Part]]:
     family = FAMILIES[index]
-    missing = _missing(index, members)
-    if missing and not any(_can_only_be(name, family) for name in members.values()):
-        return
     lacks = f"its {family.parts[missing[0]][0]}" if missing else ""
     for ending, name in members.items():
         yield name, Part(family.name, family.parts[ending][0], _weight(stem), lacks, ending)

@@ -317,6 +317,22 @@ def test_a_part_without_its_family_is_still_a_part(dtypes, lacks):
     assert found[first].lacks == lacks
 
 
+@pytest.mark.parametrize(
+    ("others", "alone", "lacks"),
+    [
+        ({"a.weight_g": "float32", "a.weight_v": "float32"}, "b.weight_v", "its norms"),
+        ({"a.weight_g": "float32", "a.weight_v": "float32"}, "b.weight_g", "its directions"),
+        ({"a.weight_orig": "float32", "a.weight_mask": "float32"}, "b.weight_orig", "its mask"),
+    ],
+)
+def test_a_part_alone_is_one_where_others_are_whole(others, alone, lacks):
+    """A name that may mean anything means what it means in the rest of the file."""
+    assert named({alone: "float32"}) == {}
+    dtypes = {**others, alone: "float32"}
+    found = find_parts({name: tensor(name, 4, dtype=dtype) for name, dtype in dtypes.items()})
+    assert found[alone].lacks == lacks
+
+
 def test_a_part_may_be_called_by_its_ending_alone():
     """A file of one layer has no modules before its names."""
     dtypes = {"qweight": "int32", "qzeros": "int32", "scales": "float16"}

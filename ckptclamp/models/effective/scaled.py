@@ -161,7 +161,7 @@ def groups_of(tensor: Tensor, shape: Shape, shared: Shared, axis: int | None = N
     """
     axis = len(shape) - 1 if axis is None else axis
     whole = tensor.dtype is not None and tensor.dtype.kind is Kind.INTEGER
-    if not whole or tensor.shape != (shape[axis],) or axis not in shared.axes:
+    if axis not in shared.axes or not whole or tensor.shape != (shape[axis],):
         raise NotComputedError(misfit(tensor, shape))
     return Groups(tensor, axis)
 
