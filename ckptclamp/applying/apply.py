@@ -234,7 +234,8 @@ class _Job:
     def _affected(self, changed: set[str]) -> set[str]:
         """The tensors that differ from before: those with `changed` bytes, and those computed of them."""
         tensors = [assignment.tensor for assignment in self.plan.assignments]
-        stored = {tensor.whole.name for tensor in tensors if tensor.name in changed}
+        wholes = {tensor.name: tensor.whole.name for tensor in tensors}
+        stored = {wholes.get(name, name) for name in changed}
         return {
             tensor.name
             for tensor in tensors
