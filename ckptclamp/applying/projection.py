@@ -156,8 +156,6 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
             memory=work.running.memory,
             progress=work.progress,
         )
-    if not constraint.streaming:
-        return _project_whole(work, assignment)
     if isinstance(constraint, WholeUnitConstraint):
         return project_whole_units(
             work.copy,
@@ -169,6 +167,8 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
             known=known,
             progress=work.progress,
         )
+    if not constraint.streaming:
+        return _project_whole(work, assignment)
     return project(
         work.copy,
         assignment.tensor,

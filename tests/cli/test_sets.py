@@ -75,7 +75,7 @@ def test_finite_cannot_be_made(run, tmp_path):
     assert "w: 1 of 2 units violates Finite(); worst is unit 1: non-finite" in answer.stdout
     answer = run("apply", path, "--finite", "--tensors", "**", "-o", out)
     assert answer.returncode == 5
-    assert "1 of 2 units is beyond fixing: no number is nearest to non-finite" in answer.stderr
+    assert "1 of 2 units is beyond fixing (no number is nearest to non-finite" in answer.stderr
     assert not out.exists()
 
 
@@ -92,7 +92,7 @@ def test_a_dead_unit(run, audited, applied, tmp_path):
     assert run("audit", path, *rule).returncode == 1
     answer = run("apply", path, *rule, "-o", tmp_path / "out.safetensors")
     assert answer.returncode == 5
-    assert "no point of MinNorm(min_value=1e-06) is nearest" in answer.stderr
+    assert "zero vectors, which have no direction towards MinNorm(min_value=1e-06)" in answer.stderr
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
