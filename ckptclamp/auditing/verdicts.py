@@ -186,7 +186,7 @@ class Tally:
 
 def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64]:
     """How bad each unit is: non-finite first, then by excess, then (bound 0) by distance."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         relative = judgement.distance / judgement.scale
     rank = np.where(judgement.scale > 0, relative, judgement.distance)
     return np.where((statistics.nonfinite > 0) | np.isnan(rank), np.inf, rank)

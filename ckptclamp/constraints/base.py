@@ -169,7 +169,7 @@ class Judgement:
     @property
     def excess(self) -> NDArray[np.float64]:
         """The distance relative to the bound; infinite outside a bound of 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return np.where(self.distance == 0, 0.0, self.distance / self.scale)
 
 

@@ -177,7 +177,7 @@ def _unit_groups(job: Job) -> Iterator[list[Box]]:
     if grid.order != tuple(range(len(grid.shape))):
         boxes = math.prod(grid.counts[axis] for axis in job.axes)
         units = math.prod(grid.tile[axis] for axis in job.request.kept)
-        step = boxes * max(1, PENDING // units)
+        step = boxes * max(1, PENDING // 4 // units)
     for first in range(0, len(grid), step):
         yield [grid.box(index) for index in range(first, min(first + step, len(grid)))]
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from ckptclamp.constraints.base import ExactSums
     from ckptclamp.engine.job import Job
 
+_MOST_PIECES = 1 << 20
+"""More than a row has."""
+
 Result = TypeVar("Result")
 
 Make = Callable[[int, "NDArray[np.intp]", "NDArray[Any]"], "NDArray[Any]"]
@@ -132,8 +135,8 @@ class Units:
         rows = _Rows(self._block_of(box), self.job.axes, self._kept)
         with np.errstate(all="ignore"):
             return [
-                (part, first + some, work(part, first + some, rows.take(some)))
-                for some in _in_pieces(chosen, rows.width)
+                (part, first + some, work(part, first + some, rows.take(some, columns)))
+                for part, some, columns in _pieces(part, chosen, rows.width)
             ]
 
     def _write_box(
@@ -149,10 +152,10 @@ class Units:
         differ = np.zeros(rows.count, np.bool_)
         found = []
         with np.errstate(all="ignore"):
-            for some in _in_pieces(some_of, rows.width):
-                before = rows.take(some)
-                after = make(part, first + some, before)
-                differ[some] = changed_units(before, after, (1,))
+            for piece, some, columns in _pieces(part, some_of, rows.width):
+                before = rows.take(some, columns)
+                after = make(piece, first + some, before)
+                differ[some] |= changed_units(before, after, (1,))
                 found.append(
                     (
                         first + some,
@@ -160,7 +163,7 @@ class Units:
                         distances(before, after, (1,), WORKSPACE),
                     )
                 )
-                rows.put(some, after)
+                rows.put(some, columns, after)
         self.job.write(box, differ, block)
         return found
 
@@ -178,19 +181,34 @@ class _Rows:
             self._view = block.reshape(self.count, self.width)
             self._extents, self._shape = (self.count,), (self.width,)
 
-    def take(self, places: NDArray[np.intp]) -> NDArray[Any]:
-        """A copy of the rows at `places`."""
-        return np.ascontiguousarray(self._view[self._at(places)]).reshape(len(places), self.width)
+    def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
+        """A copy of part of the rows at `places`."""
+        rows = self._view[self._at(places)].reshape(len(places), self.width)
+        return np.ascontiguousarray(rows[:, columns])
 
-    def put(self, places: NDArray[np.intp], rows: NDArray[Any]) -> None:
-        """Replace the rows at `places`."""
+    def put(self, places: NDArray[np.intp], columns: slice, new: NDArray[Any]) -> None:
+        """Replace part of the rows at `places`."""
+        at = self._at(places)
+        rows = new
+        if new.shape[1] < self.width:
+            rows = self._view[at].reshape(len(places), self.width)
+            rows[:, columns] = new
         shape = (len(places), *self._shape) if self._extents else self._shape
-        self._view[self._at(places)] = rows.reshape(shape)
+        self._view[at] = rows.reshape(shape)
 
     def _at(self, places: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an index
         return np.unravel_index(places, self._extents) if self._extents else ...
 
 
-def _in_pieces(places: NDArray[np.intp], width: int) -> Iterator[NDArray[np.intp]]:
-    step = max(1, PIECE // width)
-    return (places[start : start + step] for start in range(0, len(places), step))
+def _pieces(
+    part: int, places: NDArray[np.intp], width: int
+) -> Iterator[tuple[int, NDArray[np.intp], slice]]:
+    """Cut rows of box `part` into pieces for the cache, and number these in the order of weights."""
+    height, columns = max(1, PIECE // width), min(width, PIECE)
+    for top in range(0, len(places), height):
+        for number, left in enumerate(range(0, width, columns)):
+            yield (
+                part * _MOST_PIECES + number,
+                places[top : top + height],
+                slice(left, left + columns),
+            )
