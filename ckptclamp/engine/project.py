@@ -14,13 +14,12 @@ from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
 from ckptclamp.engine.cache import KnownStatistics
 from ckptclamp.engine.executors import in_order, threads
-from ckptclamp.engine.job import NOTHING, Job, Projected
+from ckptclamp.engine.job import NOTHING, Job, Projected, Units, as_stored
 from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
 from ckptclamp.engine.requests import WORKSPACE, Batch, read
 from ckptclamp.engine.search import nearest
 from ckptclamp.engine.statistics import extremes_inside
 from ckptclamp.engine.transform import as_keras, changed_units
-from ckptclamp.engine.units import Units, as_stored
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
