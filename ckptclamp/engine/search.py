@@ -41,6 +41,9 @@ _MARGIN = 1.25
 """How far, in u/√n: one unit in a thousand needs more than that, and another pass over its weights;
 it costs less than 2 % in distance."""
 
+_COARSE = 2.0**-6
+"""A unit roundoff from which on many weights of a unit step at once, and a margin may be dear."""
+
 _REACH = 40
 """Trials for an offset that fits; each goes four times as far as the one before."""
 
@@ -218,10 +221,10 @@ class _Search:
         normed = Statistic.NORM in self.constraint.needs
         if self._precise and normed and isinstance(self.movement, Transform):
             self._correct(offsets, np.broadcast_to(self.movement.scale, self.units.count))
-        if self.constraint.one_sided and self._size >= _LARGE:
+        if self.constraint.one_sided and self._size >= _LARGE and self._u < _COARSE:
             with np.errstate(invalid="ignore"):
                 inwards = -np.sign(self._before.measured - self._before.bound)
-            offsets += inwards * (_MARGIN * self._u / math.sqrt(self._size) + self._u**2 / 8)
+            offsets += inwards * _MARGIN * self._u / math.sqrt(self._size)
         return offsets
 
     def _correct(self, offsets: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
