@@ -164,7 +164,7 @@ class Judgement:
         with np.errstate(all="ignore"):
             limit = tolerance * self.scale
             apart = np.abs(np.abs(self.measured - self.bound) - limit)
-            return np.asarray(apart <= self.error + 4 * ROUNDOFF * limit)
+            return np.asarray(apart < self.error + 4 * ROUNDOFF * limit)
 
     @property
     def excess(self) -> NDArray[np.float64]:
