@@ -209,7 +209,7 @@ def _terms(need: Statistic, parts: list[NDArray[np.float64]]) -> Iterator[NDArra
 def _without_rounding(terms: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
     """Numbers for each row that add up to the sum of its `terms`, which are used up."""
     room = int(terms.shape[1]).bit_length() + 1
-    while largest := float(np.abs(terms).max(initial=0.0)):
+    while 0 < (largest := float(np.abs(terms).max(initial=0.0))) < math.inf:
         cut = 2.0 ** (np.frexp(largest)[1] + room)
         heads = (terms + cut) - cut
         yield heads.sum(axis=1)

@@ -307,11 +307,10 @@ class _Rows:
         if new.shape[1] < self.width:
             rows = self._view[at].reshape(len(places), self.width)
             rows[:, columns] = new
-        shape = (len(places), *self._shape) if self._extents else self._shape
-        self._view[at] = rows.reshape(shape)
+        self._view[at] = rows.reshape(len(places), *self._shape)
 
     def _at(self, places: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an index
-        return np.unravel_index(places, self._extents) if self._extents else ...
+        return np.unravel_index(places, self._extents)
 
 
 def _pieces(

@@ -207,9 +207,12 @@ def _follow_keras(units: Units, statistics: UnitStatistics) -> Projected:
     chosen = statistics.nonfinite == 0
     if not chosen.any():
         return Projected(units.count, 0, 0.0, units.count)
-    trial = units.measure(make, chosen)
-    was, _ = job.fixable(statistics, bound(units.exact, as_stored))
-    now, _ = job.fixable(trial, bound(units.exact, make))
-    good = chosen & (trial.nonfinite == 0)
-    left = np.where(good, now, was)
+    places = np.flatnonzero(chosen)
+    trial = units.measure(make, chosen).part(places)
+    left, _ = job.fixable(statistics, bound(units.exact, as_stored))
+    now, _ = job.fixable(trial, lambda some: units.exact(make, places[some]))
+    kept = trial.nonfinite == 0
+    left[places[kept]] = now[kept]
+    good = np.zeros_like(chosen)
+    good[places[kept]] = True
     return units.write(make, good) + Projected(0, 0, 0.0, int(np.count_nonzero(left)))
