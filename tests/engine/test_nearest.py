@@ -68,7 +68,7 @@ def matrices(draw, names):
 BLOCKS = st.sampled_from([3, 32, 1 << 17])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(matrices(FLOATS + INTEGERS), st.floats(0.05, 1.5), st.booleans(), BLOCKS)
 def test_a_maximum_holds_exactly(array, share, transposed, block):
     """Whatever the dtype, and whether or not a unit lies in one block."""
@@ -151,13 +151,13 @@ def rms(values):
 @pytest.mark.parametrize("distribution", ["normal", "laplace"])
 @pytest.mark.parametrize("grow", [False, True], ids=["shrink", "grow"])
 def test_units_come_as_near_as_stored_units_can(name, size, distribution, grow):
-    """Within 1.1 times of the best over 200 units, and each but for half a step of a weight.
+    """Within 1.1 times of the best over 100 units, and each but for half a step of a weight.
 
     That is also within 1.1 times of plain rounding, which does not conform, but where nothing is.
     """
     rng = np.random.default_rng(size)
     dtype = numpy_dtype(name)
-    array = getattr(rng, distribution)(size=(200, size)).astype(dtype)
+    array = getattr(rng, distribution)(size=(100, size)).astype(dtype)
     norms = norm(wide(array))
     bound = float(norms.max() * 1.3 if grow else norms.min() / 1.3)
     constraint = MinMaxNorm(bound, 1e9) if grow else MaxNorm(bound)
@@ -188,7 +188,7 @@ def test_single_weights_become_the_next_number_inside(name):
         assert (after.astype(float) == -float(near)).all()
 
 
-@pytest.mark.parametrize("name", ["float64", "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize("name", ["float64", "bfloat16"])
 @pytest.mark.parametrize("shape", [(3000, 400), (2, 1_100_000)])
 @pytest.mark.parametrize("axes", [(0,), (0, 1), (1,)])
 def test_threads_and_memory_change_no_bit(name, shape, axes):
