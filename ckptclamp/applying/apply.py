@@ -33,8 +33,8 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role
-from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import concurrently
+from ckptclamp.engine.requests import MeasurementCache
 from ckptclamp.errors import Notice
 from ckptclamp.plan.build import Plan, build_plan
 from ckptclamp.plan.tensors import refuse_no_weights

@@ -13,11 +13,10 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.whole import WholeTensorConstraint
-from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
-from ckptclamp.engine.requests import Batch
+from ckptclamp.engine.requests import Batch, MeasurementCache
 from ckptclamp.engine.whole import project_whole
 from ckptclamp.plan.build import Assignment
 from ckptclamp.spec.model import Projection

@@ -24,7 +24,7 @@ from ckptclamp.plan.tensors import all_names
 from ckptclamp.spec.model import Declared, Spec, Suppression
 
 if TYPE_CHECKING:
-    from ckptclamp.engine.cache import MeasurementCache
+    from ckptclamp.engine.requests import MeasurementCache
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 

@@ -12,11 +12,10 @@ import numpy as np
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
-from ckptclamp.engine.cache import KnownStatistics
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.job import NOTHING, Job, Projected, Units, as_stored
 from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
-from ckptclamp.engine.requests import WORKSPACE, Batch, read
+from ckptclamp.engine.requests import WORKSPACE, Batch, KnownStatistics, read
 from ckptclamp.engine.search import nearest
 from ckptclamp.engine.statistics import extremes_inside
 from ckptclamp.engine.transform import as_keras, changed_units

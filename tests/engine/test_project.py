@@ -12,6 +12,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import auto_tolerance
+from ckptclamp.engine.exact import settled, sums_of_stored
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.requests import Batch, Request
@@ -27,7 +28,7 @@ def numpy_dtype(name):
 
 
 def outside(copy, axes, constraint, tolerance, block=1 << 17):
-    """Measure as an audit does; which units violate, in C order."""
+    """Judge as an audit does; which units violate, in C order."""
     tensor = copy.tensors["w"]
     asked = Request(tensor, axes, constraint.needs)
     kept = [tensor.shape[axis] for axis in asked.kept]
@@ -35,8 +36,15 @@ def outside(copy, axes, constraint, tolerance, block=1 << 17):
     for batch in measure(copy, [asked], block=block):
         assert isinstance(batch, Batch)
         place = tuple(slice(*span) for span in batch.units)
-        violates = constraint.judge(batch.statistics).violates(tolerance)
-        violates |= batch.statistics.nonfinite > 0
+        broken, units = batch.statistics.nonfinite > 0, batch.units
+        judgement = settled(
+            constraint.judge(batch.statistics),
+            constraint,
+            tolerance,
+            broken,
+            lambda places, units=units: sums_of_stored(copy, asked, units, places),
+        )
+        violates = judgement.violates(tolerance) | broken
         found[place] = violates.reshape(found[place].shape)
     return found.reshape(-1)
 
