@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -36,14 +38,10 @@ def outside(copy, axes, constraint, tolerance, block=1 << 17):
     for batch in measure(copy, [asked], block=block):
         assert isinstance(batch, Batch)
         place = tuple(slice(*span) for span in batch.units)
-        broken, units = batch.statistics.nonfinite > 0, batch.units
-        judgement = settled(
-            constraint.judge(batch.statistics),
-            constraint,
-            tolerance,
-            broken,
-            lambda places, units=units: sums_of_stored(copy, asked, units, places),
-        )
+        broken = batch.statistics.nonfinite > 0
+        sums = partial(sums_of_stored, copy, asked, batch.units)
+        judged = constraint.judge(batch.statistics)
+        judgement = settled(judged, constraint, tolerance, broken, sums)
         violates = judgement.violates(tolerance) | broken
         found[place] = violates.reshape(found[place].shape)
     return found.reshape(-1)
