@@ -26,8 +26,8 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
-from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import concurrently
+from ckptclamp.engine.requests import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan import Plan
 from ckptclamp.plan.build import build_plan

@@ -13,12 +13,11 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
-from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.executors import Meter, threads
 from ckptclamp.engine.matrices import project_matrices
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
-from ckptclamp.engine.requests import Batch
+from ckptclamp.engine.requests import Batch, MeasurementCache
 from ckptclamp.engine.whole_units import project_whole_units
 from ckptclamp.plan import Assignment
 from ckptclamp.spec.model import Projection
@@ -166,6 +165,7 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
             memory=work.running.memory,
             known=known,
             progress=work.progress,
+            spare_zero=assignment.allow_zero,
         )
     if not constraint.streaming:
         return _project_whole(work, assignment)

@@ -22,7 +22,7 @@ from ckptclamp.plan.tensors import all_names, unmerged
 from ckptclamp.spec.model import Declared, Preset, Spec, Suppression
 
 if TYPE_CHECKING:
-    from ckptclamp.engine.cache import MeasurementCache
+    from ckptclamp.engine.requests import MeasurementCache
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 

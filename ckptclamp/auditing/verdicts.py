@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.options import Reporting, Running
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.constraints.base import ExactSums
-    from ckptclamp.engine.cache import MeasurementCache
+    from ckptclamp.engine.requests import MeasurementCache
 
 OnUnit = Callable[[Assignment, WorstUnit], None]
 """Called with every violating unit, in the order of the tensor."""
@@ -321,7 +321,7 @@ class Tally:
 
 def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64]:
     """How bad each unit is: non-finite first, then by excess, then (bound 0) by distance."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         relative = judgement.distance / judgement.scale
     rank = np.where(judgement.scale > 0, relative, judgement.distance)
     return np.where((statistics.nonfinite > 0) | np.isnan(rank), np.inf, rank)

@@ -195,12 +195,12 @@ class Judgement:
         with np.errstate(all="ignore"):
             limit = tolerance * self.scale
             apart = np.abs(np.abs(self.measured - self.bound) - limit)
-            return np.asarray(apart <= self.error + 4 * ROUNDOFF * limit)
+            return np.asarray(apart < self.error + 4 * ROUNDOFF * limit)
 
     @property
     def excess(self) -> NDArray[np.float64]:
         """The distance relative to the bound; infinite outside a bound of 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return np.where(self.distance == 0, 0.0, self.distance / self.scale)
 
 

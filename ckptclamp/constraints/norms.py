@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _TINY = 2.0**-1060
 """More than a norm loses where float64 runs out of exponents."""
 
+_INTEGERS = 2.0**53
+"""Below it every number of every dtype is a float64."""
+
 
 class _NormConstraint(BuiltIn):
     """What they have in common: an interval in which each unit's norm must lie."""
@@ -63,6 +66,8 @@ class _NormConstraint(BuiltIn):
             distance = np.where(self._inside(norm), 0.0, np.abs(norm - bound))
         scale = np.where(np.isfinite(bound), bound, 0.0)
         error = statistics.error * np.maximum(norm, scale) + _TINY
+        if statistics.size == 1:
+            error = np.where(norm < _INTEGERS, 0.0, error)  # the weight's own magnitude
         return Judgement(norm, bound, distance, scale, error)
 
     def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:

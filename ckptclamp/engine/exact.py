@@ -9,6 +9,7 @@ the totals.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ def settled(
 
     Below their bound units may lie farther out, by `shortfall`.
 
-    Where its own error reaches a bound, exact sums decide, and the distance is moved to the right
+    Where its own error reaches a limit, exact sums decide, and what is reported moves to the right
     side, by its last bits. Units with non-finite weights, which are `broken`, stay as they are.
     """
     limits = {0.0, tolerance, tolerance + shortfall}
@@ -61,19 +62,28 @@ def settled(
     places = np.flatnonzero(doubtful & ~broken)
     if not len(places):
         return judgement
-    distance = judgement.distance.copy()
+    distance, measured = judgement.distance.copy(), judgement.measured.copy()
+    decided: dict[tuple[int, float], tuple[Fraction | None, Fraction | None]] = {}
     for place, exact in zip(places.tolist(), sums(places), strict=True):
         is_below = judgement.measured[place] < judgement.bound[place]
         forgiven = tolerance + shortfall if is_below else tolerance
+        key = (id(exact), forgiven)
+        if key not in decided:  # many units may be the same, such as one-hot ones
+            decided[key] = (constraint.overshoot(exact, 0.0), constraint.overshoot(exact, forgiven))
+        over, over_tolerance = decided[key]
         limit = forgiven * float(judgement.scale[place])
-        if constraint.overshoot(exact, forgiven):
+        if not over:
+            if distance[place]:
+                distance[place], measured[place] = 0.0, judgement.bound[place]
+            continue
+        if over_tolerance:
             distance[place] = max(distance[place], np.nextafter(limit, np.inf))
-        elif constraint.overshoot(exact, 0.0):
+        else:
             least = np.spacing(judgement.scale[place])
             distance[place] = min(max(distance[place], least), limit)
-        else:
-            distance[place] = 0.0
-    return replace(judgement, distance=distance)
+        outward, beyond = (math.inf, max) if over > 0 else (-math.inf, min)
+        measured[place] = beyond(measured[place], np.nextafter(judgement.bound[place], outward))
+    return replace(judgement, distance=distance, measured=measured)
 
 
 def sums_of_stored(
@@ -123,13 +133,14 @@ class ExactTotals:
                 totals[place] += more
 
     def sums(self, size: int) -> list[ExactSums]:
-        """The sums, of units of `size` weights."""
-        names = {need: _SUMMED_AS[need] for need in self._totals}
-        units = zip(*self._totals.values(), strict=True)
-        return [
-            ExactSums(size, **dict(zip(names.values(), map(_fraction, unit), strict=True)))
-            for unit in units
-        ]
+        """The sums, of units of `size` weights; of equal ones one object."""
+        names = [_SUMMED_AS[need] for need in self._totals]
+        made: dict[tuple[int, ...], ExactSums] = {}
+        for unit in (units := list(zip(*self._totals.values(), strict=True))):
+            if unit not in made:
+                exact = map(_fraction, unit)
+                made[unit] = ExactSums(size, **dict(zip(names, exact, strict=True)))
+        return [made[unit] for unit in units]
 
     def _add_piece(self, places: list[int], piece: NDArray[Any]) -> None:
         for parts, shift in _parts(piece):
@@ -206,7 +217,7 @@ def _terms(need: Statistic, parts: list[NDArray[np.float64]]) -> Iterator[NDArra
 def _without_rounding(terms: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
     """Numbers for each row that add up to the sum of its `terms`, which are used up."""
     room = int(terms.shape[1]).bit_length() + 1
-    while largest := float(np.abs(terms).max(initial=0.0)):
+    while 0 < (largest := float(np.abs(terms).max(initial=0.0))) < math.inf:
         cut = 2.0 ** (np.frexp(largest)[1] + room)
         heads = (terms + cut) - cut
         yield heads.sum(axis=1)

@@ -1,25 +1,37 @@
-"""One projection: what is done to which tensor, and which of its bytes are written."""
+"""One projection: what is done to which tensor, its units as rows, and which bytes are written.
+
+Units that one box holds and units that span many go the same way: a pass visits the boxes and hands
+rows of the units that matter to some work, about as many at a time as a cache holds.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial as bound
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import Chunked, box_shape
-from ckptclamp.engine.blocks import Broadcast, within
-from ckptclamp.engine.exact import settled
-from ckptclamp.engine.requests import Request
+from ckptclamp.constraints.base import UnitStatistics
+from ckptclamp.engine.blocks import PIECE, Broadcast, kept_axes, within
+from ckptclamp.engine.exact import ExactTotals, settled
+from ckptclamp.engine.executors import in_order
+from ckptclamp.engine.requests import WORKSPACE, Request
+from ckptclamp.engine.statistics import Partial, measure_box, measured
+from ckptclamp.engine.transform import changed_units, distances, relative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Copy
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.base import Constraint, ExactSums, Judgement, UnitStatistics
+    from ckptclamp.constraints.base import Constraint, ExactSums, Judgement
     from ckptclamp.engine.blocks import Grid
     from ckptclamp.spec.model import Projection
 
@@ -138,3 +150,184 @@ def _changed_chunks(box: Box, chunk: tuple[int, ...], weights: NDArray[np.bool_]
         shared = zip(weights.shape, place, strict=True)
         if weights[tuple(slice(None) if n == 1 else piece for n, piece in shared)].any():
             yield part
+
+
+_MOST_PIECES = 1 << 20
+"""More than a row has."""
+
+Result = TypeVar("Result")
+
+Make = Callable[[int, "NDArray[np.intp]", "NDArray[Any]"], "NDArray[Any]"]
+"""Makes of (the box's place, units, their rows in it) what is to be stored, of the same dtype."""
+
+Work = Callable[[int, "NDArray[np.intp]", "NDArray[Any]"], Result]
+"""Anything that is done with such rows."""
+
+
+def as_stored(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
+    """Leave weights as they are."""
+    del part, places
+    return rows
+
+
+class Units:
+    """All units of a job's tensor that lie in some boxes.
+
+    `boxes` tells which units each box has weights of; `block_of` returns what it holds. A pass
+    visits the boxes in their order, `pool` works on several at once, and everything that comes of it
+    is put together in the order of the boxes.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        boxes: Mapping[Box, slice],
+        block_of: Callable[[Box], NDArray[Any]],
+        pool: Executor | None = None,
+        window: int = 1,
+    ) -> None:
+        self.job = job
+        self.count = max(units.stop for units in boxes.values())
+        self._boxes, self._block_of = list(boxes.items()), block_of
+        self._pool, self._window = pool, window
+        self._kept = kept_axes(len(job.tensor.shape), job.axes)
+
+    def run(
+        self, work: Work[Result], active: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, NDArray[np.intp], Result]]:
+        """Do `work` with the rows of the `active` units; yield box, units and result, in order."""
+        visit = bound(self._visit, work, active)
+        for _, results in self._each(visit):
+            yield from results
+
+    def measure(self, make: Make, active: NDArray[np.bool_]) -> UnitStatistics:
+        """Measure the `active` units as `make` would store them; the others' numbers mean nothing."""
+        needs, axes = self.job.constraint.needs, (1,) if self.job.axes else ()
+
+        def work(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> Partial:
+            new = make(part, places, rows)
+            return measure_box(new if axes else new[:, 0], axes, measured(needs), WORKSPACE)
+
+        total = Partial({})
+        for _, places, found in self.run(work, active):
+            total.take(places, found, self.count)
+        return total.statistics(needs, self.job.request.unit)
+
+    def exact(self, make: Make, places: NDArray[np.intp]) -> list[ExactSums]:
+        """Sum the units at `places` exactly, as `make` would store them."""
+        needs = self.job.constraint.needs
+
+        def work(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> ExactTotals:
+            found = ExactTotals(needs, len(places))
+            found.add(np.arange(len(places)), make(part, places, rows))
+            return found
+
+        total = ExactTotals(needs, len(places))
+        chosen = np.zeros(self.count, np.bool_)
+        chosen[places] = True
+        for _, here, found in self.run(work, chosen):
+            total.merge(np.searchsorted(places, here), found)
+        return total.sums(self.job.request.unit)
+
+    def write(self, make: Make, chosen: NDArray[np.bool_]) -> Projected:
+        """Write the `chosen` units as `make` makes them, and count what that changes."""
+        changed = np.zeros(self.count, np.bool_)
+        largest, peak = np.zeros(self.count), np.zeros(self.count)
+        if chosen.any():
+            for _, parts in self._each(bound(self._write_box, make, chosen)):
+                for places, some, (distance, magnitude) in parts:
+                    changed[places] |= some
+                    largest[places] = np.maximum(largest[places], distance)
+                    peak[places] = np.maximum(peak[places], magnitude)
+        return Projected(self.count, int(np.count_nonzero(changed)), relative(largest, peak), 0)
+
+    def _each(self, visit: Callable[[int], list[Result]]) -> Iterator[tuple[int, list[Result]]]:
+        return in_order(visit, range(len(self._boxes)), self._pool, self._window)
+
+    def _visit(
+        self, work: Work[Result], active: NDArray[np.bool_], part: int
+    ) -> list[tuple[int, NDArray[np.intp], Result]]:
+        """Do `work` with one box."""
+        box, units = self._boxes[part]
+        first, chosen = units.start, np.flatnonzero(active[units])
+        if not len(chosen):
+            return []
+        rows = _Rows(self._block_of(box), self.job.axes, self._kept)
+        with np.errstate(all="ignore"):
+            return [
+                (part, first + some, work(part, first + some, rows.take(some, columns)))
+                for part, some, columns in _pieces(part, chosen, rows.width)
+            ]
+
+    def _write_box(
+        self, make: Make, chosen: NDArray[np.bool_], part: int
+    ) -> list[tuple[NDArray[np.intp], NDArray[np.bool_], tuple[Any, Any]]]:
+        """Write one box."""
+        box, units = self._boxes[part]
+        first, some_of = units.start, np.flatnonzero(chosen[units])
+        if not len(some_of):
+            return []
+        block = self._block_of(box)
+        rows = _Rows(block, self.job.axes, self._kept)
+        differ = np.zeros(rows.count, np.bool_)
+        found = []
+        with np.errstate(all="ignore"):
+            for piece, some, columns in _pieces(part, some_of, rows.width):
+                before = rows.take(some, columns)
+                after = make(piece, first + some, before)
+                differ[some] |= changed_units(before, after, (1,))
+                found.append(
+                    (
+                        first + some,
+                        differ[some],
+                        distances(before, after, (1,), WORKSPACE),
+                    )
+                )
+                rows.put(some, columns, after)
+        self.job.write(box, differ, block)
+        return found
+
+
+class _Rows:
+    """A block, seen as one row for each of its units."""
+
+    def __init__(self, block: NDArray[Any], axes: tuple[int, ...], kept: tuple[int, ...]) -> None:
+        order = (*kept, *axes)
+        self._extents = tuple(block.shape[axis] for axis in kept)
+        self._shape = tuple(block.shape[axis] for axis in axes)
+        self.count, self.width = math.prod(self._extents), math.prod(self._shape)
+        self._view = block.transpose(order)
+        if order == tuple(range(block.ndim)):
+            self._view = block.reshape(self.count, self.width)
+            self._extents, self._shape = (self.count,), (self.width,)
+
+    def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
+        """A copy of part of the rows at `places`."""
+        rows = self._view[self._at(places)].reshape(len(places), self.width)
+        return np.ascontiguousarray(rows[:, columns])
+
+    def put(self, places: NDArray[np.intp], columns: slice, new: NDArray[Any]) -> None:
+        """Replace part of the rows at `places`."""
+        at = self._at(places)
+        rows = new
+        if new.shape[1] < self.width:
+            rows = self._view[at].reshape(len(places), self.width)
+            rows[:, columns] = new
+        self._view[at] = rows.reshape(len(places), *self._shape)
+
+    def _at(self, places: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an index
+        return np.unravel_index(places, self._extents)
+
+
+def _pieces(
+    part: int, places: NDArray[np.intp], width: int
+) -> Iterator[tuple[int, NDArray[np.intp], slice]]:
+    """Cut rows of box `part` into pieces for the cache, and number these in the order of weights."""
+    height, columns = max(1, PIECE // width), min(width, PIECE)
+    for top in range(0, len(places), height):
+        for number, left in enumerate(range(0, width, columns)):
+            yield (
+                part * _MOST_PIECES + number,
+                places[top : top + height],
+                slice(left, left + columns),
+            )

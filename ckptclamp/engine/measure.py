@@ -87,21 +87,9 @@ def measure(
     small = sum(group.tensor.size for group in groups) <= SEGMENT
     failed: set[int] = set()
     with threads(1 if executor is not None or small else jobs) as pool:
-        items = _items([(group, 0, len(group.grid)) for group in groups], failed)
+        items = _items(groups, failed)
         results = in_order(work, items, executor or pool, jobs + 1)
         yield from _assemble(requests, results, failed, progress)
-
-
-def measure_boxes(
-    reader: TensorReader, group: Group, boxes: range, pool: Executor | None, window: int
-) -> Iterator[Measurement]:
-    """Measure the units that lie in `boxes` of a group of one request.
-
-    The answers are, bit for bit, those that `measure` gives for these units.
-    """
-    items = _items([(group, boxes.start, boxes.stop)], set())
-    results = in_order(bound(reduce_item, reader), items, pool, window)
-    yield from _assemble([group.requests[0][1]], results, set(), None)
 
 
 def _grouped(
@@ -176,20 +164,17 @@ def _empty(place: int, request: Request) -> Batch:
     return Batch(place, tuple((0, 0) for _ in request.kept), statistics)
 
 
-def _items(ranges: Iterable[tuple[Group, int, int]], failed: set[int]) -> Iterator[Item]:
-    """Cut ranges of boxes into segments, several small ones to an item; skip groups that failed.
-
-    Segments begin at multiples of their length, wherever the range begins.
-    """
+def _items(groups: Iterable[Group], failed: set[int]) -> Iterator[Item]:
+    """Cut groups into segments, several small ones to an item; skip groups that failed."""
     item: list[Segment] = []
     weight = 0
-    for group, first, last in ranges:
-        step = group.grid.segment
-        for start in range(first - first % step, last, step):
+    for group in groups:
+        step, boxes = group.grid.segment, len(group.grid)
+        for start in range(0, boxes, step):
             if group.requests[0][0] in failed:
                 break
-            item.append(Segment(group, max(first, start), min(start + step, last)))
-            weight += max(group.tensor.size * step // len(group.grid), SEGMENT // 256)
+            item.append(Segment(group, start, min(start + step, boxes)))
+            weight += max(group.tensor.size * step // boxes, SEGMENT // 256)
             if weight >= SEGMENT:
                 yield tuple(item)
                 item, weight = [], 0

@@ -12,15 +12,13 @@ import numpy as np
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
-from ckptclamp.engine.cache import KnownStatistics
 from ckptclamp.engine.executors import in_order, threads
-from ckptclamp.engine.job import NOTHING, Job, Projected
+from ckptclamp.engine.job import NOTHING, Job, Projected, Units, as_stored
 from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
-from ckptclamp.engine.requests import WORKSPACE, Batch, read
+from ckptclamp.engine.requests import WORKSPACE, Batch, KnownStatistics, read
 from ckptclamp.engine.search import nearest
 from ckptclamp.engine.statistics import extremes_inside
 from ckptclamp.engine.transform import as_keras, changed_units
-from ckptclamp.engine.units import Units, as_stored
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
@@ -179,7 +177,7 @@ def _unit_groups(job: Job) -> Iterator[list[Box]]:
     if grid.order != tuple(range(len(grid.shape))):
         boxes = math.prod(grid.counts[axis] for axis in job.axes)
         units = math.prod(grid.tile[axis] for axis in job.request.kept)
-        step = boxes * max(1, PENDING // units)
+        step = boxes * max(1, PENDING // 4 // units)
     for first in range(0, len(grid), step):
         yield [grid.box(index) for index in range(first, min(first + step, len(grid)))]
 
@@ -210,9 +208,12 @@ def _follow_keras(units: Units, statistics: UnitStatistics) -> Projected:
     chosen = (statistics.nonfinite == 0) & ~job.spared(statistics)
     if not chosen.any():
         return Projected(units.count, 0, 0.0, units.count)
-    trial = units.measure(make, chosen)
-    was, _ = job.fixable(statistics, bound(units.exact, as_stored))
-    now, _ = job.fixable(trial, bound(units.exact, make))
-    good = chosen & (trial.nonfinite == 0)
-    left = np.where(good, now, was)
+    places = np.flatnonzero(chosen)
+    trial = units.measure(make, chosen).part(places)
+    left, _ = job.fixable(statistics, bound(units.exact, as_stored))
+    now, _ = job.fixable(trial, lambda some: units.exact(make, places[some]))
+    kept = trial.nonfinite == 0
+    left[places[kept]] = now[kept]
+    good = np.zeros_like(chosen)
+    good[places[kept]] = True
     return units.write(make, good) + Projected(0, 0, 0.0, int(np.count_nonzero(left)))

@@ -23,16 +23,16 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.movement import Transform
 from ckptclamp.engine.blocks import Broadcast
+from ckptclamp.engine.job import as_stored
 from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.requests import WORKSPACE
 from ckptclamp.engine.transform import Rounding, inward, round_into
-from ckptclamp.engine.units import as_stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.constraints.base import ExactSums, UnitStatistics
-    from ckptclamp.engine.units import Make, Units
+    from ckptclamp.engine.job import Make, Units
 
 _LARGE = 1024
 """Weights in a unit from which on it aims a little inside its bound at once."""
@@ -40,6 +40,9 @@ _LARGE = 1024
 _MARGIN = 1.25
 """How far, in u/√n: one unit in a thousand needs more than that, and another pass over its weights;
 it costs less than 2 % in distance."""
+
+_COARSE = 2.0**-6
+"""A unit roundoff from which on many weights of a unit step at once, and a margin may be dear."""
 
 _REACH = 40
 """Trials for an offset that fits; each goes four times as far as the one before."""
@@ -52,6 +55,9 @@ _SMALL, _TIGHTEN_SMALL = 64, 8
 
 _FINEST = 2.0**-60
 """The least change of an offset that is tried."""
+
+_FARTHEST = 2.0**40
+"""A factor by which no weight is multiplied: it would have left every dtype's range."""
 
 _WHOLE = np.iinfo(np.intp).max
 """In place of a box: all weights of the unit take the inner offset."""
@@ -126,7 +132,7 @@ class _Search:
         """Try the first offsets; return which units they leave outside."""
         self._outside = self._tried(self.outer, self.chosen)
         self.side = self._outside.side
-        return self.side != 0
+        return np.asarray(self.side != 0)
 
     def reach(self, outside: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Go further until units fit; return which do. Of the others the first offset remains."""
@@ -141,6 +147,8 @@ class _Search:
             )
             good = self._narrow(self.inner, still)
             fits, still = fits | good, still & ~good
+            still &= self._adds | ((self.inner > -1) & (self.inner < _FARTHEST))
+        still = outside & ~fits
         for offsets in (self.outer, self.inner):
             offsets[still] = first[still]
         return fits
@@ -212,17 +220,16 @@ class _Search:
             return offsets
         normed = Statistic.NORM in self.constraint.needs
         if self._precise and normed and isinstance(self.movement, Transform):
-            self._correct(offsets)
-        if self.constraint.one_sided and self._size >= _LARGE:
+            self._correct(offsets, np.broadcast_to(self.movement.scale, self.units.count))
+        if self.constraint.one_sided and self._size >= _LARGE and self._u < _COARSE:
             with np.errstate(invalid="ignore"):
                 inwards = -np.sign(self._before.measured - self._before.bound)
-            offsets += inwards * (_MARGIN * self._u / math.sqrt(self._size) + self._u**2 / 8)
+            offsets += inwards * _MARGIN * self._u / math.sqrt(self._size)
         return offsets
 
-    def _correct(self, offsets: NDArray[np.float64]) -> None:
+    def _correct(self, offsets: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
         """Put what the rounding of its factor takes from a projection, relative, into `offsets`."""
         places = np.flatnonzero(self.chosen)
-        scale = np.broadcast_to(self.movement.scale, self.units.count)
         for place, exact in zip(places.tolist(), self.units.exact(as_stored, places), strict=True):
             over = self.constraint.overshoot(exact, 0.0)
             if over is None:
@@ -269,7 +276,7 @@ class _Search:
         self.inner[good], self._inside.gap[good] = offsets[good], trial.gap[good]
         self.outer[bad], self._outside.gap[bad] = offsets[bad], trial.gap[bad]
         self._outside.excess[bad] = trial.excess[bad]
-        return good
+        return np.asarray(good)
 
     def _excess(self, fits: NDArray[np.bool_]) -> NDArray[np.float64]:
         """What the sums of units with the outer offset have too much, or too little.
@@ -285,7 +292,7 @@ class _Search:
                 over = self.constraint.overshoot(exact, self.level) or Fraction(0)
                 power = Fraction(float(self._power[place])) ** (1 if self._adds else 2)
                 excess[place] = float(abs(over) * power)
-        return np.nextafter(excess * (1 + 4 * self.statistics.error), np.inf)
+        return np.asarray(np.nextafter(excess * (1 + 4 * self.statistics.error), np.inf))
 
     def _powers(self) -> NDArray[np.float64]:
         """For each unit a power of two that brings its bound near 1, so that no square is lost.
@@ -295,7 +302,7 @@ class _Search:
         if not self._precise:
             return np.ones(self.units.count)
         exponent = np.clip(np.frexp(self._before.scale)[1], -1000, 1000)
-        return np.ldexp(1.0, -exponent)
+        return np.asarray(np.ldexp(1.0, -exponent))
 
     def _gained(
         self, part: int, places: NDArray[np.intp], rows: NDArray[Any]

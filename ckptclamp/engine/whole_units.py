@@ -11,10 +11,9 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, Grid, kept_axes
-from ckptclamp.engine.cache import KnownStatistics
 from ckptclamp.engine.job import NOTHING, Job, Projected
 from ckptclamp.engine.measure import unreadable
-from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, Measurement
+from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, KnownStatistics, Measurement
 from ckptclamp.engine.statistics import measure_units
 from ckptclamp.engine.transform import Rounding, changed_units, distances, relative, rounded
 from ckptclamp.errors import UnreadableError
@@ -64,20 +63,21 @@ def project_whole_units(
     memory: int,
     known: Sequence[Batch] = (),
     progress: Callable[[int], None] | None = None,
+    spare_zero: bool = False,
 ) -> Projected:
     """Project the units of `tensor` in `copy` that violate `tolerance`; `axes` are the reduced axes.
 
     Each becomes the nearest point of the set, computed in float64 and rounded to the storage dtype,
     is measured again as stored, and is written if it then conforms, or lies less than half as far
     outside as before. Units with non-finite weights, and those that the constraint calls
-    unmendable, keep their bytes. `known` is what `measure` answers for this tensor, if it is known.
+    unmendable, keep their bytes, and with `spare_zero` zero units. `known` is what `measure` answers for this tensor, if it is known.
 
     Raises:
         UnreadableError: the tensor cannot be read, or one unit does not fit into `memory` bytes.
         NotWrittenError: it cannot be written.
     """
     grid = _slabs(tensor, axes, constraint, memory)
-    job = Job(copy, tensor, axes, constraint, tolerance, Projection.EXACT, grid)
+    job = Job(copy, tensor, axes, constraint, tolerance, Projection.EXACT, grid, spare_zero)
     beforehand = KnownStatistics(job.request, known)
     total = NOTHING
     for box in map(grid.box, range(len(grid))):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.auditing.audit import judge
 from ckptclamp.auditing.options import Reporting, Running
+from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.constraints.linear import CenterAround
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
@@ -149,3 +149,14 @@ def test_units_of_many_boxes_are_summed_box_by_box(axes):
     squares = Fraction(n - 1, 2**12) + Fraction(larger) ** 2
     outside = squares > Fraction(exact.max_value) ** 2
     assert judged(array, axes, exact, 0.0)[0] == (units - 1) * wanted + outside
+
+
+@pytest.mark.parametrize(("weight", "outside"), [(1e-20, True), (0.0, False)])
+def test_a_report_shows_a_violation_that_float64_cannot_see(weight, outside):
+    """The norm of (1, 1e-20) is 1 in float64; what is shown lies beyond the bound all the same."""
+    copy = InMemory(w=np.array([[1.0, weight]]))
+    tensor = copy.tensors["w"]
+    rule = Assignment(tensor, MaxNorm(1.0), (1,), "rule", Origin.SPEC, "why", 0.0)
+    (result,) = judge(copy, [rule], Running(), Reporting())
+    assert (result.measured_max or 0) > 1.0 if outside else result.measured_max == 1.0
+    assert [unit.distance > 0 for unit in result.worst] == [True] * outside

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from ckptclamp.constraints.norms import MaxNorm
-from ckptclamp.engine.cache import MeasurementCache
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
-from ckptclamp.engine.requests import Batch, Failed, Request
+from ckptclamp.engine.requests import Batch, Failed, MeasurementCache, Request
 from ckptclamp.spec.model import Projection
 from tests.engine.raw import InMemory
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.constraints.linear import CenterAround, Clip
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
-from ckptclamp.constraints.tolerance import auto_tolerance
+from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.engine.project import project
 from tests.engine.raw import InMemory, units_of
 
@@ -68,7 +68,7 @@ def matrices(draw, names):
 BLOCKS = st.sampled_from([3, 32, 1 << 17])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(matrices(FLOATS + INTEGERS), st.floats(0.05, 1.5), st.booleans(), BLOCKS)
 def test_a_maximum_holds_exactly(array, share, transposed, block):
     """Whatever the dtype, and whether or not a unit lies in one block."""
@@ -105,7 +105,7 @@ def test_a_minimum_holds_exactly(array, share, transposed, block):
 def test_a_norm_of_one_holds_to_the_tolerance(array, transposed, block):
     """Or the unit is counted as left; next to nothing is for dtypes with zero."""
     dtype = DTYPES[array.dtype.name]
-    tolerance = auto_tolerance(dtype)
+    tolerance = trained_tolerance(dtype)
     axes = (0,) if transposed else (1,)
     given_ = np.ascontiguousarray(array.T) if transposed else array
     after, done = projected(given_, axes, UnitNorm(), tolerance, block=block)
@@ -151,13 +151,13 @@ def rms(values):
 @pytest.mark.parametrize("distribution", ["normal", "laplace"])
 @pytest.mark.parametrize("grow", [False, True], ids=["shrink", "grow"])
 def test_units_come_as_near_as_stored_units_can(name, size, distribution, grow):
-    """Within 1.1 times of the best over 200 units, and each but for half a step of a weight.
+    """Within 1.1 times of the best over 100 units, and each but for half a step of a weight.
 
     That is also within 1.1 times of plain rounding, which does not conform, but where nothing is.
     """
     rng = np.random.default_rng(size)
     dtype = numpy_dtype(name)
-    array = getattr(rng, distribution)(size=(200, size)).astype(dtype)
+    array = getattr(rng, distribution)(size=(100, size)).astype(dtype)
     norms = norm(wide(array))
     bound = float(norms.max() * 1.3 if grow else norms.min() / 1.3)
     constraint = MinMaxNorm(bound, 1e9) if grow else MaxNorm(bound)
@@ -188,8 +188,8 @@ def test_single_weights_become_the_next_number_inside(name):
         assert (after.astype(float) == -float(near)).all()
 
 
-@pytest.mark.parametrize("name", ["float64", "bfloat16", "float8_e4m3fn"])
-@pytest.mark.parametrize("shape", [(3000, 700), (2, 1_100_000)])
+@pytest.mark.parametrize("name", ["float64", "bfloat16"])
+@pytest.mark.parametrize("shape", [(3000, 400), (2, 1_100_000)])
 @pytest.mark.parametrize("axes", [(0,), (0, 1), (1,)])
 def test_threads_and_memory_change_no_bit(name, shape, axes):
     """Units over several boxes; equal weights, where only the place of a weight breaks the tie."""
@@ -197,10 +197,10 @@ def test_threads_and_memory_change_no_bit(name, shape, axes):
     array[:, ::7] = 0.1234
     array = array.astype(numpy_dtype(name))
     copies = [InMemory(w=array) for _ in range(3)]
-    options = [{"jobs": 1}, {"jobs": 3}, {"jobs": 2, "memory": 16 << 20}]
+    limits = [(1, 1 << 28), (3, 1 << 28), (2, 16 << 20)]
     done = [
-        project(copy, copy.tensors["w"], axes, MaxNorm(3.3), 0.0, **some)
-        for copy, some in zip(copies, options, strict=True)
+        project(copy, copy.tensors["w"], axes, MaxNorm(3.3), 0.0, jobs=jobs, memory=memory)
+        for copy, (jobs, memory) in zip(copies, limits, strict=True)
     ]
     assert done[0] == done[1] == done[2]
     assert done[0].left == 0
@@ -242,7 +242,7 @@ def test_powers_of_two_are_projected(constraint):
 @given(matrices(["float64", "float32", "float16", "bfloat16"]), st.floats(-1, 1), BLOCKS)
 def test_a_mean_is_met_to_the_tolerance(array, centre, block):
     """In exact arithmetic, for units that have more than one weight or can hold the mean."""
-    tolerance = auto_tolerance(DTYPES[array.dtype.name])
+    tolerance = trained_tolerance(DTYPES[array.dtype.name])
     after, done = projected(array, (1,), CenterAround(centre), tolerance, block=block)
     good = 0
     for unit in after:

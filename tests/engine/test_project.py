@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import trained_tolerance
+from ckptclamp.engine.exact import settled, sums_of_stored
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.requests import Batch, Request
@@ -27,7 +30,7 @@ def numpy_dtype(name):
 
 
 def outside(copy, axes, constraint, tolerance, block=1 << 17):
-    """Measure as an audit does; which units violate, in C order."""
+    """Judge as an audit does; which units violate, in C order."""
     tensor = copy.tensors["w"]
     asked = Request(tensor, axes, constraint.needs)
     kept = [tensor.shape[axis] for axis in asked.kept]
@@ -35,8 +38,11 @@ def outside(copy, axes, constraint, tolerance, block=1 << 17):
     for batch in measure(copy, [asked], block=block):
         assert isinstance(batch, Batch)
         place = tuple(slice(*span) for span in batch.units)
-        violates = constraint.judge(batch.statistics).violates(tolerance)
-        violates |= batch.statistics.nonfinite > 0
+        broken = batch.statistics.nonfinite > 0
+        sums = partial(sums_of_stored, copy, asked, batch.units)
+        judged = constraint.judge(batch.statistics)
+        judgement = settled(judged, constraint, tolerance, broken, sums)
+        violates = judgement.violates(tolerance) | broken
         found[place] = violates.reshape(found[place].shape)
     return found.reshape(-1)
 

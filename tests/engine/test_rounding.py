@@ -90,3 +90,15 @@ def test_intervals_are_narrowed_to_what_the_dtype_holds(name):
     assert float(low.astype(DTYPES[name].numpy)) == low
     low, high = inward(-np.inf, np.inf, DTYPES[name].numpy)
     assert (float(low), float(high)) == (-np.inf, np.inf)
+
+
+def test_a_dtype_without_sign_and_zero_has_neighbours_too():
+    """float8_e8m0fnu holds powers of two alone: intervals are narrowed to those."""
+    dtype = DTYPES["float8_e8m0fnu"].numpy
+    low, high = inward(0.3, 3.0, dtype)
+    assert (float(low), float(high)) == (0.5, 2.0)
+    low, high = inward(-1.0, 4.0, dtype)
+    assert (float(low), float(high)) == (2.0**-127, 4.0)
+    values = np.array([0.0, -3.0, 1e300, 1.0])
+    nearest = rounded(values, dtype, Rounding.NEAREST).astype(float)
+    assert nearest.tolist() == [2.0**-127, 2.0**-127, 2.0**127, 1.0]
