@@ -148,7 +148,7 @@ def four_bits(members: Members) -> Tensor:
     state = _state(members)
     shape, size = _shape(state), _positive(state, "blocksize")
     count = math.prod(shape)
-    if codes.size != codes.shape[0] or codes.nbytes != _stored_bytes(count, codes):
+    if codes.shape[:1] != (codes.size,) or codes.nbytes != _stored_bytes(count, codes):
         raise NotComputedError(misfit(codes, shape))
     if absmax.shape != (-(-count // size),):
         raise NotComputedError(misfit(absmax, shape))
