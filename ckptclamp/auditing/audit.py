@@ -156,7 +156,7 @@ def audit_plan(
         notices=notices,
         spec_path=spec.path if spec else None,
         spec_sha256=spec.sha256 if spec else None,
-        parameters=_parameters(options),
+        parameters=_parameters(options) | _configs(checkpoint),
         tool_version=__version__,
         strict=options.strict,
         seconds=time.monotonic() - started,
@@ -350,6 +350,11 @@ def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> Checkpoint
         producer=str(producer) if producer else None,
         isolation=checkpoint.isolation,
     )
+
+
+def _configs(checkpoint: Checkpoint) -> dict[str, str]:
+    """The configs beside the checkpoint that may tell how weights are computed of their parts."""
+    return {name: f"sha256:{digest}" for name, digest in checkpoint.configs.items()}
 
 
 def _parameters(options: AuditOptions) -> dict[str, str]:

@@ -108,6 +108,7 @@ class Checkpoint(ABC):
         quantisation: what the config in a safetensors checkpoint's directory says of quantised
             weights, if anything, or why that cannot be known.
         adapter: the ``adapter_config.json`` in the directory of an adapter, or why it cannot be read.
+        configs: the sha256 of each config in the directory that was read, by its name.
         several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
@@ -121,6 +122,7 @@ class Checkpoint(ABC):
     keras: KerasModel | None = None
     quantisation: Mapping[str, Any] | Unreadable | None = None
     adapter: Mapping[str, Any] | Unreadable | None = None
+    configs: Mapping[str, str] = {}
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 

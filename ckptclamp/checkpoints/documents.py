@@ -6,6 +6,7 @@ one of these can say one thing to this program and another to the next.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -119,7 +120,7 @@ def stated_quantisation(
     for name in (CONFIG, QUANTISATION):
         path = checkpoint.path.parent / name
         try:
-            found = os.path.lexists(path) and _config(path, follow_symlinks=follow_symlinks)
+            found = os.path.lexists(path) and _config(checkpoint, path, follow_symlinks)
         except UnreadableError as error:
             return Unreadable(f"{name}: {error.message}")
         stated = _quantisation(found) if found else None
@@ -139,7 +140,7 @@ def stated_adapter(
     if not any("lora_" in name for name in checkpoint.tensors) or not os.path.lexists(path):
         return None
     try:
-        return _config(path, follow_symlinks=follow_symlinks)
+        return _config(checkpoint, path, follow_symlinks)
     except UnreadableError as error:
         return Unreadable(f"{ADAPTER}: {error.message}")
 
@@ -212,22 +213,25 @@ class _Reader:
         return value
 
 
-def _config(path: Path, *, follow_symlinks: bool) -> Mapping[str, Any]:
+def _config(checkpoint: Checkpoint, path: Path, follow_symlinks: bool) -> Mapping[str, Any]:
+    """Read a config beside `checkpoint`, and note there exactly what was read."""
     with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
         if source.size > _MAX_CONFIG_BYTES:
             raise RefusedError(
                 f"is over {_MAX_CONFIG_BYTES >> 20} MiB, too large for a config", path=path
             )
-        config = parse_strict(
-            source.read_at(0, source.size),
-            max_depth=_MAX_CONFIG_DEPTH,
-            max_bytes=_MAX_CONFIG_BYTES,
-            what="config",
-            allow_infinity=True,
-            path=path,
-        )
+        data = source.read_at(0, source.size)
+    config = parse_strict(
+        data,
+        max_depth=_MAX_CONFIG_DEPTH,
+        max_bytes=_MAX_CONFIG_BYTES,
+        what="config",
+        allow_infinity=True,
+        path=path,
+    )
     if not isinstance(config, dict):
         raise RefusedError("is no JSON object", path=path)
+    checkpoint.configs = {**checkpoint.configs, path.name: hashlib.sha256(data).hexdigest()}
     return config
 
 

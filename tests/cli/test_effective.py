@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import ml_dtypes
@@ -279,6 +280,10 @@ def test_an_adapter_and_its_base_are_judged_as_one_model(run, tmp_path, more, no
     results = json.loads(answer.stdout)["report"]["results"]
     measured = {result["tensor"]: result["measured_max"] for result in results}
     assert measured == {"q.weight": norm, "k.weight": pytest.approx(2**0.5)}
+    config = hashlib.sha256((path.parent / "adapter_config.json").read_bytes()).hexdigest()
+    parameters = json.loads(answer.stdout)["report"]["parameters"]
+    assert parameters["adapter_config.json"] == f"sha256:{config}"
+    assert parameters["base"] == base.name
     shown = run("explain", path, *rule)
     assert "from base weight q.weight and factors" in shown.stdout
 
