@@ -167,6 +167,7 @@ def test_an_update_is_judged_with_its_scale(run, tmp_path):
         (json.dumps({**GOOD, "rank_pattern": [1]}), "no usable rank_pattern"),
         (json.dumps({**GOOD, "alpha_pattern": {"(a+)+$": 1}}), "more than a name"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": Infinity}', "not finite"),
+        (json.dumps({**GOOD, "lora_alpha": 0}), "is 0"),
     ],
 )
 def test_an_adapter_whose_scale_is_not_known_is_not_evaluated(run, tmp_path, config, words):
