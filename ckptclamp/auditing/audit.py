@@ -157,7 +157,7 @@ def audit_plan(
         notices=notices,
         spec_path=spec.path if spec else None,
         spec_sha256=spec.sha256 if spec else None,
-        parameters=_parameters(options),
+        parameters=_parameters(options) | _configs(checkpoint),
         tool_version=__version__,
         strict=options.strict,
         seconds=time.monotonic() - started,
@@ -302,6 +302,11 @@ def _text(value: float | str | None) -> str:
     if value is None:
         return ""
     return str(value) if isinstance(value, str) else repr(value)
+
+
+def _configs(checkpoint: Checkpoint) -> dict[str, str]:
+    """The configs beside the checkpoint that may tell how weights are computed of their parts."""
+    return {name: f"sha256:{digest}" for name, digest in checkpoint.configs.items()}
 
 
 def _parameters(options: AuditOptions) -> dict[str, str]:

@@ -39,6 +39,7 @@ def add_base(checkpoint: Checkpoint, base: Checkpoint) -> None:
     checkpoint.sources += base.sources
     checkpoint.tensors = {**added, **checkpoint.tensors}
     checkpoint.quantisation = checkpoint.quantisation or base.quantisation
+    checkpoint.configs = {**base.configs, **checkpoint.configs}
 
 
 def _from(tensor: Tensor, first: int) -> Tensor:

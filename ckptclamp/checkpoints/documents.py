@@ -7,6 +7,7 @@ thing to this program and another to the next.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -182,7 +183,7 @@ def stated_quantisation(
     if dtypes.isdisjoint(CODE_DTYPES):
         return None
     for name in (CONFIG, QUANTISATION):
-        found = document_beside(checkpoint.path, name, follow_symlinks=follow_symlinks)
+        found = document_beside(checkpoint, name, follow_symlinks=follow_symlinks)
         if isinstance(found, Unreadable):
             return found
         stated = _quantisation(found) if found else None
@@ -200,24 +201,27 @@ def stated_adapter(
     """
     if not any("lora_" in name for name in checkpoint.tensors):
         return None
-    return document_beside(checkpoint.path, ADAPTER, follow_symlinks=follow_symlinks)
+    return document_beside(checkpoint, ADAPTER, follow_symlinks=follow_symlinks)
 
 
 def document_beside(
-    path: Path, name: str = CONFIG, *, follow_symlinks: bool
+    checkpoint: Checkpoint, name: str = CONFIG, *, follow_symlinks: bool
 ) -> Mapping[str, Any] | Unreadable | None:
-    """Return the document `name` in the directory of the checkpoint at `path`.
+    """Return the document `name` in the directory of `checkpoint`, and note there what was read.
 
     ``None`` where there is none; why it cannot be read where it cannot.
     """
-    path = path.parent / name
+    path = checkpoint.path.parent / name
     if not os.path.lexists(path):
         return None
     try:
         with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
-            return read_document(source, name, _MAX_CONFIG_BYTES)
+            found = read_document(source, name, _MAX_CONFIG_BYTES)
+            digest = hashlib.sha256(source.read_at(0, source.size)).hexdigest()
     except UnreadableError as error:
         return Unreadable(f"{name}: {error.message}")
+    checkpoint.configs = {**checkpoint.configs, name: digest}
+    return found
 
 
 class _Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import ml_dtypes
@@ -166,6 +167,7 @@ def test_an_update_is_judged_with_its_scale(run, tmp_path):
         (json.dumps({**GOOD, "rank_pattern": [1]}), "no usable rank_pattern"),
         (json.dumps({**GOOD, "alpha_pattern": {"(a+)+$": 1}}), "more than a name"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": Infinity}', "not finite"),
+        (json.dumps({**GOOD, "lora_alpha": 0}), "is 0"),
     ],
 )
 def test_an_adapter_whose_scale_is_not_known_is_not_evaluated(run, tmp_path, config, words):
@@ -279,6 +281,10 @@ def test_an_adapter_and_its_base_are_judged_as_one_model(run, tmp_path, more, no
     results = json.loads(answer.stdout)["report"]["results"]
     measured = {result["tensor"]: result["measured_max"] for result in results}
     assert measured == {"q.weight": norm, "k.weight": pytest.approx(2**0.5)}
+    config = hashlib.sha256((path.parent / "adapter_config.json").read_bytes()).hexdigest()
+    parameters = json.loads(answer.stdout)["report"]["parameters"]
+    assert parameters["adapter_config.json"] == f"sha256:{config}"
+    assert parameters["base"] == base.name
     shown = run("explain", path, *rule)
     assert "from base weight q.weight and factors" in shown.stdout
 

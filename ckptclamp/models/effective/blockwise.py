@@ -64,7 +64,7 @@ class Maxima:
         """Return the maxima of the blocks from `first` up to `last`.
 
         Raises:
-            UnreadableError: one of those that are stored is negative.
+            UnreadableError: one of those that are stored is negative, or 0 for codes that are not.
         """
         found = Plain(self.stored).read(read, ((first, last),))
         if self.outer is None:
@@ -72,7 +72,10 @@ class Maxima:
         begin, end = first // self.outer_size, (last - 1) // self.outer_size + 1
         outer = _not_negative(Plain(self.outer).read(read, ((begin, end),)), self.outer)
         values = np.array(self.table)[found.astype(np.int64)]
-        return values * outer[np.arange(first, last) // self.outer_size - begin] + self.offset
+        scale = outer[np.arange(first, last) // self.outer_size - begin]
+        if (values[scale == 0] != 0).any():
+            raise UnreadableError(f"{self.outer.name} holds 0 for codes that are not")
+        return values * scale + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ def four_bits(members: Members) -> Tensor:
     state = _state(members)
     shape, size = _shape(state), _positive(state, "blocksize")
     count = math.prod(shape)
-    if codes.size != codes.shape[0] or codes.nbytes != _stored_bytes(count, codes):
+    if codes.shape[:1] != (codes.size,) or codes.nbytes != _stored_bytes(count, codes):
         raise NotComputedError(misfit(codes, shape))
     if absmax.shape != (-(-count // size),):
         raise NotComputedError(misfit(absmax, shape))
@@ -217,7 +220,7 @@ def _maxima(members: Members, state: Mapping[str, Any], absmax: Tensor, size: in
     if dtype_name(absmax) != "uint8" or outer.shape != (-(-absmax.size // inner),):
         raise NotComputedError(misfit(outer, absmax.shape))
     table = np.asarray(members.small(members.need(".nested_quant_map")), np.float64).reshape(-1)
-    if table.shape != (256,) or not isinstance(offset, int | float):
+    if table.shape != (256,) or not np.isfinite(table).all() or not isinstance(offset, int | float):
         raise NotComputedError("its quantisation state and its tables do not fit")
     return Maxima(absmax, size, tuple(map(float, table)), outer, inner, float(offset))
 

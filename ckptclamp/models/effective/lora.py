@@ -253,4 +253,6 @@ def _names(key: str, module: str) -> bool:
 def _finite(scale: float) -> float:
     if not math.isfinite(scale):
         raise NotComputedError("the scale of its factors is not finite")
+    if not scale:
+        raise NotComputedError("the scale of its factors is 0")
     return scale

@@ -1,0 +1,77 @@
+"""Parts of any dtype, shape and content: an answer every time, and never a pass by accident."""
+
+from __future__ import annotations
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.auditing.results import Verdict
+from ckptclamp.models.parts import FAMILIES
+from tests.checkpoints.safetensors_files import serialised
+
+ANY = settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+DTYPES = st.sampled_from(
+    ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e8m0fnu", "int8", "uint8", "int32"]
+)
+EXTENTS = st.sampled_from([1, 1, 2, 4, 8, 16, 32, 64])
+SHAPES = st.lists(EXTENTS, max_size=4).map(tuple)
+STATES = st.fixed_dictionaries(
+    {
+        "quant_type": st.sampled_from(["nf4", "fp4", "x"]),
+        "blocksize": st.sampled_from([64, 1, 0, -1, None, 1 << 40]),
+        "shape": st.sampled_from([[4, 8], [0], [-1], [1 << 40, 2], [2] * 9, "x"]),
+        "nested_blocksize": st.sampled_from([256, True]),
+        "nested_offset": st.sampled_from([0.5, None]),
+    }
+)
+
+
+def numpy_dtype(name):
+    """A dtype by its name."""
+    return np.dtype(getattr(ml_dtypes, name, None) or name)
+
+
+def random_part(data, ending, dtypes, base):
+    """Bytes of anything, more often than not in a shape and a dtype that may fit."""
+    if "quant_state" in ending:
+        return np.frombuffer(json.dumps(data.draw(STATES)).encode(), np.uint8)
+    fitting = sorted(dtypes - {"float64"})
+    name = data.draw(st.sampled_from(fitting) if fitting else DTYPES)
+    divided = [max(1, extent // data.draw(EXTENTS)) for extent in base]
+    shape = tuple(divided) if data.draw(st.booleans()) else data.draw(SHAPES)
+    dtype = numpy_dtype(name)
+    size = int(np.prod(shape)) * dtype.itemsize
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    return random.integers(0, 256, size, dtype=np.uint8).view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@ANY
+@given(data=st.data())
+def test_any_parts_get_an_answer(tmp_path, family, data):
+    """Neither a traceback nor a part that is judged beside the weight that it belongs to."""
+    base = data.draw(SHAPES)
+    arrays = {}
+    for ending, (_, dtypes) in family.parts.items():
+        stem = "l.weight" if not ending or ending[0] in "._:" else "l."
+        arrays[f"{stem}{ending}"] = random_part(data, ending, dtypes, base)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised(arrays))
+    config = data.draw(st.sampled_from([{}, {"quant_method": "gptq"}, {"quant_method": "awq"}]))
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    rule = {"id": "r", "tensors": "**", "constraint": "MaxNorm", "max_value": 1e30, "axis": None}
+    report = audit(path, {"version": 1, "rules": [rule]}, AuditOptions(memory=1 << 22))
+    assert report.results
+    weights = {result.tensor for result in report.results}
+    passed = [result for result in report.results if result.verdict is Verdict.PASS]
+    assert all(result.dtype == "float64" for result in passed), "a part was judged as a weight"
+    assert passed == [] or len(weights) == 1
