@@ -51,7 +51,7 @@ class Excuses:
         if not chosen.any():
             return
         distance = judgement.distance[chosen]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             self._all_short &= bool((judgement.measured < judgement.bound)[chosen].all())
             relative = float((distance / judgement.scale[chosen]).max())
         self._smallest = min(self._smallest, float(distance.min()))

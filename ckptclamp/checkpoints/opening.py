@@ -131,9 +131,7 @@ def open_checkpoint(
     if checkpoint.format.startswith("safetensors"):
         checkpoint.quantisation = stated_quantisation(checkpoint, follow_symlinks=follow_symlinks)
         checkpoint.adapter = stated_adapter(checkpoint, follow_symlinks=follow_symlinks)
-        checkpoint.config = partial(
-            document_beside, checkpoint.path, follow_symlinks=follow_symlinks
-        )
+        checkpoint.config = partial(document_beside, checkpoint, follow_symlinks=follow_symlinks)
     return checkpoint
 
 

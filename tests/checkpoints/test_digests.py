@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ckptclamp.auditing import audit as auditing
+from ckptclamp.auditing import verdicts
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints import source as module
@@ -103,7 +103,7 @@ def test_an_audit_hashes_while_it_measures(monkeypatch, tmp_path):
         alive.append(len(hashing()))
         yield from measure(*arguments, **options)
 
-    monkeypatch.setattr(auditing, "measure", watched)
+    monkeypatch.setattr(verdicts, "measure", watched)
     rules = [{"id": "r", "tensors": "w", "constraint": "MaxNorm", "max_value": 99.0, "axis": 1}]
     spec = {"version": 1, "rules": rules}
     report = audit(path, spec, AuditOptions(hash=True))
