@@ -16,7 +16,6 @@ from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.exact import settled, sums_of_stored
 from ckptclamp.engine.executors import Meter
-from ckptclamp.engine.histogram import UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
 from ckptclamp.errors import UnreadableError
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.options import Reporting, Running
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.constraints.base import ExactSums
+    from ckptclamp.engine.histogram import UnitHistogram
     from ckptclamp.engine.requests import MeasurementCache
 
 OnUnit = Callable[[Assignment, WorstUnit], None]
@@ -130,6 +130,12 @@ MOST_ZEROS = 20
 """Of how many zero units a result says which they are."""
 
 
+def _histogram() -> UnitHistogram:
+    from ckptclamp.engine.histogram import UnitHistogram
+
+    return UnitHistogram()
+
+
 class Tally:
     """Counts the units of one assignment.
 
@@ -159,7 +165,7 @@ class Tally:
         self._keep = keep
         self._on_unit = on_unit
         self._reader = reader
-        self._histogram = UnitHistogram() if histogram else None
+        self._histogram = _histogram() if histogram else None
         self._failure: Failed | None = None
         self._worst: list[tuple[float, WorstUnit]] = []
         self._zero_first: list[tuple[int, ...]] = []

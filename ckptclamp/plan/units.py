@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
 from ckptclamp.errors import Notice, UsageError
 
 if TYPE_CHECKING:
@@ -54,8 +53,7 @@ def unit_of(
     """
     shape = tensor.shape
     axes = reduced_axes(units, constraint, shape, keras=keras)
-    if isinstance(constraint, MatrixConstraint):
-        constraint.check_unit(tuple(shape[axis] for axis in axes))
+    _check_matrix(constraint, tuple(shape[axis] for axis in axes))
     if not has_axes(constraint):
         return Unit(axes)
     if declared is None and not units.stated:
@@ -72,9 +70,23 @@ def unit_of(
     return Unit(axes, () if notice is None else (notice,))
 
 
+def _check_matrix(constraint: Constraint, extents: Shape) -> None:
+    """Refuse units that are no matrices where the constraint is about matrices."""
+    if constraint.streaming:
+        return
+    from ckptclamp.constraints.whole import MatrixConstraint
+
+    if isinstance(constraint, MatrixConstraint):
+        constraint.check_unit(extents)
+
+
 def has_axes(constraint: Constraint) -> bool:
     """Whether `constraint` is about units: not each weight by itself, nor the whole tensor at once."""
-    return not (constraint.elementwise or isinstance(constraint, WholeTensorConstraint))
+    if constraint.streaming:
+        return not constraint.elementwise
+    from ckptclamp.constraints.whole import WholeTensorConstraint
+
+    return not isinstance(constraint, WholeTensorConstraint)
 
 
 def reduced_axes(units: Units, constraint: Constraint, shape: Shape, *, keras: bool = True) -> Axes:

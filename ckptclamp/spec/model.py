@@ -6,12 +6,14 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.base import Constraint, number
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.layout import NamedAxes, Split
+
+if TYPE_CHECKING:
+    from ckptclamp.spec.layout import NamedAxes, Split
 
 
 class Severity(StrEnum):

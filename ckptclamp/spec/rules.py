@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptclamp.constraints.base import number
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError, printable
-from ckptclamp.spec.layout import NamedAxes, Split
 from ckptclamp.spec.model import (
     CustomObject,
     Leeway,
@@ -31,6 +30,7 @@ from ckptclamp.spec.patterns import PatternChecker
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
+    from ckptclamp.spec.layout import NamedAxes, Split
     from ckptclamp.spec.model import Location
     from ckptclamp.spec.schema import (
         IgnoreForm,
@@ -248,6 +248,8 @@ def split(form: SplitForm, location: Location | None) -> Split:
         raise MisplacedError("names", f"{len(form.names)} names for {len(form.sizes)} sizes")
     if len(set(form.names)) < len(form.names):
         raise MisplacedError("names", "one name is there twice")
+    from ckptclamp.spec.layout import Split
+
     return Split(form.tensors, form.axis, tuple(form.sizes), tuple(form.names), location)
 
 
