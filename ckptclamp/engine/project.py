@@ -207,7 +207,7 @@ def _follow_keras(units: Units, statistics: UnitStatistics) -> Projected:
 
     chosen = (statistics.nonfinite == 0) & ~job.spared(statistics)
     if not chosen.any():
-        return Projected(units.count, 0, 0.0, units.count)
+        return Projected(units.count, 0, 0.0, int(np.count_nonzero(statistics.nonfinite)))
     places = np.flatnonzero(chosen)
     trial = units.measure(make, chosen).part(places)
     left, _ = job.fixable(statistics, bound(units.exact, as_stored))
