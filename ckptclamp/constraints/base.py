@@ -218,6 +218,8 @@ class Constraint(ABC):
         streaming: judged from statistics; false for those that need the whole tensor.
         whole_by_default: where no axis is stated, the whole tensor is one unit.
         epsilon: what Keras adds to a norm before it divides by it.
+        exact_measure: what `judge` compares is a weight itself, not a sum, so that at tolerance 0 it has
+            the last word; `overshoot` is then given that weight as the total.
         measures: what is compared with the bound, for reports, where the name does not say it.
     """
 
@@ -228,6 +230,7 @@ class Constraint(ABC):
     epsilon: float = KERAS_EPSILON
     whole_by_default: ClassVar[bool] = False
     measures: ClassVar[str] = ""
+    exact_measure: ClassVar[bool] = False
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse tensors of a shape that the constraint cannot be about; default: none.

@@ -11,6 +11,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import (
+    ROUNDOFF,
     BuiltIn,
     Judgement,
     Statistic,
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
 
 _TINY = 2.0**-1060
 """More than a mean loses where float64 runs out of exponents."""
+
+
+def _error(weight: NDArray[np.float64], bound: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far a difference of the two, rounded once, may lie from the truth."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return 2 * ROUNDOFF * (np.abs(weight) + np.abs(bound))
+
+
+def _farther(bound: float, tolerance: float) -> Fraction:
+    """A bound and what the tolerance adds outward, exactly."""
+    return Fraction(bound) + Fraction(tolerance) * abs(Fraction(bound))
 
 
 class _Interval(BuiltIn):
@@ -84,6 +96,7 @@ class Clip(_Interval):
     high: float
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MIN, Statistic.MAX})
+    exact_measure: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "low", number("low", self.low))
@@ -100,7 +113,16 @@ class Clip(_Interval):
         bound = np.where(is_low, self.low, self.high)
         distance = np.where((below <= 0) & (above <= 0), 0.0, np.maximum(below, above))
         scale = np.where(np.isfinite(bound), np.abs(bound), 0.0)
-        return Judgement(np.where(is_low, smallest, largest), bound, distance, scale)
+        weight = np.where(is_low, smallest, largest)
+        return Judgement(weight, bound, distance, scale, _error(weight, bound))
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare the weight with ``low - t |low|`` and ``high + t |high|``."""
+        if math.isfinite(self.high) and (over := exact.total - _farther(self.high, tolerance)) > 0:
+            return over
+        if math.isfinite(self.low) and (under := exact.total + _farther(-self.low, tolerance)) < 0:
+            return under
+        return Fraction(0)
 
     def bounds(self) -> tuple[float, float]:
         """The interval."""
@@ -159,6 +181,7 @@ class MaxLInfNorm(BuiltIn):
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MAX_ABS})
     measures: ClassVar[str] = "largest magnitude"
+    exact_measure: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_value", norm_bound("max_value", self.max_value))
@@ -169,7 +192,14 @@ class MaxLInfNorm(BuiltIn):
         bound = np.full_like(peak, self.max_value)
         with np.errstate(invalid="ignore"):
             distance = np.where(peak <= bound, 0.0, peak - bound)
-        return Judgement(peak, bound, distance, np.where(np.isfinite(bound), bound, 0.0))
+        scale = np.where(np.isfinite(bound), bound, 0.0)
+        return Judgement(peak, bound, distance, scale, _error(peak, bound))
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare the largest magnitude with ``max_value (1 + t)``."""
+        if not math.isfinite(self.max_value):
+            return Fraction(0)
+        return max(exact.total - _farther(self.max_value, tolerance), Fraction(0))
 
     def project(self, statistics: UnitStatistics) -> Transform:
         """``min(max(w, -max_value), max_value)``."""

@@ -57,14 +57,23 @@ def settled(
     Where its own error reaches a limit, exact sums decide, and what is reported moves to the right
     side, by its last bits. Units with non-finite weights, which are `broken`, stay as they are.
     """
-    limits = {0.0, tolerance, tolerance + shortfall}
+    limits = {tolerance, tolerance + shortfall, 0.0} - (
+        {0.0} if constraint.exact_measure else set()
+    )
+    if not limits:
+        return judgement
     doubtful = np.logical_or.reduce([judgement.doubtful(limit) for limit in limits])
     places = np.flatnonzero(doubtful & ~broken)
     if not len(places):
         return judgement
+    if constraint.exact_measure:
+        weights = judgement.measured[places].tolist()
+        found: Sequence[ExactSums] = [ExactSums(1, total=Fraction(weight)) for weight in weights]
+    else:
+        found = sums(places)
     distance, measured = judgement.distance.copy(), judgement.measured.copy()
     decided: dict[tuple[int, float], tuple[Fraction | None, Fraction | None]] = {}
-    for place, exact in zip(places.tolist(), sums(places), strict=True):
+    for place, exact in zip(places.tolist(), found, strict=True):
         is_below = judgement.measured[place] < judgement.bound[place]
         forgiven = tolerance + shortfall if is_below else tolerance
         key = (id(exact), forgiven)

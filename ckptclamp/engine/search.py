@@ -252,7 +252,7 @@ class _Search:
             else:
                 excess = most * (2 * judged.measured - sign * gap + most - gap)
                 gap /= np.maximum(judged.measured, judged.bound)
-        doubtful = np.flatnonzero(judged.doubtful(self.level))
+        doubtful = np.flatnonzero(judged.doubtful(self.level) & (not self.constraint.exact_measure))
         sums = self.units.exact(make, places[doubtful]) if len(doubtful) else []
         for place, exact in zip(doubtful.tolist(), sums, strict=True):
             over = self.constraint.overshoot(exact, self.level) or Fraction(0)

@@ -37,6 +37,7 @@ ALLOWED: Mapping[str, tuple[type, ...]] = {
     "max-drift": (str,),
     "memory": (str, int),
     "no-cache-pollution": (bool,),
+    "preset": (str,),
     "projection": (str,),
     "quiet": (bool,),
     "require-isolation": (bool,),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ckptclamp.auditing.options import Reporting, Running
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.constraints.linear import CenterAround
+from ckptclamp.constraints.linear import CenterAround, Clip, MaxLInfNorm
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.plan import Origin
 from ckptclamp.plan.build import Assignment
@@ -123,6 +123,25 @@ def test_means_next_to_a_bound_are_judged_exactly(array, tolerance, ulps):
     beyond = sum(outside(unit, 0.0) for unit in array)
     found = judged(array, (1,), CenterAround(centre), tolerance)
     assert found == (violating, beyond - violating)
+
+
+@settings(max_examples=300, deadline=None)
+@given(matrices(FLOATS), TOLERANCES, ULPS, st.booleans())
+def test_weights_next_to_a_bound_are_judged_exactly(array, tolerance, ulps, largest):
+    """Of a clip, and of a largest magnitude: what the tolerance allows from the first weight on."""
+    bound = float(abs(rational(array[0])[0]) / (1 + Fraction(tolerance)))
+    for _ in range(abs(ulps)):
+        bound = abs(float(np.nextafter(bound, math.copysign(math.inf, ulps))))
+    constraint = MaxLInfNorm(bound) if largest else Clip(-bound, bound)
+
+    def outside(unit, tolerance):
+        return max(map(abs, rational(unit))) > Fraction(bound) * (1 + Fraction(tolerance))
+
+    units = array if largest else array.reshape(-1, 1)
+    violating = sum(outside(unit, tolerance) for unit in units)
+    beyond = sum(outside(unit, 0.0) for unit in units)
+    axes = (1,) if largest else ()
+    assert judged(array, axes, constraint, tolerance) == (violating, beyond - violating)
 
 
 @pytest.mark.parametrize("exponent", [-1070, -600, -300, 300, 500, 1015])
