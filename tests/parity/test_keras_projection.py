@@ -91,9 +91,9 @@ def test_a_keras_copy_holds_what_keras_returned(tmp_path, dtype):
         _assert_copied(tmp_path, f"{number}", found)
 
 
-def _assert_copied(directory: Path, name: str, found: Sequence[Record]) -> None:
+def _assert_copied(directory: Path, stem: str, found: Sequence[Record]) -> None:
     cases = {f"case{number}": record for number, record in enumerate(found)}
-    source, target = directory / f"{name}.safetensors", directory / f"{name}-copy.safetensors"
+    source, target = directory / f"{stem}.safetensors", directory / f"{stem}-copy.safetensors"
     save_file({name: record.weights for name, record in cases.items()}, source)
     rules = [{"id": name, "tensors": name, **_rule(record)} for name, record in cases.items()]
     options = ApplyOptions(projection=Projection.KERAS, allow_remaining=True)
