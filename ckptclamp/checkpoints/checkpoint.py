@@ -148,6 +148,7 @@ class Checkpoint(ABC):
         config: reads the model's own config beside a safetensors checkpoint: a mapping, why it cannot
             be read, or ``None`` where there is none.
         adapter: the ``adapter_config.json`` in the directory of an adapter, or why it cannot be read.
+        unlisted: the tensors that the index of a sharded set leaves out.
         several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
@@ -162,6 +163,7 @@ class Checkpoint(ABC):
     quantisation: Mapping[str, Any] | Unreadable | None = None
     config: Callable[[], Mapping[str, Any] | Unreadable | None] = staticmethod(lambda: None)
     adapter: Mapping[str, Any] | Unreadable | None = None
+    unlisted: tuple[str, ...] = ()
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 
