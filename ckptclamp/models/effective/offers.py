@@ -44,6 +44,7 @@ def find_effective(
     tensors: Mapping[str, Tensor],
     parts: Mapping[str, Part],
     read: Read,
+    *,
     stated: Mapping[str, Any] | None = None,
     adapter: Mapping[str, Any] | Unreadable | None = None,
     unlisted: AbstractSet[str] = frozenset(),
