@@ -334,7 +334,8 @@ def test_a_logit_scale_is_at_most_ln_100(save_tensors, folder, scale, known):
 def test_a_running_variance_has_a_lower_bound_only(save_tensors, folder):
     """It grows with the data, so no norm bounds it; a negative one is told, and gets no rule."""
     names = ("bn.0.running_var", "bn.1.running_var", "bn.2.running_var")
-    path = save_tensors(dict(zip(names, np.float32([[1, 900], [0, 2], [1, -1]]), strict=True)))
+    variances = np.array([[1, 900], [0, 2], [1, -1]], np.float32)
+    path = save_tensors(dict(zip(names, variances, strict=True)))
     spec = starting_spec(path)
     assert [(r.tensors, str(r.constraint)) for r in spec.rules] == [(names[:2], "NonNeg()")]
     assert "negative" in dict(spec.left_out)[names[2]]
