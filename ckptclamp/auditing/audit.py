@@ -15,7 +15,7 @@ from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
-from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError
+from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError, printable
 from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import all_names, unmerged
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ckptclamp.engine.requests import MeasurementCache
 
 _HASHED_UNASKED = 64 * MEBIBYTE
+_SHOWN = 5
 
 
 def audit(
@@ -178,9 +179,27 @@ def ignored(
     return rules, all_names(checkpoint) if rules else {}
 
 
+def opening_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
+    """What opening `checkpoint` showed; a warning where an index leaves tensors out."""
+    notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
+    unlisted = checkpoint.unlisted
+    if not unlisted:
+        return notices
+    shown = ", ".join(printable(name) for name in unlisted[:_SHOWN])
+    rest = f" and {len(unlisted) - _SHOWN:,} more" if len(unlisted) > _SHOWN else ""
+    left_out = Notice(
+        "not-in-index",
+        f"its shards hold what its index does not list, and what goes by the index does not load: "
+        f"{shown}{rest}",
+        hint="rules govern it all the same; save the set again, or correct the index",
+        tensor=unlisted[0] if len(unlisted) == 1 else None,
+    )
+    return (*notices, left_out)
+
+
 def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, ...]:
     """What opening the checkpoint showed, such as a name that disagrees with the content."""
-    notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
+    notices = opening_notices(checkpoint)
     weights_only = checkpoint.keras is not None and checkpoint.keras.config is None
     if weights_only and (spec or Spec()).declared is Declared.AUDIT:
         without = Notice(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.auditing.audit import as_spec, digests_of, opened, summarise
+from ckptclamp.auditing.audit import as_spec, digests_of, opened, opening_notices, summarise
 from ckptclamp.auditing.options import AuditOptions, Running
 from ckptclamp.auditing.results import CheckpointSummary
 from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -129,7 +129,7 @@ def inspect(
             ),
             declarations=() if bound is None else bound.declarations,
             metadata=tuple(checkpoint.metadata.items()),
-            notices=tuple(Notice("format", note, informational=True) for note in checkpoint.notes),
+            notices=opening_notices(checkpoint),
         )
         checkpoint.verify_unchanged()
     return inspection

@@ -12,17 +12,19 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TypeVar
 
-from ckptclamp.auditing.audit import opened
+from ckptclamp.auditing.audit import audit, opened
 from ckptclamp.auditing.inspection import TensorSummary, inspect
 from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.auditing.recognition import Recognised, recognise
+from ckptclamp.auditing.results import Verdict
 from ckptclamp.checkpoints.tensor import Role, Tensor
 from ckptclamp.constraints.base import Constraint
-from ckptclamp.constraints.orders import OfRows
+from ckptclamp.constraints.registry import canonical
 from ckptclamp.errors import NothingEvaluatedError, printable
 from ckptclamp.models.parts import Part
 from ckptclamp.plan import Assignment, Plan
@@ -38,6 +40,7 @@ from ckptclamp.plan.tensors import (
     why_not_projected,
 )
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
+from ckptclamp.spec.model import Declared, Preset, Severity, Spec
 
 _NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
 """A number that is a whole part of a name: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
@@ -75,6 +78,7 @@ class StartingSpec:
     `declared` says that the rules are what the model declares. `unknown` are declared constraints of
     which no rule was made, each with the reason. `warnings` are what an audit of the declarations
     would warn of; rules are not asked. `unstated` says that some can be judged, but by no rule.
+    `unsound` is what the health preset finds, if anything.
     """
 
     checkpoint: str
@@ -84,6 +88,7 @@ class StartingSpec:
     unknown: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     unstated: bool = False
+    unsound: tuple[str, ...] = ()
 
 
 def starting_spec(
@@ -110,6 +115,9 @@ def starting_spec(
             for tensor in judged
             if tensor.role is Role.WEIGHT
         }
+        able = {exact.friendly(t.name): t for t in judged if reasons.get(t.name, "") is None}
+        undeclared = {} if plan.assignments else able
+        known, without = recognise(checkpoint, undeclared, options)
     unknown = [(entry.rule, entry.reason) for entry in plan.not_evaluated]
     left_out: dict[str, str | None] = {}
     if plan.assignments:
@@ -118,11 +126,16 @@ def starting_spec(
     else:
         shown = inspect(path, norms=True, options=options).tensors
         tensors = [tensor for tensor in shown if tensor.name in reasons]
-        left_out = {t.name: reasons[t.name] or _why_not(t) for t in tensors}
-        usable = [tensor for tensor in tensors if left_out[tensor.name] is None]
-        rules = tuple(_measured(usable, exact, headroom, left_out, keras=keras))
+        left_out = {
+            t.name: reasons[t.name] or without.get(t.name) or _why_not(t)
+            for t in tensors
+            if t.name not in known
+        }
+        usable = [t for t in tensors if left_out.get(t.name, "") is None or t.name in known]
+        rules = tuple(_measured(usable, exact, headroom, left_out, known=known, keras=keras))
         nothing = "no weight here can have a bound on its norm"
-    if not rules:
+    unsound = tuple(_unsound(path, options))
+    if not rules and (unsound or plan.assignments):
         raise NothingEvaluatedError(nothing, path=path)
     return StartingSpec(
         checkpoint=str(path),
@@ -130,9 +143,23 @@ def starting_spec(
         rules=rules,
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
         unknown=tuple(unknown),
-        unstated=any(isinstance(a.constraint, OfRows) for a in plan.assignments),
+        unstated=any(canonical(type(a.constraint).__name__) is None for a in plan.assignments),
         warnings=tuple(_warnings(plan)) if plan.assignments else (),
+        unsound=unsound,
     )
+
+
+def _unsound(path: str | Path, options: AuditOptions) -> Iterator[str]:
+    """What would make the health preset fail now: each tensor, with the rule that it does not keep."""
+    health = Spec(declared=Declared.IGNORE, preset=Preset.HEALTH)
+    report = audit(path, health, replace(options, hash=False, on_unit=None))
+    if not report.results:
+        yield "nothing here is a weight that it judges"
+    for result in report.results:
+        if result.verdict is Verdict.NOT_EVALUATED:
+            yield f"{printable(result.tensor)}: not evaluated: {result.reason}"
+        elif result.verdict is Verdict.VIOLATION and result.severity is Severity.ERROR:
+            yield f"{printable(result.tensor)}: {result.rule}"
 
 
 def _why_no_rule(tensor: Tensor, part: Part | None, *, keras: bool) -> str | None:
@@ -149,7 +176,7 @@ def _declared(
     """One rule for all tensors that are declared to satisfy the same; others go to `unknown`."""
     alike: dict[tuple[str, tuple[int, ...] | None], dict[str, Assignment]] = defaultdict(dict)
     for assignment in plan.assignments:
-        if isinstance(assignment.constraint, OfRows):
+        if canonical(type(assignment.constraint).__name__) is None:
             unknown.append((assignment.rule, f"no spec can state {assignment.constraint}"))
             continue
         key = str(assignment.constraint), _stated(assignment)
@@ -222,17 +249,18 @@ def _measured(
     headroom: float,
     left_out: dict[str, str | None],
     *,
+    known: Mapping[str, Recognised],
     keras: bool,
 ) -> Iterable[StartingRule]:
     """One rule for tensors whose names differ only in numbers, and whose units are alike.
 
-    Tensors that get no rule go to `left_out`.
+    `known` is what is known of some of them. Tensors that get no rule go to `left_out`.
     """
-    alike: dict[tuple[str, int], dict[str, TensorSummary]] = defaultdict(dict)
+    alike: dict[tuple[str, int, Recognised | None], dict[str, TensorSummary]] = defaultdict(dict)
     for tensor in tensors:
         folded = _NUMBER.sub("*", exact.friendly(tensor.name))
-        alike[folded, len(tensor.shape)][tensor.name] = tensor
-    short = [(folded,) if len(group) > 1 else () for (folded, _), group in alike.items()]
+        alike[folded, len(tensor.shape), known.get(tensor.name)][tensor.name] = tensor
+    short = [(key[0],) if len(group) > 1 else () for key, group in alike.items()]
     ids = _Ids()
     for group, patterns in _grouped(list(alike.values()), exact, short):
         first = next(iter(group.values()))
@@ -240,13 +268,30 @@ def _measured(
             left_out[first.name] = "no pattern means it alone"
             continue
         name = exact.friendly(first.name)
-        yield _bounded(
-            ids.unique(_NUMBER.sub("*", name) if len(group) > 1 else name),
-            patterns,
-            list(group.values()),
-            headroom,
-            default_axes(len(first.shape), None, keras=keras),
-        )
+        id_ = ids.unique(_NUMBER.sub("*", name) if len(group) > 1 else name)
+        members = list(group.values())
+        if (recognised := known.get(first.name)) is not None:
+            yield _recognised(id_, patterns, members, recognised)
+            continue
+        axes = default_axes(len(first.shape), None, keras=keras)
+        yield _bounded(id_, patterns, members, headroom, axes)
+
+
+def _recognised(
+    id_: str, patterns: tuple[str, ...], tensors: Sequence[TensorSummary], known: Recognised
+) -> StartingRule:
+    unit = "" if known.axes is None else f" A unit is {_unit(tensors, known.axes)}."
+    remark = f"{_count(tensors)}. {known.why}.{unit}"
+    return StartingRule(id_, patterns, known.constraint, known.axes, remark)
+
+
+def _count(tensors: Sequence[TensorSummary]) -> str:
+    return "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"
+
+
+def _unit(tensors: Sequence[TensorSummary], axes: tuple[int, ...]) -> str:
+    words = unit_words(tensors[0].shape, axes)
+    return words if len({tensor.shape for tensor in tensors}) == 1 else f"for example {words}"
 
 
 def _bounded(
@@ -259,16 +304,12 @@ def _bounded(
     from ckptclamp.constraints.norms import MaxNorm
 
     largest = max(t.norms.maximum for t in tensors if t.norms is not None and t.norms.maximum)
-    shapes = {tensor.shape for tensor in tensors}
-    count = "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"
-    words = unit_words(tensors[0].shape, axes)
-    unit = words if len(shapes) == 1 else f"for example {words}"
     return StartingRule(
         id=id_,
         tensors=patterns,
         constraint=MaxNorm(max_value=rounded_up(min(largest * (1 + headroom), sys.float_info.max))),
         axes=axes,
-        remark=f"{count}; a unit is {unit}. The largest norm is {largest:.6g}.",
+        remark=f"{_count(tensors)}; a unit is {_unit(tensors, axes)}. The largest norm is {largest:.6g}.",
     )
 
 

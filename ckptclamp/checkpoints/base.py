@@ -38,6 +38,7 @@ def add_base(checkpoint: Checkpoint, base: Checkpoint) -> None:
             source.close()
     checkpoint.sources += base.sources
     checkpoint.tensors = {**added, **checkpoint.tensors}
+    checkpoint.unlisted += base.unlisted
     checkpoint.quantisation = checkpoint.quantisation or base.quantisation
     checkpoint.configs = {**base.configs, **checkpoint.configs}
 

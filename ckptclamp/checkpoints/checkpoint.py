@@ -149,6 +149,7 @@ class Checkpoint(ABC):
             be read, or ``None`` where there is none.
         adapter: the ``adapter_config.json`` in the directory of an adapter, or why it cannot be read.
         configs: the sha256 of each config in the directory that was read, by its name.
+        unlisted: the tensors that the index of a sharded set leaves out.
         several_files: whether a copy is a directory of files, so that its target must be one.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
@@ -164,6 +165,7 @@ class Checkpoint(ABC):
     config: Callable[[], Mapping[str, Any] | Unreadable | None] = staticmethod(lambda: None)
     adapter: Mapping[str, Any] | Unreadable | None = None
     configs: Mapping[str, str] = {}
+    unlisted: tuple[str, ...] = ()
     several_files: bool = False
     isolation: tuple[str, ...] = ()
 

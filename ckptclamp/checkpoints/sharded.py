@@ -94,6 +94,7 @@ class _Shards(Checkpoint):
     """What both kinds have in common; `sources` are the shards in the order of their names."""
 
     several_files = True
+    _unlisted_allowed = False
 
     def __init__(self, index: Source, weight_map: WeightMap, shards: Sequence[Source]) -> None:
         self.path = index.path
@@ -122,13 +123,18 @@ class _Shards(Checkpoint):
         """The entry of the index that a tensor belongs to."""
 
     def _joined(self, described: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Join the shards' tensors, each of which must be where the index says, and only there."""
+        """Join the shards' tensors, each of which must be where the index says, and only there.
+
+        Tensors that the index leaves out belong to the set where `_unlisted_allowed`.
+        """
         tensors: dict[str, Tensor] = {}
         missing = {(name, shard) for name, shards in self._weight_map.items() for shard in shards}
         for shard, described_there in zip(self._names, described, strict=True):
             for name, tensor in described_there.items():
                 stated = self._weight_map.get(self._entry(name), frozenset())
-                if shard not in stated:
+                if not stated and self._unlisted_allowed:
+                    self.unlisted += (name,)
+                elif shard not in stated:
                     says = ", ".join(sorted(stated)) or "no shard"
                     self._refuse(f"lies in {shard}, but the index says {says}", name)
                 if name in tensors:
@@ -148,6 +154,7 @@ class ShardedSafetensors(_Shards):
     """A set of safetensors files; see `Checkpoint`. `header_limit` is that of `open_index`."""
 
     format = "safetensors-sharded"
+    _unlisted_allowed = True
 
     def __init__(
         self, index: Source, weight_map: WeightMap, shards: Sequence[Source], header_limit: int
@@ -288,12 +295,14 @@ def _paths(weight_map: WeightMap, index: Source) -> list[Path]:
 
 
 def _size_note(index: Any, checkpoint: ShardedSafetensors) -> tuple[str, ...]:  # noqa: ANN401 - JSON
-    """Say so if the index gives another size in bytes than the shards have."""
+    """Say so if the index gives another size in bytes than the shards have, or than it lists."""
     metadata = index.get("metadata")
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
     tensors = checkpoint.tensors.values()
     actual = sum(tensor.nbytes for tensor in tensors)
-    if stated in (None, actual) or any(tensor.dtype is None for tensor in tensors):
+    unlisted = sum(checkpoint.tensors[name].nbytes for name in checkpoint.unlisted)
+    known = stated in (None, actual, actual - unlisted)
+    if known or any(tensor.dtype is None for tensor in tensors):
         return ()
     return (f"the index says total_size {stated!r}, the tensors take {actual} bytes",)
 

@@ -60,8 +60,8 @@ def init_command(
 ) -> None:
     """Write a first spec for CHECKPOINT.
 
-    Its rules are the constraints that the model declares; without any, bounds on the norms that its
-    weights have now. Read it before you trust it: it says what is, not what should be.
+    Its rules are the constraints that the model declares; without any, what is known of tensors by
+    their names and kept by their weights, and bounds on the norms that the others have now. Read it before you trust it: it says what is, not what should be.
 
     Its first line tells editors which schema to check it by; that is written beside it.
     """

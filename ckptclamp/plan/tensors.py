@@ -145,7 +145,12 @@ def _in_parts(checkpoint: Checkpoint) -> _InParts:
         from ckptclamp.models.effective.offers import find_effective
 
         weights = find_effective(
-            checkpoint.tensors, parts, checkpoint.read, stated=config, adapter=adapter
+            checkpoint.tensors,
+            parts,
+            checkpoint.read,
+            stated=config,
+            adapter=adapter,
+            unlisted=frozenset(checkpoint.unlisted),
         )
     known = _IN_PARTS[checkpoint] = _InParts(made_of, parts, weights)
     return known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine import matrices, whole_units
 from ckptclamp.errors import printable
@@ -59,7 +60,8 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     tensor = assignment.tensor
     label = f" ({printable(assignment.label)})" if assignment.label else ""
     yield f"{printable(tensor.name)}{label}"
-    yield f"  shape: {shape_words(tensor.shape)}, {tensor.dtype}"
+    computed = "computed in " if isinstance(tensor.whole.storage, Computed) else ""
+    yield f"  shape: {shape_words(tensor.shape)}, {computed}{tensor.dtype}"
     yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
     yield f"  why: {printable(assignment.why, limit=None)}"
     yield f"  unit: {assignment.unit_words}"

@@ -80,7 +80,6 @@ def test_a_shard_outside_of_the_directory_is_refused(index: Path, name: str):
         (lambda d: d["weight_map"].update(c=ONE), "c: is not in model-00001"),
         (lambda d: d["weight_map"].update(a=TWO), "a: lies in model-00001.*index says model-00002"),
         (lambda d: d["weight_map"].update(d=TWO), "d: is not in model-00002"),
-        (lambda d: d["weight_map"].pop("b"), "b: lies in model-00001.*index says no shard"),
     ],
 )
 def test_index_and_shards_must_agree(index: Path, change: Callable[[Any], object], reason: str):
@@ -138,6 +137,26 @@ def test_a_wrong_total_size_is_told(index: Path):
     rewrite(index, lambda document: document["metadata"].update(total_size=1))
     with open_checkpoint(index) as checkpoint:
         assert any("total_size 1" in note for note in checkpoint.notes)
+
+
+def test_a_tensor_that_the_index_leaves_out_is_told_apart(index: Path):
+    """It belongs to the set, and everybody can know that who goes by the index does not load it."""
+    rewrite(index, lambda document: document["weight_map"].pop("b"))
+    with open_checkpoint(index) as checkpoint:
+        assert checkpoint.unlisted == ("b",)
+        assert list(checkpoint.tensors) == ["a", "b", "c"]
+        assert checkpoint.notes == ()
+    rewrite(index, lambda document: document["metadata"].update(total_size=16 + 40))
+    with open_checkpoint(index) as checkpoint:
+        assert checkpoint.notes == ()
+
+
+def test_an_unlisted_tensor_in_two_shards_is_refused(index: Path):
+    """Leaving it out of the index does not make two tensors one."""
+    (index.parent / TWO).write_bytes(serialised({**SHARDS[TWO], "a": SHARDS[ONE]["a"]}))
+    rewrite(index, lambda document: document["weight_map"].pop("a"))
+    with pytest.raises(RefusedError, match=r"a: lies in two shards"):
+        open_checkpoint(index)
 
 
 @pytest.mark.parametrize(

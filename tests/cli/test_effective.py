@@ -95,6 +95,43 @@ def test_explain_tells_which_parts_make_a_weight(run, tmp_path):
     assert "No rule governs" not in answer.stdout
 
 
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        (
+            "gptq_v2",
+            "4-bit GPTQ codes q_proj.qweight, zero points q_proj.qzeros and scales q_proj.scales, by "
+            "group in q_proj.g_idx",
+        ),
+        (
+            "awq",
+            "4-bit AWQ codes q.qweight, zero points q.qzeros and scales q.scales, one for 1 x 16 weights",
+        ),
+        (
+            "bitsandbytes_4bit",
+            "nf4 codes nf4_nested.weight and maxima nf4_nested.weight.absmax, one for 64 weights, "
+            "quantised themselves",
+        ),
+        (
+            "lora",
+            "factors base_model.model.q_proj.lora_B.weight · base_model.model.q_proj.lora_A.weight "
+            "times 4",
+        ),
+        (
+            "compressed_packed",
+            "8-bit codes eight.weight_packed and scales eight.weight_scale, one for 1 x 64 weights",
+        ),
+    ],
+)
+def test_explain_says_what_each_part_is(run, fixtures, folder, words):
+    """In the words of those who know the format, of files that its own library wrote."""
+    whole = ["--max-norm", 9, "--axis", "all", "--tensors", "**"]
+    answer = run("explain", fixtures / "effective" / folder, *whole)
+    assert answer.returncode == 0, answer.stderr
+    assert f"; from {words}\n" in answer.stdout
+    assert ", computed in float64\n" in answer.stdout
+
+
 def test_inspect_lists_the_weight_and_its_norms(run, tmp_path):
     """A name that no tensor of the file has is listed where norms are asked for."""
     path = written(tmp_path, NORMED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -25,10 +26,11 @@ from ckptclamp.auditing.starting_spec import (
     rounded_up,
     starting_spec,
 )
+from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import ExitCode, NothingEvaluatedError
 from ckptclamp.plan import Origin
-from ckptclamp.plan.tensors import exact_pattern
+from ckptclamp.plan.tensors import computed_tensors, exact_pattern, parts_of
 from ckptclamp.spec.patterns import TensorPatterns
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -48,11 +50,29 @@ CHECKPOINTS = sorted(
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
+@pytest.fixture
+def save_tensors(folder):
+    """Save ``model.safetensors`` with these tensors and return its path."""
+
+    def call(tensors):
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "model.safetensors"
+        )
+        return folder / "model.safetensors"
+
+    return call
+
+
 def first_spec(path, folder, **options):
     """Write the first spec for `path` and return its path."""
     target = folder / "first.yaml"
     target.write_text(render_spec(starting_spec(path, **options)), encoding="utf-8")
     return target
+
+
+def of_rules(report):
+    """The results of rules, without those of the preset."""
+    return [result for result in report.results if not result.rule.startswith("health/")]
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.name)
@@ -72,8 +92,8 @@ def test_the_spec_passes_on_its_checkpoint(path, tmp_path):
     if "declared: audit" not in spec.read_text() or not declared:
         assert all(result.origin is Origin.SPEC for result in report.results)
     if declared:
-        assert {r.tensor for r in report.results} == {r.tensor for r in declared}
-        assert {r.tensor for r in report.results if r.violating} == {
+        assert {r.tensor for r in of_rules(report)} == {r.tensor for r in declared}
+        assert {r.tensor for r in of_rules(report) if r.violating} == {
             result.tensor for result in declared if result.violating
         }
     else:
@@ -169,6 +189,7 @@ def test_hostile_names_survive_the_yaml(tmp_path_factory, found):
     text = spec.read_text(encoding="utf-8")
     assert all(char == "\n" or char.isprintable() for char in text)
     assert set(yaml.safe_load(text)) == {"version", "declared", "rules"}
+    assert "preset: health` (every" in text
     report = audit(path, spec)
     assert report.exit_code is ExitCode.OK
     assert sorted(result.tensor for result in report.results) == sorted(load_file(path))
@@ -223,7 +244,7 @@ def test_rounding_a_bound_never_lowers_it(value):
 @pytest.mark.parametrize("path", CONFORMING, ids=lambda path: path.name)
 def test_nothing_is_judged_twice(path, tmp_path):
     """Rules made of declarations take their place; else every finding would come in two."""
-    judged = Counter(r.tensor for r in audit(path, first_spec(path, tmp_path)).results)
+    judged = Counter(r.tensor for r in of_rules(audit(path, first_spec(path, tmp_path))))
     assert set(judged.values()) == {1}
     declared = audit(path).results
     assert {r.tensor for r in declared if r.verdict is not Verdict.NOT_EVALUATED} <= set(judged)
@@ -238,6 +259,112 @@ def test_a_declaration_without_a_rule_is_told(run, folder, fixtures):
     text = (folder / "first.yaml").read_text()
     for result in audit(path).results:
         assert f"#   {result.rule}: {result.reason}" in text
+
+
+def test_a_declaration_that_no_rule_can_state_is_told(run, folder, fixtures):
+    """Orders among the weights of a layer are judged as declared only; `init` says so."""
+    path = fixtures / "third_party" / "lattice.h5"
+    assert run("init", path, "-o", "first.yaml").returncode == 0
+    text = (folder / "first.yaml").read_text()
+    assert "no spec can state RowSigns(" in text
+    assert "constraint: NonNeg" in text
+
+
+DECODER = np.random.default_rng(3).normal(size=(6, 4))
+ROWS = (DECODER / np.linalg.norm(DECODER, axis=1, keepdims=True)).astype(np.float32)
+SQUARE = np.eye(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "axis"),
+    [
+        ("W_dec", ROWS, 1),
+        ("W_dec", ROWS.T, 0),
+        ("decoder.weight", ROWS.T, 0),
+        ("decoder.weight", ROWS, 1),
+        ("W_dec", SQUARE, 1),
+        ("decoder.weight", SQUARE, 0),
+        ("layers.3/W_dec", np.stack([ROWS, ROWS]), 2),
+    ],
+)
+def test_decoder_rows_of_norm_1_are_recognised(save_tensors, folder, name, weights, axis):
+    """The norms decide along which axis they are 1; the usual layout where they are along both."""
+    path = save_tensors({name: weights, "W_enc": np.ones((4, 6), np.float32)})
+    spec = first_spec(path, folder)
+    rules = {
+        rule["id"]: rule for rule in yaml.safe_load((folder / "first.yaml").read_text())["rules"]
+    }
+    decoder = next(rule for rule in rules.values() if rule["tensors"] == name)
+    assert (decoder["constraint"], decoder["axis"]) == ("UnitNorm", axis)
+    assert rules["w_enc"]["constraint"] == "MaxNorm"
+    assert audit(path, spec).exit_code is ExitCode.OK
+
+
+def test_a_name_alone_makes_no_unit_norm(save_tensors):
+    """A decoder whose rows have other norms gets a bound as any matrix does, and one layer its own."""
+    path = save_tensors(
+        {"l.0.W_dec": ROWS, "l.1.W_dec": ROWS, "l.2.W_dec": ROWS * np.float32(1.01)}
+    )
+    rules = {rule.tensors: str(rule.constraint) for rule in starting_spec(path, headroom=0).rules}
+    assert rules == {
+        ("l.0.W_dec", "l.1.W_dec"): "UnitNorm()",
+        ("l.2.W_dec",): "MaxNorm(max_value=1.011)",
+    }
+
+
+@pytest.mark.parametrize(("scale", "known"), [(np.log(100), True), (2.5, True), (4.7, False)])
+def test_a_logit_scale_is_at_most_ln_100(save_tensors, folder, scale, known):
+    """What CLIP keeps; a model whose scale is beyond was trained otherwise."""
+    path = save_tensors(
+        {"clip.logit_scale": np.array(scale, np.float32), "w": DECODER.astype(np.float32)}
+    )
+    spec = starting_spec(path)
+    assert [str(rule.constraint) for rule in spec.rules if "logit" in rule.id] == (
+        [f"Clip(low=-inf, high={math.log(100)!r})"] if known else []
+    )
+    assert ("clip.logit_scale" in dict(spec.left_out)) is not known
+    assert audit(path, first_spec(path, folder)).exit_code is ExitCode.OK
+
+
+def test_a_running_variance_has_a_lower_bound_only(save_tensors, folder):
+    """It grows with the data, so no norm bounds it; a negative one is told, and gets no rule."""
+    names = ("bn.0.running_var", "bn.1.running_var", "bn.2.running_var")
+    variances = np.array([[1, 900], [0, 2], [1, -1]], np.float32)
+    path = save_tensors(dict(zip(names, variances, strict=True)))
+    spec = starting_spec(path)
+    assert [(r.tensors, str(r.constraint)) for r in spec.rules] == [(names[:2], "NonNeg()")]
+    assert "negative" in dict(spec.left_out)[names[2]]
+    assert audit(path, first_spec(path, folder)).exit_code is ExitCode.OK
+
+
+def test_a_sound_checkpoint_gets_the_health_preset(run, save_tensors, folder):
+    """A later model with a NaN in what no bound governs fails; an unsound one is told what is wrong."""
+    save_tensors({"w": DECODER, "steps": np.array(3.0)})
+    assert run("init", "model.safetensors", "-o", "first.yaml").returncode == 0
+    assert yaml.safe_load((folder / "first.yaml").read_text())["preset"] == "health"
+    save_tensors({"w": DECODER, "steps": np.array(np.nan)})
+    assert run("audit", "model.safetensors", "--spec", "first.yaml").returncode == 1
+    assert run("init", "model.safetensors", "-o", "second.yaml").returncode == 0
+    text = (folder / "second.yaml").read_text()
+    assert "preset" not in yaml.safe_load(text)
+    assert "would fail now:\n#   steps: health/weights" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["fp8_blocks", "gptq", "mxfp4_experts", "weight_norms", "bitsandbytes_4bit"]
+)
+def test_effective_weights_are_what_rules_name(fixtures, name):
+    """Codes, scales and directions are no weights; a spec for a model names what it computes with."""
+    with open_checkpoint(fixtures / "effective" / name) as checkpoint:
+        weights, parts = set(computed_tensors(checkpoint)), parts_of(checkpoint)
+    assert weights
+    spec = starting_spec(fixtures / "effective" / name)
+    text = render_spec(spec)
+    with_rules = {
+        r.tensor for r in audit(fixtures / "effective" / name, yaml.safe_load(text)).results
+    }
+    assert weights <= with_rules
+    assert set(parts) - weights <= {tensor for tensor, _ in spec.left_out}
 
 
 def test_warnings_about_declarations_are_kept(tmp_path):

@@ -157,7 +157,8 @@ def four_bits(members: Members) -> Tensor:
         raise NotComputedError(misfit(absmax, shape))
     table = _table(members, state)
     storage = Blockwise(
-        words=f"{state['quant_type']} codes {codes.name} and maxima {absmax.name} of {size} weights",
+        words=f"{state['quant_type']} codes {codes.name} and maxima {absmax.name}, one for {size} "
+        f"weights{'' if '.nested_absmax' not in members.tensors else ', quantised themselves'}",
         codes=codes,
         shape=shape,
         table=table,

@@ -125,7 +125,7 @@ def low_rank(members: Members) -> Tensor:
     scale = _scale(members, rank, alpha, peft="lora_A" in down.name or "embedding" in down.name)
     added = "" if base is None else f"base weight {base.name} and "
     storage = LowRank(
-        words=f"{added}factors {up.name}, {down.name} times {scale:g}",
+        words=f"{added}factors {up.name} · {down.name} times {scale:g}",
         down=down,
         up=up,
         scale=scale,

@@ -16,7 +16,8 @@ from ckptclamp.models.effective.reparametrised import pruned, spectral_norm, wei
 from ckptclamp.models.effective.scaled import scaled, vectorwise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from ckptclamp.checkpoints.tensor import Read
     from ckptclamp.models.parts import Part
@@ -43,8 +44,10 @@ def find_effective(
     tensors: Mapping[str, Tensor],
     parts: Mapping[str, Part],
     read: Read,
+    *,
     stated: Mapping[str, Any] | None = None,
     adapter: Mapping[str, Any] | Unreadable | None = None,
+    unlisted: AbstractSet[str] = frozenset(),
 ) -> dict[str, Tensor]:
     """Return the weight that each group of `parts` stands for, by the weight's name.
 
@@ -56,6 +59,7 @@ def find_effective(
         read: reads a small part, such as one that holds a shape.
         stated: what the config beside the checkpoint says of quantisation.
         adapter: the config of an adapter beside it, or why it cannot be read.
+        unlisted: the tensors that the index of a sharded set leaves out.
     """
     groups: dict[str, list[tuple[str, Part]]] = defaultdict(list)
     for name, part in parts.items():
@@ -64,6 +68,7 @@ def find_effective(
     for weight, members in groups.items():
         plain = weight in tensors and weight not in parts
         try:
+            _check_listed([name for name, _ in members], unlisted)
             endings = _checked(weight, members, tensors, plain=plain)
             built = Members(weight, endings, stated or {}, read, adapter)
             found[weight] = _built(members[0][1].family, built)
@@ -71,6 +76,13 @@ def find_effective(
             why = error.message if isinstance(error, UnreadableError) else str(error)
             found[weight] = _not_computed(weight, members[0][1].family, why)
     return found
+
+
+def _check_listed(names: Sequence[str], unlisted: AbstractSet[str]) -> None:
+    """Refuse a weight of which the index lists some parts only: who goes by it loads another one."""
+    outside = [name for name in names if name in unlisted]
+    if outside and len(outside) < len(names):
+        raise NotComputedError(f"the index of the shards does not list {printable(outside[0])}")
 
 
 def _checked(

@@ -78,7 +78,7 @@ def _gptq(members: Members, codes: Tensor, zeros: Tensor, scales: Tensor) -> Ten
     shared = _by_groups(members, shape, scales, indexed=index is not None)
     zero = Shared(packed(zeros, bits, outputs, 1), shared.blocks, shared.axes)
     storage = Grouped(
-        words=f"{bits}-bit GPTQ codes {codes.name} and scales {scales.name}"
+        words=f"{bits}-bit GPTQ codes {codes.name}, zero points {zeros.name} and scales {scales.name}"
         f"{span(shared, shape, swapped=True) if index is None else ', by group in ' + index.name}",
         codes=Packed(codes, bits, shape[0], 0),
         scales=(shared,),
@@ -124,7 +124,8 @@ def _awq(members: Members, codes: Tensor, zeros: Tensor, scales: Tensor) -> Tens
     shape = (codes.shape[0], scales.shape[1])
     shared = spread(members, shape, plain(scales))
     storage = Grouped(
-        words=f"4-bit AWQ codes {codes.name} and scales {scales.name}{span(shared, shape, swapped=True)}",
+        words=f"4-bit AWQ codes {codes.name}, zero points {zeros.name} and scales {scales.name}"
+        f"{span(shared, shape, swapped=True)}",
         codes=Packed(codes, 4, shape[1], 1, order=_AWQ_ORDER),
         scales=(shared,),
         zero=Shared(Packed(zeros, 4, shape[1], 1, order=_AWQ_ORDER), shared.blocks, shared.axes),
@@ -149,7 +150,8 @@ def compressed_integers(members: Members) -> Tensor:
     shared = spread(members, shape, plain(scale))
     zero, index = members.get("_zero_point"), members.get("_g_idx")
     storage = Grouped(
-        words=f"{bits}-bit codes {codes.name} and scales {scale.name}{span(shared, shape)}",
+        words=f"{bits}-bit codes {codes.name}{'' if zero is None else f', zero points {zero.name}'} and "
+        f"scales {scale.name}{span(shared, shape) if index is None else f', by group in {index.name}'}",
         codes=Packed(codes, bits, shape[-1], len(shape) - 1, offset),
         scales=(shared,),
         zero=None if zero is None else _zero(members, zero, shape, bits),
