@@ -158,7 +158,7 @@ def audit_plan(
         notices=notices,
         spec_path=spec.path if spec else None,
         spec_sha256=spec.sha256 if spec else None,
-        parameters=_parameters(options) | _configs(checkpoint),
+        parameters=_parameters(options, spec) | _configs(checkpoint),
         tool_version=__version__,
         strict=options.strict,
         seconds=time.monotonic() - started,
@@ -328,7 +328,7 @@ def _configs(checkpoint: Checkpoint) -> dict[str, str]:
     return {name: f"sha256:{digest}" for name, digest in checkpoint.configs.items()}
 
 
-def _parameters(options: AuditOptions) -> dict[str, str]:
+def _parameters(options: AuditOptions, spec: Spec | None) -> dict[str, str]:
     """The options that change the answer, as text."""
     parameters = {
         "tolerance": _text(options.tolerance) or "auto",
@@ -336,6 +336,7 @@ def _parameters(options: AuditOptions) -> dict[str, str]:
         "zero-units": _text(options.zero_units),
         "strict": str(options.strict).lower(),
         "allow-import": ",".join(sorted(options.allow_import)),
+        "preset": _text(None if spec is None else spec.preset),
         "base": "" if options.base is None else options.base.name,
         "config": "" if options.config is None else options.config_source or "given",
     }
