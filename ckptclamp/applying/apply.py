@@ -81,6 +81,7 @@ def apply(
         raise UsageError("an adapter is not projected together with its base")
     rules = as_spec(spec, options.audit.allow_import)
     with opened(path, options.audit) as checkpoint:
+        checkpoint.check_copyable()
         job = _Job(checkpoint, rules, options)
         # A directory may hold a checkpoint that is one file: that is what is replaced.
         itself = path if checkpoint.several_files else checkpoint.path

@@ -173,6 +173,9 @@ class Checkpoint(ABC):
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
         return read_box(self.sources, tensor, box, buffer)
 
+    def check_copyable(self) -> None:  # noqa: B027 - of most containers a copy can be made
+        """Raise `NotWrittenError` where `copy_to` would, whatever were to be changed."""
+
     @abstractmethod
     def copy_to(self, target: Target) -> StoredCopy:
         """Copy every byte of every file to `target` and return the copy for changes.

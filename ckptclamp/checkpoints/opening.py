@@ -30,6 +30,7 @@ class Kind(StrEnum):
     SAFETENSORS = "safetensors"
     HDF5 = "HDF5"
     ZIP = "a zip archive"
+    NPZ = "a NumPy archive"
     JSON = "JSON"
 
 
@@ -42,7 +43,7 @@ SHARDS: Mapping[str, str] = {
 KERAS_DIRECTORY = frozenset({CONFIG, WEIGHTS})
 """The files that make a directory an unzipped Keras archive."""
 
-CHECKPOINTS = (".safetensors", ".h5", ".keras", *SHARDS)
+CHECKPOINTS = (".safetensors", ".h5", ".keras", ".npz", *SHARDS)
 """How the names of files with weights, and of indexes, end."""
 
 PARTS = (CONFIG, METADATA, *CHECKPOINTS)
@@ -56,6 +57,7 @@ _SUFFIXES = {
     Kind.SAFETENSORS: (".safetensors",),
     Kind.HDF5: (".h5", ".hdf5", ".hdf"),
     Kind.ZIP: (".keras", ".zip"),
+    Kind.NPZ: (".npz",),
     Kind.JSON: (".json",),
 }
 
@@ -87,10 +89,9 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
         "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')",
     ),
     (
-        rb"\x93NUMPY|PK\x03\x04.{26}[^\0]{1,200}?\.npy",
-        "a NumPy file",
-        "save an archive as safetensors: "
-        "safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors')",
+        rb"\x93NUMPY",
+        "a NumPy array without a name",
+        "save it in an archive: numpy.savez('model.npz', weight=numpy.load(FILE))",
     ),
     (rb".{4}TFL3", "a TensorFlow Lite model", "audit the Keras model that it was converted from"),
     (
@@ -177,6 +178,10 @@ def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits
             from ckptclamp.checkpoints.keras.archive import KerasArchive
 
             return KerasArchive(source, limits)
+        case Kind.NPZ:
+            from ckptclamp.checkpoints.npz import NpzCheckpoint
+
+            return NpzCheckpoint(source, limits)
         case Kind.JSON:
             from ckptclamp.checkpoints.sharded import open_index
 
@@ -265,8 +270,8 @@ def sniff(source: Source) -> Kind:
     """
     prefix = source.read_at(0, min(_PREFIX, source.size))
     kind = _kind(prefix)
-    # A zip or JSON may hold another format; HDF5 or safetensors may look like another by chance.
-    foreign = None if kind in (Kind.HDF5, Kind.SAFETENSORS) else _foreign(prefix)
+    # A zip or JSON may hold another format; the others may look like another by chance.
+    foreign = _foreign(prefix) if kind in (Kind.ZIP, Kind.JSON, None) else None
     if foreign or kind is None:
         what, hint = foreign or _unknown(prefix, source)
         raise NotACheckpointError(f"not a checkpoint: {what}", path=source.path, hint=hint)
@@ -284,10 +289,15 @@ def _kind(prefix: bytes) -> Kind | None:
     if any(prefix.startswith(_HDF5_SIGNATURE, start) for start in (0, *_HDF5_USER_BLOCKS)):
         return Kind.HDF5
     if prefix.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return Kind.ZIP
+        return Kind.NPZ if _first_member(prefix).endswith(b".npy") else Kind.ZIP
     if _header_length(prefix) <= MAX_HEADER_BYTES and prefix[8:9] == b"{":
         return Kind.SAFETENSORS
     return Kind.JSON if prefix.lstrip(b" \t\r\n").startswith(b"{") else None
+
+
+def _first_member(prefix: bytes) -> bytes:
+    """The name of the member that a zip archive begins with."""
+    return prefix[30 : 30 + int.from_bytes(prefix[26:28], "little")]
 
 
 def _header_length(prefix: bytes) -> int:
@@ -316,5 +326,5 @@ def _unknown(prefix: bytes, source: Source) -> tuple[str, str]:
         return "text", "name the checkpoint itself"
     return (
         f"bytes that begin with {prefix[:8].hex(' ')}",
-        "safetensors, HDF5, .keras and their indexes can be opened",
+        "safetensors, HDF5, .keras, .npz and indexes of shards can be opened",
     )

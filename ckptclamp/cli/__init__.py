@@ -102,7 +102,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Audit and fix the weight constraints of neural-network checkpoints.
 
-    Reads .h5, .weights.h5, .keras and .safetensors without a training framework.
+    Reads .h5, .weights.h5, .keras, .safetensors and .npz without a training framework.
     """
 
 

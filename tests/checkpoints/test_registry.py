@@ -60,8 +60,7 @@ def saved(array: NDArray[Any]) -> bytes:
         (pickle.dumps({"w": [1.0]}, protocol=2), "a Python pickle"),
         (pickle.dumps({"w": [1.0]}, protocol=5), "a Python pickle"),
         (zipped("archive/data.pkl", "archive/data/0"), "a Python pickle"),
-        (zipped("kernel.npy"), "a NumPy file"),
-        (saved(np.zeros(3)), "a NumPy file"),
+        (saved(np.zeros(3)), "a NumPy array without a name"),
         (b"GGUF\x03\0\0\0" + bytes(64), "a GGUF file"),
         (b"<!DOCTYPE html><html>404</html>", "a web page or XML"),
         (b"\n  <html lang=en>", "a web page or XML"),
@@ -253,7 +252,7 @@ _TABLE_END = bytes.fromhex("57fb808b247547db")
     ("name", "data", "what", "way_out"),
     [
         ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(64), "TensorFlow Lite", "Keras model"),
-        ("m.npz", b"PK\x03\x04" + bytes(26) + b"w.npy" + bytes(64), "NumPy", "save_file"),
+        ("m.npy", saved(np.ones(2)), "NumPy", "numpy.savez"),
         (
             "model.json",
             json.dumps({"format": "layers-model", "modelTopology": [[[[[[[[[[1]]]]]]]]]]}).encode(),

@@ -8,14 +8,13 @@ unpacked is a directory of the same files.
 from __future__ import annotations
 
 import os
-import struct
 import weakref
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
-from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, copy_bytes, write_at, writing
+from ckptclamp.checkpoints.copying import ScratchFile, copy_bytes, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
     MAX_BYTES,
@@ -28,13 +27,15 @@ from ckptclamp.checkpoints.documents import (
 from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Place, describe_hdf5
 from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
 from ckptclamp.checkpoints.keras.zip_members import (
+    PatchedArchive,
+    check_unpacked,
     inflate_to_file,
     member_blocks,
     replace_member,
     verify_member,
 )
-from ckptclamp.checkpoints.source import Limits, Source, crc32_of, open_all
-from ckptclamp.checkpoints.tensor import Box, Chunked, Extent, Tensor
+from ckptclamp.checkpoints.source import Limits, Source, open_all
+from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
 from ckptclamp.errors import NotACheckpointError, NotWrittenError, RefusedError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class KerasArchive(Checkpoint):
         self.weights = weights = members[WEIGHTS]
         self.sources, place = (source,), Place(0, weights.data, weights.stored)
         if weights.method != STORED:
-            inflated = inflate_to_file(source, weights)
+            inflated = inflate_to_file(source, [weights])
             self.sources, place = (source, inflated), Place(1, 0, weights.size)
         try:
             description = describe_hdf5(self.sources[-1], place)
@@ -98,7 +99,13 @@ class KerasArchive(Checkpoint):
         """See `Checkpoint.copy_to`; the checksum of the weights is brought up to date."""
         chunked = any(isinstance(tensor.storage, Chunked) for tensor in self.tensors.values())
         if self.weights.method == STORED and not chunked:
-            return _PatchedArchive(self, target)
+            limits, weights = self.limits, self.weights
+            return PatchedArchive(
+                self.sources[0],
+                target,
+                lambda copy: KerasArchive(copy, limits),
+                lambda _: weights,
+            )
         return _RebuiltArchive(self, target)
 
     def verify_integrity(self) -> None:
@@ -128,10 +135,8 @@ def _check_members(source: Source, members: Mapping[str, Member], limits: Limits
                 path=source.path,
                 tensor=name,
             )
-    packed = [member for member in members.values() if member.method != STORED]
-    for member in packed:  # assets, too: their checksums are looked at
-        limits.check_packed(source.path, member.stored, member.size, member.name)
-    limits.check_packed(source.path, source.size, sum(member.size for member in packed))
+    # Assets, too: their checksums are looked at.
+    check_unpacked(source, list(members.values()), limits)
 
 
 def _document(source: Source, member: Member) -> dict[str, Any]:
@@ -151,33 +156,6 @@ def _unknown_members(directory: Directory) -> tuple[str, ...]:
     return (f"{len(unknown)} members that Keras does not write, the first {unknown[0]!r}",)
 
 
-class _PatchedArchive(FileCopy):
-    """A copy whose weights are changed where they lie."""
-
-    def __init__(self, archive: KerasArchive, target: Target) -> None:
-        source, limits = archive.sources[0], archive.limits
-        super().__init__(
-            [(source.path.name, source)],
-            target,
-            lambda copies: KerasArchive(copies[0], limits),
-        )
-        self._weights = archive.weights
-
-    def finish(self) -> None:
-        """See `StoredCopy.finish`; the checksum is written in the places where the archive keeps it."""
-        if self.changed:
-            copy, member = self.sources[0], self._weights
-            crc = struct.pack("<I", crc32_of(copy, member.data, member.stored))
-            with writing(copy.path):
-                for place in member.crc_places:
-                    write_at(copy.fd, memoryview(crc), place)
-
-    def may_differ(self, number: int) -> list[Extent]:
-        """See `FileCopy.may_differ`; checksums may, too."""
-        places = self._weights.crc_places if self.changed else ()
-        return [*super().may_differ(number), *((place, place + 4) for place in places)]
-
-
 class _RebuiltArchive:
     """A copy whose weights are changed in a file of their own, and packed again."""
 
@@ -188,7 +166,7 @@ class _RebuiltArchive:
         self._unpacked = (
             archive.sources[1].duplicate()
             if len(archive.sources) > 1
-            else inflate_to_file(archive.sources[0], archive.weights)
+            else inflate_to_file(archive.sources[0], [archive.weights])
         )
         weakref.finalize(self, self._unpacked.close)
         self._scratch = ScratchFile(target.path)

@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.copying import ScratchFile, write_at
+from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, write_at, writing
 from ckptclamp.checkpoints.keras.zip_directory import (
     DEFLATED,
     FULL32,
@@ -20,7 +20,11 @@ from ckptclamp.checkpoints.source import Source, crc32_of
 from ckptclamp.errors import NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
+    from ckptclamp.checkpoints.source import Limits
+    from ckptclamp.checkpoints.tensor import Extent, Tensor
 
 
 _BLOCK = 1 << 20
@@ -87,26 +91,69 @@ def _damaged(source: Source, member: Member, message: str) -> None:
     )
 
 
-def inflate_to_file(source: Source, member: Member) -> Source:
-    """Unpack a member into a file without a name, and return that as a source.
+def check_unpacked(source: Source, members: Sequence[Member], limits: Limits) -> None:
+    """Raise `RefusedError` if a deflated member, or all together, unpack to too much."""
+    packed = [member for member in members if member.method != STORED]
+    for member in packed:
+        limits.check_packed(source.path, member.stored, member.size, member.name)
+    limits.check_packed(source.path, source.size, sum(member.size for member in packed))
+
+
+def inflate_to_file(source: Source, members: Sequence[Member]) -> Source:
+    """Unpack members, one behind the other, into a file without a name; return that as a source.
 
     Raises:
-        UnreadableError: it is damaged, or there is no room for it.
+        UnreadableError: one is damaged, or there is no room for them.
     """
     try:
         scratch = ScratchFile(source.path)
         done = 0
-        for block in member_blocks(source, member):
-            scratch.put(block, done)
-            done += len(block)
+        for member in members:
+            for block in member_blocks(source, member):
+                scratch.put(block, done)
+                done += len(block)
     except NotWrittenError as error:
         raise UnreadableError(
             f"cannot be inflated: {error.message}",
             path=source.path,
-            tensor=member.name,
+            tensor=members[0].name if len(members) == 1 else None,
             hint=error.hint,
         ) from error
     return Source.from_fd(os.dup(scratch.fd), source.path)
+
+
+class PatchedArchive(FileCopy):
+    """A copy of an archive whose weights are changed where they lie.
+
+    `member_of` finds the stored member that holds a tensor; the other arguments are as in `FileCopy`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        reopen: Callable[[Source], Checkpoint],
+        member_of: Callable[[Tensor], Member],
+    ) -> None:
+        super().__init__([(source.path.name, source)], target, lambda copies: reopen(copies[0]))
+        self._member_of = member_of
+
+    def finish(self) -> None:
+        """See `StoredCopy.finish`; a checksum is written in the places where the archive keeps it."""
+        (copy,) = self.sources
+        for member in self._changed_members():
+            crc = struct.pack("<I", crc32_of(copy, member.data, member.stored))
+            with writing(copy.path):
+                for place in member.crc_places:
+                    write_at(copy.fd, memoryview(crc), place)
+
+    def may_differ(self, number: int) -> list[Extent]:
+        """See `FileCopy.may_differ`; checksums may, too."""
+        places = [place for member in self._changed_members() for place in member.crc_places]
+        return [*super().may_differ(number), *((place, place + 4) for place in places)]
+
+    def _changed_members(self) -> Sequence[Member]:
+        return list(dict.fromkeys(self._member_of(tensor) for tensor in self.changed.values()))
 
 
 def replace_member(
