@@ -16,6 +16,7 @@ from ckptclamp.applying.refusals import (
     refuse_remaining,
     refuse_ungoverned,
     refuse_unmendable,
+    refuse_untying,
     to_fix,
 )
 from ckptclamp.auditing.audit import as_spec, audit_plan, ignored, is_hashed, opened, summarise
@@ -108,10 +109,16 @@ class _Job:
             options.audit, memory=options.audit.memory - options.audit.memory // _KEPT
         )
 
-    def _plan(self, checkpoint: Checkpoint) -> Plan:
+    def _plan(
+        self, checkpoint: Checkpoint, same: tuple[tuple[str, ...], ...] | None = None
+    ) -> Plan:
         audit = self.options.audit
         return build_plan(
-            checkpoint, self.spec, allow_import=audit.allow_import, caller=audit.leeway
+            checkpoint,
+            self.spec,
+            allow_import=audit.allow_import,
+            caller=audit.leeway,
+            same=same,
         )
 
     def preview(self) -> ApplyReport:
@@ -181,6 +188,7 @@ class _Job:
         }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
+        refuse_untying(self.plan, accepted, self.checkpoint.path)
         todo = [
             a if a.mended is None else replace(a, tensor=a.mended)
             for a in self.plan.assignments
@@ -211,7 +219,7 @@ class _Job:
             stored.quantisation = self.checkpoint.quantisation  # no config.json is copied
             stored.config = self.checkpoint.config
             stored.adapter = self.checkpoint.adapter
-            plan = self._plan(stored)
+            plan = self._plan(stored, self.plan.same)
             refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
             # Those of the copy are not listed: the list is of the input.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -63,10 +64,10 @@ def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
         if (a.tensor.name, str(a.constraint)) not in projected
     }
     for result in report.results:
-        if to_fix(result) and (result.tensor, result.rule) in unprojected:
+        if to_fix(result) and (reason := _why_left(result, plan, unprojected)) is not None:
             raise NotWrittenError(
                 f"{result.violating} of {result.units} units violate {result.rule} and stay as they "
-                f"are, nothing was written: {unprojected[result.tensor, result.rule]}",
+                f"are, nothing was written: {reason}",
                 path=report.checkpoint.path,
                 tensor=result.tensor,
                 hint="--allow-remaining writes a copy with these left as they are",
@@ -86,12 +87,39 @@ def refuse_unmendable(report: AuditReport, plan: Plan) -> None:
         )
 
 
+def _why_left(
+    result: Result, plan: Plan, unprojected: Mapping[tuple[str, str], str | None]
+) -> str | None:
+    """Why nothing projects what `result` is about; ``None`` where something does."""
+    key = (result.tensor, result.rule)
+    if key in unprojected:
+        return unprojected[key]
+    known = any((a.tensor.name, a.rule) == key for a in plan.assignments)
+    return None if known else "no projection is about that"
+
+
 def _why_unfixable(result: Result) -> str:
     if result.nonfinite:
         return "no number is nearest to non-finite weights"
     if result.zero == result.unmendable:
         return f"zero vectors, which have no direction towards {result.constraint}"
     return f"no point of {result.constraint} is nearest"
+
+
+def refuse_untying(plan: Plan, accepted: AbstractSet[tuple[str, str]], path: Path) -> None:
+    """Refuse to leave one of several tied tensors alone, of which a rule has the others projected."""
+    ruled = {(a.tensor.whole.name, a.rule) for a in plan.assignments}
+    for group in plan.same:
+        for rule in {rule for name, rule in ruled if name in group}:
+            alone = [name for name in group if (name, rule) in accepted]
+            if alone and len(alone) < len(group):
+                raise NotWrittenError(
+                    f"nothing was written: an ignore rule accepts {rule} here, and not in what this is "
+                    f"tied to ({', '.join(name for name in group if name not in alone)})",
+                    path=path,
+                    tensor=alone[0],
+                    hint="ignore both or neither",
+                )
 
 
 def refuse_exclusive(

@@ -143,6 +143,7 @@ def audit_plan(
         tied = tuple(_tied_notices(checkpoint, plan, options.memory))
         if spec is not None and spec.preset is Preset.HEALTH:
             results += [_untied(notice) for notice in tied]
+            tied = ()
         notices = (
             *_format_notices(checkpoint, spec),
             *plan.notices,

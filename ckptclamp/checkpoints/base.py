@@ -41,6 +41,8 @@ def add_base(checkpoint: Checkpoint, base: Checkpoint) -> None:
     checkpoint.unlisted += base.unlisted
     checkpoint.quantisation = checkpoint.quantisation or base.quantisation
     checkpoint.configs = {**base.configs, **checkpoint.configs}
+    if checkpoint.config() is None:
+        checkpoint.config = base.config
 
 
 def _from(tensor: Tensor, first: int) -> Tensor:

@@ -121,8 +121,10 @@ class UnitStatistics:
     def zero(self) -> NDArray[np.bool_]:
         """Which units have no weight but zeros; none, where no statistic here can tell."""
         alone = (Statistic.NORM, Statistic.SUM_ABS, Statistic.MAX_ABS)
-        telling = [s for s in alone if s in self.values][:1] or [Statistic.MIN, Statistic.MAX]
-        if not self.values.keys() >= set(telling):
+        pairs = ([Statistic.MIN, Statistic.MAX], [Statistic.MIN, Statistic.SUM])
+        known = (pair for pair in pairs if self.values.keys() >= set(pair))
+        telling = [s for s in alone if s in self.values][:1] or next(known, [])
+        if not telling:
             return np.zeros(len(self), np.bool_)
         zero: NDArray[np.bool_] = self.nonfinite == 0
         for statistic in telling:

@@ -270,7 +270,7 @@ def _entry(result: Result) -> Entry:
 def worst_distance(result: Result) -> float | None:
     """How far outside its bound the worst unit with finite weights of `result` lies.
 
-    ``None`` where every violating unit holds non-finite weights.
+    ``None`` where every violating unit holds non-finite weights, or nothing is measured.
 
     Raises:
         UsageError: the result does not tell, because it kept no worst unit.
@@ -281,7 +281,7 @@ def worst_distance(result: Result) -> float | None:
         distances.append(low - result.measured_min)
     if high is not None and result.measured_max is not None:
         distances.append(result.measured_max - high)
-    if result.violating == result.nonfinite:
+    if result.violating == result.nonfinite or not result.unit_size:
         return None
     if not distances:
         raise UsageError(

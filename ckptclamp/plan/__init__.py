@@ -119,7 +119,7 @@ class Plan:
     """What will be judged, what cannot be, and which rules matched nothing.
 
     `tied` are governed tensors that must be copies of each other; the second one counts. `settling`
-    are the ignore rules that settled a declaration.
+    are the ignore rules that settled a declaration. `same` are names of tensors that are one weight.
     """
 
     assignments: tuple[Assignment, ...] = ()
@@ -128,6 +128,7 @@ class Plan:
     notices: tuple[Notice, ...] = ()
     tied: tuple[tuple[Tensor, Tensor], ...] = ()
     settling: tuple[Suppression, ...] = ()
+    same: tuple[tuple[str, ...], ...] = ()
 
 
 Entry = Assignment | NotEvaluated | UnmatchedRule | Notice

@@ -31,6 +31,7 @@ def build_plan(
     *,
     allow_import: AbstractSet[str] = frozenset(),
     caller: Leeway | None = None,
+    same: tuple[tuple[str, ...], ...] | None = None,
 ) -> Plan:
     """Decide what will be judged of `checkpoint`; no weight is read.
 
@@ -43,6 +44,7 @@ def build_plan(
         spec: the rules; ``None`` leaves only declared constraints.
         allow_import: modules from which a declared custom constraint may be imported.
         caller: what is forgiven, whatever the rules say of it.
+        same: the tied tensors, where that is known: those of the original of a copy.
 
     Raises:
         SpecError: a rule makes no sense for a tensor that it matches, such as an axis that the
@@ -64,8 +66,8 @@ def build_plan(
     if bound is None:
         from ckptclamp.plan.ties import find_ties
 
-        ties = find_ties(checkpoint, entries)
-        return replace(plan_of(ties.entries), tied=ties.stated)
+        ties = find_ties(checkpoint, entries, same)
+        return replace(plan_of(ties.entries), tied=ties.stated, same=ties.groups)
     if spec.declared is Declared.AUDIT:
         from ckptclamp.plan.declarations import plan_declarations
 

@@ -8,9 +8,11 @@ measured in one pass: its unit is the whole of it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from ckptclamp.checkpoints.documents import CONFIG
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import NotComputed, Role, Tensor, Unreadable
 from ckptclamp.constraints.soundness import Positive, Sound, Varied
@@ -38,12 +40,15 @@ SCALES: Final = "health/scales"
 TIED: Final = "health/tied"
 """The ids of its rules; ignore rules and baselines name them. The last one compares tied tensors."""
 
+_BIAS: Final = re.compile(r"(?:^|[._/])bias(?:es)?(?:_?\d+)?(?::0)?$")
+
 
 def plan_health(checkpoint: Checkpoint) -> Iterator[Entry]:
     """Yield what is asked of each tensor of `checkpoint` that holds real numbers."""
     bound = keras_model(checkpoint)
     labels = {} if bound is None else bound.distinct_labels
     parts = parts_of(checkpoint)
+    yield from _unread_config(checkpoint)
     largest = _largest(checkpoint)
     computed = computed_tensors(checkpoint)
     for tensor in audited_tensors(checkpoint).values():
@@ -58,16 +63,31 @@ def plan_health(checkpoint: Checkpoint) -> Iterator[Entry]:
             yield from _of_weight(tensor, label, largest)
 
 
+def _unread_config(checkpoint: Checkpoint) -> Iterator[Entry]:
+    """What is asked of the whole checkpoint cannot be told without the config beside it."""
+    config = None if checkpoint.keras is not None else checkpoint.config()
+    found = next((c for c in (config, checkpoint.quantisation) if isinstance(c, Unreadable)), None)
+    if found is not None:
+        yield NotEvaluated(
+            subject=CONFIG,
+            rule=WEIGHTS,
+            constraint=str(Sound()),
+            origin=Origin.SPEC,
+            reason=f"what it says of dtypes, ties and quantised weights is not known: {found.reason}",
+            hint="mend it, or remove it; --follow-symlinks reads one that is a symbolic link",
+        )
+
+
 def _of_weight(tensor: Tensor, label: str | None, largest: float) -> Iterator[Entry]:
     """What is asked of one weight; of the state of an optimizer, that it is finite."""
     if tensor.role is not Role.WEIGHT:
         yield _assignment(tensor, WEIGHTS, Sound(varied=False), label)
         return
     bound = largest if largest < _largest_of(tensor) else math.inf
-    is_matrix = len(tensor.shape) > 1
+    is_matrix = len(tensor.shape) > 1 and _BIAS.search(label or tensor.name) is None
     yield _assignment(tensor, WEIGHTS, Sound(bound, varied=is_matrix), label)
     if not is_matrix and tensor.size > 1:
-        # Vectors begin as ones or zeros, and may rightly stay so; a matrix that does is dead.
+        # Vectors, and biases of any shape, begin as ones or zeros, and may rightly stay so; a matrix that does is dead.
         yield _assignment(tensor, VARIED, Varied(), label, Severity.WARNING)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import is_
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable
+from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable, View
 from ckptclamp.errors import Notice, NotWrittenError, UsageError, printable
 from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
@@ -203,9 +203,18 @@ def governed(
     `stored` under these names; `parts` are as `parts_of` says.
     """
     if rule.storage is Storage.RAW and parts:
-        return [stored.get(t.name, t) for t in matched if t.whole.name in stored]
+        return [_as_stored(t, stored) for t in matched if t.whole.name in stored]
     weights = {tensor.name for tensor in matched if is_effective(tensor)}
     return [t for t in matched if is_effective(t) or _weight_of(t, parts) not in weights]
+
+
+def _as_stored(tensor: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
+    """`tensor`, or the part of a tensor that it is, in the numbers that are stored under its name."""
+    if not isinstance(tensor.storage, View):
+        return stored[tensor.name]
+    whole = stored[tensor.whole.name]
+    view = replace(tensor.storage, whole=whole)
+    return replace(tensor, storage=view, dtype=whole.dtype, dtype_name=whole.dtype_name)
 
 
 def _weight_of(tensor: Tensor, parts: Mapping[str, Part]) -> str | None:

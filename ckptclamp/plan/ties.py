@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.checkpoints.tensor import Contiguous, Unreadable, View
 from ckptclamp.errors import printable
 from ckptclamp.plan import Assignment
+from ckptclamp.plan.tensors import is_effective, parts_of
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -35,40 +36,53 @@ _GLANCE = 256
 """Bytes that are compared before all are read."""
 
 
+Groups = tuple[tuple[str, ...], ...]
+"""Names of tensors that are one weight."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ties:
-    """What is planned, for tied tensors too, and the pairs that the config ties."""
+    """What is planned, for tied tensors too; which are tied, and the pairs that the config ties."""
 
     entries: tuple[Entry, ...] = ()
+    groups: Groups = ()
     stated: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
-def find_ties(checkpoint: Checkpoint, entries: Sequence[Entry]) -> Ties:
+def find_ties(
+    checkpoint: Checkpoint, entries: Sequence[Entry], groups: Groups | None = None
+) -> Ties:
     """Find what the tensors of `entries` are tied to in a checkpoint that is none of Keras'.
+
+    Weights that are computed from parts are tied to nothing, and parts are no weights. A copy has the
+    `groups` of its original: what a projection made equal is not tied by that.
 
     Raises:
         UnreadableError: bytes that are to be compared are not there.
     """
-    own: dict[str, list[Assignment]] = defaultdict(list)
-    for entry in entries:
-        if isinstance(entry, Assignment):
-            own[entry.tensor.whole.name].append(entry)
-    tensors = checkpoint.tensors
+    parts = parts_of(checkpoint)
+    own = {
+        entry.tensor.whole.name
+        for entry in entries
+        if isinstance(entry, Assignment) and not is_effective(entry.tensor)
+    } - parts.keys()
     if not own:
         return Ties(tuple(entries))
-    stated = [pair for pair in _stated(checkpoint) if not own.keys().isdisjoint(pair)]
-    groups = _joined([*stated, *_equal(checkpoint, own)])
+    tensors = {name: t for name, t in checkpoint.tensors.items() if name not in parts}
+    stated = [pair for pair in _stated(checkpoint, tensors) if not own.isdisjoint(pair)]
+    if groups is None:
+        groups = _joined([*stated, *_equal(checkpoint, tensors, own)])
     return Ties(
-        tuple(_shared(entries, own, {name: group for group in groups for name in group}, tensors)),
+        tuple(_shared(entries, {name: group for group in groups for name in group}, tensors)),
+        groups,
         tuple((tensors[one], tensors[other]) for one, other in stated),
     )
 
 
-def _stated(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+def _stated(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """The embedding and the head that the config ties, where both are stored and there is one each."""
     heads, embeddings = (
-        [name for name in checkpoint.tensors if form.fullmatch(name)]
-        for form in (_HEAD, _EMBEDDING)
+        [name for name in tensors if form.fullmatch(name)] for form in (_HEAD, _EMBEDDING)
     )
     if len(heads) != 1 or len(embeddings) != 1:
         return []
@@ -78,15 +92,17 @@ def _stated(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     inner = config.get("text_config")
     places = (config, inner if isinstance(inner, dict) else {})
     tied = any(place.get("tie_word_embeddings") is True for place in places)
-    one, other = (checkpoint.tensors[names[0]] for names in (embeddings, heads))
+    one, other = (tensors[names[0]] for names in (embeddings, heads))
     alike = (one.shape, one.dtype) == (other.shape, other.dtype)
     return [(one.name, other.name)] if tied and alike else []
 
 
-def _equal(checkpoint: Checkpoint, governed: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Groups of names with the same bytes, at least one of them `governed`."""
-    wanted = {_kind(checkpoint.tensors[name]) for name in governed if name in checkpoint.tensors}
-    found = [t for t in checkpoint.tensors.values() if _comparable(t) and _kind(t) in wanted]
+def _equal(
+    checkpoint: Checkpoint, tensors: Mapping[str, Tensor], governed: Iterable[str]
+) -> Iterator[tuple[str, ...]]:
+    """Groups of names with the same bytes, of tensors of which one of the kind is `governed`."""
+    wanted = {_kind(tensors[name]) for name in governed if name in tensors}
+    found = [t for t in tensors.values() if _comparable(t) and _kind(t) in wanted]
     for alike in _grouped(found, _kind):
         for begun in _grouped(alike, partial(_glance, checkpoint)):
             for group in _grouped(begun, partial(_digest, checkpoint)):
@@ -130,38 +146,38 @@ def _place(checkpoint: Checkpoint, tensor: Tensor) -> tuple[Extent, Source]:
     return tensor.extents[0], checkpoint.sources[tensor.storage.source]
 
 
-def _joined(groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+def _joined(groups: Iterable[Sequence[str]]) -> Groups:
     """Groups that share a name as one."""
-    joined: list[dict[str, None]] = []
+    of: dict[str, list[str]] = {}
     for group in groups:
-        merged = dict.fromkeys(group)
-        for other in [o for o in joined if not merged.keys().isdisjoint(o)]:
-            joined.remove(other)
-            merged = other | merged
-        joined.append(merged)
-    return [tuple(group) for group in joined]
+        merged: list[str] = []
+        for name in group:
+            known = of.get(name, [name])
+            if known is not merged:
+                merged += known
+                of |= dict.fromkeys(known, merged)
+    unique = {id(group): group for group in of.values()}
+    return tuple(map(tuple, unique.values()))
 
 
 def _shared(
-    entries: Sequence[Entry],
-    own: Mapping[str, Sequence[Assignment]],
-    groups: Mapping[str, Sequence[str]],
-    tensors: Mapping[str, Tensor],
+    entries: Sequence[Entry], groups: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]
 ) -> Iterator[Entry]:
     """Every entry, each followed by its like for the tied tensors that its rule does not match.
 
     So the rules of all of a group stand in one order, and a projection makes the same of all.
     """
-    matched = {(name, entry.rule) for name, found in own.items() for entry in found}
+    matched = {(e.tensor.name, e.rule) for e in entries if isinstance(e, Assignment)}
     for entry in entries:
         yield entry
-        if not isinstance(entry, Assignment):
+        if not isinstance(entry, Assignment) or is_effective(entry.tensor):
             continue
         name = entry.tensor.whole.name
         for other in groups.get(name, ()):
-            if (other, entry.rule) not in matched:
-                matched.add((other, entry.rule))
-                yield _for(entry, tensors[other], name)
+            like = _for(entry, tensors[other], name)
+            if (like.tensor.name, entry.rule) not in matched:
+                matched.add((like.tensor.name, entry.rule))
+                yield like
 
 
 def _for(entry: Assignment, tensor: Tensor, other: str) -> Assignment:

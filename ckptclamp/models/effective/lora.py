@@ -239,7 +239,10 @@ def _by_module(config: Mapping[str, Any], pattern: str, default: str, module: st
             break
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise NotComputedError(f"adapter_config.json has no usable {default}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise NotComputedError(f"adapter_config.json has no usable {default}") from error
 
 
 def _names(key: str, module: str) -> bool:
