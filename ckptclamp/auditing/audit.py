@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp import __version__
 from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening
-from ckptclamp.auditing.results import AuditReport, CheckpointSummary, FileDigest, Result, Verdict
+from ckptclamp.auditing.results import (
+    EQUAL,
+    AuditReport,
+    CheckpointSummary,
+    FileDigest,
+    Result,
+    Verdict,
+)
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
@@ -230,7 +237,7 @@ def _untied(notice: Notice) -> Result:
     return Result(
         tensor=notice.tensor or "",
         rule=TIED,
-        constraint="equal to what it is tied to",
+        constraint=EQUAL,
         origin=Origin.SPEC,
         verdict=Verdict.VIOLATION,
         why="preset: health",

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ckptclamp.auditing.results import AuditReport, Result, Suppressed, Verdict
+from ckptclamp.auditing.results import EQUAL, AuditReport, Result, Suppressed, Verdict
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.errors import (
     ExitCode,
@@ -281,7 +281,7 @@ def worst_distance(result: Result) -> float | None:
         distances.append(low - result.measured_min)
     if high is not None and result.measured_max is not None:
         distances.append(result.measured_max - high)
-    if result.violating == result.nonfinite or not result.unit_size:
+    if result.violating == result.nonfinite or result.constraint == EQUAL:
         return None
     if not distances:
         raise UsageError(
