@@ -33,7 +33,7 @@ def assert_conforms(
     `spec` is a `Spec`, the path of a YAML file or what such a file would hold; ``None`` judges what
     the model itself declares. `baseline` is the path of known violations, `checkpoint_name` what it
     knows the checkpoint by, if not by its path. `options` are the fields of
-    `ckptclamp.auditing.audit.AuditOptions` (``strict=True``, ``tolerance=0.0``).
+    `ckptclamp.auditing.options.AuditOptions` (``strict=True``, ``tolerance=0.0``).
 
     Raises:
         AssertionError: violations, or something could not be evaluated; the message is the report.

@@ -188,14 +188,15 @@ class _Job:
         }
         everything = self.projection is Projection.KERAS
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
-        refuse_untying(self.plan, accepted, self.checkpoint.path)
         todo = [
-            a if a.mended is None else replace(a, tensor=a.mended)
+            a
             for a in self.plan.assignments
             if (everything or a.tensor.name in outside)
             and a.unprojected is None
             and (a.tensor.name, a.rule) not in accepted
         ]
+        refuse_untying(self.plan, accepted, todo, self.checkpoint.path)
+        todo = [a if a.mended is None else replace(a, tensor=a.mended) for a in todo]
         work = Work(self.checkpoint, copy, self.kept, self.auditing, self.projection)
         return project_tensors(work, todo, rounds)
 
@@ -209,8 +210,8 @@ class _Job:
     ) -> AuditReport:
         """Audit what was written, as it is stored.
 
-        What was not written is, byte for byte, what the first audit judged: `StoredCopy.compare` has seen
-        to it.
+        What was not written is, byte for byte, what the first audit judged: `StoredCopy.compare` has
+        seen to it.
         """
         written = self._affected({change.tensor for change in changes})
         with copy.reopen() as stored:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ckptclamp.auditing.results import AuditReport, Result, Verdict
 from ckptclamp.constraints.norms import MinMaxNorm
-from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError
-from ckptclamp.plan import Plan
+from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError, printable
+from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import exclusive
 from ckptclamp.spec.model import Projection
 
@@ -106,20 +106,32 @@ def _why_unfixable(result: Result) -> str:
     return f"no point of {result.constraint} is nearest"
 
 
-def refuse_untying(plan: Plan, accepted: AbstractSet[tuple[str, str]], path: Path) -> None:
-    """Refuse to leave one of several tied tensors alone, of which a rule has the others projected."""
-    ruled = {(a.tensor.whole.name, a.rule) for a in plan.assignments}
-    for group in plan.same:
-        for rule in {rule for name, rule in ruled if name in group}:
-            alone = [name for name in group if (name, rule) in accepted]
-            if alone and len(alone) < len(group):
-                raise NotWrittenError(
-                    f"nothing was written: an ignore rule accepts {rule} here, and not in what this is "
-                    f"tied to ({', '.join(name for name in group if name not in alone)})",
-                    path=path,
-                    tensor=alone[0],
-                    hint="ignore both or neither",
-                )
+def refuse_untying(
+    plan: Plan, accepted: AbstractSet[tuple[str, str]], todo: Iterable[Assignment], path: Path
+) -> None:
+    """Refuse to leave a tied tensor alone (`accepted`: tensor and rule) whose like is in `todo`."""
+    group_of = {name: index for index, group in enumerate(plan.same) for name in group}
+    kept = {
+        _tied_key(a, group_of): a.tensor.name
+        for a in plan.assignments
+        if (a.tensor.name, a.rule) in accepted and a.tensor.whole.name in group_of
+    }
+    for assignment in todo if kept else ():
+        if (alone := kept.get(_tied_key(assignment, group_of))) is not None:
+            raise NotWrittenError(
+                f"nothing was written: an ignore rule accepts {assignment.rule} here, and not in what "
+                f"this is tied to ({printable(assignment.tensor.name)})",
+                path=path,
+                tensor=alone,
+                hint="ignore both or neither",
+            )
+
+
+def _tied_key(assignment: Assignment, group_of: Mapping[str, int]) -> tuple[int | None, str, str]:
+    """What is the same of a rule's assignments to tied tensors, and to the same part of each."""
+    tensor = assignment.tensor
+    part = tensor.name.removeprefix(tensor.whole.name)
+    return group_of.get(tensor.whole.name), part, assignment.rule
 
 
 def refuse_exclusive(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptclamp.constraints.soundness import OpenSet
 from ckptclamp.constraints.tolerance import KERAS_EPSILON, History, trained_tolerance
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Excuses:
 
     def _hints(self) -> Iterator[str]:
         history, epsilon = self.assignment.history, self.epsilon()
-        if self._zeros:
+        if self._zeros and not isinstance(self.assignment.constraint, OpenSet):
             yield "`zero_units: allow`, or --zero-units allow, excepts units of zeros alone"
         if epsilon is not None:
             known = epsilon == self.assignment.constraint.epsilon

@@ -26,11 +26,13 @@ from ckptclamp.checkpoints.tensor import (
     View,
 )
 from ckptclamp.constraints.base import Statistic
+from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
+from ckptclamp.engine import matrices, whole, whole_units
 from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
-from ckptclamp.plan import Plan
+from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import audited_tensors, is_effective, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
@@ -113,14 +115,14 @@ def inspect(
         judged = audited_tensors(checkpoint) if norms else {}
         parts = parts_of(checkpoint) if norms else {}
         tensors += [t for name, t in judged.items() if name not in checkpoint.tensors]
-        whole = [t for t in judged.values() if is_effective(t) or t.name not in parts]
+        measurable = [t for t in judged.values() if is_effective(t) or t.name not in parts]
         measured = {name: NormStatistics("", failure=part.reason) for name, part in parts.items()}
         measured |= {
             tensor.name: NormStatistics("", failure=tensor.storage.reason)
             for tensor in judged.values()
             if isinstance(tensor.storage, NotComputed)
         }
-        measured |= _norms(checkpoint, whole, units, options)
+        measured |= _norms(checkpoint, measurable, units, options)
         inspection = Inspection(
             checkpoint=summarise(checkpoint, digests.result()),
             tensors=tuple(
@@ -245,12 +247,25 @@ class _NormSum:
 
 
 @dataclass(frozen=True, slots=True)
+class AtOnce:
+    """What must be in memory at once: how many bytes for an audit (0 if blocks do), and an apply."""
+
+    what: str
+    audit: int
+    apply: int
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """The plan for a checkpoint, and the tensors that no rule governs."""
+    """The plan for a checkpoint, and the tensors that no rule governs.
+
+    `at_once` says of each assignment what it needs at once; ``None`` where blocks do.
+    """
 
     checkpoint: CheckpointSummary
     plan: Plan
     ungoverned: tuple[str, ...]
+    at_once: tuple[AtOnce | None, ...]
 
     @property
     def exit_code(self) -> ExitCode:
@@ -288,4 +303,23 @@ def explain(
             checkpoint=summarise(checkpoint, digests={}),
             plan=plan,
             ungoverned=tuple(name for name in checkpoint.tensors if name not in governed),
+            at_once=tuple(map(_at_once, plan.assignments)),
         )
+
+
+def _at_once(assignment: Assignment) -> AtOnce | None:
+    constraint, tensor, axes = assignment.constraint, assignment.tensor, assignment.axes
+    if isinstance(constraint, WholeUnitConstraint):
+        assert tensor.dtype is not None
+        size = whole_units.needed_bytes(constraint, tensor.shape, axes, tensor.dtype.itemsize)
+        return AtOnce("a whole unit", 0 if constraint.streaming else size, size)
+    if isinstance(constraint, MatrixConstraint):
+        audit, apply = (
+            matrices.needed_bytes(constraint, tensor.shape, axes, projecting=projecting)
+            for projecting in (False, True)
+        )
+        return AtOnce("a Gram matrix", audit, apply) if audit else None
+    if not constraint.streaming:
+        size = whole.needed_bytes(tensor)
+        return AtOnce("the whole tensor", size, size)
+    return None

@@ -2,8 +2,8 @@
 
 A suppressed violation stays in the report, is counted apart in every format, and no longer fails
 the gate. What was not evaluated is never suppressed here (a declaration may be settled, see
-`plan.settled`). Neither are non-finite weights: who accepted a
-norm that is too large did not accept a NaN (a baseline can record them, see `baseline`).
+`plan.settled`). Neither are non-finite weights: who accepted a norm that is too large did not accept
+a NaN (a baseline can record them, see `baseline`).
 """
 
 from __future__ import annotations

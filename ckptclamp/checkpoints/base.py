@@ -40,9 +40,10 @@ def add_base(checkpoint: Checkpoint, base: Checkpoint) -> None:
     checkpoint.tensors = {**added, **checkpoint.tensors}
     checkpoint.unlisted += base.unlisted
     checkpoint.quantisation = checkpoint.quantisation or base.quantisation
-    checkpoint.configs = {**base.configs, **checkpoint.configs}
     if checkpoint.config() is None:
-        checkpoint.config = base.config
+        config = base.config()
+        checkpoint.config = lambda: config
+    checkpoint.configs = {**base.configs, **checkpoint.configs}
 
 
 def _from(tensor: Tensor, first: int) -> Tensor:

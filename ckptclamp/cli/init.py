@@ -61,7 +61,8 @@ def init_command(
     """Write a first spec for CHECKPOINT.
 
     Its rules are the constraints that the model declares; without any, what is known of tensors by
-    their names and kept by their weights, and bounds on the norms that the others have now. Read it before you trust it: it says what is, not what should be.
+    their names and kept by their weights, and bounds on the norms that the others have now. Read it
+    before you trust it: it says what is, not what should be.
 
     Its first line tells editors which schema to check it by; that is written beside it.
     """

@@ -82,7 +82,7 @@ def explain_command(
 ) -> None:
     """Show which rule applies to which tensor of CHECKPOINT and why, and what one unit is.
 
-    No weight is read. What cannot be judged, and what matches nothing, is listed too.
+    Nothing is measured. What cannot be judged, and what matches nothing, is listed too.
     """
     from ckptclamp.auditing.inspection import explain
     from ckptclamp.cli.running import audit_options, load_rules, render_options

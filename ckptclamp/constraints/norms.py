@@ -48,7 +48,7 @@ class _NormConstraint(BuiltIn):
 
     def with_epsilon(self, epsilon: float) -> Self:
         """This constraint as Keras keeps it where `keras.config.set_epsilon` changed its epsilon."""
-        changed = replace(self)  # type: ignore[type-var] # the three are dataclasses
+        changed = replace(self)  # type: ignore[type-var] # each is a dataclass
         object.__setattr__(changed, "epsilon", epsilon)
         return changed
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptclamp.constraints.base import UnitStatistics
 
 
-class _Open(BuiltIn):
+class OpenSet(BuiltIn):
     """Needs the extremes of a unit, and projects nothing."""
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MIN, Statistic.MAX})
@@ -39,7 +39,7 @@ class _Open(BuiltIn):
 
 
 @dataclass(frozen=True)
-class Sound(_Open):
+class Sound(OpenSet):
     """Every weight finite and of a magnitude up to `max_value`, and, if `varied`, not all one value."""
 
     max_value: float = math.inf
@@ -63,7 +63,7 @@ class Sound(_Open):
 
 
 @dataclass(frozen=True)
-class Varied(_Open):
+class Varied(OpenSet):
     """Not all weights of a unit one value."""
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Varied(_Open):
 
 
 @dataclass(frozen=True)
-class Positive(_Open):
+class Positive(OpenSet):
     """Every weight a finite number greater than 0."""
 
     def __str__(self) -> str:

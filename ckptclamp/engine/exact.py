@@ -57,9 +57,9 @@ def settled(
     Where its own error reaches a limit, exact sums decide, and what is reported moves to the right
     side, by its last bits. Units with non-finite weights, which are `broken`, stay as they are.
     """
-    limits = {tolerance, tolerance + shortfall, 0.0} - (
-        {0.0} if constraint.exact_measure else set()
-    )
+    limits = {0.0, tolerance, tolerance + shortfall}
+    if constraint.exact_measure:
+        limits.discard(0.0)  # what was measured is exact
     if not limits:
         return judgement
     doubtful = np.logical_or.reduce([judgement.doubtful(limit) for limit in limits])

@@ -55,9 +55,11 @@ def project(
 
     `Projection.EXACT` moves only units that violate `tolerance`: to the nearest weights in the set
     that the storage dtype holds, see `search`. They conform at tolerance 0, in exact arithmetic
-    (constraints that rounding inward cannot reach, such as ``norm = 1``: at `tolerance`). `Projection.KERAS` applies Keras' formula to every unit with
-    finite weights. Units with non-finite weights, those that the constraint calls unmendable, and
-    those that Keras' formula would make non-finite in the storage dtype keep their bytes.
+    (constraints that rounding inward cannot reach, such as ``norm = 1``: at `tolerance`).
+    `Projection.KERAS` applies Keras' formula to every unit with finite weights. Units with non-finite
+    weights, those that the constraint calls unmendable, and those that Keras' formula would make
+    non-finite in the storage dtype keep their bytes.
+
     `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
     that these keep their buffers from one tensor to the next. `known` is all that `measure` answers for
     this tensor and what the constraint needs, if that is known already; it is believed, and saves

@@ -93,7 +93,7 @@ def _applied(
     memory: int,
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Return the weights, and what `project` makes of them."""
-    needed = _needed(tensor)
+    needed = needed_bytes(tensor)
     if needed > memory:
         raise UnreadableError(
             f"needs {needed} bytes at once, over the budget of {memory}",
@@ -108,7 +108,7 @@ def _applied(
     return weights, moved
 
 
-def _needed(tensor: Tensor) -> int:
+def needed_bytes(tensor: Tensor) -> int:
     """Bytes: the weights, the callable's input and output, and three arrays of float64."""
     return tensor.nbytes + tensor.size * (8 + 8 + 3 * 8)
 

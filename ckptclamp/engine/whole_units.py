@@ -70,7 +70,8 @@ def project_whole_units(
     Each becomes the nearest point of the set, computed in float64 and rounded to the storage dtype,
     is measured again as stored, and is written if it then conforms, or lies less than half as far
     outside as before. Units with non-finite weights, and those that the constraint calls
-    unmendable, keep their bytes, and with `spare_zero` zero units. `known` is what `measure` answers for this tensor, if it is known.
+    unmendable, keep their bytes, and with `spare_zero` zero units. `known` is what `measure` answers
+    for this tensor, if it is known.
 
     Raises:
         UnreadableError: the tensor cannot be read, or one unit does not fit into `memory` bytes.

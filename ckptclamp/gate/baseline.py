@@ -200,9 +200,9 @@ def compare(
 ) -> AuditReport:
     """Mark the violations in `report` that `baseline` knows, and note what else is in it.
 
-    `checkpoint` is what was audited, as `checkpoint_identity` says; it is a warning if the baseline
-    is for another one, or does not tell. New and worse violations stay as they are. `today` is the day that expiry is judged by; by
-    default the current one in UTC.
+    `checkpoint` is what was audited, as `checkpoint_identity` says; it is a warning if the baseline is
+    for another one, or does not tell. New and worse violations stay as they are. `today` is the day
+    that expiry is judged by; by default the current one in UTC.
     """
     today = today or utc_today()
     known = baseline.by_identity()

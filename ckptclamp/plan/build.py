@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Suppression
 
 
-__all__ = ["Assignment", "NotEvaluated", "Plan", "build_plan"]
-
-
 def build_plan(
     checkpoint: Checkpoint,
     spec: Spec | None,
@@ -33,7 +30,7 @@ def build_plan(
     caller: Leeway | None = None,
     same: tuple[tuple[str, ...], ...] | None = None,
 ) -> Plan:
-    """Decide what will be judged of `checkpoint`; no weight is read.
+    """Decide what will be judged of `checkpoint`; weights are compared (`plan.ties`), none is measured.
 
     The rules of `spec` come first, in their order, then what the checkpoint's own model declares,
     unless the spec ignores it. The same tensor may be judged under several constraints. A declaration

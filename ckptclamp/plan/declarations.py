@@ -220,7 +220,8 @@ def _refuse_hidden_differences(planners: Sequence[_Planner], spec: Spec) -> None
         SpecProblem(
             f"custom_objects.{name}: one constraint for declarations that differ: "
             + "; ".join(f"{rule} has {arguments}" for arguments, rule in [*different.items()][:3]),
-            hint=f"write $ and an argument's name for a number, such as ${next(iter(different)).partition('=')[0]}",
+            hint="write $ and an argument's name for a number, such as "
+            f"${next(iter(different)).partition('=')[0]}",
         )
         for name, different in met.items()
         if len(different) > 1

@@ -87,7 +87,8 @@ def _of_weight(tensor: Tensor, label: str | None, largest: float) -> Iterator[En
     is_matrix = len(tensor.shape) > 1 and _BIAS.search(label or tensor.name) is None
     yield _assignment(tensor, WEIGHTS, Sound(bound, varied=is_matrix), label)
     if not is_matrix and tensor.size > 1:
-        # Vectors, and biases of any shape, begin as ones or zeros, and may rightly stay so; a matrix that does is dead.
+        # Vectors, and biases of any shape, begin as ones or zeros, and may rightly stay so; a matrix
+        # that does is dead.
         yield _assignment(tensor, VARIED, Varied(), label, Severity.WARNING)
 
 
@@ -127,8 +128,9 @@ def _assignment(
 
 
 def _why_not(tensor: Tensor) -> str | None:
-    """Why a tensor that may hold real numbers cannot be judged."""
-    if isinstance(tensor.whole.storage, Unreadable) or tensor.dtype is None:
+    """Why a tensor that may hold weights cannot be judged; truth values and integers are finite."""
+    unreadable = isinstance(tensor.storage, Unreadable)
+    if unreadable or tensor.dtype is None or tensor.dtype.kind is Kind.COMPLEX:
         return why_not_audited(tensor)
     return None
 

@@ -66,6 +66,6 @@ def _independent(assignment: Assignment) -> int:
     that were quantised were rounded relative to the largest of those that share a scale.
     """
     by_norm = assignment.constraint.needs == frozenset({Statistic.NORM})
-    if not by_norm or isinstance(assignment.tensor.storage, Computed):
+    if not by_norm or isinstance(assignment.tensor.whole.storage, Computed):
         return 1
     return unit_size(assignment.tensor.shape, assignment.axes)

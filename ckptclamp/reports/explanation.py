@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.tensor import Computed
-from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
-from ckptclamp.engine import matrices, whole_units
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.wording import file_size, interval, plural, shape_words, unmatched_words
@@ -14,7 +13,7 @@ from ckptclamp.reports.wording import file_size, interval, plural, shape_words, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptclamp.auditing.inspection import Explanation
+    from ckptclamp.auditing.inspection import AtOnce, Explanation
     from ckptclamp.errors import Notice
     from ckptclamp.plan import Assignment, NotEvaluated
     from ckptclamp.reports import RenderOptions
@@ -45,8 +44,8 @@ def _pairs(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
     plan = explanation.plan
     yield printable(explanation.checkpoint.path, limit=None)
     yield ""
-    for assignment in plan.assignments:
-        yield from _assignment(assignment)
+    for assignment, needed in zip(plan.assignments, explanation.at_once, strict=True):
+        yield from _assignment(assignment, needed)
     for entry in plan.not_evaluated:
         yield from _not_evaluated(entry)
     for unmatched in plan.unmatched:
@@ -56,7 +55,7 @@ def _pairs(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
     yield from _unmatched_tensors(explanation.ungoverned, options)
 
 
-def _assignment(assignment: Assignment) -> Iterator[str]:
+def _assignment(assignment: Assignment, needed: AtOnce | None) -> Iterator[str]:
     tensor = assignment.tensor
     label = f" ({printable(assignment.label)})" if assignment.label else ""
     yield f"{printable(tensor.name)}{label}"
@@ -68,32 +67,19 @@ def _assignment(assignment: Assignment) -> Iterator[str]:
     if words := assignment.constraint.measures:
         yield f"  measured: {words} {interval(assignment.constraint.interval())}"
     yield f"  tolerance: {_tolerance(assignment)}"
-    yield from _at_once(assignment)
+    if needed is not None:
+        yield f"  note: {_at_once(needed)}"
     yield from _notices(assignment.notices, indent="  ")
     yield ""
 
 
-def _at_once(assignment: Assignment) -> Iterator[str]:
-    """Tell what must be in memory at once, where that is more than a block."""
-    constraint, tensor = assignment.constraint, assignment.tensor
-    if isinstance(constraint, WholeUnitConstraint) and tensor.dtype is not None:
-        size = whole_units.needed_bytes(
-            constraint, tensor.shape, assignment.axes, tensor.dtype.itemsize
-        )
-        who = "apply needs" if constraint.streaming else "audit and apply need"
-        yield f"  note: {who} a whole unit in memory at once: {file_size(size)}"
-    elif isinstance(constraint, MatrixConstraint):
-        audit, apply = (
-            matrices.needed_bytes(constraint, tensor.shape, assignment.axes, projecting=projecting)
-            for projecting in (False, True)
-        )
-        if audit:
-            yield (
-                f"  note: a Gram matrix must be in memory: {file_size(audit)} for an audit, "
-                f"{file_size(apply)} for an apply"
-            )
-    elif not constraint.streaming:
-        yield "  note: a callable that needs the whole tensor in memory"
+def _at_once(needed: AtOnce) -> str:
+    what, audit, apply = needed.what, file_size(needed.audit), file_size(needed.apply)
+    if not needed.audit:
+        return f"apply needs {what} in memory at once: {apply}"
+    if needed.audit == needed.apply:
+        return f"audit and apply need {what} in memory at once: {apply}"
+    return f"{what} must be in memory: {audit} for an audit, {apply} for an apply"
 
 
 def _tolerance(assignment: Assignment) -> str:
@@ -140,7 +126,10 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         "schema": "ckptclamp-explanation-1",
         "checkpoint": explanation.checkpoint.path,
         "exit_code": int(explanation.exit_code),
-        "assignments": [_assignment_json(assignment) for assignment in plan.assignments],
+        "assignments": [
+            _assignment_json(assignment, needed)
+            for assignment, needed in zip(plan.assignments, explanation.at_once, strict=True)
+        ],
         "not_evaluated": [
             {
                 "subject": entry.tensor.name if entry.tensor else entry.subject,
@@ -157,7 +146,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _assignment_json(assignment: Assignment) -> dict[str, Any]:
+def _assignment_json(assignment: Assignment, needed: AtOnce | None) -> dict[str, Any]:
     tensor = assignment.tensor
     return {
         "tensor": tensor.name,
@@ -174,6 +163,7 @@ def _assignment_json(assignment: Assignment) -> dict[str, Any]:
         "shortfall": assignment.shortfall,
         "history": assignment.history,
         "allow_zero": assignment.allow_zero,
+        "at_once": None if needed is None else asdict(needed),
         "location": assignment.location,
         "notices": [_notice_json(notice) for notice in assignment.notices],
     }

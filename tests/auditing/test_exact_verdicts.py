@@ -15,8 +15,7 @@ from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.constraints.linear import CenterAround, Clip, MaxLInfNorm
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
-from ckptclamp.plan import Origin
-from ckptclamp.plan.build import Assignment
+from ckptclamp.plan import Assignment, Origin
 from tests.engine.raw import InMemory
 
 REAL = [dtype.name for dtype in DTYPES.values() if dtype.kind in {Kind.FLOAT, Kind.INTEGER}]

@@ -326,6 +326,23 @@ def test_an_adapter_and_its_base_are_judged_as_one_model(run, tmp_path, more, no
     assert "from base weight q.weight and factors" in shown.stdout
 
 
+def test_the_report_names_the_config_of_the_base(run, tmp_path):
+    """It may decide what a unit is."""
+    path, base = based(tmp_path, ones(5, 4))
+    config = base.with_name("config.json")
+    config.write_text('{"heads": 2}')
+    spec = tmp_path / "s.yaml"
+    spec.write_text(
+        "version: 1\nrules: [{tensors: q.weight, constraint: MaxNorm, max_value: 99, "
+        "units: out (head dim) -> head, head: $heads}]\n"
+    )
+    answer = run("audit", path, "--spec", spec, "--base", base, "-f", "json")
+    assert answer.returncode == 0, answer.stderr
+    parameters = json.loads(answer.stdout)["report"]["parameters"]
+    digest = hashlib.sha256(config.read_bytes()).hexdigest()
+    assert parameters["config.json"] == f"sha256:{digest}"
+
+
 def test_a_base_that_does_not_fit_is_no_pass(run, tmp_path):
     """An update without a weight, a base in codes, a base of another shape or that is no checkpoint."""
     path, base = based(tmp_path, ones(4, 5))

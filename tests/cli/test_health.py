@@ -77,6 +77,19 @@ def test_a_matrix_that_is_not_sound_fails(run, model, matrix):
     assert health(run, model({"w": matrix})) == (1, [("w", "health/weights")])
 
 
+def test_complex_weights_are_not_passed_by(run, model):
+    """They could be NaN, and nothing here looks."""
+    path = model({"freqs_cis": np.array([[1 + 2j, np.nan]], np.complex64)})
+    assert health(run, path) == (3, [("freqs_cis", "health/weights")])
+
+
+def test_no_option_is_offered_that_would_not_help(run, model):
+    """A matrix of zeros is dead, whatever a rule about norms may except."""
+    result = run("audit", model({"w": np.zeros((4, 4), np.float32)}), "--preset", "health")
+    assert result.returncode == 1
+    assert "zero-units" not in result.stdout
+
+
 def test_a_vector_of_one_value_is_a_warning(run, model):
     """Norms begin as ones and biases as zeros; a NaN in one is an error all the same."""
     path = model({"bias": np.zeros(8, np.float32)})

@@ -78,6 +78,19 @@ def test_a_raw_part_of_codes_is_judged_raw(run, model):
     assert (result.returncode, rows(result)) == (1, {("a.weight.q", "r"): "violation"})
 
 
+def test_a_part_of_codes_is_forgiven_what_the_whole_is(run, model):
+    """Both were rounded relative to the largest weight that shares their scale."""
+    path, spec = model(
+        {"a.weight": CODES, "a.weight_scale_inv": np.full((1, 1), 0.001, np.float32)},
+        "split: [{tensors: a.weight, axis: 0, sizes: [64, 64], names: [q, k]}]\n"
+        "rules: [{id: whole, tensors: a.weight, constraint: MaxNorm, max_value: 9, axis: 1},"
+        " {id: part, tensors: a.weight.q, constraint: MaxNorm, max_value: 9, axis: 1}]",
+    )
+    found = json.loads(run("explain", path, "--spec", spec, "-f", "json").stdout)["assignments"]
+    whole, part = ({a["rule"]: a["tolerance"] for a in found}[rule] for rule in ("whole", "part"))
+    assert whole == part
+
+
 def test_every_part_of_a_tied_tensor_is_governed(run, model, tmp_path):
     """Also where the split names one of the two only."""
     path, spec = model(
@@ -116,6 +129,35 @@ def test_an_ignore_rule_for_one_of_two_tied_tensors_is_refused(run, model, tmp_p
     assert result.returncode == 5
     assert "ignore both or neither" in result.stderr
     assert not copy.exists()
+
+
+def test_an_ignore_rule_for_a_part_of_one_of_two_tied_tensors_is_refused(run, model, tmp_path):
+    """A part that is left alone would untie the whole; the same part of both may be."""
+    split = "split: [{tensors: a, axis: 0, sizes: [4, 4], names: [q, k]}]\n"
+    rules = "rules: [{tensors: 'a.*', constraint: MaxNorm, max_value: 1, axis: 1}]\n"
+    tensors, copy = {"a": MATRIX, "b": MATRIX.copy()}, tmp_path / "copy.safetensors"
+    path, spec = model(tensors, f"{split}{rules}ignore: [{{tensors: a.q, reason: known}}]")
+    result = run("apply", path, "--spec", spec, "-o", copy)
+    assert result.returncode == 5
+    assert "(b.q)" in result.stderr
+    path, spec = model(tensors, f"{split}{rules}ignore: [{{tensors: [a.q, b.q], reason: known}}]")
+    assert run("apply", path, "--spec", spec, "-o", copy).returncode == 0
+    after = load_file(copy)
+    assert after["a"].tobytes() == after["b"].tobytes()
+    np.testing.assert_array_equal(after["a"][:4], MATRIX[:4])
+
+
+def test_what_is_not_projected_is_not_untied(run, model, tmp_path):
+    """The accepted one of two that differ already stays, and so does its like, which conforms."""
+    path, spec = model(
+        {"lm_head.weight": MATRIX, "model.embed_tokens.weight": MATRIX / 100, "w": 2 * MATRIX},
+        "rules: [{tensors: '**', constraint: MaxNorm, max_value: 1, axis: 1}]\n"
+        "ignore: [{tensors: lm_head.weight, reason: known}]",
+        {"tie_word_embeddings": True},
+    )
+    copy = tmp_path / "copy.safetensors"
+    assert run("apply", path, "--spec", spec, "-o", copy).returncode == 0
+    np.testing.assert_array_equal(load_file(copy)["lm_head.weight"], MATRIX)
 
 
 @pytest.mark.parametrize("config", ["{", '{"torch_dtype": 1e999}'])

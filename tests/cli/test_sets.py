@@ -124,6 +124,8 @@ def test_the_threshold_inline(run, tmp_path):
     rule = ["--max-l1-norm", 30, "--tensors", "w", "--unit-axis", 0]
     told = run("explain", path, *rule).stdout
     assert "note: apply needs a whole unit in memory at once: 48.8 kB" in told
+    (found,) = json.loads(run("explain", path, *rule, "-f", "json").stdout)["assignments"]
+    assert found["at_once"] == {"what": "a whole unit", "audit": 0, "apply": 48_800}
     assert run("apply", path, *rule, "-o", out).returncode == 0
     assert run("audit", out, *rule, "--tolerance", 0).returncode == 0
     answer = run("apply", path, *rule, "-o", out, "--force", "--memory", 40000)

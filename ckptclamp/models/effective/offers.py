@@ -51,7 +51,7 @@ def find_effective(
 ) -> dict[str, Tensor]:
     """Return the weight that each group of `parts` stands for, by the weight's name.
 
-    Where it cannot be computed its storage is `Unreadable`, with the reason.
+    Where it cannot be computed its storage is `NotComputed`, with the reason.
 
     Args:
         tensors: every stored tensor, by name.

@@ -31,8 +31,8 @@ class Declaration:
     `layer` is the path of layer names in the config (``outer/dense``), `argument` the constructor's
     argument (``kernel_constraint``), `serialised` the constraint as it stands in the config.
     `tensors` are full tensor names; `labels` the friendly name of each (``dense/kernel``), ``None``
-    where another tensor has the same. When
-    `not_evaluated` holds a reason there are no tensors to judge, and `hint` says what would help.
+    where another tensor has the same. When `not_evaluated` holds a reason there are no tensors to
+    judge, and `hint` says what would help.
     A declaration that is known to govern nothing has neither tensors nor a reason, but a notice.
     `candidates` are then the tensors among which those are that it governs, as far as that is known.
     `package` is whose the layer is, and `implied` what its code makes of a setting.

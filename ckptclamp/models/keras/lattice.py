@@ -131,7 +131,8 @@ def implied_constraints(name: str, c: LayerConfig) -> Iterator[Implied]:
         yield from found(c)
     for setting in _UNKNOWN.get(name, ()):
         value = c.values.get(setting)
-        if not _says_nothing(value):
+        is_bound = setting in ("output_min", "output_max")  # of which 0 is one
+        if value is not None and (is_bound or not _says_nothing(value)):
             kernel = "kronecker_factored_lattice_kernel" if name.startswith("K") else _KERNEL[name]
             yield Implied(setting, kernel, _opaque(f"the set of {setting} is not known here"))
 

@@ -31,10 +31,10 @@ class Layer:
     one of `sublayers` (in attributes, each with its possible names) and `elements` (in the list
     that the attribute `container` holds) may be filled. `declared` maps each ``*_constraint``
     argument to what the config holds; a layer that is `copy_of` another, by its key, was made from
-    that one's config and has its declarations. `frozen` says that it, or a layer around it, was not trainable. A class that
-    is not `known` keeps its weights as its own code likes. `unread` are the settings that hold none
-    of the layers inside; `odd` those of them that should hold a layer and do not. `identity` is the
-    number that tf_keras gives an object that it met before. `package` is whose the class is, if it is
+    that one's config and has its declarations. `frozen` says that it, or a layer around it, was not
+    trainable. A class that is not `known` keeps its weights as its own code likes. `unread` are the
+    settings that hold none of the layers inside; `odd` those of them that should hold a layer and do
+    not. `identity` is the number that tf_keras gives an object that it met before. `package` is whose the class is, if it is
     another package's that is known; `implied` are the constraints that its code makes of other
     settings. `by_word` says that somebody told what it is like, `told` that they named its weights,
     perhaps not all and in no order.

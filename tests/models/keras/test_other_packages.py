@@ -171,6 +171,21 @@ def test_what_is_known_by_name_only(odd, reasons):
     assert len(found) > len(reasons) or "output_min" in odd or "lattice_sizes" in odd
 
 
+@pytest.mark.parametrize("bound", ["output_min", "output_max"])
+def test_a_bound_of_zero_is_one(bound):
+    """Zero says nothing of a monotonicity, and something of a bound."""
+    config = {"lattice_sizes": 2, "num_terms": 2, "units": 1, "monotonicities": [0, 0], bound: 0.0}
+    row = layer(
+        "KroneckerFactoredLattice",
+        "x",
+        "tensorflow_lattice.layers",
+        "KroneckerFactoredLattice",
+        **config,
+    )
+    (implied,) = read_model(row).implied
+    assert (implied.setting, bool(implied.constraint.opaque)) == (bound, True)
+
+
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 10**400) | st.floats() | st.sampled_from(["", "1", "none"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
