@@ -81,7 +81,7 @@ class FileCopy:
         self.sources = [self._copy_file(name, source) for name, source in files]
 
     def _copy_file(self, name: str, source: Source) -> Source:
-        path = self.target.directory / name if self.target.directory else self.target.path
+        path = self.target.path / name if self.target.directory else self.target.path
         fd = self.target.create(name, source.size)
         with writing(path):
             copy_bytes(source, fd)

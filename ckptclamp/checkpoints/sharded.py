@@ -102,7 +102,7 @@ class _Shards(Checkpoint):
         self._index = index
         self._weight_map = weight_map
         self._names = _shard_names(weight_map)
-        if links := [shard.path for shard in shards if shard.path.is_symlink()]:
+        if links := [s.path for s in shards if s.named and s.path.is_symlink()]:
             first = links[0].resolve()
             self.notes = (f"{len(links)} shards are symbolic links, the first to {first}",)
 

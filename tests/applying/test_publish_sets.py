@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ckptclamp.applying.apply import apply
 from ckptclamp.applying.publication import find_stale_files, staged
 from ckptclamp.applying.staging import exchange
 from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -49,6 +51,17 @@ def test_a_set_appears_as_a_directory(sharded: Checkpoint, tmp_path: Path):
         stage.publish()
     assert contents(target) == contents(tmp_path / "set")
     assert names(tmp_path) == ["copy", "set"]
+
+
+def test_the_report_names_the_files_that_appeared(sharded: Checkpoint, tmp_path: Path):
+    """Not those in which the copy was made, which are gone."""
+    rule = {"tensors": "a", "constraint": "MaxNorm", "max_value": 1, "axis": 0}
+    target = tmp_path / "copy"
+    report = apply(sharded.path, target, {"version": 1, "rules": [rule]})
+    assert report.after is not None
+    told = {Path(file.path): file.sha256 for file in report.after.checkpoint.files}
+    there = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in target.iterdir()}
+    assert told == there
 
 
 def test_a_set_is_not_published_under_the_name_of_an_index(sharded: Checkpoint, tmp_path: Path):
