@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptclamp.constraints.soundness import OpenSet
 from ckptclamp.constraints.tolerance import KERAS_EPSILON, History, trained_tolerance
 
 if TYPE_CHECKING:
@@ -79,9 +78,15 @@ class Excuses:
         """What to say in a rule where these units are what they should be."""
         return "; ".join(self._hints()) or None
 
+    def _may_except_zeros(self) -> bool:
+        """Whether a rule can; the health preset cannot, to which zeros are what is wrong."""
+        from ckptclamp.constraints.soundness import OpenSet
+
+        return not isinstance(self.assignment.constraint, OpenSet)
+
     def _hints(self) -> Iterator[str]:
         history, epsilon = self.assignment.history, self.epsilon()
-        if self._zeros and not isinstance(self.assignment.constraint, OpenSet):
+        if self._zeros and self._may_except_zeros():
             yield "`zero_units: allow`, or --zero-units allow, excepts units of zeros alone"
         if epsilon is not None:
             known = epsilon == self.assignment.constraint.epsilon
