@@ -1,0 +1,122 @@
+"""Every code that a report can carry is explained, and nothing is explained that is gone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import ckptclamp
+from ckptclamp.errors import ExitCode
+from ckptclamp.plan import health
+from ckptclamp.reports.catalogue import (
+    SITE,
+    Section,
+    anchor,
+    exit_code_url,
+    explained,
+    explanation,
+    help_url,
+)
+
+PACKAGE = Path(ckptclamp.__file__).parent
+SOURCES = {path: path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+_CODE = re.compile(r"[a-z]+(?:-[a-z]+)*")
+_MAKERS = {"Notice", "_note", "_leftover"}
+"""What takes the code of a notice as its first argument."""
+
+
+def _codes(tree):
+    """The codes of notices in a module: first arguments of what makes them, and what `code` is."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[first, *_]):
+                values = [first] if name in _MAKERS else []
+            case ast.Assign(targets=[ast.Name(id="code")], value=value):
+                values = [value]
+            case ast.Assign(
+                targets=[ast.Tuple(elts=[ast.Name(id="code"), *_])],
+                value=ast.Tuple(elts=[first, *_]),
+            ):
+                values = [first]
+            case _:
+                values = []
+        for value in values:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield value.value
+
+
+def _made():
+    trees = [ast.parse(text) for text in SOURCES.values()]
+    return {code for tree in trees for code in _codes(tree) if _CODE.fullmatch(code)}
+
+
+def test_every_notice_is_explained():
+    """A reader who meets a code finds what it means; add a new one to ``catalogue.toml``."""
+    made = _made()
+    assert len(made) > 30
+    assert made - explained(Section.NOTICES).keys() == set()
+
+
+def test_no_notice_is_explained_that_is_never_given():
+    """The reference speaks of this version."""
+    assert explained(Section.NOTICES).keys() - _made() == set()
+
+
+def test_what_reports_call_findings_of_their_own_is_explained():
+    """The rules of the preset, and the answer where nothing was judged."""
+    own = {health.WEIGHTS, health.VARIED, health.SCALES, health.TIED, "nothing-evaluated"}
+    assert own == explained(Section.FINDINGS).keys()
+    assert 'code="nothing-evaluated"' in SOURCES[PACKAGE / "reports" / "findings.py"]
+
+
+def test_every_exit_code_is_explained():
+    """The numbers of the program, and no others."""
+    assert {int(code) for code in explained(Section.EXIT_CODES)} == set(map(int, ExitCode))
+
+
+@pytest.mark.parametrize("reason", explained(Section.REASONS).values(), ids=lambda r: r.code)
+def test_the_words_of_a_reason_are_the_programs(reason):
+    """Whoever searches the page for what the report says finds it."""
+    said = " ".join(re.sub(r'"\s*\n\s*f?"', "", text) for text in SOURCES.values())
+    assert [words for words in reason.says if words not in said] == []
+    assert reason.says
+
+
+@pytest.mark.parametrize("section", Section)
+def test_texts_are_whole_sentences(section):
+    """One line as a title, and something to do."""
+    for entry in explained(section).values():
+        assert "\n" not in entry.title
+        assert entry.cause.endswith((".", "…"))
+        assert entry.cure.endswith((".", "…"))
+
+
+def test_addresses():
+    """One scheme, whatever is linked to."""
+    assert help_url("degenerate-axis") == f"{SITE}/reference/findings.html#degenerate-axis"
+    assert help_url("health/tied") == f"{SITE}/reference/findings.html#health-tied"
+    of_a_rule = help_url("my-rule", "MaxNorm(max_value=2)")
+    assert of_a_rule == f"{SITE}/reference/constraints.html#maxnorm"
+    assert help_url("my-rule", "our_pkg:Ring(radius=1)") == f"{SITE}/reference/findings.html"
+    assert exit_code_url(3) == f"{SITE}/reference/exit-codes.html#exit-3"
+    assert explanation("my-rule") is None
+
+
+def test_links_lead_to_the_site_from_reports_too():
+    """A report is read far away from the pages."""
+    entry = explained(Section.NOTICES)["computed"]
+    assert f"[effective weights]({SITE}/effective-weights.html)" in entry.markdown
+    assert "See effective weights." in entry.text
+    for section in Section:
+        for entry in explained(section).values():
+            assert not re.search(r"\]\((?!https:)", entry.markdown)
+            assert "](" not in entry.text
+
+
+def test_anchors_do_not_meet():
+    """On one page each code has a place of its own."""
+    codes = [*explained(Section.NOTICES), *explained(Section.FINDINGS), *explained(Section.REASONS)]
+    assert len({anchor(code) for code in codes}) == len(codes)
