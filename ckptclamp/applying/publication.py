@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ckptclamp import system
 from ckptclamp.applying.staging import LEFTOVER, DirectoryStage, FileStage, Stage, or_not_written
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.errors import UsageError
+from ckptclamp.system import Folder
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def staged(
     """
     path, replaced = check_target(target, like=like, force=force, in_place=in_place)
     with or_not_written(path):
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent = Folder(path.parent)
     try:
         with _signals_as_exceptions():
             kind = DirectoryStage if like.several_files else FileStage
@@ -45,10 +47,10 @@ def staged(
             try:
                 yield stage
             finally:
-                with _signals_later():
+                with system.signals_later():
                     stage.discard()
     finally:
-        os.close(parent)
+        parent.close()
 
 
 def check_target(
@@ -133,7 +135,7 @@ def _signals_as_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, unless someone handles them."""
     handled: list[signal.Signals] = []
     if threading.current_thread() is threading.main_thread():
-        wanted = (signal.SIGTERM, signal.SIGHUP)
+        wanted = system.stopping_signals()
         handled = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]
     for number in handled:
         signal.signal(number, _exit_by_signal)
@@ -142,17 +144,6 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
-
-
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    """Let a signal wait that would leave behind what is being removed."""
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _exit_by_signal(number: int, _: FrameType | None) -> None:

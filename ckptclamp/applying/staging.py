@@ -7,8 +7,6 @@ the file system cannot do that, and for directories, it has a hidden name that e
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import re
 import secrets
@@ -20,8 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
+from ckptclamp import system
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.errors import Notice, NotWrittenError
+from ckptclamp.system import Folder
 
 _SUFFIX = ".ckptclamp-tmp"
 _LONGEST_STEM = 200
@@ -39,7 +39,7 @@ class Stage(ABC):
     """
 
     def __init__(
-        self, path: Path, parent: int, like: Checkpoint, replaced: os.stat_result | None
+        self, path: Path, parent: Folder, like: Checkpoint, replaced: os.stat_result | None
     ) -> None:
         self.path = path
         self.directory: Path | None = None
@@ -85,7 +85,7 @@ class Stage(ABC):
     def _flush_parent(self) -> bool:
         """Flush the directory that holds the new name; a failure cannot be undone, only noted."""
         try:
-            os.fsync(self._parent)
+            self._parent.flush()
         except OSError as error:
             self._note(
                 "durability-unconfirmed",
@@ -101,7 +101,7 @@ class Stage(ABC):
 
     def _keep(self, fd: int, replaced: Path, status: os.stat_result) -> None:
         """Give `fd` the permissions, owner and attributes of what it replaces, where allowed."""
-        os.fchmod(fd, self._keep_owner(fd, status))
+        system.set_mode(fd, self._keep_owner(fd, status))
         self._keep_attributes(fd, replaced)
 
     def _keep_owner(self, fd: int, replaced: os.stat_result) -> int:
@@ -111,7 +111,7 @@ class Stage(ABC):
         if (mine.st_uid, mine.st_gid) == (replaced.st_uid, replaced.st_gid):
             return mode
         try:
-            os.fchown(fd, replaced.st_uid, replaced.st_gid)
+            system.set_owner(fd, replaced.st_uid, replaced.st_gid)
         except OSError as error:
             self._note("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
             # Another group must not get what was for the former one only.
@@ -121,17 +121,20 @@ class Stage(ABC):
     def _keep_attributes(self, fd: int, replaced: Path) -> None:
         """Copy extended attributes and access control lists."""
         try:
-            for name in os.listxattr(replaced, follow_symlinks=False):
-                if name.startswith("user.") or name == "system.posix_acl_access":
-                    os.setxattr(fd, name, os.getxattr(replaced, name, follow_symlinks=False))
+            known = system.copy_attributes(replaced, fd)
         except OSError as error:
-            if error.errno != errno.ENOTSUP:
-                self._note("attributes-not-kept", f"attributes were lost: {error.strerror}")
+            self._note("attributes-not-kept", f"attributes were lost: {error.strerror}")
+            return
+        if not known:
+            said = (
+                "extended attributes of what was replaced, if it had any, are lost on this system"
+            )
+            self._note("attributes-not-kept", said, informational=True)
 
-    def _note(self, code: str, message: str) -> None:
+    def _note(self, code: str, message: str, *, informational: bool = False) -> None:
         """Say what could not be kept; of several files once."""
         if all(notice.code != code for notice in self._notices):
-            self._notices.append(Notice(code, message))
+            self._notices.append(Notice(code, message, informational=informational))
 
 
 class FileStage(Stage):
@@ -144,33 +147,24 @@ class FileStage(Stage):
         if self._fd >= 0:
             raise ValueError("the target is one file, and was made already")
         with or_not_written(self.path):
-            self._fd = self._open_unnamed()
+            self._fd = self._parent.create_unnamed()
             if self._fd < 0:
                 self._fd = self._open_named()
             _make_room(self._fd, size, self.path)
         return self._fd
 
-    def _open_unnamed(self) -> int:
-        """Open a file without a name; -1 where the file system or the system knows none."""
-        if not (hasattr(os, "O_TMPFILE") and Path("/proc/self/fd").is_dir()):
-            return -1
-        try:
-            return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._parent)
-        except OSError:
-            return -1
-
     def _open_named(self) -> int:
         # Noted first: a signal between the two would leave a file that nobody removes.
         self._temporary = _temporary_name(self.path)
         try:
-            return os.open(self._temporary, _CREATE, 0o600, dir_fd=self._parent)
+            return self._parent.create(self._temporary)
         except FileExistsError:
             self._temporary = None
             raise
 
     def _name(self) -> None:
         if self._replaced is None:
-            os.fchmod(self._fd, self._new_mode())
+            system.set_mode(self._fd, self._new_mode())
         else:
             self._keep(self._fd, self.path, self._replaced)
         # Never tried again: a second fsync may report success for data that the first one lost.
@@ -180,32 +174,26 @@ class FileStage(Stage):
         else:
             if self._temporary is None:
                 self._temporary = _temporary_name(self.path)
-                self._link_unnamed(self._temporary)
-            parent = self._parent
-            os.rename(self._temporary, self.path.name, src_dir_fd=parent, dst_dir_fd=parent)
+                self._parent.name(self._fd, self._temporary)
+            self._release()
+            self._parent.move(self._temporary, self.path.name)
             self._temporary = None
         self._flush_parent()
 
     def _name_new(self) -> None:
         """Take the final name if nobody took it meanwhile."""
         if self._temporary is None:
-            self._link_unnamed(self.path.name)
+            self._parent.name(self._fd, self.path.name)
             return
-        parent = self._parent
-        try:
-            os.link(self._temporary, self.path.name, src_dir_fd=parent, dst_dir_fd=parent)
-        except FileExistsError:
-            raise
-        except OSError:
-            # A file system without hard links.
-            rename_new(parent, self._temporary, self.path.name)
-            self._temporary = None
+        self._release()
+        self._parent.move_new(self._temporary, self.path.name)
+        self._temporary = None
 
-    def _link_unnamed(self, name: str) -> None:
-        # With directory descriptors Python calls linkat, which alone follows this link.
-        source = f"/proc/self/fd/{self._fd}"
-        parent = self._parent
-        os.link(source, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=True)
+    def _release(self) -> None:
+        """Close the file where the system does not rename one that is open."""
+        if not system.moves_open_files():
+            os.close(self._fd)
+            self._fd = -1
 
     def discard(self) -> None:
         """See `Stage.discard`."""
@@ -214,7 +202,7 @@ class FileStage(Stage):
             self._fd = -1
         if self._temporary is not None:
             with suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._parent)
+                self._parent.remove(self._temporary)
 
 
 class DirectoryStage(Stage):
@@ -223,7 +211,7 @@ class DirectoryStage(Stage):
     directory: Path
 
     def __init__(
-        self, path: Path, parent: int, like: Checkpoint, replaced: os.stat_result | None
+        self, path: Path, parent: Folder, like: Checkpoint, replaced: os.stat_result | None
     ) -> None:
         super().__init__(path, parent, like, replaced)
         self._fds: dict[str, int] = {}
@@ -255,8 +243,7 @@ class DirectoryStage(Stage):
         assert self._temporary is not None
         if self._replaced is None:
             # This fails unless the name is free, or an empty directory has it.
-            parent = self._parent
-            os.rename(self._temporary, self.path.name, src_dir_fd=parent, dst_dir_fd=parent)
+            self._parent.move(self._temporary, self.path.name)
             self._temporary = None
             self._flush_parent()
         else:
@@ -269,7 +256,7 @@ class DirectoryStage(Stage):
         if status is not None and same_kind(status.st_mode):
             self._keep(fd, former, status)
         else:
-            os.fchmod(fd, mode | _inherited(os.fstat(fd)))
+            system.set_mode(fd, mode | _inherited(os.fstat(fd)))
         os.fsync(fd)
 
     def _exchange(self, temporary: str) -> None:
@@ -281,7 +268,7 @@ class DirectoryStage(Stage):
                 path=self.path,
                 hint="write to a new directory",
             )
-        exchange(self._parent, temporary, self.path.name)
+        self._parent.exchange(temporary, self.path.name)
         # Until the exchange is on disk, the old directory may be what survives; and somebody may
         # have put a file there meanwhile.
         if not self._flush_parent() or self._would_be_lost(self.directory) is not None:
@@ -315,16 +302,10 @@ def _temporary_name(path: Path) -> str:
 
 def _make_room(fd: int, size: int, path: Path) -> None:
     """Reserve `size` bytes, so that a full disk is found before hours of work."""
-    system = os.fstatvfs(fd)
-    free = system.f_bavail * system.f_frsize
+    free = system.free_bytes(path.parent)
     if free < size:
         raise NotWrittenError(f"{size} bytes are needed, {free} are free", path=path)
-    if size:
-        try:
-            os.posix_fallocate(fd, 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
+    system.reserve(fd, size)
 
 
 def _raise(error: OSError) -> NoReturn:
@@ -361,30 +342,3 @@ def or_not_written(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = f"cannot be written: {error.strerror or error}"
         raise NotWrittenError(reason, path=path) from error
-
-
-_NOREPLACE, _EXCHANGE = 1, 2
-
-
-def rename_new(directory: int, old: str, new: str) -> None:
-    """Rename `old` to `new` inside the open `directory`; `FileExistsError` if `new` exists.
-
-    Raises:
-        OSError: the system refuses, ``ENOSYS`` or ``EINVAL`` where it cannot do it.
-    """
-    _renameat2(directory, old, new, _NOREPLACE)
-
-
-def exchange(directory: int, one: str, other: str) -> None:
-    """Let two names inside the open `directory` change places at once; raises `OSError`."""
-    _renameat2(directory, one, other, _EXCHANGE)
-
-
-def _renameat2(directory: int, old: str, new: str, flags: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    answer = libc.renameat2(
-        directory, os.fsencode(old), directory, os.fsencode(new), ctypes.c_uint(flags)
-    )
-    if answer != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), old, None, new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 import weakref
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from ckptclamp import system
 from ckptclamp.checkpoints.checkpoint import as_bytes, read_box, read_view
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
@@ -44,11 +44,6 @@ _COMPARED = 256 << 10
 """Bytes that are compared at once: the cache holds both sides."""
 _COMPARED_BY_ONE = 16 << 20
 """Bytes that one thread compares before it asks for more."""
-_NOT_HERE = frozenset(
-    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
-)
-"""What `copy_file_range` answers where it does not work between two files."""
-
 _NO_BYTES = "it has no bytes of its own to overwrite"
 
 
@@ -141,7 +136,7 @@ class FileCopy:
             for runs in plan_runs(shape, box, values.itemsize):
                 for number in range(runs.count):
                     offset = origin + runs.offset + number * runs.stride
-                    write_at(copy.fd, flat[done : done + runs.length], offset)
+                    system.write_at(copy.fd, flat[done : done + runs.length], offset)
                     done += runs.length
 
     def refuse(self, reason: str, tensor: Tensor) -> NoReturn:
@@ -187,23 +182,18 @@ def copy_bytes(source: Source, fd: int) -> None:
         ChangedError: the source became shorter.
     """
     done = 0
-    try:
-        while done < source.size:
-            at_once = min(source.size - done, _AT_ONCE)
-            count = os.copy_file_range(source.fd, fd, at_once, done, done)
-            if count == 0:
-                break
-            done += count
-    except OSError as error:
-        if error.errno not in _NOT_HERE:
-            raise
+    while done < source.size:
+        count = system.copy_range(source.fd, fd, min(source.size - done, _AT_ONCE), done)
+        if not count:
+            break
+        done += count
     buffer = memoryview(bytearray(min(_BLOCK, source.size - done)))
     while done < source.size:
         block = buffer[: source.size - done]
         if os.fstat(source.fd).st_size < done + len(block):
             raise ChangedError("became shorter while it was copied", path=source.path)
         source.read_into(block, done)
-        write_at(fd, block, done)
+        system.write_at(fd, block, done)
         done += len(block)
 
 
@@ -267,13 +257,6 @@ def _differ(original: Source, offset: int, path: Path) -> NoReturn:
     )
 
 
-def write_at(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` (bytes) at `offset`; raises `OSError`."""
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Raise `NotWrittenError` where the system cannot write to `path`."""
@@ -310,7 +293,7 @@ class ScratchFile:
     def put(self, data: bytes, offset: int) -> None:
         """Write `data` at `offset`; raises `NotWrittenError`."""
         try:
-            write_at(self.fd, memoryview(data), offset)
+            system.write_at(self.fd, memoryview(data), offset)
         except OSError as error:
             raise self._no_room(error) from error
 

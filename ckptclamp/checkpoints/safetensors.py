@@ -9,20 +9,19 @@ fields pass; here each of these is refused, for another reader could make anothe
 from __future__ import annotations
 
 import math
-import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
+from ckptclamp import system
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.dtypes import DTYPES, PACKED_DTYPES, StorageDType
 from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES, Source
 from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
-from ckptclamp.errors import RefusedError
+from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from os import PathLike
 
 
@@ -230,26 +229,17 @@ def _check_with_library(header: Header, prefix: bytes, source: Source) -> None:
     from safetensors import SafetensorError
 
     try:
-        with _hollow_file(prefix, source.size) as path:
+        with system.hollow_file(prefix, source.size) as path:
             theirs = _library_reading(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        reason = f"the header cannot be checked: {error.strerror or error}"
+        hint = "set TMPDIR to a directory with room"
+        raise UnreadableError(reason, path=source.path, hint=hint) from error
+    except (SafetensorError, ValueError) as error:
         reason = f"the safetensors library refuses it: {error}"
         raise RefusedError(reason, path=source.path) from error
     if theirs != _our_reading(header):
         raise RefusedError("the safetensors library reads the header otherwise", path=source.path)
-
-
-@contextmanager
-def _hollow_file(prefix: bytes, size: int) -> Iterator[str]:
-    """Give the path of a file in memory that begins with `prefix` and is a hole up to `size`."""
-    fd = os.memfd_create("safetensors-header", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(fd, "wb", closefd=False) as file:
-            file.write(prefix)
-        os.ftruncate(fd, size)
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
 
 
 Reading = dict[str, tuple[str, tuple[int, ...], int | None]]

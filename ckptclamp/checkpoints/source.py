@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from ckptclamp import system
 from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
@@ -36,8 +37,6 @@ _PIECE = 32 << 20
 """How much of a file one thread takes the checksum of."""
 _CRC32 = 0xEDB88320
 """The polynomial of CRC-32; the highest bit is the coefficient of x to the power 0."""
-_RWF_DONTCACHE = 0x80
-"""Linux 6.14 and later: pages that a read has to bring into the page cache leave it afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Source:
         self.named = named
         self.identity = Identity.of(status)
         self.size = status.st_size
-        self._flags = 0
+        self._uncached = False
 
     @classmethod
     def open(cls, path: Path, *, follow_symlinks: bool = True) -> Self:
@@ -82,9 +81,8 @@ class Source:
             NotACheckpointError: it is no regular file.
             RefusedError: it is a symbolic link, and those are not to be followed.
         """
-        nofollow = 0 if follow_symlinks else os.O_NOFOLLOW
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | nofollow)
+            fd = system.open_to_read(path, follow_symlinks=follow_symlinks)
         except OSError as error:
             if error.errno == errno.ELOOP and not follow_symlinks:
                 raise RefusedError(
@@ -118,10 +116,10 @@ class Source:
     def leave_cache(self) -> bool:
         """Leave the page cache as it is in all reads from now on; false where the system cannot."""
         try:
-            os.preadv(self.fd, [bytearray(1)], 0, _RWF_DONTCACHE)
+            system.read_into(self.fd, memoryview(bytearray(1)), 0, uncached=True)
         except (OSError, NotImplementedError):
             return False
-        self._flags = _RWF_DONTCACHE
+        self._uncached = True
         return True
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -140,7 +138,7 @@ class Source:
         while done < len(buffer):
             try:
                 rest = buffer[done:] if done else buffer
-                count = os.preadv(self.fd, [rest], offset + done, self._flags)
+                count = system.read_into(self.fd, rest, offset + done, uncached=self._uncached)
             except OSError as error:
                 raise UnreadableError(error.strerror or str(error), path=self.path) from error
             if count == 0:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.applying import staging
 from ckptclamp.applying.publication import find_stale_files, staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, UsageError
+from ckptclamp.system import Folder
 from tests.applying.publishing import names, publish
 from tests.checkpoints.safetensors_files import samples, serialised
 
@@ -249,7 +249,7 @@ def test_a_failing_call_leaves_the_target(
         checkpoint.copy_to(stage).finish()
         monkeypatch.setattr(os, call, fail)
         if call == "link":
-            monkeypatch.setattr(staging, "rename_new", fail)
+            monkeypatch.setattr(Folder, "_move_without_links", fail)
         with pytest.raises(NotWrittenError, match="copy: cannot be written: Input/output error"):
             stage.publish()
     assert names(tmp_path) == ["input"]

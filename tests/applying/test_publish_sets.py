@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ckptclamp.applying.apply import apply
 from ckptclamp.applying.publication import find_stale_files, staged
-from ckptclamp.applying.staging import exchange
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, UsageError
+from ckptclamp.system import Folder
 from tests.applying.publishing import names, publish
 from tests.checkpoints.contract import contents
 from tests.checkpoints.safetensors_files import write_set
@@ -132,11 +132,13 @@ def test_what_comes_at_the_last_moment_is_kept(
     target = tmp_path / "copy"
     publish(sharded, target)
 
-    def late(parent: int, one: str, other: str) -> None:
-        (target / "late.txt").write_text("precious")
-        exchange(parent, one, other)
+    exchange = Folder.exchange
 
-    monkeypatch.setattr("ckptclamp.applying.staging.exchange", late)
+    def late(parent: Folder, one: str, other: str) -> bool:
+        (target / "late.txt").write_text("precious")
+        return exchange(parent, one, other)
+
+    monkeypatch.setattr(Folder, "exchange", late)
     assert publish(sharded, target, force=True) == {"leftover"}
     (kept,) = find_stale_files(tmp_path)
     assert (kept / "late.txt").read_text() == "precious"

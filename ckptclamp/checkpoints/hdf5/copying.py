@@ -9,7 +9,6 @@ move chunks and their index; everything that was not to change is compared after
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -114,8 +113,8 @@ class Hdf5Copy(FileCopy):
 
     def _decoded(self, pending: _Pending) -> NDArray[Any]:
         elements: NDArray[Any] = np.empty(pending.chunked.chunk_shape, pending.dtype.numpy)
-        data = os.pread(self._spool.fd, elements.nbytes, pending.offset)
-        as_bytes(elements)[:] = np.frombuffer(data, np.uint8)
+        spool = Source.from_fd(self._spool.fd, self.target.path)
+        spool.read_into(as_bytes(elements).data, pending.offset)
         return elements
 
     def finish(self) -> None:

@@ -10,29 +10,37 @@ limited time and length. Whatever happens to the child, the parent raises a plai
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from threading import Thread
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
+from ckptclamp import system
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_ANSWER = 64 << 20
 """Bytes of one answer; a hundred thousand tensors take a third of it."""
 
+_KEPT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
+"""What the worker gets of our environment: where libraries are; Windows starts no Python without."""
 _SECONDS_TO_START = 10.0
+_SECONDS_TO_END = 1.0
+"""For the pipes of a worker that was killed to end, unless it left them to a process of its own."""
 _MAX_COMPLAINT = 4096
 _READ = 1 << 16
+_WINDOWS_CRASHES = 0xC0000000
+"""From there on an exit status is an exception that nobody handled."""
 _BOOTSTRAP = (
     "import sys; sys.path += sys.argv[1].split('\\n'); del sys.argv[1]; "
     "from ckptclamp.checkpoints.hdf5.worker import main; main()"
@@ -68,25 +76,30 @@ def run(task: Task) -> dict[str, Any]:
         UnreadableError: the worker crashed, took too long, or says that the file is unreadable;
             the subclass is the one that the worker names.
     """
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter, with arguments of our own
-        _command(task),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        pass_fds=(task.fd,),
-        cwd="/",
-        start_new_session=True,
-    )
-    try:
+    with _started(task) as process:
         answer, complaint = _converse(process, task)
+    return _judge(answer, complaint, process.returncode, task)
+
+
+@contextmanager
+def _started(task: Task) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a worker, which inherits the file's descriptor and no other; it ends with the block."""
+    with system.inherited(task.fd) as (number, how):
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter, with arguments of our own
+            _command(task, number),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            cwd=Path(__file__).anchor,
+            start_new_session=True,
+            **how,
+        )
+    try:
+        yield process
     finally:
         process.kill()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                _close(pipe)
         process.wait()
-    return _judge(answer, complaint, process.returncode, task)
 
 
 @cache
@@ -94,7 +107,7 @@ def missing_sandbox_layers() -> tuple[str, ...]:
     """Return the layers of the sandbox that this system lacks, by trying on a worker without a file."""
     from ckptclamp.checkpoints.hdf5.isolation import SANDBOX_LAYERS
 
-    fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    fd = system.open_to_read(Path(os.devnull), follow_symlinks=True)
     try:
         answer = run(Task("nothing", fd, Path(os.devnull), 0, 0, _SECONDS_TO_START))
     finally:
@@ -102,14 +115,14 @@ def missing_sandbox_layers() -> tuple[str, ...]:
     return tuple(layer for layer in SANDBOX_LAYERS if layer not in answer["isolation"])
 
 
-def _command(task: Task) -> list[str]:
+def _command(task: Task, number: int) -> list[str]:
     """Isolated mode drops user-wide and relative import paths; ours and h5py's are added back."""
     homes = [str(Path(__file__).resolve().parents[3])]
     for package in ("h5py", "numpy"):
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:
             homes.append(str(Path(spec.origin).resolve().parents[1]))
-    numbers = [str(number) for number in (task.fd, task.offset, task.length, task.longest)]
+    numbers = [str(n) for n in (number, task.offset, task.length, task.longest)]
     return [sys.executable, "-I", "-c", _BOOTSTRAP, "\n".join(homes), task.name, *numbers]
 
 
@@ -122,73 +135,71 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    libraries = os.environ.get("LD_LIBRARY_PATH")
-    return environment | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+    kept = {name: os.environ.get(name) for name in _KEPT}
+    return environment | {name: value for name, value in kept.items() if value}
 
 
 def _converse(process: subprocess.Popen[bytes], task: Task) -> tuple[bytes, bytes]:
-    """Feed the records to the worker and collect what it says, until it ends or time runs out."""
+    """Feed the records to the worker and collect what it says, until it ends or time runs out.
+
+    A thread for each pipe: these end when the worker does, because nobody else holds the other ends.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
+    answer, complaint = bytearray(), bytearray()
+    talks = (
+        Thread(target=_hear, args=(process.stdout, answer, MAX_ANSWER + 8), daemon=True),
+        Thread(target=_hear, args=(process.stderr, complaint, _MAX_COMPLAINT), daemon=True),
+        feeder := _Feeder(process.stdin, task.records),
+    )
     deadline = time.monotonic() + task.seconds
-    heard = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-    limits = {process.stdout.fileno(): MAX_ANSWER + 8, process.stderr.fileno(): _MAX_COMPLAINT}
-    feeder = _Feeder(process.stdin.fileno(), task.records)
-    with selectors.DefaultSelector() as selector:
-        for fd in heard:
-            selector.register(fd, selectors.EVENT_READ)
-        selector.register(feeder.fd, selectors.EVENT_WRITE)
-        while any(key.fd in heard for key in selector.get_map().values()):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                _refuse_slow(task)
-            for key, _ in selector.select(left):
-                if key.fd == feeder.fd:
-                    if not feeder.feed():
-                        selector.unregister(feeder.fd)
-                        _close(process.stdin)
-                    continue
-                block = os.read(key.fd, _READ)
-                if not block:
-                    selector.unregister(key.fd)
-                elif len(heard[key.fd]) < limits[key.fd]:
-                    heard[key.fd] += block
+    for thread in talks:
+        thread.start()
     try:
-        process.wait(max(deadline - time.monotonic(), 1))
+        for thread in talks:  # not the process, for which Python waits by asking again and again
+            thread.join(max(deadline - time.monotonic(), 0))
+        if any(thread.is_alive() for thread in talks):
+            _refuse_slow(task)
+        process.wait(_SECONDS_TO_END)
     except subprocess.TimeoutExpired:
         _refuse_slow(task)
-    return bytes(heard[process.stdout.fileno()]), bytes(heard[process.stderr.fileno()])
+    finally:
+        process.kill()
+        for thread in talks:
+            thread.join(_SECONDS_TO_END)
+    if feeder.failure is not None:
+        raise feeder.failure
+    return bytes(answer), bytes(complaint)
 
 
-class _Feeder:
-    """Writes records to a pipe as it takes them, without ever waiting for it."""
+def _hear(pipe: IO[bytes], heard: bytearray, most: int) -> None:
+    """Read `pipe` to its end, and keep what comes before there is more than `most`."""
+    with pipe:
+        while block := os.read(pipe.fileno(), _READ):
+            if len(heard) < most:
+                heard += block
 
-    def __init__(self, fd: int, records: Iterable[bytes]) -> None:
-        self.fd = fd
-        self.records = iter(records)
-        self.rest = memoryview(b"")
-        os.set_blocking(fd, False)
 
-    def feed(self) -> bool:
-        """Write once; return whether there may be more to write."""
+class _Feeder(Thread):
+    """Writes records to a worker that may end before it has read them all."""
+
+    def __init__(self, pipe: IO[bytes], records: Iterable[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.pipe = pipe
+        self.records = records
+        self.failure: BaseException | None = None
+        """What making the records raised."""
+
+    def run(self) -> None:
         try:
-            if self.rest:
-                self.rest = self.rest[os.write(self.fd, self.rest) :]
-        except BlockingIOError:
-            return True
-        except BrokenPipeError:
-            return False
-        if not self.rest:
-            self.rest = memoryview(next(self.records, b""))
-        return bool(self.rest)
-
-
-def _close(pipe: Any) -> None:  # noqa: ANN401 - any of the three pipes
-    try:
-        pipe.close()
-    except BrokenPipeError:
-        return
+            with self.pipe:
+                for record in self.records:
+                    self.pipe.write(record)
+        except OSError:  # nobody reads on: what the worker says, or how it ended, tells why
+            return
+        except BaseException as failure:  # noqa: BLE001 - raised again where the worker is waited for
+            self.failure = failure
 
 
 def _refuse_slow(task: Task) -> NoReturn:
@@ -200,8 +211,8 @@ def _refuse_slow(task: Task) -> NoReturn:
 
 
 def _judge(answer: bytes, complaint: bytes, status: int, task: Task) -> dict[str, Any]:
-    if status < 0:
-        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+    if status < 0 or status >= _WINDOWS_CRASHES:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"{status:#x}"
         raise UnreadableError(
             f"the HDF5 library crashed on it ({name})",
             path=task.path,

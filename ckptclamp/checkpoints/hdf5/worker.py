@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o
 
+from ckptclamp import system
 from ckptclamp.checkpoints.hdf5 import datasets, isolation
 from ckptclamp.checkpoints.hdf5.datasets import ChunkBudget, describe_dataset
 from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
@@ -72,7 +73,7 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
     offset, length, longest = numbers
     layers = isolation.lock_down(memory=_MEMORY[task], file_size=longest)
     try:
-        return {**tasks[task](Window(fd, offset, length)), "isolation": layers}
+        return {**tasks[task](Window(system.adopted(fd), offset, length)), "isolation": layers}
     except CkptclampError as error:
         fields = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
         return {"error": {"class": type(error).__name__, **fields}}
@@ -132,18 +133,16 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed's Buffer
         """Fill `buffer`; beyond the window there is nothing to read."""
         room = min(len(buffer), max(self.length - self.position, 0))
-        count = os.preadv(self.fd, [memoryview(buffer)[:room]], self.offset + self.position)
+        count = system.read_into(self.fd, memoryview(buffer)[:room], self.offset + self.position)
         self.position += count
         return count
 
     def write(self, data: Any, /) -> int:  # noqa: ANN401 - as typeshed's Buffer
         """Write `data` at the position; the window grows."""
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self.fd, data[done:], self.offset + self.position + done)
-        self.position += done
+        system.write_at(self.fd, memoryview(data), self.offset + self.position)
+        self.position += len(data)
         self.length = max(self.length, self.position)
-        return done
+        return len(data)
 
     def truncate(self, size: int | None = None, /) -> int:
         """Make the file `size` bytes long, where it is open for writing."""

@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, write_at, writing
+from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, writing
 from ckptclamp.checkpoints.keras.zip_directory import (
     DEFLATED,
     FULL32,
@@ -18,6 +18,7 @@ from ckptclamp.checkpoints.keras.zip_directory import (
 )
 from ckptclamp.checkpoints.source import Source, crc32_of
 from ckptclamp.errors import NotWrittenError, UnreadableError
+from ckptclamp.system import write_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
