@@ -347,8 +347,10 @@ hash_option = option(
 )
 
 verbosity_options = together(
-    option("-q", "--quiet", is_flag=True, help="Print only the summary line."),
-    option("-v", "--verbose", count=True, help="Print more; may be repeated."),
+    option("-q", "--quiet", is_flag=True, help="Print failures in a line each, and the summary."),
+    option(
+        "-v", "--verbose", count=True, help="Print more: what passes, and why; may be repeated."
+    ),
     option(
         "--color",
         type=click.Choice(["auto", "always", "never"]),

@@ -46,7 +46,8 @@ class RenderOptions:
         width: columns of the terminal; ``None`` where the output is no terminal, and then no name
             is shortened.
         color: whether text may hold ANSI colours.
-        verbose: -1 the census alone, 0 the report, 1 also why each rule governs its tensor.
+        verbose: -1 failures in a line each and the census, 0 the report, 1 also what passes and why
+            each rule governs its tensor.
         show_suppressed: whether suppressed violations are listed; they are counted always.
         max_worst: how many violating units are shown for one result.
         max_findings: how many findings the text tells at length on a terminal, unless it is verbose;
@@ -61,7 +62,7 @@ class RenderOptions:
     verbose: int = 0
     show_suppressed: bool = False
     max_worst: int = 5
-    max_findings: int = 50
+    max_findings: int = 10
     base: Path = field(default_factory=lambda: repository_root(Path.cwd()))
     start: Path = field(default_factory=Path.cwd)
 

@@ -8,8 +8,8 @@ from ckptclamp.auditing.comparison import Comparison
 from ckptclamp.auditing.drift import worst_first
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import codec, json_text
-from ckptclamp.reports.formats.text import Column, first_that_fits, table_lines
 from ckptclamp.reports.inspection import sparkline
+from ckptclamp.reports.tables import Column, first_that_fits, table_lines
 from ckptclamp.reports.wording import plural, sentence, shape_words, unit_index
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.formats.text import Column, Table, first_that_fits, table_lines
+from ckptclamp.reports.tables import Column, Table, first_that_fits, table_lines
 from ckptclamp.reports.wording import file_size, number, plural, shape_words
 
 if TYPE_CHECKING:
@@ -173,20 +173,20 @@ def _declarations(declarations: tuple[Declaration, ...], options: RenderOptions)
     everything = (
         (*columns, Column("governs", shrinks=True)),
         [
-            (f"{layer} ({printable(d.layer_class)})", *cells, _applies_to(d))
+            (f"{layer} ({printable(d.layer_class)})", *cells, _governed(d))
             for (layer, *cells), d in zip(rows, declarations, strict=True)
         ],
     )
-    tables: list[Table] = [everything]
-    if all(declaration.tensors for declaration in declarations):
-        tables.append((columns, rows))
-    chosen, cells = first_that_fits(tables, options.width)
+    chosen, cells = first_that_fits([everything, (columns, rows)], options.width)
     yield from table_lines(chosen, cells, width=options.width)
+    for declaration in declarations:
+        if not declaration.tensors:
+            yield _why_nothing(declaration)
     yield plural(len(rows), "declared constraint")
 
 
-def _applies_to(declaration: Declaration) -> str:
-    return ", ".join(map(printable, declaration.tensors)) or _why_nothing(declaration)
+def _governed(declaration: Declaration) -> str:
+    return ", ".join(map(printable, declaration.tensors)) or "-"
 
 
 def _serialised(declaration: Declaration) -> str:
@@ -199,7 +199,8 @@ def _serialised(declaration: Declaration) -> str:
 
 
 def _why_nothing(declaration: Declaration) -> str:
-    return f"not evaluated: {printable(declaration.not_evaluated or 'governs nothing')}"
+    place = f"{printable(declaration.layer)} {printable(declaration.argument)}"
+    return f"{place}: not evaluated: {printable(declaration.not_evaluated or 'governs nothing')}"
 
 
 def _as_json(inspection: Inspection) -> dict[str, Any]:

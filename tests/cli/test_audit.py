@@ -53,10 +53,12 @@ def test_several_reports_of_one_run(run, model, tmp_path):
     assert (tmp_path / "r.xml").read_text().startswith("<?xml")
 
 
-def test_quiet_keeps_the_census(run, model):
-    """-q prints one line."""
+def test_quiet_keeps_the_failures_and_the_census(run, model):
+    """-q prints a line for each failure, and the census."""
     answer = run("audit", model, *MAX_NORM, "-q")
-    assert len(answer.stdout.strip().splitlines()) == 1
+    failure, census = answer.stdout.splitlines()
+    assert failure.startswith("error[max-norm]: ")
+    assert census.endswith("exit 1")
     assert answer.returncode == 1
 
 

@@ -12,8 +12,8 @@ from ckptclamp.auditing.results import CheckpointSummary, FileDigest
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.models.keras.declarations import Declaration
 from ckptclamp.reports import RenderOptions
-from ckptclamp.reports.formats.text import cell_width
 from ckptclamp.reports.inspection import render_inspection
+from ckptclamp.reports.names import cell_width
 
 NORMS = NormStatistics(
     unit_words="one of 4 columns",

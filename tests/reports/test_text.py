@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from ckptclamp.auditing.results import Verdict
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports import RenderOptions
-from ckptclamp.reports.formats.text import cell_width, render
+from ckptclamp.reports.findings import Level, findings
+from ckptclamp.reports.formats.text import render
+from ckptclamp.reports.names import cell_width
 from tests.reports import samples
 
 
@@ -18,11 +21,13 @@ def table_of(text: str) -> list[str]:
     return lines[start : lines.index("", start)]
 
 
-def test_every_result_is_a_row_with_full_names_when_piped():
+def test_what_is_not_a_pass_is_a_row_with_full_names_when_piped():
     """A log must hold every name whole, whatever the width of a terminal would have been."""
     text = render(samples.MIXED, RenderOptions())
     rows = table_of(text)
     for result in samples.MIXED.results[:5]:
+        if result.verdict is Verdict.PASS:
+            continue
         (row,) = [line for line in rows if line.startswith(f"{result.label} ")]
         assert result.rule in row
         assert result.constraint in row
@@ -39,10 +44,10 @@ def test_not_evaluated_is_no_zero():
 
 @pytest.mark.parametrize("width", [74, 80, 100, 200])
 def test_a_row_is_a_line_on_a_terminal(width):
-    """On a terminal no row of the table may wrap, and a shortened name keeps both ends."""
+    """On a terminal no row of the table may wrap, and a shortened name can still be known."""
     rows = table_of(render(samples.MIXED, RenderOptions(width=width)))
     assert max(cell_width(row) for row in rows) <= width
-    assert rows[2].startswith("dep")
+    assert rows[2].removeprefix("…").startswith("dep")
     assert rows[2].endswith("VIOLATION")
 
 
@@ -114,11 +119,36 @@ def test_suppressed_violations_are_counted_and_shown_on_request():
     assert "suppressed by baseline.json: known since March" in shown
 
 
-def test_quiet_is_the_census_alone():
-    """-q leaves one line."""
-    text = render(samples.MIXED, RenderOptions(verbose=-1))
-    assert text.count("\n") == 1
-    assert text.endswith("exit 3\n")
+def test_passes_are_counted_and_listed_on_request():
+    """Nobody looks for three failures among three hundred passes; who wants them all asks."""
+    calm = render(samples.MIXED, RenderOptions())
+    assert not [line for line in calm.splitlines() if line.startswith("conv2d/kernel ")]
+    assert "1 result passes; `-v` lists what does" in calm
+    whole = table_of(render(samples.MIXED, RenderOptions(verbose=1)))
+    assert [line for line in whole if line.startswith("conv2d/kernel ")] == whole[-2:-1]
+
+
+def test_what_is_wrong_is_nearest_to_the_prompt():
+    """A reader begins at the end: notes stand above the table, errors below it, worst first."""
+    lines = render(samples.MIXED, RenderOptions()).splitlines()
+    notes = [i for i, line in enumerate(lines) if line.startswith("note[")]
+    table = next(i for i, line in enumerate(lines) if line.startswith("tensor "))
+    wrong = [i for i, line in enumerate(lines) if line.startswith(("error[", "warning["))]
+    assert max(notes) < table < min(wrong)
+    assert lines[table + 1].endswith("VIOLATION")
+
+
+def test_quiet_names_the_failures_in_a_line_each():
+    """-q is for a log that must say what failed, and no more."""
+    lines = render(samples.MIXED, RenderOptions(verbose=-1)).splitlines()
+    assert lines[-1].endswith("exit 3")
+    assert all(line.startswith("error[") for line in lines[:-1])
+    assert len(lines) == 1 + sum(
+        finding.level is Level.ERROR for finding in findings(samples.MIXED)
+    )
+    strict = render(replace(samples.MIXED, strict=True), RenderOptions(verbose=-1))
+    assert "warning[degenerate-axis]" in strict
+    assert render(samples.CLEAN, RenderOptions(verbose=-1)).count("\n") == 1
 
 
 def test_verbose_tells_why_and_with_what():
@@ -165,7 +195,7 @@ def test_wide_characters_keep_the_table_aligned():
     """A Chinese or combining name takes the columns that a terminal gives it."""
     wide = replace(samples.PASSING, label="卷积/核")
     report = replace(samples.CLEAN, results=(samples.PASSING, wide))
-    rows = table_of(render(report, RenderOptions()))
+    rows = table_of(render(report, RenderOptions(verbose=1)))
     assert len({cell_width(row) for row in rows[1:]}) == 1
 
 

@@ -43,7 +43,7 @@ def test_a_quiet_run_writes_whole_files(tmp_path):
     out = io.StringIO()
     outputs = parse_outputs(["text=-", f"text={tmp_path}/a.txt"])
     write_reports(samples.VIOLATIONS, outputs, replace(OPTIONS, verbose=-1), out)
-    assert "error[" not in out.getvalue()
+    assert "= unit:" not in out.getvalue()
     assert (tmp_path / "a.txt").read_text() == render("text", samples.VIOLATIONS, RenderOptions())
 
 

@@ -1,21 +1,29 @@
-"""Text for people: a table, what is wrong and where, and the whole answer in the last line.
+"""Text for people: what is not a pass, where and why, and the whole answer in the last line.
 
-Its plain tables serve the other commands too. On a terminal names are shortened in the middle so
+What passes is counted, and listed where more is asked for. A reader begins at the prompt: what is
+wrong stands nearest to it, and what is only told stands above. On a terminal names are shortened so
 that a row is a line; elsewhere nothing is cut.
-rich's tables cut a name at its end, where those of one model differ, and cost a gate their import.
 """
 
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.errors import printable
-from ckptclamp.reports.findings import Finding, Kind, Level, Report, findings, subject
+from ckptclamp.reports.findings import (
+    Finding,
+    Kind,
+    Level,
+    Report,
+    findings,
+    subject,
+    worst_first,
+)
+from ckptclamp.reports.names import cell_width
+from ckptclamp.reports.tables import Column, first_that_fits, table_lines
 from ckptclamp.reports.wording import (
     CHANGE_HEADS,
     LEGEND,
@@ -38,7 +46,7 @@ from ckptclamp.reports.wording import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ckptclamp.auditing.results import CheckpointSummary, Result
     from ckptclamp.errors import ExitCode
@@ -53,25 +61,6 @@ _VERDICT_COLORS = {
     "warning": _YELLOW,
     "suppressed": _DIM,
 }
-
-_GAP = "  "
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A heading and how its cells are set.
-
-    Where space is short a column of names `shrinks`, to `least` columns and no further.
-    """
-
-    title: str
-    right: bool = False
-    shrinks: bool = False
-    least: int = 8
-
-
-Table = tuple[Sequence[Column], Sequence[Sequence[str]]]
-"""The columns and the rows of one table."""
 
 _NAMES = {
     "tensor": Column("tensor", shrinks=True, least=14),
@@ -100,20 +89,28 @@ class _Page:
         self.options = options
 
     def audit(self, report: AuditReport) -> Iterator[str]:
+        found = findings(report, show_suppressed=self.options.show_suppressed)
         if self.options.verbose >= 0:
             yield from self._heading(report)
             yield ""
+            yield from self._findings(found, told=True)
             yield from self._table(report)
-            yield from self._findings(report)
+            yield from self._findings(found)
+        else:
+            yield from self._failures(found, strict=report.strict)
         yield from self._summary(report, report.exit_code)
 
     def apply(self, report: ApplyReport) -> Iterator[str]:
         audit = subject(report)
+        found = findings(report, show_suppressed=self.options.show_suppressed)
         if self.options.verbose >= 0:
             yield from self._heading(report.before)
             yield ""
+            yield from self._findings(found, told=True)
             yield from self._changes(report)
-            yield from self._findings(report)
+            yield from self._findings(found)
+        elif report.exit_code:
+            yield from self._failures(found, strict=audit.strict)
         if report.after is None:
             yield from self._summary(audit, report.exit_code, "before: ")
             yield self._paint(_BOLD, "dry run: nothing was written")
@@ -153,25 +150,38 @@ class _Page:
         yield f"  ckptclamp {printable(report.tool_version)}, {report.seconds:.2f} s"
 
     def _table(self, report: AuditReport) -> Iterator[str]:
-        shown = [
+        """What is not a pass, worst first, or all; passes that are not shown are counted."""
+        whole = self.options.verbose > 0
+        listed = [
             result
-            for result in report.results
+            for result in worst_first(report.results)
             if result.suppressed is None or self.options.show_suppressed
         ]
-        if not shown:
-            return
+        shown = [r for r in listed if whole or r.verdict is not Verdict.PASS]
+        if shown:
+            yield from self._rows(shown)
+        if len(shown) < len(listed):
+            passes = plural(len(listed) - len(shown), "result")
+            verb = "passes" if len(listed) - len(shown) == 1 else "pass"
+            yield self._paint(_DIM, f"{passes} {verb}; `-v` lists what does")
+        if listed:
+            yield ""
+        if whole and shown:
+            yield from self._explanations(shown)
+
+    def _rows(self, shown: list[Result]) -> Iterator[str]:
         rows = [result_cells(result) for result in shown]
         heads = _columns(ResultCells._fields)
-        everything = heads, rows
-        narrow = [*heads[:2], *heads[3:]], [(*row[:2], *row[3:]) for row in rows]
+        # Where it is narrow, without the constraint, which the rule names, and then without units.
+        tables = [
+            ([heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
+            for kept in (range(7), (0, 1, 3, 4, 5, 6), (0, 1, 4, 5, 6))
+        ]
         width = self.options.width
-        columns, cells = first_that_fits([everything, narrow], width)
+        columns, cells = first_that_fits(tables, width)
         yield from table_lines(columns, cells, width=width, paint=self._paint_verdict)
         if any(result.verdict is Verdict.NOT_EVALUATED for result in shown):
             yield self._paint(_DIM, LEGEND)
-        yield ""
-        if self.options.verbose > 0:
-            yield from self._explanations(shown)
 
     def _explanations(self, results: list[Result]) -> Iterator[str]:
         for result in results:
@@ -186,17 +196,25 @@ class _Page:
                 yield f"  = why: {sentence(result.why)}"
         yield ""
 
-    def _findings(self, report: Report) -> Iterator[str]:
-        found = findings(report, show_suppressed=self.options.show_suppressed)
+    def _findings(self, found: Sequence[Finding], *, told: bool = False) -> Iterator[str]:
+        """What is wrong, or only the notes, which nobody need act on."""
+        chosen = [finding for finding in found if (finding.level is Level.NOTE) is told]
         short = self.options.width is not None and self.options.verbose < 1
-        listed = found[: self.options.max_findings] if short else found
+        listed = chosen[: self.options.max_findings] if short else chosen
         for finding in listed:
             yield from self._finding(finding)
             yield ""
-        if len(found) > len(listed):
-            more = plural(len(found) - len(listed), "more finding")
-            yield f"{more}, less bad; `-v` shows all of them"
+        if len(chosen) > len(listed):
+            noun, less = ("more note", "") if told else ("more finding", ", less bad")
+            yield f"{plural(len(chosen) - len(listed), noun)}{less}; `-v` shows all of them"
             yield ""
+
+    def _failures(self, found: Sequence[Finding], *, strict: bool) -> Iterator[str]:
+        """A line for each finding by which the gate does not pass."""
+        for finding in found:
+            if finding.level is Level.ERROR or (strict and finding.level is Level.WARNING):
+                head = f"{finding.level}[{finding.code}]"
+                yield f"{self._paint(_LEVEL_COLORS[finding.level], head)}: {finding.sentence}"
 
     def _finding(self, finding: Finding) -> Iterator[str]:
         head = f"{finding.level}[{finding.code}]"
@@ -253,97 +271,3 @@ class _Page:
         return textwrap.wrap(
             text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
         )
-
-
-def cell_width(text: str) -> int:
-    """Columns of a terminal that `text` takes: wide characters two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
-
-
-def elide(text: str, width: int) -> str:
-    """Cut `text` so that it takes at most `width` columns, and keep more of its end.
-
-    Names of one model differ most in their last part.
-    """
-    if cell_width(text) <= width:
-        return text
-    head = _fitting(text, (width - 1) * 2 // 5)
-    tail = _fitting(text[::-1], width - 1 - cell_width(head))[::-1]
-    return f"{head}…{tail}"
-
-
-def _fitting(text: str, width: int) -> str:
-    """As much of the beginning of `text` as `width` columns hold."""
-    end = 0
-    while end < len(text) and cell_width(text[: end + 1]) <= width:
-        end += 1
-    return text[:end]
-
-
-def table_lines(
-    columns: Sequence[Column],
-    rows: Sequence[Sequence[str]],
-    *,
-    width: int | None = None,
-    paint: Callable[[str, str], str] | None = None,
-) -> Iterator[str]:
-    """Yield a heading and a line a row, without trailing spaces.
-
-    With a `width`, columns of names are shortened in step until a line fits. `paint(cell, padded)`
-    colours the last cell of a row.
-    """
-    widths = _widths(columns, rows, width)
-    yield _line(columns, [column.title for column in columns], widths).rstrip()
-    for row in rows:
-        cells = [elide(cell, room) for cell, room in zip(row, widths, strict=True)]
-        line = _line(columns, cells, widths).rstrip()
-        if paint is not None and cells[-1]:
-            line = line.removesuffix(cells[-1]) + paint(row[-1], cells[-1])
-        yield line
-
-
-def fits(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> bool:
-    """Whether the table needs no shortening at `width`."""
-    return _total(_widths(columns, rows, None)) <= width
-
-
-def first_that_fits(tables: Sequence[Table], width: int | None) -> Table:
-    """The first of `tables`, richest first, that needs no shortening at `width`, or the last."""
-    if width is None:
-        return tables[0]
-    return next((table for table in tables if fits(*table, width)), tables[-1])
-
-
-def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + len(_GAP) * (len(widths) - 1)
-
-
-def _widths(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None
-) -> list[int]:
-    widths = [
-        max([len(column.title), *(cell_width(row[i]) for row in rows)])
-        for i, column in enumerate(columns)
-    ]
-    while width is not None and _total(widths) > width:
-        longest = [
-            i for i, column in enumerate(columns) if column.shrinks and widths[i] > column.least
-        ]
-        if not longest:
-            break
-        widths[max(longest, key=lambda i: widths[i] / columns[i].least)] -= 1
-    return widths
-
-
-def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:
-    return _GAP.join(
-        " " * (room - cell_width(cell)) + cell
-        if column.right
-        else cell + " " * (room - cell_width(cell))
-        for column, cell, room in zip(columns, cells, widths, strict=True)
-    )
