@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -20,11 +21,10 @@ from ckptclamp.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptclamp.constraints.base import UnitStatistics
+    from ckptclamp.constraints.base import ExactSums, UnitStatistics
 
-_INSIDE = 1 - 2.0**-46
-"""What a projection aims at, relative to the bound: as many weights as memory holds can be summed in
-any order, and the sum does not leave the bound."""
+_TINY = 2.0**-1060
+"""More than a sum loses where float64 runs out of exponents."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,27 @@ class MaxL1Norm(WholeUnitConstraint, BuiltIn):
         bound = np.full_like(total, self.max_value)
         with np.errstate(invalid="ignore"):
             distance = np.where(total <= bound, 0.0, total - bound)
-        return Judgement(total, bound, distance, np.where(np.isfinite(bound), bound, 0.0))
+        scale = np.where(np.isfinite(bound), bound, 0.0)
+        return Judgement(total, bound, distance, scale, _error(statistics, total))
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare the sum of magnitudes with ``max_value (1 + t)``."""
+        if not math.isfinite(self.max_value):
+            return Fraction(0)
+        return max(
+            exact.magnitudes - Fraction(self.max_value) * (1 + Fraction(tolerance)), Fraction(0)
+        )
 
     def nearest(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
         """Lower every magnitude by its unit's threshold, but not below 0."""
         rows = units.reshape(len(units), -1)
         magnitudes = np.abs(rows)
-        inside = magnitudes.sum(axis=1, keepdims=True) <= self.max_value
-        near = np.where(inside, magnitudes, _onto_simplex(magnitudes, self.max_value * _INSIDE))
+        near = np.minimum(magnitudes, _onto_simplex(magnitudes, self.max_value))
         return np.copysign(near, rows).reshape(units.shape)
 
     def magnitude_sum(self) -> tuple[float, float]:
         """Up to the bound."""
-        return -math.inf, self.max_value * _INSIDE
+        return -math.inf, self.max_value
 
     def unmendable(self, statistics: UnitStatistics) -> NDArray[np.bool_]:
         """Units whose sum is beyond float64."""
@@ -110,7 +118,18 @@ class Simplex(WholeUnitConstraint, BuiltIn):
         bound = np.where(negative, 0.0, self.total)
         measured = np.where(negative, smallest, total)
         with np.errstate(invalid="ignore"):
-            return Judgement(measured, bound, np.abs(measured - bound), bound)
+            error = np.where(negative, 0.0, _error(statistics, total))
+            return Judgement(measured, bound, np.abs(measured - bound), bound, error)
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare the sum, of weights that are not negative, with ``total (1 ± t)``."""
+        apart, allowed = (
+            exact.total - Fraction(self.total),
+            Fraction(tolerance) * Fraction(self.total),
+        )
+        if abs(apart) <= allowed:
+            return Fraction(0)
+        return apart - allowed if apart > 0 else apart + allowed
 
     def nearest(self, units: NDArray[np.float64]) -> NDArray[np.float64]:
         """Lower every weight by its unit's threshold, which may be negative, but not below 0."""
@@ -130,24 +149,61 @@ class Simplex(WholeUnitConstraint, BuiltIn):
         return self.total, self.total
 
 
-_REFINEMENTS = 2
+def _error(statistics: UnitStatistics, total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far a sum of numbers of one sign may lie from the truth."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(statistics.error * total + _TINY)
 
 
 def _onto_simplex(rows: NDArray[np.float64], total: float) -> NDArray[np.float64]:
     """Return max(row - θ, 0) for the θ of each row for which that sums to `total`.
 
     With the weights in falling order, θ is (their sum up to ρ - total) / ρ, where ρ is the last place
-    at which a weight is larger than the θ of that place. All is reckoned from the largest weight, so
-    that what stays has all its digits however large the weights are beside `total`. A running sum
-    loses digits in long rows, so the sum of those that stay is then taken again.
+    at which a weight is larger than the θ of that place. A running sum loses digits, in long rows and
+    beside large weights; so what stays is taken as a weight less that θ, with all that rounding cut
+    off, and its sum says how far θ was off.
     """
-    below = rows - rows.max(axis=1, keepdims=True)
-    falling = -np.sort(-below, axis=1)
+    largest = rows.max(axis=1, keepdims=True)
+    falling = -np.sort(largest - rows, axis=1)
     thresholds = (np.cumsum(falling, axis=1) - total) / np.arange(1, rows.shape[1] + 1)
     last = np.maximum(np.count_nonzero(falling > thresholds, axis=1), 1) - 1
-    threshold = np.take_along_axis(thresholds, last[:, None], axis=1)
+    threshold, rest = _two_sum(largest, np.take_along_axis(thresholds, last[:, None], axis=1))
     for _ in range(_REFINEMENTS):
-        above = np.maximum(below - threshold, 0.0)
-        count = np.count_nonzero(above, axis=1, keepdims=True)
-        threshold += (above.sum(axis=1, keepdims=True) - total) / np.maximum(count, 1)
-    return np.asarray(np.maximum(below - threshold, 0.0))
+        above, lost = _two_sum(rows, -threshold)
+        lost -= rest
+        stays = above + lost > 0
+        above[~stays] = lost[~stays] = 0.0
+        high, low = _sum_in_two(above)
+        off = ((high - total) + low + lost.sum(axis=1, keepdims=True)) / np.maximum(
+            np.count_nonzero(stays, axis=1, keepdims=True), 1
+        )
+        threshold, more = _two_sum(threshold, off)
+        rest += more
+    above, lost = _two_sum(rows, -threshold)
+    return np.asarray(np.maximum(above + (lost - rest), 0.0))
+
+
+_REFINEMENTS = 3
+"""The first may find that a weight more or less stays, the next that all is well."""
+
+
+def _two_sum(
+    a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return ``a + b``, rounded, and what rounding took from it (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _sum_in_two(
+    rows: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sum of each row in twice the digits of float64: two numbers that add up to it."""
+    high, low = rows, np.zeros_like(rows)
+    while (count := high.shape[1]) > 1:
+        if count % 2:
+            high, low = (np.pad(array, ((0, 0), (0, 1))) for array in (high, low))
+        high, lost = _two_sum(high[:, ::2], high[:, 1::2])
+        low = low[:, ::2] + low[:, 1::2] + lost
+    return high, low

@@ -109,6 +109,18 @@ def rounded(
     return out
 
 
+def one_step(stored: NDArray[Any], way: Rounding) -> NDArray[Any]:
+    """Return the next number of the dtype for each of `stored`, `way` of zero; itself at the end."""
+    native = stored.dtype.newbyteorder("=")
+    wide = stored.astype(np.float64)
+    if native.kind in "iub":
+        return _to_integers(wide + np.where(wide < 0, -1, 1) * int(way), native, np.asarray(0))
+    aim = np.where(wide == 0, np.copysign(1.0, wide), 2 * wide) if way > 0 else wide / 2
+    out = stored.astype(native)
+    _direct(out, np.clip(aim, *_limits(native)), np.asarray(way))
+    return out.astype(stored.dtype)
+
+
 def inward(
     low: NDArray[np.float64] | float, high: NDArray[np.float64] | float, dtype: np.dtype[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

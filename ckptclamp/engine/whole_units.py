@@ -11,6 +11,8 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, Grid, kept_axes
+from ckptclamp.engine.exact import ExactTotals
+from ckptclamp.engine.fitting import fitted
 from ckptclamp.engine.job import NOTHING, Job, Projected
 from ckptclamp.engine.measure import unreadable
 from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, KnownStatistics, Measurement
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.base import ExactSums
+    from ckptclamp.constraints.base import ExactSums, Statistic
     from ckptclamp.constraints.whole import WholeUnitConstraint
+    from ckptclamp.engine.job import Sums
 
 _COPIES = 5
 """Arrays of a slab in its storage dtype: read, by units, rounded, tried, and as it will be."""
@@ -168,18 +171,26 @@ def _project_slab(
     before: UnitStatistics,
 ) -> Projected:
     """Project the units of one box, and write those that got better."""
-    outside, chosen = job.fixable(before, _undoubted)
+    units = _units(block, job.axes)
+    lay, (outside, chosen) = (
+        constraint.judge(before),
+        job.fixable(before, _sums_of(units, constraint.needs)),
+    )
     hopeless = int(np.count_nonzero(outside & ~chosen))
     if not chosen.any():
         return Projected(len(outside), 0, 0.0, hopeless)
-    units = _units(block, job.axes)
     with np.errstate(all="ignore"):
         near = constraint.nearest(units[chosen].astype(np.float64))
         stored = units.copy()
-        stored[chosen] = _stored(near, units.dtype, constraint.magnitude_sum())
+        sums = constraint.magnitude_sum()
+        stored[chosen] = (
+            rounded(near, units.dtype, Rounding.NEAREST)
+            if sums is None
+            else fitted(near, units.dtype, sums)
+        )
         trial = _put_back(stored, block, job.axes)
         after = _measured(constraint, trial, job.axes)
-        lies, lay = constraint.judge(after), constraint.judge(before)
+        lies = job.judged(after, _sums_of(stored, constraint.needs))
         conforms = ~lies.violates(job.tolerance) & (after.nonfinite == 0)
         better = chosen & (conforms | (lies.distance < 0.5 * lay.distance))
     stored[~better] = units[~better]
@@ -191,52 +202,13 @@ def _project_slab(
     return Projected(len(outside), int(np.count_nonzero(changed)), change, left)
 
 
-def _undoubted(places: NDArray[np.intp]) -> list[ExactSums]:
-    """No sums: `judge` has the last word on these sets."""
-    del places
-    return []
+def _sums_of(units: NDArray[Any], needs: frozenset[Statistic]) -> Sums:
+    """What sums some of `units` exactly, shape (units, ...)."""
 
+    def sums(places: NDArray[np.intp]) -> list[ExactSums]:
+        rows = units.reshape(len(units), -1)
+        totals = ExactTotals(needs, len(places))
+        totals.add(np.arange(len(places)), rows[places])
+        return totals.sums(rows.shape[1])
 
-def _stored(
-    near: NDArray[np.float64], dtype: np.dtype[Any], sums: tuple[float, float] | None
-) -> NDArray[Any]:
-    """Round units to `dtype`, so that the magnitudes of each sum to a number in `sums`, if it can."""
-    nearest = rounded(near, dtype, Rounding.NEAREST)
-    if sums is None:
-        return nearest
-    rows = near.reshape(len(near), -1)
-    stored = nearest.reshape(rows.shape)
-    total = np.abs(stored.astype(np.float64)).sum(axis=1)
-    for place in np.flatnonzero((total < sums[0]) | (total > sums[1])):
-        amount = total[place] - min(max(total[place], sums[0]), sums[1])
-        exactly = sums[0] == sums[1]
-        stored[place] = _rounded_otherwise(rows[place], stored[place], amount, exactly=exactly)
-    return nearest
-
-
-def _rounded_otherwise(
-    exact: NDArray[np.float64], stored: NDArray[Any], surplus: float, *, exactly: bool
-) -> NDArray[Any]:
-    """Round as many weights the other way as take `surplus` (negative: minus a lack) off their sum.
-
-    Those come first that this costs least: squared distance, for each bit of the sum. `exactly` takes
-    it off as nearly as that can be done; otherwise it is taken off wholly.
-    """
-    down, up = (
-        rounded(exact, stored.dtype, way) for way in (Rounding.TOWARD_ZERO, Rounding.AWAY_FROM_ZERO)
-    )
-    target = down if surplus > 0 else up
-    now, then = (np.abs(array.astype(np.float64)) for array in (stored, target))
-    step = np.abs(now - then)
-    magnitude = np.abs(exact)
-    cost = np.abs(then - magnitude) - np.abs(now - magnitude)
-    order = np.flatnonzero(step > 0)
-    order = order[np.argsort(cost[order], kind="stable")]
-    taken = np.cumsum(step[order])
-    count = int(np.searchsorted(taken, abs(surplus))) + 1
-    if exactly and count <= len(taken):
-        over, short = taken[count - 1], taken[count - 2] if count > 1 else 0.0
-        count -= abs(surplus) - short < over - abs(surplus)
-    out = stored.copy()
-    out[order[:count]] = target[order[:count]]
-    return out
+    return sums
