@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from ckptclamp.cli import cli
 from ckptclamp.constraints.registry import BUILTIN, arguments_of
 from ckptclamp.errors import ExitCode
-from ckptclamp.reports import REPORTERS
+from ckptclamp.reports import REPORTERS, parse_outputs
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from ckptclamp.spec.model import Leeway, ZeroUnits
 from ckptclamp.spec.settings import ALLOWED
@@ -113,10 +113,10 @@ def test_every_command_line_parses(line):
     parser = command.make_parser(click.Context(command))
     values, rest, _ = parser.parse_args(arguments)
     assert len(rest) == len([r for r in rest if not r.startswith("-")])
-    if values.get("format") and "reports" in {parameter.name for parameter in command.params}:
+    if values.get("format") and "written" in {parameter.name for parameter in command.params}:
         assert values["format"] in REPORTERS
-    for report in values.get("reports") or []:
-        assert report.partition("=")[0] in {*REPORTERS, "units"}
+    for report in values.get("written") or []:
+        assert parse_outputs([report])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

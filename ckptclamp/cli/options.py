@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,9 +89,25 @@ class ReportOptions:
     verbose: int
     color: str
     format: str = "text"
-    reports: tuple[Output, ...] = ()
+    written: tuple[str, ...] = ()
     show_suppressed: bool = False
     worst: int = 10
+
+    @cached_property
+    def reports(self) -> tuple[Output, ...]:
+        """What is written to files; a path alone may mean the format of stdout, if it was asked for.
+
+        Raises:
+            UsageError: as `parse_outputs` does; ask before the work begins.
+        """
+        from ckptclamp.reports import parse_outputs
+
+        source, sources = (
+            click.get_current_context().get_parameter_source,
+            click.core.ParameterSource,
+        )
+        asked = source("format") in (sources.COMMANDLINE, sources.ENVIRONMENT)
+        return tuple(parse_outputs(self.written, self.format if asked else None))
 
 
 @dataclass(frozen=True)
@@ -289,17 +305,8 @@ def _report_format(_ctx: click.Context, _param: click.Parameter, name: str) -> s
     return reporter_named(name).name
 
 
-def _outputs(
-    _ctx: click.Context, _param: click.Parameter, texts: Sequence[str]
-) -> tuple[Output, ...]:
-    """Read every ``FORMAT=PATH``, before the work begins."""
-    from ckptclamp.reports import parse_outputs
-
-    return tuple(parse_outputs(texts))
-
-
 def report_option(*short: str, units: bool = True) -> Callable[[F], F]:
-    """The repeatable ``FORMAT=PATH``; `short` adds spellings where a command has room for them.
+    """The repeatable ``[FORMAT=]PATH``; `short` adds spellings where a command has room for them.
 
     `units` says whether the command can list every unit.
     """
@@ -307,11 +314,11 @@ def report_option(*short: str, units: bool = True) -> Callable[[F], F]:
     return option(
         *short,
         "--report",
-        "reports",
+        "written",
         multiple=True,
-        metavar="FORMAT=PATH",
-        callback=_outputs,
-        help=f"Write a report to a file as well{listed}. May be repeated.",
+        metavar="[FORMAT=]PATH",
+        help=f"Write a report to a file as well, in the format that its suffix tells{listed}. May be "
+        "repeated.",
     )
 
 

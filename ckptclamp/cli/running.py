@@ -186,9 +186,11 @@ def emit(report: AuditReport | ApplyReport, reports: ReportOptions) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
     from ckptclamp.reports import STDOUT, Output, write_reports
 
-    outputs = [*reports.reports, Output(reports.format, STDOUT)]
-    write_reports(report, outputs, render_options(reports))
-    if reports.format != "text" and not reports.quiet:
+    # Who names a format and a path alone means that file: people still want to read something.
+    elsewhere = any(output.bare and output.format == reports.format for output in reports.reports)
+    shown = "text" if elsewhere else reports.format
+    write_reports(report, [*reports.reports, Output(shown, STDOUT)], render_options(reports))
+    if shown != "text" and not reports.quiet:
         _warn(report)
 
 

@@ -126,22 +126,46 @@ UNITS = "units"
 """Not a rendering of a report: every violating unit, written while the audit runs (`units_file`)."""
 
 
+SUFFIXES = {
+    ".sarif": "sarif",
+    ".sarif.json": "sarif",
+    ".json": "json",
+    ".xml": "junit",
+    ".md": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".txt": "text",
+    ".jsonl": UNITS,
+}
+"""The formats that a file's name tells."""
+
+_SEVERAL = {".json": ("json", "sarif", "gitlab"), ".txt": tuple(REPORTERS)}
+"""Suffixes that more than one format may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One report to write: a format's name, and a path or ``-`` for standard output."""
+    """One report to write: a format's name, and a path or ``-`` for standard output.
+
+    `bare` says that the user named a path alone.
+    """
 
     format: str
     path: str
+    bare: bool = False
 
 
-def parse_outputs(texts: Sequence[str]) -> list[Output]:
-    """Read several ``FORMAT=PATH``; worth doing before a long audit whose report they are.
+def parse_outputs(texts: Sequence[str], format_: str | None = None) -> list[Output]:
+    """Read several ``FORMAT=PATH`` or ``PATH``; worth doing before a long audit whose report they are.
+
+    A path alone tells its format by its suffix; where this may be several or none, it is `format_`,
+    if the user asked for one.
 
     Raises:
-        UsageError: one has no ``=`` or an unknown format, its path cannot be a file, or two of
-            them name one place.
+        UsageError: a format is unknown or cannot be told, a path cannot be a file, or two of them
+            name one place.
     """
-    outputs = [_parse_output(text) for text in texts]
+    outputs = [_parse_output(text, format_) for text in texts]
     _check_distinct(outputs)
     return outputs
 
@@ -155,17 +179,34 @@ def _check_distinct(outputs: Sequence[Output]) -> None:
         seen.add(place)
 
 
-def _parse_output(text: str) -> Output:
+def _parse_output(text: str, format_: str | None) -> Output:
     name, separator, path = text.partition("=")
-    if not separator or not path:
-        raise UsageError(f"{text!r} is not FORMAT=PATH", hint="for example json=report.json")
-    if name != UNITS:
-        reporter_named(name)
-    elif path == STDOUT:
+    bare = not separator or "/" in name or "." in name
+    output = _of_path(text, format_) if bare else Output(name, path)
+    if not output.path:
+        raise UsageError(f"{text!r} names no file", hint="for example json=report.json")
+    if output.format != UNITS:
+        reporter_named(output.format)
+    elif output.path == STDOUT:
         raise UsageError("units are written to a file", hint="for example units=units.jsonl")
-    if path != STDOUT:
-        check_place(Path(path))
-    return Output(name, path)
+    if output.path != STDOUT:
+        check_place(Path(output.path))
+    return output
+
+
+def _of_path(path: str, format_: str | None) -> Output:
+    """The output at a path that says by its suffix what it is."""
+    suffix = max((s for s in SUFFIXES if path.lower().endswith(s)), key=len, default=None)
+    told = None if suffix is None else SUFFIXES[suffix]
+    if format_ is not None and (suffix is None or format_ in _SEVERAL.get(suffix, ())):
+        told = format_
+    if told is None or path in REPORTERS:
+        raise UsageError(
+            f"the name {path!r} does not tell a format",
+            hint=f"write FORMAT=PATH, for example json={path}, or end it in "
+            f"{', '.join(s for s in SUFFIXES if s.count('.') == 1)}",
+        )
+    return Output(told, path, bare=True)
 
 
 def check_place(path: Path) -> None:

@@ -53,6 +53,30 @@ def test_several_reports_of_one_run(run, model, tmp_path):
     assert (tmp_path / "r.xml").read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["-o", "out.sarif"], ["--format", "sarif", "-o", "out.sarif"]]
+)
+def test_a_report_goes_to_a_file_as_other_linters_have_it(run, model, tmp_path, arguments):
+    """A path alone is enough, and people read text meanwhile."""
+    answer = run("audit", model, *MAX_NORM, *arguments, cwd=tmp_path)
+    assert answer.returncode == 1
+    assert json.loads((tmp_path / "out.sarif").read_text())["version"] == "2.1.0"
+    assert answer.stdout.splitlines()[-1].endswith("exit 1")
+
+
+def test_two_formats_are_two_reports(run, model, tmp_path):
+    """`-f` is about stdout where a file says by its name that it is something else."""
+    answer = run(
+        "audit", model, *MAX_NORM, "-f", "json", "-o", "out.xml", "-o", "b.sarif", cwd=tmp_path
+    )
+    assert json.loads((tmp_path / "b.sarif").read_text())["version"] == "2.1.0"
+    assert (tmp_path / "out.xml").read_text().startswith("<?xml")
+    assert json.loads(answer.stdout)["exit_code"] == 1
+    refused = run("audit", model, *MAX_NORM, "-o", "out", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "does not tell a format" in refused.stderr
+
+
 def test_quiet_keeps_the_failures_and_the_census(run, model):
     """-q prints a line for each failure, and the census."""
     answer = run("audit", model, *MAX_NORM, "-q")

@@ -27,6 +27,38 @@ from tests.reports import samples
 OPTIONS = RenderOptions(width=80, color=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "format_"),
+    [
+        ("out.sarif", None, "sarif"),
+        ("out.sarif.json", None, "sarif"),
+        ("out.json", None, "json"),
+        ("out.json", "sarif", "sarif"),
+        ("out.json", "gitlab", "gitlab"),
+        ("OUT.XML", None, "junit"),
+        ("out.html", "json", "html"),
+        ("summary.md", None, "markdown"),
+        ("out.jsonl", "json", "units"),
+        ("out", "sarif", "sarif"),
+        ("out.xml", "json", "junit"),
+        ("sarif=a=b.json", "junit", "sarif"),
+    ],
+)
+def test_a_name_tells_its_format(tmp_path, monkeypatch, name, asked, format_):
+    """The suffix says what a report is; where it may be several, the format that was asked for."""
+    monkeypatch.chdir(tmp_path)
+    (output,) = parse_outputs([name], asked)
+    assert output.format == format_
+    assert output.path == name.removeprefix("sarif=")
+
+
+@pytest.mark.parametrize("name", ["out", "out.bin", "model.safetensors", "-"])
+def test_a_name_that_tells_nothing_is_refused(name):
+    """No format is guessed."""
+    with pytest.raises(UsageError, match="does not tell a format"):
+        parse_outputs([name])
+
+
 def test_several_reports_in_one_run(tmp_path):
     """One audit serves the terminal, the gate and the archive."""
     out = io.StringIO()
