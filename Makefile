@@ -7,7 +7,7 @@ TORTURE ?= .venv-torture
 OLDEST ?= .venv-oldest
 WHEEL_SOURCES := pyproject.toml README.md $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
 
-.PHONY: help demo test lint types unit oldest bench fixtures zoo parity torture clean
+.PHONY: help demo test lint types unit oldest docs links examples bench fixtures zoo parity torture clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,23 @@ $(OLDEST)/installed: $(VENV)/installed
 oldest: $(OLDEST)/installed ## Run the tests with the oldest dependencies that are promised
 	$(OLDEST)/bin/pytest $(PYTEST_ARGS)
 
+# The generator is a tool of the site alone; ckptclamp never depends on it.
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --group docs
+	@touch $@
+
+SPHINX = $(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --nitpicky docs
+
+docs: $(VENV)/docs ## Build the site in build/site; a warning or a dead link is a failure
+	$(SPHINX) build/site
+	$(BIN)/python docs/_links.py build/site README.md CHANGELOG.md
+
+links: $(VENV)/docs ## Ask other sites whether what is linked to is there (wants a network)
+	$(SPHINX) -b linkcheck build/links
+
+examples: $(VENV)/installed ## Write into the documents what their examples print now
+	$(BIN)/python -m tests.docs.examples
+
 bench: $(VENV)/installed ## Measure against the yardsticks (takes minutes; wants a quiet machine)
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
@@ -91,4 +108,4 @@ torture: $(TORTURE)/installed ## Mutants, faults, kills, load and fuzzing (takes
 	PYTHON=$(TORTURE)/bin/python sh torture/all.sh
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) $(TORTURE) dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) $(TORTURE) docs/reference dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import _reference
 import click
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ckptclamp.cli import cli
 from ckptclamp.constraints.registry import BUILTIN, arguments_of
 from ckptclamp.errors import ExitCode
 from ckptclamp.reports import REPORTERS, parse_outputs
+from ckptclamp.reports.catalogue import SITE
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from ckptclamp.spec.model import Leeway, ZeroUnits
 from ckptclamp.spec.settings import ALLOWED
@@ -27,7 +29,14 @@ from ckptclamp.spec.settings import ALLOWED
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CI = ROOT / "docs" / "ci.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MADE = ROOT / "docs" / "reference"
+"""Pages that are made from the program, and need no check against it."""
+
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *(p for p in sorted((ROOT / "docs").rglob("*.md")) if MADE not in p.parents),
+]
 
 pytestmark = pytest.mark.skipif(
     not README.exists(), reason="the documents are not beside the tests"
@@ -38,7 +47,7 @@ _INLINE = re.compile(r"`(?P<code>[^`\n]+)`")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 OTHER_PROGRAMS = {"--rm", "--network", "--read-only", "--statement"}
-"""Options of docker and cosign, which the documents show too."""
+"""Options of docker and cosign, which the documents speak of too."""
 
 
 def section(page: Path, title: str) -> str:
@@ -155,31 +164,15 @@ def test_constraints_are_the_same_everywhere():
         assert set(filter(None, arguments.split(", "))) <= set(arguments_of(name))
 
 
-def test_the_spec_of_the_readme_loads(tmp_path, monkeypatch):
+def test_the_spec_of_the_readme_loads(tmp_path):
     """A reader begins with this file; every key of it means what is said beside it."""
-    (tmp_path / "our_pkg").mkdir()
-    (tmp_path / "our_pkg" / "__init__.py").write_text("")
-    (tmp_path / "our_pkg" / "constraints.py").write_text(
-        "class Ring:\n"
-        "    def __init__(self, radius):\n"
-        "        self.radius = radius\n"
-        "    def __call__(self, w):\n"
-        "        return w\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
     (text,) = [block for block in blocks(README.read_text()) if "# constraints.yaml" in block]
     path = tmp_path / "constraints.yaml"
-    path.write_text(text)
-    spec = load_spec(path, allow_import=frozenset({"our_pkg"}))
-    assert [rule.id for rule in spec.rules] == [
-        "bounded-kernels",
-        "torch-linear",
-        "monotone-head",
-        "our-own",
-    ]
-    assert spec.rules[1].leeway == Leeway(1e-3, 1e-5, ZeroUnits.ALLOW)
-    assert str(spec.rules[3].constraint).startswith("our_pkg.constraints:Ring")
-    assert list(spec.custom_objects) == ["my_pkg>WeightClip", "my_pkg>Ring"]
+    path.write_text(text.removeprefix("yaml\n"))
+    spec = load_spec(path)
+    assert [rule.id for rule in spec.rules] == ["attention", "feed-forward", "word-vectors"]
+    assert spec.rules[1].leeway == Leeway(2e-3)
+    assert spec.rules[2].leeway == Leeway(zero_units=ZeroUnits.ALLOW)
 
 
 def test_the_session_of_the_readme_is_real(tmp_path, monkeypatch):
@@ -228,6 +221,24 @@ def test_the_ignore_rule_of_the_documents_loads():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_there(page):
-    """A page that is linked to exists."""
+    """A page that is linked to exists, or is made from the program."""
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    made = {MADE / f"{name}.md" for name in _reference.PAGES}
+    targets = {(page.parent / link).resolve() for link in links}
+    assert {path for path in targets if not path.exists()} <= made
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_of_the_readme_lead_there_from_anywhere(page):
+    """A package index shows the README, without the files beside it."""
+    assert re.findall(r"\]\((?!https://|#)[^)]*", page.read_text()) == []
+    of_the_site = re.findall(rf"{re.escape(SITE)}/([^)#]+)\.html", page.read_text())
+    there = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in PAGES[2:]}
+    assert {*of_the_site} <= there | {f"reference/{name}" for name in _reference.PAGES}
+
+
+def test_the_first_word_of_units_defines_them():
+    """A reader who does not know what a unit is would understand nothing of the rest."""
+    text = README.read_text()
+    said = text.index("What one norm belongs to is called a *unit*")
+    assert re.search(r"\bunits?\b", text[:said]) is None
