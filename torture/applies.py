@@ -32,7 +32,6 @@ _IMPORTED_WHEN_USED = (
     "concurrent.futures.thread",
     "encodings.ascii",
     "ml_dtypes",
-    "pydantic",
     "rich.console",
     "safetensors",
     "yaml",

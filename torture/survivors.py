@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--offset", type=int, default=0, help="begin with this mutant")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
-    for name in ("numpy", "h5py", "ml_dtypes", "pydantic", "yaml", "rich.console"):
+    for name in ("numpy", "h5py", "ml_dtypes", "yaml", "rich.console"):
         importlib.import_module(name)
     gc.freeze()  # a collection in a fork would copy every page of what was loaded
     met = alive = 0

@@ -3,9 +3,6 @@
 Strict both ways: what is read must have every field that has no default and no field that is
 unknown, each of the stated type. Floats that JSON lacks are the strings ``NaN``, ``Infinity`` and
 ``-Infinity``. Lone surrogates, which are no Unicode text, are written as ``\\u{…}``.
-
-pydantic is not used for it: where it is strict it refuses those strings, yet reads a number that no
-float can hold as infinite; and every JSON report would wait for its import.
 """
 
 from __future__ import annotations

@@ -9,23 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
-from ckptclamp.spec.model import Declared, Leeway, Location, Preset, Projection, Rule, Spec
+from ckptclamp.spec.forms import FormProblem
+from ckptclamp.spec.model import Leeway, Location, Rule, Spec
 from ckptclamp.spec.patterns import PatternChecker
 from ckptclamp.spec.rules import MisplacedError, RuleBuilder, leeway, split, suppression
-from ckptclamp.spec.schema import (
-    IgnoreForm,
-    ObjectForm,
-    RuleForm,
-    SpecForm,
-    SplitForm,
-    describe,
-    dotted,
-)
+from ckptclamp.spec.schema import SpecForm
 from ckptclamp.spec.yaml_reader import MAX_BYTES, Document, Keys, Place, read_yaml
 
+Name = TypeVar("Name", str, int)
+Read = TypeVar("Read")
 Made = TypeVar("Made")
 
 _MOST_PROBLEMS = 100
@@ -85,110 +78,84 @@ class _Loader:
             if not self.problems:
                 self._add((), "is not a mapping", "a spec begins with version: 1")
             raise self._error()
-        whole = self._whole()
-        given = Leeway() if whole is None else leeway(whole, Leeway())
+        whole, problems = SpecForm.read(self.document.data, (), self.patterns)
+        self._refuse(problems)
+        given = leeway(whole, Leeway())
         builder = RuleBuilder(self.allow_import, given)
         rules = self._rules(whole, builder)
         ignored = self._made(
-            self._entries(whole, "ignore", IgnoreForm),
-            lambda keys, form: suppression(form, self._location(keys)),
+            "ignore", whole.ignore, lambda keys, form: suppression(form, self._location(keys))
         )
         custom = self._made(
-            self._entries(whole, "custom_objects", ObjectForm),
-            lambda _, form: builder.custom_object(form),
+            "custom_objects", whole.custom_objects, lambda _, form: builder.custom_object(form)
         )
         splits = self._made(
-            self._entries(whole, "split", SplitForm),
-            lambda keys, form: split(form, self._location(keys)),
+            "split", whole.split, lambda keys, form: split(form, self._location(keys))
         )
-        if self.problems or whole is None:
+        if self.problems:
             raise self._error()
         return Spec(
-            rules=tuple(rules),
-            declared=Declared(whole.declared),
+            rules=rules,
+            declared=whole.declared,
             leeway=given,
-            projection=Projection(whole.projection),
-            custom_objects={str(keys[-1]): made for keys, made in custom.items()},
+            projection=whole.projection,
+            custom_objects=custom,
             unconstrained=frozenset(n for n, told in whole.custom_layers.items() if told is None),
             custom_layers={n: told for n, told in whole.custom_layers.items() if told is not None},
             ignore=tuple(ignored.values()),
             splits=tuple(splits.values()),
-            preset=None if whole.preset is None else Preset(whole.preset),
+            preset=whole.preset,
         )
 
-    def _whole(self) -> SpecForm | None:
-        """The whole document in its form; what is wrong with that becomes problems."""
-        try:
-            return SpecForm.model_validate(self.document.data, context=self.patterns)
-        except ValidationError as error:
-            for details in error.errors(include_url=False):
-                found = describe(details)
-                # An unknown key is a problem of the key, all others of the value.
-                place = self.document.keys.get(found.keys) if found.is_key else None
-                if place is None:
-                    self._add(found.keys, found.message, found.hint)
-                else:
-                    self.problems.append(SpecProblem(found.message, *place, hint=found.hint))
-            return None
-
-    def _entries(
-        self,
-        whole: SpecForm | None,
-        key: str,
-        form: Any,  # noqa: ANN401 - a model, or a union
-    ) -> dict[Keys, Any]:
-        """The entries under `key` whose form is right; the problems of the others are known."""
-        if whole is not None:
-            return {(key, name): entry for name, entry in _items(getattr(whole, key))}
-        entries = self.document.data.get(key)
-        if not isinstance(entries, dict if form is ObjectForm else list):
-            return {}
-        adapter = TypeAdapter(form)
-        sound: dict[Keys, Any] = {}
-        for name, value in _items(entries):
-            try:
-                sound[key, name] = adapter.validate_python(value, context=self.patterns)
-            except ValidationError:
-                continue
-        return sound
+    def _rules(self, whole: SpecForm, builder: RuleBuilder) -> tuple[Rule, ...]:
+        rules = self._made(
+            "rules",
+            whole.rules,
+            lambda keys, form: builder.rule(
+                form, f"rule-{int(keys[-1]) + 1}", self._location(keys)
+            ),
+        )
+        taken: set[str] = set()
+        for number, rule in rules.items():
+            if rule.id in taken:
+                self._add(("rules", number, "id"), f"two rules have the id {rule.id!r}")
+            taken.add(rule.id)
+        return tuple(rules.values())
 
     def _made(
-        self, forms: Mapping[Keys, Any], make: Callable[[Keys, Any], Made]
-    ) -> dict[Keys, Made]:
+        self, key: str, forms: Mapping[Name, Read], make: Callable[[Keys, Read], Made]
+    ) -> dict[Name, Made]:
         """What `make` makes of each form; where its values do not go together is a problem."""
         made = {}
-        for keys, form in forms.items():
+        for name, form in forms.items():
+            keys: Keys = (key, name)
             try:
-                made[keys] = make(keys, form)
+                made[name] = make(keys, form)
             except MisplacedError as error:
                 self._add((*keys, error.key), error.message, error.hint)
             except UsageError as error:
                 self._add(keys, error.message, error.hint)
         return made
 
-    def _rules(self, whole: SpecForm | None, builder: RuleBuilder) -> list[Rule]:
-        rules = self._made(
-            self._entries(whole, "rules", RuleForm),
-            lambda keys, form: builder.rule(
-                form, f"rule-{int(keys[-1]) + 1}", self._location(keys)
-            ),
-        )
-        taken: set[str] = set()
-        for keys, rule in rules.items():
-            if rule.id in taken:
-                self._add((*keys, "id"), f"two rules have the id {rule.id!r}")
-            taken.add(rule.id)
-        return list(rules.values())
-
     def _location(self, keys: Keys) -> Location | None:
         place = self.document.values.get(keys)
         return None if place is None else Location(self.path, *place)
+
+    def _refuse(self, problems: Iterable[FormProblem]) -> None:
+        """Add what is wrong with the form of the document."""
+        for found in problems:
+            # An unknown key is a problem of the key, all others of the value.
+            place = self.document.keys.get(found.keys) if found.is_key else None
+            if place is None:
+                self._add(found.keys, found.message, found.hint)
+            else:
+                self.problems.append(SpecProblem(found.message, *place, hint=found.hint))
 
     def _add(self, keys: Keys, message: str, hint: str | None = None) -> None:
         """Add a problem with the value at `keys`, or with the nearest place around it."""
         place = self._place(keys)
         if place is None:
-            where = dotted(keys)
+            where = _dotted(keys)
             what = message.removeprefix(f"{keys[-1]}: ") if keys else message
             self.problems.append(SpecProblem(f"{where}: {what}" if where else what, hint=hint))
         elif place not in self._reported:
@@ -206,5 +173,7 @@ class _Loader:
         return SpecError(self.path, tuple(problems))
 
 
-def _items(entries: dict[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:
-    return entries.items() if isinstance(entries, dict) else enumerate(entries)
+def _dotted(keys: Keys) -> str:
+    """Where a value stands, for data that came from no file: ``rules[0].axis``."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys if key != "")
+    return text.removeprefix(".")

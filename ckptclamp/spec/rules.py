@@ -1,6 +1,6 @@
 """From the form of a spec, or from options, to rules: what several values mean together.
 
-A rule of options needs neither YAML nor pydantic, so the forms are imported only where one is.
+A rule of options needs no YAML, so the forms are imported only where a file is read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from ckptclamp.spec.model import (
     CustomObject,
     Leeway,
     Rule,
-    Severity,
     Spec,
     Storage,
     Suppression,
     Units,
-    ZeroUnits,
 )
 from ckptclamp.spec.patterns import PatternChecker
 
@@ -40,12 +38,6 @@ if TYPE_CHECKING:
         SpecForm,
         SplitForm,
     )
-
-_ARGUMENTS = (
-    *("max_value", "min_value", "rate", "low", "high", "ref_value"),
-    *("total", "max_nonzero", "group"),
-)
-"""What a rule may say of its constraint beside the name."""
 
 
 class MisplacedError(UsageError):
@@ -81,10 +73,10 @@ class RuleBuilder:
             tensors=form.tensors,
             constraint=constraint,
             units=_units(form, units, named),
-            severity=Severity(form.severity),
+            severity=form.severity,
             leeway=leeway(form, self.leeway),
             required=form.required,
-            storage=Storage(form.storage),
+            storage=form.storage,
             location=location,
         )
 
@@ -100,7 +92,7 @@ class RuleBuilder:
         from ckptclamp.spec.schema import PlacedForm, SerialisedForm
 
         if isinstance(form, PlacedForm):
-            if any(isinstance(value, str) for value in _arguments(form).values()):
+            if any(isinstance(value, str) for value in form.arguments.values()):
                 return self._referring(form)
             constraint, units = self._constraint(form)
             return CustomObject(lambda _: constraint, _units(form, units), uses=frozenset())
@@ -114,7 +106,7 @@ class RuleBuilder:
 
     def _referring(self, form: PlacedForm) -> CustomObject:
         """A constraint whose numbers are those of the config that a model holds."""
-        name, arguments = form.constraint, _arguments(form)
+        name, arguments = form.constraint, form.arguments
         if not isinstance(name, str):
             raise MisplacedError(next(iter(arguments)), "belongs into the constraint's config")
         # What is wrong whatever the numbers are is said before a model is opened.
@@ -130,7 +122,7 @@ class RuleBuilder:
         )
 
     def _constraint(self, form: PlacedForm) -> tuple[Constraint, Units]:
-        arguments = _arguments(form)
+        arguments = form.arguments
         if isinstance(form.constraint, str):
             return self._named(form.constraint, arguments), Units()
         if arguments:
@@ -156,12 +148,12 @@ class RuleBuilder:
             return made, Units.in_config(config) if made.streaming else Units()
         from ckptclamp.models.keras.constraints import parse_constraint
 
-        parsed = parse_constraint(form.model_dump(exclude_unset=True))
+        parsed = parse_constraint(form.given)
         if parsed.opaque is not None:
             raise UsageError(parsed.opaque)
         if parsed.builtin is not None and parsed.builtin in BUILTIN:
             return make(parsed.builtin, parsed.config), Units.in_config(config)
-        if parsed.builtin is None and "registered_name" not in form.model_fields_set:
+        if parsed.builtin is None and "registered_name" not in form.given:
             return self._of_config(form.class_name, config), Units.in_config(config)
         raise UsageError(
             f"{parsed.builtin or parsed.custom} is not known here",
@@ -182,17 +174,12 @@ def leeway(form: RuleForm | SpecForm, otherwise: Leeway) -> Leeway:
 
     A tolerance of ``auto`` is stated, too.
     """
-    states_tolerance = "tolerance" in form.model_fields_set
+    states_tolerance = "tolerance" in form.given
     return Leeway(
         tolerance=form.tolerance if states_tolerance else otherwise.tolerance,
         epsilon=otherwise.epsilon if form.epsilon is None else form.epsilon,
-        zero_units=ZeroUnits(form.zero_units) if form.zero_units else otherwise.zero_units,
+        zero_units=form.zero_units or otherwise.zero_units,
     )
-
-
-def _arguments(form: PlacedForm) -> dict[str, Any]:
-    """The arguments that `form` states."""
-    return {key: getattr(form, key) for key in _ARGUMENTS if key in form.model_fields_set}
 
 
 def _resolved(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,13 +231,14 @@ def split(form: SplitForm, location: Location | None) -> Split:
     Raises:
         MisplacedError: it has other names than sizes, or a name twice.
     """
-    if len(form.names) != len(form.sizes):
-        raise MisplacedError("names", f"{len(form.names)} names for {len(form.sizes)} sizes")
-    if len(set(form.names)) < len(form.names):
+    names, sizes = tuple(form.names.values()), tuple(form.sizes.values())
+    if len(names) != len(sizes):
+        raise MisplacedError("names", f"{len(names)} names for {len(sizes)} sizes")
+    if len(set(names)) < len(names):
         raise MisplacedError("names", "one name is there twice")
     from ckptclamp.spec.layout import Split
 
-    return Split(form.tensors, form.axis, tuple(form.sizes), tuple(form.names), location)
+    return Split(form.tensors, form.axis, sizes, names, location)
 
 
 _STATING = ("axis", "unit_axis", "units")
@@ -258,7 +246,7 @@ _STATING = ("axis", "unit_axis", "units")
 
 
 def _units(form: PlacedForm, in_config: Units, named: NamedAxes | None = None) -> Units:
-    keys = [key for key in _STATING if key in form.model_fields_set]
+    keys = [key for key in _STATING if key in form.given]
     if not keys:
         return in_config
     if len(keys) > 1:

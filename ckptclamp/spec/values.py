@@ -5,15 +5,13 @@ from __future__ import annotations
 import datetime
 import math
 import re
-import sys
-from typing import Annotated, Any, cast
-
-from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from collections.abc import Callable
+from typing import Any
 
 from ckptclamp.constraints.registry import BUILTIN
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
+from ckptclamp.spec.forms import Checked, MapOf, Schema, shown
 from ckptclamp.spec.layout import SIZE, NamedAxes, Size, parse_units
 from ckptclamp.spec.model import CustomLayer, axes_in
 from ckptclamp.spec.patterns import PatternChecker
@@ -21,19 +19,16 @@ from ckptclamp.spec.patterns import PatternChecker
 REFERENCE = r"-?(?:\d+(?:\.\d+)?\*)?\$\w+"
 """An argument of a declared constraint's config: with a sign and one factor at most."""
 
-AUTO = "auto"
-_TOLERANCES = (AUTO, *History)
+_AUTO = "auto"
+_TOLERANCES = (_AUTO, *History)
 _TOLERANCE_WORDS = f"{', '.join(_TOLERANCES[:-1])} or {_TOLERANCES[-1]}"
+_UNCONSTRAINED = "unconstrained"
 
-_NUMBER = {"type": "number"}
-_SHARE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
-_PATTERNS = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
-    ]
-}
-_AXES = {
+_WORD: Schema = {"type": "string", "minLength": 1}
+_NUMBER: Schema = {"type": "number"}
+_SHARE: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+_WORDS: Schema = {"anyOf": [_WORD, {"type": "array", "items": _WORD, "minItems": 1}]}
+_AXES: Schema = {
     "anyOf": [
         {"type": "integer"},
         {"type": "array", "items": {"type": "integer"}, "minItems": 1, "uniqueItems": True},
@@ -41,111 +36,109 @@ _AXES = {
 }
 
 
-def refusal(message: str, hint: str | None = None) -> PydanticCustomError:
-    """What a validator raises: a sentence, and advice."""
-    return PydanticCustomError("spec", "{message}", {"message": message, "hint": hint})
+class _Patterns(Checked[tuple[str, ...]]):
+    """One pattern or several, which are checked with all others of their spec."""
 
-
-def shown(value: object) -> str:
-    """A value as a message shows it, never long."""
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
-        return "a number that no float64 holds"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    def checked(self, value: object, patterns: PatternChecker) -> tuple[str, ...]:
+        found = self.check(value)
+        patterns.check(found)
+        return found
 
 
 def _strings(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not values:
         given = "an empty list" if value == [] else shown(value)
-        raise refusal(f"expected a pattern or a list of them, not {given}")
+        raise UsageError(f"expected a pattern or a list of them, not {given}")
     for item in values:
         if not isinstance(item, str) or not item:
-            raise refusal(f"expected a pattern, not {shown(item)}", "quote it if it is a name")
+            hint = "quote it if it is a name"
+            raise UsageError(f"expected a pattern, not {shown(item)}", hint=hint)
     return tuple(values)
 
 
-def _patterns(value: object, info: ValidationInfo) -> tuple[str, ...]:
-    patterns = _strings(value)
-    try:
-        cast("PatternChecker", info.context).check(patterns)
-    except UsageError as error:
-        raise refusal(error.message, error.hint) from error
-    return patterns
+def _text(pattern: str) -> Callable[[object], str]:
+    """The check of text that `pattern` matches; what it does not match is empty, or no name."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            raise UsageError(f"expected text, not {shown(value)}")
+        if not re.fullmatch(pattern, value, re.DOTALL):
+            raise UsageError(f"{shown(value)} is no name" if value.strip() else "is empty")
+        return value
+
+    return check
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"expected true or false, not {shown(value)}")
+    return value
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"expected an integer, not {shown(value)}")
+    return value
 
 
 def _axes(value: object) -> tuple[int, ...]:
     axes = axes_in(value)
     if axes is None:
-        raise refusal(f"expected an axis such as 0, or a list of them, not {shown(value)}")
+        raise UsageError(f"expected an axis such as 0, or a list of them, not {shown(value)}")
     if len(set(axes)) < len(axes):
-        raise refusal("one axis is there twice")
+        raise UsageError("one axis is there twice")
     return axes
 
 
-def _axes_or_all(value: object) -> tuple[int, ...] | None:
-    return None if value is None else _axes(value)
-
-
-def _number(value: object) -> int | float:
+def _number(value: object, hint: str | None = None) -> float:
     is_nan = isinstance(value, float) and math.isnan(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or is_nan:
-        raise refusal(f"expected a number, not {shown(value)}")
+        raise UsageError(f"expected a number, not {shown(value)}", hint=hint)
     return value
 
 
-def _number_or_reference(value: object) -> int | float | str:
-    if isinstance(value, str):
-        if not re.fullmatch(REFERENCE, value):
-            hint = "an argument of the model's own config is written $name, -$name or 2*$name"
-            raise refusal(f"expected a number, not {shown(value)}", hint)
+def _number_or_reference(value: object) -> float | str:
+    if isinstance(value, str) and re.fullmatch(REFERENCE, value):
         return value
-    return _number(value)
+    hint = "an argument of the model's own config is written $name, -$name or 2*$name"
+    return _number(value, hint if isinstance(value, str) else None)
 
 
 def _tolerance(value: object) -> float | History | None:
     if isinstance(value, str) and value in _TOLERANCES:
-        return None if value == AUTO else History(value)
+        return None if value == _AUTO else History(value)
     hint = "a tolerance is relative: 0.01 is one percent"
+    return _share(value, f"a number, {_TOLERANCE_WORDS}", "a tolerance", hint)
+
+
+def _epsilon(value: object) -> float:
+    hint = "it is what keras.config.set_epsilon was given: 1e-7 if it was not called"
+    return _share(value, "a number", "an epsilon", hint)
+
+
+def _share(value: object, expected: str, what: str, hint: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(f"expected a number, {_TOLERANCE_WORDS}, not {shown(value)}", hint)
+        raise UsageError(f"expected {expected}, not {shown(value)}", hint=hint)
     if not 0 <= value < 1:
-        raise refusal(f"a tolerance of {shown(value)} makes no sense", hint)
+        raise UsageError(f"{what} of {shown(value)} makes no sense", hint=hint)
     return float(value)
 
 
 def _named_axes(value: object) -> NamedAxes:
     if not isinstance(value, str):
-        raise refusal(f"expected axes by name, not {shown(value)}", "such as (head dim) in -> head")
-    try:
-        return parse_units(value)
-    except UsageError as error:
-        raise refusal(error.message, error.hint) from error
+        hint = "such as (head dim) in -> head"
+        raise UsageError(f"expected axes by name, not {shown(value)}", hint=hint)
+    return parse_units(value)
 
 
-def _size(value: object) -> Size:
+def _extent(value: object) -> Size:
     if isinstance(value, str) and re.fullmatch(SIZE, value):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         hint = "a number of the model's config.json is written $name"
-        raise refusal(f"expected how many there are, not {shown(value)}", hint)
+        raise UsageError(f"expected how many there are, not {shown(value)}", hint=hint)
     return value
-
-
-def _epsilon(value: object) -> float:
-    hint = "it is what keras.config.set_epsilon was given: 1e-7 if it was not called"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(f"expected a number, not {shown(value)}", hint)
-    if not 0 <= value < 1:
-        raise refusal(f"an epsilon of {shown(value)} makes no sense", hint)
-    return float(value)
-
-
-_UNCONSTRAINED = "unconstrained"
 
 
 def _custom_layer(value: object) -> CustomLayer | None:
@@ -154,21 +147,23 @@ def _custom_layer(value: object) -> CustomLayer | None:
         return None
     if not isinstance(value, dict) or not value:
         hint = "or a mapping: like: Conv2D, or kernel_constraint: kernel"
-        raise refusal(f"expected {_UNCONSTRAINED}, not {shown(value)}", hint)
+        raise UsageError(f"expected {_UNCONSTRAINED}, not {shown(value)}", hint=hint)
     if "like" not in value:
         return CustomLayer(weights={key: _names(key, names) for key, names in value.items()})
     if len(value) > 1:
-        raise refusal("a class that is like another has that one's weights", "leave out the others")
+        raise UsageError(
+            "a class that is like another has that one's weights", hint="leave out the others"
+        )
     return CustomLayer(like=_layer_class(value["like"]))
 
 
 def _names(key: object, value: object) -> tuple[str, ...]:
     if not isinstance(key, str) or not key:
-        raise refusal(f"expected an argument such as kernel_constraint, not {shown(key)}")
+        raise UsageError(f"expected an argument such as kernel_constraint, not {shown(key)}")
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(map(_is_name, names)):
         hint = "such as kernel; or vars/0 where a file has no names"
-        raise refusal(f"{key}: expected the name of a weight, not {shown(value)}", hint)
+        raise UsageError(f"{key}: expected the name of a weight, not {shown(value)}", hint=hint)
     return tuple(names)
 
 
@@ -184,7 +179,9 @@ def _layer_class(value: object) -> str:
 
         close = difflib.get_close_matches(str(value), sorted(layer_names()), n=1)
         hint = f"did you mean {close[0]}?" if close else "such as Dense, Conv2D or LSTM"
-        raise refusal(f"expected a class of layers that is known here, not {shown(value)}", hint)
+        raise UsageError(
+            f"expected a class of layers that is known here, not {shown(value)}", hint=hint
+        )
     return value
 
 
@@ -194,74 +191,56 @@ def _date(value: object) -> datetime.date:
     try:
         return datetime.date.fromisoformat(value if isinstance(value, str) else "")
     except ValueError as error:
-        raise refusal(f"expected a date such as 2030-12-31, not {shown(value)}") from error
+        raise UsageError(f"expected a date such as 2030-12-31, not {shown(value)}") from error
 
 
 def _version(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value != 1:
-        raise refusal(f"{shown(value)} is not known here", "write version: 1")
+        raise UsageError(f"{shown(value)} is not known here", hint="write version: 1")
     return value
 
 
-def optional(description: str) -> Any:  # noqa: ANN401 - a field's default, of any type
-    """A field that may be left out, but is never null."""
-    return Field(default_factory=lambda: None, description=description)
-
-
-Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns), WithJsonSchema(_PATTERNS)]
-Axes = Annotated[tuple[int, ...], PlainValidator(_axes), WithJsonSchema(_AXES)]
-AxesOrAll = Annotated[
-    tuple[int, ...] | None,
-    PlainValidator(_axes_or_all),
-    WithJsonSchema({"anyOf": [*_AXES["anyOf"], {"type": "null"}]}),
-]
-Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
-NumberOrReference = Annotated[
-    float | str,
-    PlainValidator(_number_or_reference),
-    WithJsonSchema({"anyOf": [_NUMBER, {"type": "string", "pattern": f"^{REFERENCE}$"}]}),
-]
-Tolerance = Annotated[
-    float | History | None,
-    PlainValidator(_tolerance),
-    WithJsonSchema({"anyOf": [{"enum": list(_TOLERANCES)}, _SHARE]}),
-]
-UnitsByName = Annotated[
-    NamedAxes, PlainValidator(_named_axes), WithJsonSchema({"type": "string", "pattern": "->"})
-]
-SIZE_SCHEMA = {
-    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{SIZE}$"}]
-}
-Extent = Annotated[int | str, PlainValidator(_size), WithJsonSchema(SIZE_SCHEMA)]
-Epsilon = Annotated[float, PlainValidator(_epsilon), WithJsonSchema(_SHARE)]
-Date = Annotated[
-    datetime.date, PlainValidator(_date), WithJsonSchema({"type": "string", "format": "date"})
-]
-Version = Annotated[int, PlainValidator(_version), WithJsonSchema({"const": 1})]
-LayerMeaning = Annotated[
-    CustomLayer | None,
-    PlainValidator(_custom_layer),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"const": _UNCONSTRAINED},
-                {
-                    "type": "object",
-                    "properties": {"like": {"type": "string", "minLength": 1}},
-                    "required": ["like"],
-                    "additionalProperties": False,
-                },
-                {
-                    "type": "object",
-                    "propertyNames": {"not": {"const": "like"}, "minLength": 1},
-                    "additionalProperties": _PATTERNS,
-                    "minProperties": 1,
-                },
-            ]
-        }
-    ),
-]
-Name = Annotated[str, Field(min_length=1)]
-ConstraintName = Annotated[
-    Name, WithJsonSchema({"anyOf": [{"enum": list(BUILTIN)}, {"type": "string", "minLength": 1}]})
-]
+PATTERNS = _Patterns(_strings, _WORDS)
+TEXT = Checked(_text(".*"), {"type": "string"})
+NAME = Checked(_text(".+"), _WORD)
+SENTENCE = Checked(_text(r".*\S.*"), {**_WORD, "pattern": r"\S"})
+PART = Checked(_text(r"\w[\w-]*"), {"type": "string", "pattern": r"^\w[\w-]*$"})
+"""What stands behind the name of a tensor."""
+CONSTRAINT_NAME = Checked(_text(".+"), {"anyOf": [{"enum": list(BUILTIN)}, _WORD]})
+BOOLEAN = Checked(_boolean, {"type": "boolean"})
+INTEGER = Checked(_integer, {"type": "integer"})
+NUMBER = Checked(_number, _NUMBER)
+NUMBER_OR_REFERENCE = Checked(
+    _number_or_reference, {"anyOf": [_NUMBER, {"type": "string", "pattern": f"^{REFERENCE}$"}]}
+)
+TOLERANCE = Checked(_tolerance, {"anyOf": [{"enum": list(_TOLERANCES)}, _SHARE]})
+EPSILON = Checked(_epsilon, _SHARE)
+AXES = Checked(_axes, _AXES)
+NAMED_AXES = Checked(_named_axes, {"type": "string", "pattern": "->"})
+EXTENT = Checked(
+    _extent,
+    {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{SIZE}$"}]},
+)
+DATE = Checked(_date, {"type": "string", "format": "date"})
+VERSION = Checked(_version, {"const": 1})
+CONFIG: MapOf[Any] = MapOf(Checked(lambda value: value, {}))
+CUSTOM_LAYER = Checked(
+    _custom_layer,
+    {
+        "anyOf": [
+            {"const": _UNCONSTRAINED},
+            {
+                "type": "object",
+                "properties": {"like": _WORD},
+                "required": ["like"],
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "propertyNames": {"not": {"const": "like"}, "minLength": 1},
+                "additionalProperties": _WORDS,
+                "minProperties": 1,
+            },
+        ]
+    },
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ckptclamp.errors import SpecError
@@ -269,6 +271,35 @@ def test_mapping_problems_name_the_value():
             {"version": 1, "rules": ({"tensors": "a", "constraint": "MaxNorm", "max_value": "x"},)}
         )
     assert str(caught.value) == "spec: rules[0].max_value: expected a number, not 'x'"
+
+
+def test_a_key_that_is_no_text_is_refused_where_it_stands():
+    """Python's mappings may have keys that no YAML has; they are told with everything else."""
+    spec: dict[Any, Any] = {
+        "version": 1,
+        2: 3,
+        "rules": [{"tensors": "a", "constraint": {"class_name": "NonNeg", "config": {1: 2}}}],
+        "custom_objects": {None: "NonNeg"},
+    }
+    with pytest.raises(SpecError) as caught:
+        spec_from_mapping(spec)
+    assert str(caught.value).splitlines() == [
+        "spec: the spec: expected text for a key, not 2",
+        "spec: rules[0].constraint.config: expected text for a key, not 1",
+        "spec: custom_objects: expected text for a key, not null",
+    ]
+
+
+def test_sizes_stand_beside_the_units_that_name_them():
+    """What `units` does not name is an unknown key, whatever it is called."""
+    rule = {"tensors": "a", "constraint": "UnitNorm", "units": "(head dim) in -> head"}
+    spec = spec_from_mapping({"version": 1, "rules": [{**rule, "head": 8}]})
+    named = spec.rules[0].units.named
+    assert named is not None
+    assert named.sizes == {"head": 8}
+    for key in ("sizes", "sizes of named axes", "heads", ""):
+        with pytest.raises(SpecError, match="unknown key"):
+            spec_from_mapping({"version": 1, "rules": [{**rule, key: {"head": 8}}]})
 
 
 @pytest.mark.parametrize(
