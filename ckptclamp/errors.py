@@ -39,9 +39,13 @@ class ExitCode(IntEnum):
 
 
 class CkptclampError(Exception):
-    """The root of the tree; `exit_code` is what the command line returns."""
+    """The root of the tree; `exit_code` is what the command line returns.
+
+    `code` names the kind in reports: kebab-case, and never another meaning.
+    """
 
     exit_code: ClassVar[int] = 3
+    code: ClassVar[str] = "failed"
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class UsageError(CkptclampError):
     """What the command line or the caller asks for makes no sense."""
 
     exit_code = 2
+    code: ClassVar[str] = "usage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class SpecProblem:
 
 class SpecError(UsageError):
     """A spec with problems; all of them are here, not only the first."""
+
+    code: ClassVar[str] = "spec"
 
     def __init__(self, path: str, problems: tuple[SpecProblem, ...]) -> None:
         super().__init__(f"{len(problems)} problem(s) in the spec", path=path)
@@ -98,29 +105,39 @@ class SpecError(UsageError):
 class UnreadableError(CkptclampError):
     """A file, or a tensor in it, could not be read."""
 
+    code: ClassVar[str] = "unreadable"
+
 
 class NotACheckpointError(UnreadableError):
     """The bytes are no checkpoint of a format that is known here."""
+
+    code: ClassVar[str] = "not-a-checkpoint"
 
 
 class RefusedError(UnreadableError):
     """The file has two readings, reaches outside itself, or would cost too much to read."""
 
+    code: ClassVar[str] = "refused"
+
 
 class ChangedError(UnreadableError):
     """The file changed while it was being read."""
+
+    code: ClassVar[str] = "changed"
 
 
 class NothingEvaluatedError(CkptclampError):
     """Nothing was judged: no declared constraint and no spec, or a rule that matches nothing."""
 
     exit_code = 4
+    code: ClassVar[str] = "nothing-evaluated"
 
 
 class NotWrittenError(CkptclampError):
     """A conforming copy could not be made; the output is what it was before."""
 
     exit_code = 5
+    code: ClassVar[str] = "not-written"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _COMMANDS = {
     "baseline": "Maintain the baseline: the violations that a gate accepts.",
     "report": "Convert a saved JSON report into other formats.",
     "verify-attestation": "Verify an attestation against the files on disk.",
-    "schema": "Print the JSON Schema of a spec or of the JSON report.",
+    "schema": "Print the JSON Schema of a spec, a report or an attestation.",
     "completion": "Print the shell completion script.",
 }
 _HOMES = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ckptclamp.cli.failures import ReportedCommand
 from ckptclamp.cli.options import (
     EngineOptions,
     GateOptions,
@@ -25,7 +26,7 @@ from ckptclamp.cli.options import (
 from ckptclamp.cli.parameters import PATH, option
 
 
-@click.command("apply")
+@click.command("apply", cls=ReportedCommand)
 @checkpoint_argument
 @option("-o", "--output", type=PATH, help="Where the copy goes.")
 @spec_options
@@ -70,8 +71,8 @@ def apply_command(
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying.apply import ApplyOptions, apply
+    from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import (
-        check_outputs,
         finish,
         load_rules,
         reported_options,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ckptclamp.cli.failures import ReportedCommand
 from ckptclamp.cli.options import (
     EngineOptions,
     GateOptions,
@@ -27,7 +28,7 @@ from ckptclamp.cli.options import (
 from ckptclamp.cli.parameters import option
 
 
-@click.command("audit")
+@click.command("audit", cls=ReportedCommand)
 @checkpoint_argument
 @spec_options
 @base_option
@@ -67,8 +68,8 @@ def audit_command(
     The report goes to stdout, everything else to stderr.
     """
     from ckptclamp.auditing.audit import audit
+    from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import (
-        check_outputs,
         finish,
         judged,
         load_rules,

@@ -6,6 +6,7 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +22,14 @@ from ckptclamp.cli.options import (
 )
 from ckptclamp.cli.parameters import PATH, SHARE, option
 from ckptclamp.errors import UsageError, printable
+
+_SCHEMAS = {
+    "report": ("ckptclamp.reports", "report-1.schema.json"),
+    "failure": ("ckptclamp.reports", "failure-1.schema.json"),
+    "run": ("ckptclamp.reports", "run-1.schema.json"),
+    "attestation": ("ckptclamp.gate", "attestation-1.schema.json"),
+}
+"""Where the published schemas lie, by what they describe."""
 
 
 @click.command("init")
@@ -67,7 +76,8 @@ def init_command(
     Its first line tells editors which schema to check it by; that is written beside it.
     """
     from ckptclamp.auditing.starting_spec import SCHEMA, render_spec, starting_spec
-    from ckptclamp.cli.running import audit_options, check_written
+    from ckptclamp.cli.places import check_written
+    from ckptclamp.cli.running import audit_options
     from ckptclamp.reports import write_whole
     from ckptclamp.reports.wording import plural
 
@@ -105,17 +115,27 @@ def _write_schema(path: Path, *, replaced: bool) -> None:
 
 
 @click.command("schema")
-@click.argument("what", type=click.Choice(["spec", "report"]), default="spec")
+@click.argument("what", type=click.Choice(["spec", *_SCHEMAS]), default="spec")
 def schema_command(what: str) -> None:
     """Print a JSON Schema, for editors and validators.
 
-    That of a spec, or with `report` that of the JSON report.
+    That of a spec, of the JSON report, of what stands in its place after a failure, of a run over
+    several checkpoints, or of an attestation.
     """
     if what == "spec":
         click.echo(_spec_schema(), nl=False)
         return
-    file = resources.files("ckptclamp.reports") / "schemas" / "report-1.schema.json"
-    click.echo(file.read_text(encoding="utf-8"), nl=False)
+    document = _schema(what)
+    if what == "run":  # it is made of the others, so they come along
+        document["$defs"] = {name: _schema(name) for name in ("report", "failure")}
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _schema(what: str) -> dict[str, Any]:
+    package, name = _SCHEMAS[what]
+    text = (resources.files(package) / "schemas" / name).read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def _spec_schema() -> str:

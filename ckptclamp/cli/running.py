@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptclamp.cli.parameters import SETTINGS, from_settings, settings_in_effect
-from ckptclamp.errors import ExitCode, Notice, UsageError
+from ckptclamp.errors import CkptclampError, ExitCode, Notice
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.options import AuditOptions
     from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
+    from ckptclamp.auditing.runs import Document
     from ckptclamp.auditing.verdicts import OnUnit
     from ckptclamp.cli.options import EngineOptions, GateOptions, ReportOptions, RuleOptions
     from ckptclamp.engine.executors import Progress
@@ -182,10 +183,12 @@ def _wants_color(choice: str, terminal: bool) -> bool:
     return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def emit(report: AuditReport | ApplyReport, reports: ReportOptions) -> None:
+def emit(report: Document, reports: ReportOptions) -> None:
     """Print the report on stdout and write it to every file that was asked for."""
+    from ckptclamp.cli.failures import report_is_written
     from ckptclamp.reports import STDOUT, Output, write_reports
 
+    report_is_written()
     # Who names a format and a path alone means that file: people still want to read something.
     elsewhere = any(output.bare and output.format == reports.format for output in reports.reports)
     shown = "text" if elsewhere else reports.format
@@ -194,7 +197,7 @@ def emit(report: AuditReport | ApplyReport, reports: ReportOptions) -> None:
         _warn(report)
 
 
-def _warn(report: AuditReport | ApplyReport) -> None:
+def _warn(report: Document) -> None:
     """Say on stderr what a pass would hide; a report for machines may be read by nobody."""
     from ckptclamp.reports.findings import Kind, Level, findings
 
@@ -317,8 +320,11 @@ def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
             from ckptclamp.reports import write_whole
 
             write_whole(gate.attest, render_attestation(report))
-    finally:  # the report is written even if the statement cannot be written
-        emit(report, reports)
+    except CkptclampError as error:  # the report is written even if the statement cannot be
+        notice = Notice("attestation-not-written", f"there is no attestation: {error.message}")
+        emit(replace(report, notices=(*report.notices, notice)), reports)
+        raise
+    emit(report, reports)
 
 
 def _with_settings(report: Report) -> Report:
@@ -338,63 +344,3 @@ def program_exit(code: ExitCode, *, zero: bool) -> int:
         click.echo("ckptclamp: exit code 1 is returned as 0 (--exit-zero)", err=True)
         return 0
     return int(code)
-
-
-def check_outputs(
-    checkpoint: Path, rules: RuleOptions, reports: ReportOptions, gate: GateOptions
-) -> None:
-    """Refuse to write a report, a statement, a baseline or a copy over what is read, or twice.
-
-    A statement that could not be made is refused too. Called before anything is read.
-    """
-    read = [rules.spec, rules.config]
-    if gate.output is not None:
-        _check_copy(gate.output, read)
-    read += [checkpoint, gate.output]
-    # The baseline that a project's settings name may be the one that is written again.
-    check_written(read, [gate.write_baseline])
-    known = [gate.baseline, gate.write_baseline]
-    copy = checkpoint if gate.in_place else gate.output
-    check_written([*read, *known], [*report_files(reports), gate.attest], copy)
-    if gate.attest is not None:
-        _check_attest(checkpoint, rules, gate)
-
-
-def _check_attest(checkpoint: Path, rules: RuleOptions, gate: GateOptions) -> None:
-    from ckptclamp.gate.attestation import check_attestable
-
-    if gate.hash is False:
-        raise UsageError("--attest needs the digests that --no-hash leaves out", hint="pass --hash")
-    # The files of a directory have names of their own, the copy of a file that of the output.
-    attested = [] if checkpoint.is_dir() else [checkpoint, gate.output]
-    named = [*attested, rules.spec, rules.config]
-    check_attestable(path.name for path in named if path is not None)
-
-
-def report_files(reports: ReportOptions) -> list[Path]:
-    """The files that reports go to."""
-    return [Path(report.path) for report in reports.reports if report.path != "-"]
-
-
-def check_written(
-    read: Iterable[Path | None], written: Iterable[Path | None], copy: Path | None = None
-) -> None:
-    """Refuse what `check_places` refuses; the project's settings are read as well."""
-    from ckptclamp.reports import check_places
-
-    check_places([*read, _settings_file()], written, copy)
-
-
-def _check_copy(output: Path, read: Iterable[Path | None]) -> None:
-    """Refuse a copy that would replace what decides what it is; `--force` is about older copies."""
-    from ckptclamp.reports import known_as
-
-    for path in (*read, _settings_file()):
-        if path is not None and known_as(path) & known_as(output):
-            raise UsageError("is read, and would be replaced by the copy", path=path)
-
-
-def _settings_file() -> Path | None:
-    context = click.get_current_context(silent=True)
-    settings = context.meta.get(SETTINGS) if context else None
-    return None if settings is None else Path(settings.path)

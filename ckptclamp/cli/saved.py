@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ckptclamp.cli.failures import ReportedCommand
 from ckptclamp.cli.options import (
     EngineOptions,
     ReportOptions,
@@ -15,6 +16,7 @@ from ckptclamp.cli.options import (
     format_option,
     gather,
     name_option,
+    plain_format_option,
     report_option,
     spec_options,
     suppressed_option,
@@ -43,14 +45,15 @@ def report_command(result: Path, reports: ReportOptions) -> None:
 
     Return 0 when these are written, whatever the report says: the gate was where it was made.
     """
-    from ckptclamp.cli.running import check_written, emit, report_files
+    from ckptclamp.cli.places import check_written, report_files
+    from ckptclamp.cli.running import emit
     from ckptclamp.reports import UNITS
-    from ckptclamp.reports.formats.json import read_report
+    from ckptclamp.reports.formats.json import read_document
 
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("a saved report has the worst units only; audit lists them all")
     check_written([result], report_files(reports))
-    emit(read_report(result), reports)
+    emit(read_document(result), reports)
 
 
 @click.group("baseline", no_args_is_help=False)
@@ -117,7 +120,11 @@ def _report(
 ) -> AuditReport:
     from ckptclamp.auditing.audit import audit
     from ckptclamp.auditing.results import AuditReport
-    from ckptclamp.cli.running import audit_options, load_rules, progress_bar
+    from ckptclamp.cli.running import (
+        audit_options,
+        load_rules,
+        progress_bar,
+    )
     from ckptclamp.reports.formats.json import is_report, read_report
 
     if is_report(audited):
@@ -142,7 +149,7 @@ def _check_options_of_a_report() -> None:
             raise click.UsageError(f"{spelt} is for an audit, and AUDITED is the report of one")
 
 
-@click.command("verify-attestation")
+@click.command("verify-attestation", cls=ReportedCommand)
 @click.argument("statement", type=PATH)
 @option(
     "--directory",
@@ -154,16 +161,30 @@ def _check_options_of_a_report() -> None:
     type=PATH,
     help="Require that this spec was audited against, byte for byte.",
 )
+@option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Where a file of the statement is now, if renamed or moved. May be repeated.",
+)
 @option("--follow-symlinks", is_flag=True, help="Allow files that are symbolic links.")
+@plain_format_option
 @click.pass_context
 def verify_attestation_command(
     ctx: click.Context,
+    /,
     statement: Path,
     directory: Path | None,
     spec: Path | None,
+    *,
+    maps: tuple[str, ...],
     follow_symlinks: bool,
+    format: str,
 ) -> None:
     """Compare STATEMENT, as --attest wrote it, with the files on disk.
+
+    It may be in the DSSE envelope or the Sigstore bundle that a signer put around it.
 
     Returns 0 if every file is the one that was audited and the audit passed, 1 if a file or the
     spec differs or the audit had failed, 3 if a file cannot be read. Who wrote the statement is
@@ -171,16 +192,44 @@ def verify_attestation_command(
     """
     from ckptclamp.gate.attestation import verify
 
-    verification = verify(statement, directory, spec=spec, follow_symlinks=follow_symlinks)
-    for line in _lines(verification):
+    verification = verify(
+        statement,
+        directory,
+        spec=spec,
+        renamed=dict(map(_renamed, maps)),
+        follow_symlinks=follow_symlinks,
+    )
+    lines = [_json(verification)] if format == "json" else _lines(verification)
+    for line in lines:
         click.echo(line)
     ctx.exit(verification.exit_code)
 
 
+def _renamed(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not (separator and name and path):
+        raise click.UsageError(f"--map: {text!r} is not NAME=PATH")
+    return name, path
+
+
+def _json(verification: Verification) -> str:
+    from ckptclamp.gate.attestation import Verification
+    from ckptclamp.reports.codec import codec, json_text
+
+    document = {"schema": "ckptclamp-verification-1", "exit_code": int(verification.exit_code)}
+    return json_text(document | codec(Verification).encode(verification), indent=1)
+
+
 def _lines(verification: Verification) -> list[str]:
+    from ckptclamp.reports.wording import plural
+
     lines = [_line(checked) for checked in verification.files]
     if verification.spec is not None:
         lines.append(f"spec {_line(verification.spec)}")
+    if verification.envelope is not None:
+        held = verification.envelope
+        count = plural(held.signatures, "signature")
+        lines.append(f"envelope: {held.kind}, {count}, not verified here")
     answer = "passed" if verification.attested == 0 else "did not pass"
     lines.append(
         f"the attested audit {answer} (exit {verification.attested}, "

@@ -33,6 +33,7 @@ from ckptclamp.auditing.results import (
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source, sha256
 from ckptclamp.errors import ExitCode, UnreadableError, UsageError
+from ckptclamp.gate.envelopes import Envelope, opened
 from ckptclamp.reports.codec import codec, json_text
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -89,12 +90,16 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What became of a statement: its files, the spec that was asked for, and its own answer."""
+    """What became of a statement: its files, the spec that was asked for, and its own answer.
+
+    `envelope` is what the statement came in, whose signatures are not verified here.
+    """
 
     files: tuple[Checked, ...]
     attested: int
     version: str
     spec: Checked | None = None
+    envelope: Envelope | None = None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -112,27 +117,45 @@ def verify(
     directory: str | Path | None = None,
     *,
     spec: str | Path | None = None,
+    renamed: Mapping[str, str | Path] | None = None,
     follow_symlinks: bool = False,
 ) -> Verification:
     """Compare the statement at `path` with the files in `directory` (by default beside it).
 
-    With `spec`, the audit must have been made with that very file. Names in the statement never
-    lead out of the directory, and symbolic links are followed only if asked for.
+    The statement may lie in a DSSE envelope or a Sigstore bundle. With `spec`, the audit must have
+    been made with that very file. `renamed` says where files are now that have another name or place
+    than in the statement. Names in the statement never lead out of the directory, and symbolic links
+    are followed only if asked for.
 
     Raises:
         UnreadableError: the statement cannot be read, or is none that this program wrote.
+        UsageError: `renamed` names a file that the statement does not.
     """
     path = Path(path)
-    subjects, predicate = _load(path)
+    subjects, predicate, envelope = _load(path)
+    renamed = renamed or {}
+    _check_renamed(renamed, subjects)
     root = Path(directory) if directory is not None else path.parent
     return Verification(
         files=tuple(
-            _check_file(root, name, digest, follow_symlinks) for name, digest in subjects.items()
+            _compare(Path(renamed[name]), name, digest)
+            if name in renamed
+            else _check_file(root, name, digest, follow_symlinks)
+            for name, digest in subjects.items()
         ),
         attested=predicate["exitCode"],
         version=str(predicate["tool"]["version"]),
         spec=_check_spec(Path(spec), predicate.get("spec")) if spec is not None else None,
+        envelope=envelope,
     )
+
+
+def _check_renamed(renamed: Mapping[str, str | Path], subjects: Mapping[str, str]) -> None:
+    """A name that fits nothing is a misspelt one."""
+    for name in renamed:
+        if name not in subjects:
+            few = ", ".join(list(subjects)[:3])
+            raise UsageError(f"the statement names no file {name!r}", hint=f"it names {few}")
 
 
 def _apply_attestation(report: ApplyReport) -> dict[str, Any]:
@@ -235,20 +258,21 @@ def _relative_names(checkpoint: CheckpointSummary) -> tuple[str, ...]:
     )
 
 
-def _load(path: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
-    """Return the digest of each subject by its name, and the predicate."""
+def _load(path: Path) -> tuple[dict[str, str], Mapping[str, Any], Envelope | None]:
+    """Return the digest of each subject by its name, the predicate, and what both came in."""
     with closing(Source.open(path)) as source:
         if source.size > _MAX_BYTES:
             raise UnreadableError("is too large for an attestation", path=path)
         data = source.read_at(0, source.size)
     document = parse_strict(data, max_depth=16, max_bytes=_MAX_BYTES, what="statement", path=path)
     try:
-        return _checked(document)
+        statement, envelope = opened(document, path, _MAX_BYTES)
+        return *_checked(statement), envelope
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableError(
             f"this is no attestation of this program: {error}",
             path=path,
-            hint="it must be one that --attest wrote, without an envelope",
+            hint="it must be one that --attest wrote, plain, in a DSSE envelope or a Sigstore bundle",
         ) from None
 
 

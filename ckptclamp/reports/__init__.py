@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO, TextIO
 
-    from ckptclamp.reports.findings import Report
+    from ckptclamp.auditing.runs import Document
 
 _CHECKOUTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
 """Where CI systems say that the repository is checked out."""
@@ -74,11 +74,11 @@ class Reporter:
     name: str
     summary: str
 
-    def render(self, report: Report, options: RenderOptions) -> str:
+    def render(self, report: Document, options: RenderOptions) -> str:
         """Render `report` in this format: text that ends with a line break."""
         return "".join(self.stream(report, options))
 
-    def stream(self, report: Report, options: RenderOptions) -> Iterable[str]:
+    def stream(self, report: Document, options: RenderOptions) -> Iterable[str]:
         """Return what `render` does in pieces: rendered as they are taken, if the format can do so."""
         module = import_module(f"ckptclamp.reports.formats.{self.name}")
         pieces: Iterable[str] = (
@@ -115,7 +115,7 @@ def reporter_named(name: str) -> Reporter:
     raise UsageError(f"there is no report format {name!r}", hint=hint)
 
 
-def render(name: str, report: Report, options: RenderOptions) -> str:
+def render(name: str, report: Document, options: RenderOptions) -> str:
     """Render `report` in the format called `name`; text that ends with a line break."""
     return reporter_named(name).render(report, options)
 
@@ -285,7 +285,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def write_reports(
-    report: Report,
+    report: Document,
     outputs: Sequence[Output],
     options: RenderOptions,
     stdout: TextIO | None = None,
@@ -308,14 +308,20 @@ def write_reports(
         reporter_named(o.format).stream(report, options if o.path == STDOUT else plain)
         for o in rendered_later
     ]
+    failed: CkptclampError | None = None
     for output, pieces in zip(rendered_later, rendered, strict=True):
         if output.path == STDOUT:
             for text in pieces:
                 write_stream(text, stdout or sys.stdout)
             (stdout or sys.stdout).flush()
-        else:
+            continue
+        try:
             with whole_file(Path(output.path)) as file:
                 file.writelines(text.encode() for text in pieces)
+        except CkptclampError as error:
+            failed = failed or error
+    if failed is not None:  # the others are written all the same
+        raise failed
 
 
 def write_stream(text: str, stream: TextIO) -> None:

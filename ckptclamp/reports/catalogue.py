@@ -29,6 +29,7 @@ class Section(StrEnum):
     """What kind of code it is; also the table of the file, and a part of its reference page."""
 
     EXIT_CODES = "exit-codes"
+    FAILURES = "failures"
     FINDINGS = "findings"
     NOTICES = "notices"
     REASONS = "reasons"
@@ -84,8 +85,9 @@ def explained(section: Section) -> Mapping[str, Explained]:
 
 
 def explanation(code: str) -> Explained | None:
-    """What the code of a finding means, whether it is a notice's or one that is always known."""
-    return explained(Section.NOTICES).get(code) or explained(Section.FINDINGS).get(code)
+    """What the code of a finding means: a notice's, a failure's, or one that is always known."""
+    sections = (Section.NOTICES, Section.FINDINGS, Section.FAILURES)
+    return next((e for e in (explained(section).get(code) for section in sections) if e), None)
 
 
 def help_url(code: str, constraint: str = "") -> str:

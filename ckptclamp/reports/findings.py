@@ -1,7 +1,7 @@
 """What a reader must act on, worst first: the one list behind every format that lists findings.
 
 A finding is a violation, a result that was not evaluated, a rule that matched nothing (or that there
-was nothing to judge at all), or a notice.
+was nothing to judge at all), a failure to judge at all, or a notice.
 Its texts are printable already; a format adds only the escaping of its own signs.
 """
 
@@ -11,12 +11,13 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
+from ckptclamp.auditing.runs import Document, Failure, Report, Run, checkpoint_of, subject
 from ckptclamp.constraints.registry import measured_words
 from ckptclamp.errors import ExitCode, printable
 from ckptclamp.plan import Origin
@@ -35,24 +36,22 @@ from ckptclamp.reports.wording import (
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ckptclamp.auditing.results import Result
+    from ckptclamp.errors import Notice
 
 _SPEC_PLACE = re.compile(r"(?P<path>.+):(?P<line>[1-9]\d{0,8}):(?P<column>[1-9]\d{0,8})", re.DOTALL)
-
-
-Report = AuditReport | ApplyReport
-"""What every format shows."""
 
 
 class Kind(IntEnum):
     """What a finding is about, in the order in which findings are told."""
 
-    VIOLATION = 0
-    NOT_EVALUATED = 1
-    UNMATCHED = 2
-    NOTICE = 3
+    FAILURE = 0
+    VIOLATION = 1
+    NOT_EVALUATED = 2
+    UNMATCHED = 3
+    NOTICE = 4
 
 
 class Level(StrEnum):
@@ -91,7 +90,8 @@ class Finding:
 
     `code` is the rule's id or the notice's code. `place.path` is the raw path; all other texts are
     printable. `fingerprint` (64 hexadecimal digits) depends on kind, tensor and code alone, so that
-    a finding keeps it while its numbers change.
+    a finding keeps it while its numbers change. `checkpoint` is set where the report
+    does not tell it, or is about several.
     """
 
     kind: Kind
@@ -103,29 +103,62 @@ class Finding:
     tensor: str | None = None
     help: str | None = None
     result: Result | None = None
+    checkpoint: str | None = None
 
     @property
     def sentence(self) -> str:
-        """The message with the tensor that it is about."""
-        return f"{self.tensor}: {self.message}" if self.tensor else self.message
+        """The message with the tensor that it is about, and the checkpoint if there are several."""
+        return ": ".join(filter(None, (self.checkpoint, self.tensor, self.message)))
 
 
-def subject(report: Report) -> AuditReport:
-    """The audit that a report's answer is about: for an apply, that of the copy if there is one."""
-    return report if isinstance(report, AuditReport) else report.after or report.before
-
-
-def findings(report: Report, *, show_suppressed: bool = False) -> tuple[Finding, ...]:
-    """Everything to act on in `report`: errors before warnings before notes, worst first."""
-    audit = subject(report)
+def findings(document: Document, *, show_suppressed: bool = False) -> tuple[Finding, ...]:
+    """Everything to act on in `document`: errors before warnings before notes, worst first."""
     numbered = _Fingerprints()
-    found = [
-        *_from_results(audit, numbered, show_suppressed=show_suppressed),
-        *_from_unmatched(audit, numbered),
-        *_from_notices(report, audit, numbered),
-    ]
+    if isinstance(document, Run):
+        found = list(_from_run(document, show_suppressed=show_suppressed))
+    elif isinstance(document, Failure):
+        found = list(_from_failure(document, numbered))
+    else:
+        audit = subject(document)
+        found = [
+            *_from_results(audit, numbered, show_suppressed=show_suppressed),
+            *_from_unmatched(audit, numbered),
+            *_from_notices(document, audit, numbered),
+        ]
     levels = list(Level)
     return tuple(sorted(found, key=lambda finding: (levels.index(finding.level), finding.kind)))
+
+
+def _from_run(run: Run, *, show_suppressed: bool) -> Iterator[Finding]:
+    """The findings of each answer, known by its checkpoint, and what is said of all."""
+    numbered = _Fingerprints()
+    seen: Counter[str] = Counter()
+    for answer in run.answers:
+        path = checkpoint_of(answer) or "-"
+        seen[path] += 1  # one file may be judged twice, by two specs
+        for finding in findings(answer, show_suppressed=show_suppressed):
+            own = numbered(finding.kind, f"{path}\0{seen[path]}", finding.fingerprint)
+            yield replace(finding, checkpoint=file_path(path), fingerprint=own)
+    for notice in run.notices:
+        yield _noticed(notice, Place("."), numbered)
+
+
+def _from_failure(failure: Failure, numbered: _Fingerprints) -> Iterator[Finding]:
+    for problem in failure.problems:
+        place = Place(problem.path or failure.checkpoint or ".", problem.line, problem.column)
+        named = problem.path is not None and problem.path != failure.checkpoint
+        message = f"{place}: {sentence(problem.message)}" if named else sentence(problem.message)
+        yield Finding(
+            kind=Kind.FAILURE,
+            level=Level.ERROR,
+            code=failure.code,
+            message=message,
+            place=place,
+            fingerprint=numbered(Kind.FAILURE, problem.tensor, failure.code),
+            tensor=None if problem.tensor is None else printable(problem.tensor),
+            help=sentence(problem.hint) if problem.hint else None,
+            checkpoint=None if failure.checkpoint is None else file_path(failure.checkpoint),
+        )
 
 
 def worst_first(results: Iterable[Result]) -> list[Result]:
@@ -253,14 +286,22 @@ def _from_notices(report: Report, audit: AuditReport, numbered: _Fingerprints) -
     own = report.notices if isinstance(report, ApplyReport) else ()
     names = {result.tensor: tensor_name(result) for result in audit.results}
     for notice in (*own, *audit.all_notices):
-        tensor = notice.tensor
-        yield Finding(
-            kind=Kind.NOTICE,
-            level=Level.NOTE if notice.informational else Level.WARNING,
-            code=printable(notice.code),
-            message=sentence(notice.message),
-            place=Place(audit.checkpoint.path),
-            fingerprint=numbered(Kind.NOTICE, tensor, notice.code),
-            tensor=None if tensor is None else names.get(tensor) or printable(tensor),
-            help=sentence(notice.hint) if notice.hint else None,
-        )
+        yield _noticed(notice, Place(audit.checkpoint.path), numbered, names)
+
+
+def _noticed(
+    notice: Notice, place: Place, numbered: _Fingerprints, names: Mapping[str, str] | None = None
+) -> Finding:
+    """A notice as a finding; `names` are those by which people know tensors."""
+    tensor = notice.tensor
+    shown = None if tensor is None else (names or {}).get(tensor) or printable(tensor)
+    return Finding(
+        kind=Kind.NOTICE,
+        level=Level.NOTE if notice.informational else Level.WARNING,
+        code=printable(notice.code),
+        message=sentence(notice.message),
+        place=place,
+        fingerprint=numbered(Kind.NOTICE, tensor, notice.code),
+        tensor=shown,
+        help=sentence(notice.hint) if notice.hint else None,
+    )

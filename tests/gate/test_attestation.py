@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
@@ -155,6 +157,105 @@ def test_what_is_no_statement_is_refused(run, save, folder, change):
     assert "Traceback" not in done.stderr
 
 
+def envelope(text, **changes):
+    """A DSSE envelope around a statement, signed by nobody."""
+    payload = base64.b64encode(text.encode()).decode()
+    signatures = [{"sig": "c2lnbmF0dXJl", "keyid": ""}]
+    kind = "application/vnd.in-toto+json"
+    return {"payload": payload, "payloadType": kind, "signatures": signatures} | changes
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+def test_a_signed_statement_is_read_in_its_envelope(run, save, folder, bundled):
+    """What a signer hands out is what is deployed beside the model; nothing needs to be unpacked."""
+    path = save(a=[0.5])
+    attested(run, *GATE)
+    document = envelope((folder / "statement.json").read_text())
+    media = "application/vnd.dev.sigstore.bundle.v0.3+json"
+    bundle = {"mediaType": media, "verificationMaterial": {}, "dsseEnvelope": document}
+    (folder / "signed.json").write_text(json.dumps(bundle if bundled else document))
+    done = run("verify-attestation", "signed.json")
+    assert done.returncode == 0, done.stderr
+    assert "1 signature, not verified here" in done.stdout
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert run("verify-attestation", "signed.json").returncode == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"payload": "not base64!"},
+        {"payload": "bm8ganNvbg=="},
+        {"payload": 3},
+        {"payloadType": "text/plain"},
+        {"signatures": []},
+        {"signatures": None},
+    ],
+)
+def test_what_is_no_envelope_is_refused(run, save, folder, change):
+    """An envelope with holes must not verify, and is one clear line."""
+    save(a=[0.5])
+    attested(run, *GATE)
+    document = envelope((folder / "statement.json").read_text(), **change)
+    bundles: list[object] = [document, {"dsseEnvelope": document}, {"dsseEnvelope": {}}]
+    for signed in bundles:
+        (folder / "signed.json").write_text(json.dumps(signed))
+        done = run("verify-attestation", "signed.json")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.count("\n") == 1
+
+
+def test_files_may_have_other_names_than_in_the_statement(run, save, folder):
+    """A model is published under the name that its users expect."""
+    path = save(a=[0.5])
+    attested(run, *GATE)
+    path.rename(folder / "released=1.safetensors")
+    assert run("verify-attestation", "statement.json").returncode == 3
+    verify = ("verify-attestation", "statement.json", "--map")
+    assert run(*verify, "model.safetensors=released=1.safetensors").returncode == 0
+    assert run(*verify, "model.safetensors=spec.yaml").returncode == 1
+    assert run(*verify, "model.safetensors=gone.safetensors").returncode == 3
+    for wrong in ("other.safetensors=spec.yaml", "model.safetensors", "=x", "x="):
+        assert run(*verify, wrong).returncode == 2
+
+
+def test_a_verification_is_told_to_programs(run, save, folder):
+    """The answer about each file, in JSON with one meaning, whatever the answer is."""
+    save(a=[0.5])
+    attested(run, *GATE)
+    verify = ("verify-attestation", "statement.json", "-f", "json", "--spec", "spec.yaml")
+    answer = json.loads(run(*verify).stdout)
+    assert answer["schema"] == "ckptclamp-verification-1"
+    assert answer["exit_code"] == 0
+    assert answer["files"] == [{"name": "model.safetensors", "match": "same", "detail": ""}]
+    assert answer["spec"]["match"] == "same"
+    save(a=[0.25])
+    done = run(*verify)
+    assert (done.returncode, json.loads(done.stdout)["files"][0]["match"]) == (1, "differs")
+    (folder / "statement.json").write_text("{}")
+    done = run(*verify)
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (3, "unreadable")
+
+
+def test_statements_are_valid_by_their_published_schema(run, save, folder):
+    """Who writes a policy about attestations learns from the schema what they hold."""
+    schema = json.loads(run("schema", "attestation").stdout)
+    validator = Draft202012Validator(schema)
+    save(a=[2.0])
+    for command in (GATE, ("apply", *GATE[1:], "-o", "copy.safetensors")):
+        statement = attested(run, *command)
+        validator.validate(statement)
+        assert set(statement["predicate"]) == set(properties(schema, statement["predicateType"]))
+        del statement["predicate"]["exitCode"]
+        assert not validator.is_valid(statement)
+
+
+def properties(schema, kind):
+    """The fields of one predicate, as the schema names them."""
+    audit, copy = schema["$defs"]["audit"]["properties"], schema["$defs"]["apply"]["properties"]
+    return audit if ":audit:" in kind else audit | copy
+
+
 def test_statements_can_be_reproduced(run, save, folder):
     """The same audit at the same time writes the same bytes."""
     save(a=[0.5])
@@ -196,7 +297,8 @@ def test_a_statement_that_cannot_be_made_stops_the_copy(run, save, folder, optio
     outputs = ["-o", "copy.safetensors", "--report", "json=r.json", "--attest", "x.json"]
     done = run("apply", *GATE[1:], *outputs, *options, env={"SOURCE_DATE_EPOCH": epoch})
     assert (done.returncode, done.stdout) == (2, "")
-    assert not {"copy.safetensors", "x.json", "r.json"} & {path.name for path in folder.iterdir()}
+    assert not {"copy.safetensors", "x.json"} & {path.name for path in folder.iterdir()}
+    assert json.loads(Path("r.json").read_text())["exit_code"] == 2
 
 
 @pytest.mark.parametrize("name", [f"{NO_TEXT}.safetensors", "a\\b.safetensors"])

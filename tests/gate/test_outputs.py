@@ -162,7 +162,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(run, save, fold
     done = run(*GATE, "-o", "json=report.json", option, place)
     assert (done.returncode, done.stdout) == (2, "")
     assert place in done.stderr
-    assert not (folder / "report.json").exists()
+    assert json.loads((folder / "report.json").read_text())["exit_code"] == 2
 
 
 def test_no_copy_is_made_whose_statement_cannot_be_written(run, save, folder):

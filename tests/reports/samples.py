@@ -15,8 +15,9 @@ from ckptclamp.auditing.results import (
     Verdict,
     WorstUnit,
 )
+from ckptclamp.auditing.runs import Failure, Problem
 from ckptclamp.engine.histogram import Histogram
-from ckptclamp.errors import Notice
+from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.spec.model import Severity
 
@@ -243,3 +244,26 @@ def many(count: int) -> AuditReport:
         for i in range(count)
     )
     return replace(VIOLATIONS, results=results)
+
+
+FAILED = Failure(
+    command="audit",
+    code="spec",
+    exit_code=ExitCode.USAGE,
+    problems=(
+        Problem("unknown key 'max_valeu'", "spec.yaml", 6, 5, hint="did you mean max_value?"),
+        Problem("it has no rules", "spec.yaml"),
+    ),
+    checkpoint="models/eegnet.keras",
+    tool_version="0.1.0",
+)
+UNREAD = replace(
+    FAILED,
+    code="not-a-checkpoint",
+    exit_code=ExitCode.INCOMPLETE,
+    problems=(Problem("not a checkpoint: 12 bytes of text", "models/lfs.keras", tensor="a/b"),),
+    checkpoint="models/lfs.keras",
+)
+HELPLESS = replace(FAILED, code="usage", problems=(Problem("no such option"),), checkpoint=None)
+
+FAILURES = {"spec": FAILED, "unread": UNREAD, "helpless": HELPLESS}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ckptclamp
-from ckptclamp.errors import ExitCode
+from ckptclamp.errors import CkptclampError, ExitCode
 from ckptclamp.plan import health
 from ckptclamp.reports.catalogue import (
     SITE,
@@ -72,6 +72,17 @@ def test_what_reports_call_findings_of_their_own_is_explained():
     assert 'code="nothing-evaluated"' in SOURCES[PACKAGE / "reports" / "findings.py"]
 
 
+def _failures(kind=CkptclampError):
+    """The codes of all classes of failures."""
+    return {kind.code}.union(*map(_failures, kind.__subclasses__()))
+
+
+def test_every_failure_is_explained():
+    """What stands in place of a report; `findings` explains that nothing was evaluated."""
+    known = explained(Section.FAILURES).keys() | {"nothing-evaluated"}
+    assert known == _failures() | {"system", "out-of-memory", "internal-error"}
+
+
 def test_every_exit_code_is_explained():
     """The numbers of the program, and no others."""
     assert {int(code) for code in explained(Section.EXIT_CODES)} == set(map(int, ExitCode))
@@ -118,5 +129,5 @@ def test_links_lead_to_the_site_from_reports_too():
 
 def test_anchors_do_not_meet():
     """On one page each code has a place of its own."""
-    codes = [*explained(Section.NOTICES), *explained(Section.FINDINGS), *explained(Section.REASONS)]
+    codes = [code for section in Section for code in explained(section)]
     assert len({anchor(code) for code in codes}) == len(codes)

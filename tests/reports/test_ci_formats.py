@@ -10,6 +10,7 @@ import pytest
 
 from ckptclamp.plan import UnmatchedRule
 from ckptclamp.reports import RenderOptions, render, repository_root
+from ckptclamp.reports.findings import findings
 from ckptclamp.reports.formats import github, gitlab, junit, markdown
 from tests.reports import samples
 
@@ -43,13 +44,26 @@ def test_every_tensor_and_rule_is_a_testcase():
     assert (failed.get("file"), failed.get("line")) == ("spec.yaml", "9")
 
 
-def test_not_evaluated_is_skipped_with_its_reason_and_the_suite_is_red():
-    """A skipped test alone reads green in CI; the gate's own testcase does not."""
+def test_what_could_not_be_judged_is_an_error_with_its_reason():
+    """A skipped test reads green in CI."""
     cases = suite_of(samples.MIXED)
-    skipped = cases[samples.NOT_EVALUATED.rule, samples.NOT_EVALUATED.tensor].find("skipped")
-    assert skipped is not None
-    assert "our_pkg>Sparse is not known here" in skipped.get("message")
-    assert cases["ckptclamp", "audit passes"].find("error") is not None
+    error = cases[samples.NOT_EVALUATED.rule, samples.NOT_EVALUATED.tensor].find("error")
+    assert error is not None
+    assert "our_pkg>Sparse is not known here" in error.get("message")
+    assert cases["embeddings", "matches a tensor"].find("error") is not None
+
+
+JUNIT_CASES = [*samples.REPORTS.values(), replace(samples.MIXED, strict=True)]
+
+
+@pytest.mark.parametrize("report", JUNIT_CASES)
+def test_junit_is_red_once_for_each_finding_that_fails(report):
+    """Who counts red testcases counts findings: no other is made up, none is told twice."""
+    root = ET.fromstring(junit.render(report, OPTIONS))
+    red = [c for c in root.iter("testcase") if {child.tag for child in c} & {"failure", "error"}]
+    levels = {"error", "warning"} if getattr(report, "strict", False) else {"error"}
+    assert len(red) == sum(finding.level in levels for finding in findings(report))
+    assert int(root.get("failures", "")) + int(root.get("errors", "")) == len(red)
 
 
 @pytest.mark.parametrize(

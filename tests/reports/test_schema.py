@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from importlib import resources
 
 import pytest
+from click.testing import CliRunner
 
 from ckptclamp.auditing import results
+from ckptclamp.cli import cli
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import Notice
 from ckptclamp.plan import UnmatchedRule
@@ -14,8 +15,15 @@ from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.formats.json import SCHEMA, render
 from tests.reports import samples
 
-FILE = resources.files("ckptclamp.reports").joinpath("schemas/report-1.schema.json")
-DOCUMENT = json.loads(FILE.read_text("utf-8"))
+
+def schema(name):
+    """A published schema, as the program prints it."""
+    printed = CliRunner().invoke(cli, ["schema", name])
+    assert printed.exit_code == 0
+    return json.loads(printed.stdout)
+
+
+DOCUMENT = schema("report")
 TYPES = {
     "audit": results.AuditReport,
     "apply": results.ApplyReport,

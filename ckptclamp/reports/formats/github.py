@@ -1,36 +1,43 @@
 """GitHub workflow commands: annotations beside the spec's lines, worst first.
 
 GitHub shows ten annotations for a step and drops the rest without a word, so the tenth counts what
-was left out. The last line is the census as plain text.
+was left out. The census stands in the last line as plain text, and a line for each of several
+checkpoints above it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.reports.findings import Finding, Level, Report, findings, subject
-from ckptclamp.reports.wording import plural, summary_line
+from ckptclamp.auditing.runs import Run, checkpoint_of
+from ckptclamp.reports.findings import Finding, Level, findings
+from ckptclamp.reports.wording import answer_line, file_path, plural
 
 if TYPE_CHECKING:
+    from ckptclamp.auditing.runs import Document
     from ckptclamp.reports import RenderOptions
 
 _MOST = 10
 _COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return at most ten workflow commands, and the census."""
     found = findings(report, show_suppressed=options.show_suppressed)
     listed = found if len(found) <= _MOST else found[: _MOST - 1]
     lines = [_annotation(finding, options) for finding in listed]
     if len(found) > len(listed):
         lines.append(_left_out(found[len(listed) :]))
-    lines.append(summary_line(subject(report), report.exit_code))
+    if isinstance(report, Run):
+        lines += [f"{file_path(checkpoint_of(a) or '?')}: {answer_line(a)}" for a in report.answers]
+    lines.append(answer_line(report))
     return "\n".join(lines) + "\n"
 
 
 def _annotation(finding: Finding, options: RenderOptions) -> str:
-    properties = {"file": finding.place.relative_to(options.base, options.start)}
+    properties = {}
+    if finding.place.path != ".":  # else it is about no file
+        properties["file"] = finding.place.relative_to(options.base, options.start)
     if finding.place.line is not None:
         properties["line"] = str(finding.place.line)
         properties["col"] = str(finding.place.column or 1)

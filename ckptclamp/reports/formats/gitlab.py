@@ -5,43 +5,60 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from ckptclamp.auditing.runs import Failure, answers_of, checkpoint_of, subject
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.findings import Finding, Kind, Level, Place, Report, findings, subject
-from ckptclamp.reports.wording import plural, summary_line
+from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings
+from ckptclamp.reports.wording import answer_line, file_path, plural
 
 if TYPE_CHECKING:
-    from ckptclamp.auditing.results import AuditReport
+    from collections.abc import Iterator
+
+    from ckptclamp.auditing.runs import Answer, Document
     from ckptclamp.reports import RenderOptions
 
 MOST = 5000
 _SEVERITIES = {Level.ERROR: "major", Level.WARNING: "minor", Level.NOTE: "info"}
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return the JSON array: the worst 5,000 findings, and entries that count what is not among them."""
     found = findings(report, show_suppressed=options.show_suppressed)
-    audit = subject(report)
     entries = [_entry(finding, options) for finding in found[:MOST]]
+    answers = answers_of(report)
+    several = len(answers) > 1
     if len(found) > MOST:
         more = plural(len(found) - MOST, "more finding")
         message = f"{more}, less bad, left out of this report"
-        entries.append(_count(audit, Level.ERROR, "left-out", message, options))
-    census = audit.census
+        entries.append(
+            _count(checkpoint_of(answers[0]), Level.ERROR, "left-out", message, options=options)
+        )
+    for answer in answers:
+        entries += _hidden(answer, options, several=several)
+    return json_text(entries, indent=1) + "\n"
+
+
+def _hidden(answer: Answer, options: RenderOptions, *, several: bool) -> Iterator[dict[str, Any]]:
+    """Entries that count what is no finding of a checkpoint."""
+    if isinstance(answer, Failure):
+        return
+    census = subject(answer).census
     hidden = {
         "suppressed": census.suppressed,
         "within-tolerance": census.within_tolerance,
         "zero-units": census.zero_allowed,
     }
-    message = summary_line(audit, report.exit_code)
-    entries += [
-        _count(audit, Level.NOTE, code, message, options) for code, units in hidden.items() if units
-    ]
-    return json_text(entries, indent=1) + "\n"
+    path = checkpoint_of(answer)
+    message = f"{file_path(path or '?')}: " * several + answer_line(answer)
+    for code, units in hidden.items():
+        if units:
+            yield _count(
+                path, Level.NOTE, code, message, options=options, of=path if several else None
+            )
 
 
 def _entry(finding: Finding, options: RenderOptions) -> dict[str, Any]:
     # What could not be judged outranks what was judged, as it does in the exit code.
-    missing = finding.kind in (Kind.NOT_EVALUATED, Kind.UNMATCHED)
+    missing = finding.kind in (Kind.FAILURE, Kind.NOT_EVALUATED, Kind.UNMATCHED)
     return {
         "description": finding.sentence,
         "check_name": finding.code,
@@ -55,15 +72,25 @@ def _entry(finding: Finding, options: RenderOptions) -> dict[str, Any]:
 
 
 def _count(
-    audit: AuditReport, level: Level, code: str, message: str, options: RenderOptions
+    path: str | None,
+    level: Level,
+    code: str,
+    message: str,
+    *,
+    options: RenderOptions,
+    of: str | None = None,
 ) -> dict[str, Any]:
-    """An entry about the report itself, the same one whatever the number in it."""
+    """An entry about the report itself, the same one whatever the number in it.
+
+    `of` is the checkpoint that it counts for, where there are several.
+    """
+    key = "ckptclamp " + code + (f" {of}" if of else "")
     finding = Finding(
         kind=Kind.NOTICE,
         level=level,
         code=code,
         message=message,
-        place=Place(audit.checkpoint.path),
-        fingerprint=hashlib.sha256(f"ckptclamp {code}".encode()).hexdigest(),
+        place=Place(path or "."),
+        fingerprint=hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest(),
     )
     return _entry(finding, options)

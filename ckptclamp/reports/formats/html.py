@@ -13,15 +13,17 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.auditing.results import ApplyReport
-from ckptclamp.errors import ExitCode
+from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, subject, version_of
+from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports import wording
-from ckptclamp.reports.findings import Report, findings, subject, worst_first
+from ckptclamp.reports.findings import findings, worst_first
 from ckptclamp.reports.formats.charts import Plot, axis_of, drawable, histogram_plot, strip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ckptclamp.auditing.results import Result, TensorChange
+    from ckptclamp.auditing.runs import Answer, Document
     from ckptclamp.reports import RenderOptions
 
 _MOST_FINDINGS = 200
@@ -32,7 +34,7 @@ _MOST_FILES = 8
 _BANNERS = {ExitCode.OK: "pass", ExitCode.VIOLATIONS: "violation"}
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return the page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -49,23 +51,55 @@ def render(report: Report, options: RenderOptions) -> str:
     return environment.get_template("page.html.jinja").render(_content(report, options))
 
 
-def _content(report: Report, options: RenderOptions) -> dict[str, Any]:
-    """What the template shows."""
-    audit = subject(report)
+def _content(document: Document, options: RenderOptions) -> dict[str, Any]:
+    """What the template shows: what is said of all, and each answer by itself."""
     style = resources.files("ckptclamp.reports.formats").joinpath("style.css").read_text("utf-8")
-    shown = _shown(audit.results)
-    found = findings(report, show_suppressed=options.show_suppressed)
+    several = isinstance(document, Run)
+    answers = answers_of(document)
+    parts = [
+        _part(answer, options, f"c{i}-" if several else "", max(len(answers), 1))
+        for i, answer in enumerate(answers)
+    ]
+    path = wording.plural(len(answers), "checkpoint") if several else parts[0]["path"]
     return {
-        "report": report,
-        "audit": audit,
+        "report": document,
+        "several": several,
+        "answers": parts,
+        "own": [f for f in findings(document) if f.checkpoint is None] if several else [],
         "style": style,
         "policy": _policy(style),
-        "banner": _banner(report),
-        "strip": _strip(audit.results, shown),
-        "changes": list(_changes(report)) if isinstance(report, ApplyReport) else None,
-        "findings": found[:_MOST_FINDINGS],
-        "findings_left_out": max(0, len(found) - _MOST_FINDINGS),
+        "banner": _banner(document),
+        "path": path,
+        "title": printable(path),
+        "version": version_of(document),
+    }
+
+
+def _part(answer: Answer, options: RenderOptions, prefix: str, count: int) -> dict[str, Any]:
+    """One answer of `count`; places in it begin with `prefix`."""
+    most = max(1, _MOST_FINDINGS // count)
+    found = findings(answer, show_suppressed=options.show_suppressed)
+    part: dict[str, Any] = {
+        "report": answer,
+        "prefix": prefix,
+        "path": wording.file_path(checkpoint_of(answer) or "no checkpoint"),
+        "banner": _banner(answer),
+        "audit": None,
+        "changes": None,
+        "shown": {},
+        "strip": None,
+        "findings": found[:most],
+        "findings_left_out": max(0, len(found) - most),
+    }
+    if isinstance(answer, Failure):
+        return part
+    results = subject(answer).results
+    shown = _shown(results, max(1, _MOST_RESULTS // count))
+    return part | {
+        "audit": subject(answer),
+        "changes": list(_changes(answer)) if isinstance(answer, ApplyReport) else None,
         "shown": shown,
+        "strip": _strip(results, shown, prefix),
     }
 
 
@@ -74,26 +108,26 @@ def _policy(style: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-def _banner(report: Report) -> str:
+def _banner(report: Document) -> str:
     if isinstance(report, ApplyReport) and report.after is None:
         return "dry-run"
     return _BANNERS.get(report.exit_code, "not-evaluated")
 
 
-def _shown(results: Sequence[Result]) -> dict[int, Result]:
-    """The results that the page has room for, the worst of them, in file order by their index."""
-    if len(results) <= _MOST_RESULTS:
+def _shown(results: Sequence[Result], most: int) -> dict[int, Result]:
+    """The results that there is room for, the worst `most` of them, in file order by their index."""
+    if len(results) <= most:
         return dict(enumerate(results))
-    kept = {id(result) for result in worst_first(results)[:_MOST_RESULTS]}
+    kept = {id(result) for result in worst_first(results)[:most]}
     return {i: result for i, result in enumerate(results) if id(result) in kept}
 
 
-def _strip(results: Sequence[Result], shown: dict[int, Result]) -> Plot | None:
+def _strip(results: Sequence[Result], shown: dict[int, Result], prefix: str) -> Plot | None:
     """All results; a cell whose result has no row links to the first one that has."""
     if not shown:
         return None
     first = next(iter(shown))
-    return strip([(r, f"r{i if i in shown else first}") for i, r in enumerate(results)])
+    return strip([(r, f"{prefix}r{i if i in shown else first}") for i, r in enumerate(results)])
 
 
 def _plot(result: Result) -> Plot | None:

@@ -1,23 +1,24 @@
 """The master report: versioned JSON that holds everything, written and read back.
 
 All other formats can be made from it. `docs/report-format.md` tells what is stable in it;
-`schemas/report-1.schema.json` is its schema.
+`schemas/report-1.schema.json` is its schema. A failure, and a run over several checkpoints, have
+formats of their own; a run holds what each checkpoint would have had alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, Summary, WorstUnit
+from ckptclamp.auditing.runs import Answer, Document, Failure, Report, Run, subject
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.errors import RefusedError, UsageError, printable
+from ckptclamp.errors import ExitCode, Notice, RefusedError, UsageError, printable
 from ckptclamp.reports import whole_file
 from ckptclamp.reports.codec import MisfitError, Value, codec, json_text
-from ckptclamp.reports.findings import Report, subject
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,30 +29,51 @@ if TYPE_CHECKING:
 SCHEMA = "ckptclamp-report-1"
 """The name of the format; a change that could break a reader counts it up."""
 
+FAILURE_SCHEMA = "ckptclamp-failure-1"
+RUN_SCHEMA = "ckptclamp-run-1"
+
 _MAX_BYTES = 1 << 29
 _MAX_DEPTH = 16
 _HEAD = 256
 _KINDS = {"audit": codec(AuditReport), "apply": codec(ApplyReport)}
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return the whole report; no option shortens it. ASCII, one line for each result."""
     return "".join(stream(report, options))
 
 
-def stream(report: Report, options: RenderOptions) -> Iterator[str]:
+def stream(report: Document, options: RenderOptions) -> Iterator[str]:
     """Yield what `render` returns piece by piece, so that a large report need not be in memory."""
     del options
-    kind = "audit" if isinstance(report, AuditReport) else "apply"
-    document = {
+    yield from _lines(_run(report) if isinstance(report, Run) else _answer(report), "")
+    yield "\n"
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "schema": RUN_SCHEMA,
+        "exit_code": int(run.exit_code),
+        "census": codec(Summary).encode(run.census),
+        "tool_version": codec(str).encode(run.tool_version),
+        "seconds": codec(float).encode(run.seconds),
+        "notices": [codec(Notice).encode(notice) for notice in run.notices],
+        "checkpoints": map(_answer, run.answers),
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    """What would be written about one checkpoint alone."""
+    if isinstance(answer, Failure):
+        return {"schema": FAILURE_SCHEMA, **codec(Failure).encode(answer)}
+    kind = "audit" if isinstance(answer, AuditReport) else "apply"
+    return {
         "schema": SCHEMA,
         "kind": kind,
-        "exit_code": int(report.exit_code),
-        "census": codec(Summary).encode(subject(report).census),
-        "report": _audit(report) if isinstance(report, AuditReport) else _apply(report),
+        "exit_code": int(answer.exit_code),
+        "census": codec(Summary).encode(subject(answer).census),
+        "report": _audit(answer) if isinstance(answer, AuditReport) else _apply(answer),
     }
-    yield from _lines(document, "")
-    yield "\n"
 
 
 def _audit(report: AuditReport) -> dict[str, Any]:
@@ -80,7 +102,8 @@ def _lines(value: Value, indent: str) -> Iterator[str]:
     elif isinstance(value, map) or (isinstance(value, list) and not all(map(_is_plain, value))):
         opening = "["
         for item in value:
-            yield f"{opening}\n{inner}{json_text(item)}"
+            yield f"{opening}\n{inner}"
+            yield from _lines(item, inner) if _is_document(item) else (json_text(item),)
             opening = ","
         yield f"\n{indent}]" if opening == "," else "[]"
     else:
@@ -91,20 +114,31 @@ def _is_plain(value: Value) -> bool:
     return not isinstance(value, (dict, list, map))
 
 
+def _is_document(value: Value) -> bool:
+    return isinstance(value, dict) and "schema" in value
+
+
+def read_document(path: Path) -> Document:
+    """Read the JSON at `path`: a report, a failure or a run.
+
+    Raises:
+        UnreadableError: it cannot be read, or is no JSON with one meaning.
+        UsageError: it is none of these in this version.
+    """
+    with closing(Source.open(path)) as source:
+        if source.size > _MAX_BYTES:
+            raise RefusedError(f"is {source.size} bytes long, too large for a report", path=path)
+        return load_document(source.read_at(0, source.size), path=path)
+
+
 def read_report(path: Path) -> Report:
-    """Read the JSON report at `path`.
+    """Read the JSON report at `path`, of one audit or apply.
 
     Raises:
         UnreadableError: it cannot be read, or is no JSON with one meaning.
         UsageError: it is no report of this version.
     """
-    source = Source.open(path)
-    try:
-        if source.size > _MAX_BYTES:
-            raise RefusedError(f"is {source.size} bytes long, too large for a report", path=path)
-        return load_report(source.read_at(0, source.size), path=path)
-    finally:
-        source.close()
+    return _one_report(read_document(path), path)
 
 
 def is_report(path: Path) -> bool:
@@ -117,6 +151,20 @@ def is_report(path: Path) -> bool:
 
 
 def load_report(data: bytes | str, *, path: str | PathLike[str] | None = None) -> Report:
+    """Read what `render` wrote of one audit or apply; see `load_document`."""
+    return _one_report(load_document(data, path=path), path)
+
+
+def _one_report(document: Document, path: str | PathLike[str] | None) -> Report:
+    if isinstance(document, (Failure, Run)):
+        what = (
+            "tells of a failure" if isinstance(document, Failure) else "is of several checkpoints"
+        )
+        raise UsageError(f"{what}; the report of one audit is needed here", path=path)
+    return document
+
+
+def load_document(data: bytes | str, *, path: str | PathLike[str] | None = None) -> Document:
     """Read what `render` wrote; `path` is where it came from, for messages.
 
     Raises:
@@ -129,7 +177,9 @@ def load_report(data: bytes | str, *, path: str | PathLike[str] | None = None) -
         encoded, max_depth=_MAX_DEPTH, max_bytes=_MAX_BYTES, what="report", path=path
     )
     try:
-        return _checked(document)
+        if isinstance(document, dict) and document.get("schema") == RUN_SCHEMA:
+            return _checked_run(document)
+        return _checked_answer(document, "$")
     except MisfitError as error:
         raise UsageError(
             f"this is no report that can be read: {printable(str(error))}",
@@ -138,25 +188,61 @@ def load_report(data: bytes | str, *, path: str | PathLike[str] | None = None) -
         ) from None
 
 
-def _checked(document: Value) -> Report:
+def _checked_run(document: dict[str, Value]) -> Run:
+    members = {"schema", "exit_code", "census", "tool_version", "seconds", "notices", "checkpoints"}
+    _check_members(document, members, "$")
+    answers = document.get("checkpoints")
+    notices = document.get("notices")
+    if not isinstance(answers, list) or not isinstance(notices, list):
+        raise MisfitError("$.checkpoints and $.notices must be arrays")
+    run = Run(
+        tuple(_checked_answer(a, f"$.checkpoints[{i}]") for i, a in enumerate(answers)),
+        tuple(codec(Notice).decode(n, f"$.notices[{i}]") for i, n in enumerate(notices)),
+        codec(str).decode(document.get("tool_version"), "$.tool_version"),
+        codec(float).decode(document.get("seconds"), "$.seconds"),
+    )
+    _check_answer(document, run.exit_code, run.census, "$")
+    return run
+
+
+def _checked_answer(document: Value, place: str) -> Answer:
+    if isinstance(document, dict) and document.get("schema") == FAILURE_SCHEMA:
+        failure = {key: value for key, value in document.items() if key != "schema"}
+        return _checked_failure(codec(Failure).decode(failure, place), place)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise MisfitError(f"$.schema must be {SCHEMA!r}")
-    unknown = document.keys() - {"schema", "kind", "exit_code", "census", "report"}
-    if unknown:
-        raise MisfitError(f"$ has {min(unknown)!r}, which is unknown here")
+        raise MisfitError(f"{place}.schema must be {SCHEMA!r}")
+    _check_members(document, {"schema", "kind", "exit_code", "census", "report"}, place)
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise MisfitError("$.kind must be audit or apply")
-    report = _KINDS[kind].decode(document.get("report"), "$.report")
+        raise MisfitError(f"{place}.kind must be audit or apply")
+    report = _KINDS[kind].decode(document.get("report"), f"{place}.report")
     assert isinstance(report, (AuditReport, ApplyReport))
-    if codec(int).decode(document.get("exit_code"), "$.exit_code") != report.exit_code:
-        raise MisfitError("$.exit_code is not that of its results")
-    stated, census = document.get("census"), codec(Summary).encode(subject(report).census)
-    codec(Summary).decode(stated, "$.census")
+    _check_answer(document, report.exit_code, subject(report).census, place)
+    return report
+
+
+def _checked_failure(failure: Failure, place: str) -> Failure:
+    """A failure that says nothing, or that nothing failed, would read as a pass."""
+    if failure.exit_code in (ExitCode.OK, ExitCode.VIOLATIONS) or not failure.problems:
+        raise MisfitError(f"{place} is no failure")
+    return failure
+
+
+def _check_members(document: dict[str, Value], known: set[str], place: str) -> None:
+    unknown = document.keys() - known
+    if unknown:
+        raise MisfitError(f"{place} has {min(unknown)!r}, which is unknown here")
+
+
+def _check_answer(document: dict[str, Value], code: ExitCode, counts: Summary, place: str) -> None:
+    """Refuse an exit code or a census that is not that of the results."""
+    if codec(int).decode(document.get("exit_code"), f"{place}.exit_code") != code:
+        raise MisfitError(f"{place}.exit_code is not that of its results")
+    stated, census = document.get("census"), codec(Summary).encode(counts)
+    codec(Summary).decode(stated, f"{place}.census")
     # Earlier releases did not count all of it.
     if stated is None or stated != {key: census[key] for key in stated}:
-        raise MisfitError("$.census is not that of its results")
-    return report
+        raise MisfitError(f"{place}.census is not that of its results")
 
 
 class UnitsWriter:

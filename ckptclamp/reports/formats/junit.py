@@ -1,8 +1,9 @@
-"""JUnit XML: a testcase for every tensor and rule, the ones that pass too.
+"""JUnit XML: a suite for each checkpoint, a testcase for every tensor and rule, passes too.
 
-A result that was not evaluated is `skipped`, with its reason. CI systems show a skipped test in
-green, so one more testcase, ``audit passes``, stands for the gate: it fails whenever the exit code
-is not 0. Violations that are only warnings pass, as they do in the gate, and say so in their output.
+What is red is exactly what fails the gate, each once: a violation is a `failure`; what was not
+evaluated, a rule that matched nothing and a checkpoint without a report are an `error`, because CI
+systems show what is skipped in green. Warnings pass, as they do in the gate, and say so in their
+output; under a strict gate they are failures. What is suppressed is `skipped`.
 """
 
 from __future__ import annotations
@@ -11,42 +12,84 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from ckptclamp.auditing.results import AuditReport, Verdict
-from ckptclamp.errors import ExitCode, printable
-from ckptclamp.reports.findings import Finding, Level, Report, findings, subject
-from ckptclamp.reports.wording import (
-    file_path,
-    sentence,
-    summary_line,
-    tensor_name,
-    verdict_sentence,
-)
+from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, subject
+from ckptclamp.errors import printable
+from ckptclamp.reports.findings import Finding, Kind, Level, findings
+from ckptclamp.reports.wording import answer_line, file_path, sentence, tensor_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptclamp.auditing.results import Result
+    from ckptclamp.auditing.runs import Answer, Document, Report
     from ckptclamp.reports import RenderOptions
 
-_GATE = "audit passes"
+_OWN = "ckptclamp"
+"""The class of testcases that are about no rule."""
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return the XML; options do not change it, but for what paths are relative to."""
-    audit = subject(report)
-    found = findings(report, show_suppressed=True)
-    listed = {id(finding.result): finding for finding in found if finding.result is not None}
     suites = ET.Element("testsuites", name="ckptclamp")
-    suite = ET.SubElement(suites, "testsuite", name=file_path(audit.checkpoint.path))
-    suite.append(_properties(audit, summary_line(audit, report.exit_code)))
+    for answer in answers_of(report):
+        _suite(suites, answer, options)
+    seconds = sum(float(suite.get("time", "0")) for suite in suites)
+    _count(suites, suites.findall("testsuite/testcase"), seconds)
+    if isinstance(report, Run):
+        properties = ET.Element("properties")
+        ET.SubElement(properties, "property", name="census", value=answer_line(report))
+        suites.insert(0, properties)
+    ET.indent(suites)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(suites, encoding="unicode")}\n'
+
+
+def _suite(suites: ET.Element, answer: Answer, options: RenderOptions) -> None:
+    name = checkpoint_of(answer) or _OWN
+    suite = ET.SubElement(suites, "testsuite", name=file_path(name))
+    found = findings(answer, show_suppressed=True)
+    if isinstance(answer, Failure):
+        seconds = 0.0
+    else:
+        audit = subject(answer)
+        seconds = audit.seconds
+        suite.append(_properties(audit, answer_line(answer)))
+        _results(suite, answer, found, options)
+    strict = not isinstance(answer, Failure) and subject(answer).strict
+    _others(suite, [finding for finding in found if finding.result is None], options, strict=strict)
+    _count(suite, suite.findall("testcase"), seconds)
+
+
+def _results(
+    suite: ET.Element, report: Report, found: Sequence[Finding], options: RenderOptions
+) -> None:
+    audit = subject(report)
+    listed = {id(finding.result): finding for finding in found if finding.result is not None}
     for result in audit.results:
         case = _case(suite, classname=printable(result.rule), name=printable(result.tensor))
         finding = listed.get(id(result))
         if finding is not None:
             _report(case, result, finding, options, strict=audit.strict)
-    _gate(suite, report, [finding for finding in found if finding.result is None])
-    _count(suites, suite, audit.seconds)
-    ET.indent(suites)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(suites, encoding="unicode")}\n'
+
+
+def _others(
+    suite: ET.Element, found: Sequence[Finding], options: RenderOptions, *, strict: bool
+) -> None:
+    """A testcase for each finding about no result that fails the gate; the rest is told beside them."""
+    told = []
+    for finding in found:
+        if finding.level is Level.NOTE or (finding.level is Level.WARNING and not strict):
+            told.append(_long(finding))
+            continue
+        if finding.kind is Kind.UNMATCHED and finding.code != "nothing-evaluated":
+            case = _case(suite, classname=finding.code, name="matches a tensor")
+        else:
+            case = _case(suite, classname=_OWN, name=finding.tensor or finding.code)
+        _set_place(case, finding, options)
+        red = "failure" if finding.kind is Kind.NOTICE else "error"
+        element = ET.SubElement(case, red, message=finding.message, type=finding.code)
+        element.text = str(finding.place) + _help(finding)
+    if told:
+        ET.SubElement(suite, "system-out").text = "\n".join(told)
 
 
 def _case(suite: ET.Element, classname: str, name: str) -> ET.Element:
@@ -72,17 +115,22 @@ def _properties(audit: AuditReport, census: str) -> ET.Element:
 def _report(
     case: ET.Element, result: Result, finding: Finding, options: RenderOptions, *, strict: bool
 ) -> None:
+    _set_place(case, finding, options)
+    if result.suppressed is not None:
+        ET.SubElement(case, "skipped", message=finding.message)
+    elif finding.level is Level.ERROR or strict:
+        red = "error" if result.verdict is Verdict.NOT_EVALUATED else "failure"
+        kind = printable(result.constraint)
+        element = ET.SubElement(case, red, message=finding.message, type=kind)
+        element.text = f"{tensor_name(result)}\n{finding.place}" + _help(finding)
+    else:
+        ET.SubElement(case, "system-out").text = _long(finding)
+
+
+def _set_place(case: ET.Element, finding: Finding, options: RenderOptions) -> None:
     if finding.place.line is not None:
         case.set("file", finding.place.relative_to(options.base, options.start))
         case.set("line", str(finding.place.line))
-    if result.suppressed is not None or result.verdict is Verdict.NOT_EVALUATED:
-        ET.SubElement(case, "skipped", message=finding.message)
-    elif finding.level is Level.ERROR or strict:
-        kind = printable(result.constraint)
-        failure = ET.SubElement(case, "failure", message=finding.message, type=kind)
-        failure.text = f"{tensor_name(result)}\n{finding.place}" + _help(finding)
-    else:
-        ET.SubElement(case, "system-out").text = _long(finding)
 
 
 def _long(finding: Finding) -> str:
@@ -93,28 +141,10 @@ def _help(finding: Finding) -> str:
     return f"\nhelp: {finding.help}" if finding.help else ""
 
 
-def _gate(suite: ET.Element, report: Report, others: Sequence[Finding]) -> None:
-    """The one testcase that is red whenever the exit code is not 0; it tells `others` too."""
-    audit = subject(report)
-    case = _case(suite, classname="ckptclamp", name=_GATE)
-    text = "\n".join(map(_long, others))
-    if report.exit_code is ExitCode.OK:
-        if text:
-            ET.SubElement(case, "system-out").text = text
-        return
-    red = "failure" if report.exit_code is ExitCode.VIOLATIONS else "error"
-    message = f"{verdict_sentence(audit)}: {summary_line(audit, report.exit_code)}"
-    ET.SubElement(case, red, message=message, type=f"exit {int(report.exit_code)}").text = text
-
-
-def _count(suites: ET.Element, suite: ET.Element, seconds: float) -> None:
-    counts = {
-        "tests": len(suite.findall("testcase")),
-        "failures": len(suite.findall("testcase/failure")),
-        "errors": len(suite.findall("testcase/error")),
-        "skipped": len(suite.findall("testcase/skipped")),
-    }
-    for element in (suites, suite):
-        for name, count in counts.items():
-            element.set(name, str(count))
-        element.set("time", f"{seconds:.3f}")
+def _count(element: ET.Element, cases: Sequence[ET.Element], seconds: float) -> None:
+    counts = {"tests": len(cases)}
+    for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        counts[name] = sum(case.find(tag) is not None for case in cases)
+    for name, count in counts.items():
+        element.set(name, str(count))
+    element.set("time", f"{seconds:.3f}")

@@ -10,44 +10,107 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
-from ckptclamp.reports.findings import Finding, Report, findings, subject, worst_first
+from ckptclamp.auditing.runs import Failure, Run, checkpoint_of, subject
+from ckptclamp.reports.findings import Finding, findings, worst_first
 from ckptclamp.reports.wording import (
     CHANGE_HEADS,
     LEGEND,
     ResultCells,
+    answer_line,
     change_cells,
     file_path,
     headline,
     plural,
     result_cells,
-    summary_line,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckptclamp.auditing.results import TensorChange
+    from ckptclamp.auditing.runs import Answer, Document, Report
     from ckptclamp.reports import RenderOptions
 
-_ROOM = 300_000
-"""Bytes for the rows of one table; a page has three at most."""
+_ROOM = 900_000
+"""Bytes for the rows of all tables of a page."""
+
+_LIST = 60_000
+"""Of these, for the list of several checkpoints."""
+
+_MOST = 100
+"""How many checkpoints have a section of their own, those that do not pass first."""
+
+_TABLES = 3
+"""How many tables one checkpoint has at most."""
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return the page."""
+    lines = [f"## ckptclamp: {headline(report)}", "", answer_line(report), ""]
+    if isinstance(report, Run):
+        lines += _run(report, options)
+    else:
+        lines += _answer(report, options, _ROOM // _TABLES)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _run(run: Run, options: RenderOptions) -> Iterator[str]:
+    """A table of all checkpoints, what is said of the run, and a section for each checkpoint."""
+    answers = sorted(run.answers, key=lambda answer: not answer.exit_code)
+    told = answers[:_MOST]
+    room = (_ROOM - 2 * _LIST) // (_TABLES * max(len(told), 1))
+    rows = map(_checkpoint_cells, answers)
+    yield from _table(("checkpoint", "answer"), rows, len(answers), "checkpoint", _LIST)
+    yield ""
+    own = [finding for finding in findings(run) if finding.checkpoint is None]
+    if own:
+        yield from _findings(own, _LIST)
+    if len(answers) > len(told):
+        yield f"Sections of {plural(len(answers) - len(told), 'more checkpoint')} left out for space."
+        yield ""
+    for answer in told:
+        yield f"## {code(checkpoint_of(answer) or '?')}"
+        yield ""
+        yield answer_line(answer)
+        yield ""
+        yield from _answer(answer, options, room)
+
+
+def _checkpoint_cells(answer: Answer) -> tuple[str, str]:
+    return code(checkpoint_of(answer) or "?"), code(answer_line(answer))
+
+
+def _answer(answer: Answer, options: RenderOptions, room: int) -> Iterator[str]:
+    if isinstance(answer, Failure):
+        if answer.checkpoint is not None:
+            yield f"- checkpoint {code(answer.checkpoint)}"
+            yield ""
+        yield from _findings(findings(answer), room)
+    else:
+        yield from _report(answer, options, room)
+
+
+def _report(report: Report, options: RenderOptions, room: int) -> Iterator[str]:
     audit = subject(report)
-    lines = [f"## ckptclamp: {headline(report)}", ""]
-    lines += [summary_line(audit, report.exit_code), "", *_about(audit), ""]
+    yield from _about(audit)
+    yield ""
     if isinstance(report, ApplyReport):
-        lines += [*_changes(report), ""]
+        yield from _changes(report, room)
+        yield ""
     found = findings(report, show_suppressed=options.show_suppressed)
     if found:
-        heading = ("level", "rule", "tensor", "finding", "help")
-        rows = map(_finding_cells, found)
-        lines += ["### Findings", "", *_table(heading, rows, len(found), "finding"), ""]
+        yield from _findings(found, room)
     if audit.results:
-        lines += [*_results(audit), ""]
-    return "\n".join(lines).rstrip() + "\n"
+        yield from _results(audit, room)
+        yield ""
+
+
+def _findings(found: Sequence[Finding], room: int) -> Iterator[str]:
+    heading = ("level", "rule", "tensor", "finding", "help")
+    yield "### Findings"
+    yield ""
+    yield from _table(heading, map(_finding_cells, found), len(found), "finding", room)
+    yield ""
 
 
 def code(text: str) -> str:
@@ -70,12 +133,11 @@ def _about(audit: AuditReport) -> Iterator[str]:
 
 
 def _table(
-    heading: Sequence[str], rows: Iterable[Sequence[str]], total: int, noun: str
+    heading: Sequence[str], rows: Iterable[Sequence[str]], total: int, noun: str, room: int
 ) -> Iterator[str]:
     """A table with as many rows as there is room for, and the count of the others."""
     yield _row(heading)
     yield f"|{' --- |' * len(heading)}"
-    room = _ROOM
     for shown, row in enumerate(map(_row, rows)):
         room -= len(row.encode()) + 1
         if room < 0:
@@ -95,12 +157,12 @@ def _finding_cells(finding: Finding) -> tuple[str, ...]:
     return finding.level.value, code(finding.code), tensor, code(finding.message), advice
 
 
-def _results(audit: AuditReport) -> Iterator[str]:
+def _results(audit: AuditReport, room: int) -> Iterator[str]:
     count = len(audit.results)
     yield f"<details><summary>{plural(count, 'result')}, worst first</summary>"
     yield ""
     rows = (result_cells(result, code) for result in worst_first(audit.results))
-    yield from _table(ResultCells._fields, rows, count, "result")
+    yield from _table(ResultCells._fields, rows, count, "result", room)
     yield ""
     if any(result.verdict is Verdict.NOT_EVALUATED for result in audit.results):
         yield LEGEND
@@ -108,7 +170,7 @@ def _results(audit: AuditReport) -> Iterator[str]:
     yield "</details>"
 
 
-def _changes(report: ApplyReport) -> Iterator[str]:
+def _changes(report: ApplyReport, room: int) -> Iterator[str]:
     count = len(report.changes)
     yield "### Changes"
     yield ""
@@ -119,7 +181,7 @@ def _changes(report: ApplyReport) -> Iterator[str]:
     yield ""
     if count:
         rows = map(_change_cells, report.changes)
-        yield from _table(CHANGE_HEADS, rows, count, "changed tensor")
+        yield from _table(CHANGE_HEADS, rows, count, "changed tensor", room)
     else:
         yield "Nothing had to change."
 

@@ -3,7 +3,11 @@
 A violation is a `fail`. What was not evaluated, and a rule that matched nothing, is `open` ("could
 not be determined"), which SARIF 3.27.10 pairs with the level `none`; so that no reader takes it for
 a pass, it is also an error among the invocation's notifications, and the invocation is then not
-successful. A constraint that the checkpoint itself declares is placed at the checkpoint.
+successful. A failure has no results, and is told there alone. A constraint that the checkpoint
+itself declares is placed at the checkpoint.
+
+Several checkpoints are one run, in which each has an invocation: forges limit the runs of a file, and
+keep what a run of its own once found for as long as no later one has its name.
 """
 
 from __future__ import annotations
@@ -11,16 +15,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, subject, version_of
 from ckptclamp.errors import ExitCode, printable
+from ckptclamp.reports.catalogue import SITE, exit_code_url, explanation, help_url
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.findings import Finding, Kind, Level, Place, Report, findings, subject
-from ckptclamp.reports.wording import sentence, summary_line
+from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings
+from ckptclamp.reports.wording import answer_line, sentence, unit_sentence
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptclamp.auditing.results import AuditReport, FileDigest
+    from ckptclamp.auditing.results import FileDigest
+    from ckptclamp.auditing.runs import Answer, Document
     from ckptclamp.reports import RenderOptions
 
 MOST = 5000
@@ -31,64 +38,144 @@ _ROOT = "%SRCROOT%"
 _OPEN = (Kind.NOT_EVALUATED, Kind.UNMATCHED)
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return the log: one run with the worst 5,000 findings, and the true total."""
     found = findings(report, show_suppressed=True)
-    run = _run(report, found, options)
-    log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
+    log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [_run(report, found, options)]}
     return json_text(log, indent=1) + "\n"
 
 
-def _run(report: Report, found: Sequence[Finding], options: RenderOptions) -> dict[str, Any]:
-    audit = subject(report)
-    kept = found[:MOST]
-    rules = {finding.code: index for index, finding in reversed(list(enumerate(kept)))}
-    order = {code: i for i, code in enumerate(sorted(rules, key=rules.__getitem__))}
-    checkpoint = Place(audit.checkpoint.path)
+def _run(report: Document, found: Sequence[Finding], options: RenderOptions) -> dict[str, Any]:
+    kept = [finding for finding in found if finding.kind is not Kind.FAILURE][:MOST]
+    failed = [finding for finding in found if finding.kind is Kind.FAILURE]
+    order = {code: i for i, code in enumerate(dict.fromkeys(f.code for f in kept))}
+    firsts = {finding.code: finding for finding in reversed(kept)}
+    answers = answers_of(report)
+    total = len(found) - len(failed)
     return {
         "tool": {
             "driver": {
                 "name": "ckptclamp",
-                "version": printable(audit.tool_version) or "unknown",
-                "rules": [_rule(kept[rules[code]]) for code in order],
+                "version": printable(version_of(report)) or "unknown",
+                "informationUri": SITE,
+                "rules": [_rule(firsts[code]) for code in order],
+                "notifications": [_failure_kind(c) for c in dict.fromkeys(f.code for f in failed)],
             }
         },
-        "automationDetails": {
-            "id": f"ckptclamp/{_uri(checkpoint.relative_to(options.base, options.start))}/"
-        },
+        "automationDetails": {"id": _category(report, options)},
         "originalUriBaseIds": {_ROOT: {"description": {"text": "The root of the repository."}}},
-        "invocations": [_invocation(report, audit, found)],
-        "artifacts": [_artifact(file, options) for file in audit.checkpoint.files],
+        "invocations": [_invocation(answer, options) for answer in answers] or [_empty(report)],
+        "artifacts": [
+            _artifact(file, options)
+            for answer in answers
+            if not isinstance(answer, Failure)
+            for file in subject(answer).checkpoint.files
+        ],
         "columnKind": "unicodeCodePoints",
         "results": [_result(finding, order[finding.code], options) for finding in kept],
-        "properties": {"findings": len(found), "findingsLeftOut": len(found) - len(kept)},
+        "properties": {"findings": total, "findingsLeftOut": total - len(kept)},
     }
 
 
+def _category(document: Document, options: RenderOptions) -> str:
+    """What code scanning keeps alerts by: the checkpoint, or that there are several."""
+    path = None if isinstance(document, Run) else checkpoint_of(document)
+    if path is None:
+        return "ckptclamp/"
+    return f"ckptclamp/{_uri(Place(path).relative_to(options.base, options.start))}/"
+
+
 def _rule(finding: Finding) -> dict[str, Any]:
+    """What a rule of a spec, a declared constraint or a notice is about, and where to read more."""
+    result, known = finding.result, explanation(finding.code)
+    if known is not None:
+        short, full, help_ = (
+            known.title,
+            known.text,
+            {"text": known.text, "markdown": known.markdown},
+        )
+    elif result is not None:
+        short = printable(result.constraint)
+        full = _rule_text(finding)
+        help_ = {"text": full}
+    else:
+        short = full = sentence(finding.message)
+        help_ = {"text": finding.help or full}
+    constraint = "" if result is None else result.constraint
+    return {
+        "id": finding.code,
+        "shortDescription": {"text": short},
+        "fullDescription": {"text": full},
+        "help": help_,
+        "helpUri": help_url(finding.code, constraint),
+        "defaultConfiguration": {"level": _kind_and_level(finding)[1]},
+    }
+
+
+def _rule_text(finding: Finding) -> str:
+    """What the user's own rule asks, in a sentence."""
     result = finding.result
-    text = printable(result.constraint) if result is not None else finding.code
-    return {"id": finding.code, "shortDescription": {"text": text}}
+    assert result is not None
+    where = f" It is stated at {finding.place}." if finding.place.line is not None else ""
+    return (
+        f"Each unit must conform to {printable(result.constraint)}; here a unit is "
+        f"{unit_sentence(result)}.{where}"
+    )
 
 
-def _invocation(report: Report, audit: AuditReport, found: Sequence[Finding]) -> dict[str, Any]:
-    complete = report.exit_code in (ExitCode.OK, ExitCode.VIOLATIONS)
-    notifications = [_notification(summary_line(audit, report.exit_code), "note")]
+def _failure_kind(code: str) -> dict[str, Any]:
+    known = explanation(code)
+    title = known.title if known is not None else code
+    return {"id": code, "shortDescription": {"text": title}, "helpUri": help_url(code)}
+
+
+def _invocation(answer: Answer, options: RenderOptions) -> dict[str, Any]:
+    found = findings(answer, show_suppressed=True)
+    code = answer.exit_code
+    level = "error" if isinstance(answer, Failure) else "note"
+    notifications = [_notification(answer_line(answer), level)]
     if len(found) > MOST:
         notifications.append(
             _notification(f"the worst {MOST:,} of {len(found):,} findings are listed", "warning")
         )
-    unjudged = [finding for finding in found if finding.kind in _OPEN]
-    notifications += [_notification(f.sentence, "error") for f in unjudged[:MOST]]
+    notifications += [_told(f, options) for f in found if f.kind in (*_OPEN, Kind.FAILURE)][:MOST]
+    path = checkpoint_of(answer)
     return {
-        "executionSuccessful": complete,
-        "exitCode": int(report.exit_code),
+        "executionSuccessful": code in (ExitCode.OK, ExitCode.VIOLATIONS),
+        "exitCode": int(code),
         "toolExecutionNotifications": notifications,
+        "properties": {
+            "checkpoint": None if path is None else printable(path),
+            "helpUri": exit_code_url(int(code)),
+        },
+    }
+
+
+def _empty(document: Document) -> dict[str, Any]:
+    """The invocation of a run that found no checkpoint."""
+    return {
+        "executionSuccessful": False,
+        "exitCode": int(document.exit_code),
+        "toolExecutionNotifications": [_notification(answer_line(document), "error")],
     }
 
 
 def _notification(text: str, level: str) -> dict[str, Any]:
     return {"level": level, "message": {"text": text}}
+
+
+def _told(finding: Finding, options: RenderOptions) -> dict[str, Any]:
+    """A finding as an error of the run, with its place where it has one."""
+    notification = _notification(finding.sentence + _help(finding), "error")
+    if finding.kind is Kind.FAILURE:
+        notification["descriptor"] = {"id": finding.code}
+        if finding.place.path != ".":
+            notification["locations"] = [_located(finding, options)]
+    return notification
+
+
+def _help(finding: Finding) -> str:
+    return f" Help: {finding.help}" if finding.help else ""
 
 
 def _artifact(file: FileDigest, options: RenderOptions) -> dict[str, Any]:
@@ -103,28 +190,46 @@ def _artifact(file: FileDigest, options: RenderOptions) -> dict[str, Any]:
 
 def _result(finding: Finding, rule: int, options: RenderOptions) -> dict[str, Any]:
     kind, level = _kind_and_level(finding)
-    place = finding.place
-    region = {"startLine": place.line or 1, "startColumn": place.column or 1}
-    location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": _location(place, options), "region": region}
-    }
-    if finding.tensor:
-        location["logicalLocations"] = [{"fullyQualifiedName": finding.tensor, "kind": "variable"}]
-    help_ = f" Help: {finding.help}" if finding.help else ""
-    entry = {
+    entry: dict[str, Any] = {
         "ruleId": finding.code,
         "ruleIndex": rule,
         "kind": kind,
         "level": level,
-        "message": {"text": finding.sentence + help_},
-        "locations": [location],
-        "partialFingerprints": {"ckptclamp/v1": finding.fingerprint},
+        "message": {"text": finding.sentence + _help(finding)},
+        "locations": [_located(finding, options)],
+        "partialFingerprints": {
+            "ckptclamp/v1": finding.fingerprint,
+            # What GitHub tells alerts by; it would take the text of the line, which is one for all
+            # tensors that a rule of the spec governs.
+            "primaryLocationLineHash": f"{finding.fingerprint[:16]}:1",
+        },
     }
     result = finding.result
     if result is not None and result.suppressed is not None:
         reason = sentence(result.suppressed.reason)
         entry["suppressions"] = [{"kind": "external", "justification": reason}]
     return entry
+
+
+def _located(finding: Finding, options: RenderOptions) -> dict[str, Any]:
+    """The line of the spec or the file, and as logical locations the tensor in its checkpoint."""
+    place = finding.place
+    region = {"startLine": place.line or 1, "startColumn": place.column or 1}
+    location: dict[str, Any] = {
+        "physicalLocation": {"artifactLocation": _location(place, options), "region": region}
+    }
+    logical = []
+    if finding.tensor:
+        full = printable(finding.result.tensor) if finding.result else finding.tensor
+        within = f"{finding.checkpoint}:" if finding.checkpoint else ""
+        logical.append(
+            {"name": finding.tensor, "fullyQualifiedName": within + full, "kind": "variable"}
+        )
+    if finding.checkpoint:
+        logical.append({"fullyQualifiedName": finding.checkpoint, "kind": "module"})
+    if logical:
+        location["logicalLocations"] = logical
+    return location
 
 
 def _kind_and_level(finding: Finding) -> tuple[str, str]:

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
+from ckptclamp.auditing.runs import Document, Failure, Run, subject
 from ckptclamp.errors import printable
 from ckptclamp.reports.findings import (
     Finding,
     Kind,
     Level,
-    Report,
     findings,
-    subject,
     worst_first,
 )
 from ckptclamp.reports.names import cell_width
@@ -75,8 +74,12 @@ def _columns(heads: Sequence[str]) -> list[Column]:
     return [_NAMES.get(head) or Column(head, right=head not in _WORDS) for head in heads]
 
 
-def render(report: Report, options: RenderOptions) -> str:
+def render(report: Document, options: RenderOptions) -> str:
     """Return the report as text that ends with a line break."""
+    if isinstance(report, (Failure, Run)):
+        from ckptclamp.reports.overview import overview_lines
+
+        return "\n".join(overview_lines(report, options, render)) + "\n"
     page = _Page(options)
     lines = page.audit(report) if isinstance(report, AuditReport) else page.apply(report)
     return "\n".join(lines) + "\n"

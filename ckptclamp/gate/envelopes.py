@@ -1,0 +1,66 @@
+"""Envelopes around statements: DSSE, and the Sigstore bundle that holds one.
+
+A signature is not verified here: that is for the program whose keys or identities it is about. What
+is in an envelope is read, so that files can be compared with it.
+
+https://github.com/secure-systems-lab/dsse/blob/master/envelope.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptclamp.checkpoints.documents import parse_strict
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a statement came in: ``dsse`` or ``sigstore-bundle``, and how many signatures it has."""
+
+    kind: str
+    signatures: int
+
+
+def opened(document: Any, path: Path, max_bytes: int) -> tuple[Any, Envelope | None]:  # noqa: ANN401 - any JSON
+    """Return the statement in `document`, and the envelope around it if there is one.
+
+    Raises:
+        RefusedError: the payload is no JSON with one meaning.
+        KeyError, TypeError, ValueError: the envelope is none.
+    """
+    kind = "dsse"
+    if isinstance(document, dict) and "dsseEnvelope" in document:
+        kind, document = "sigstore-bundle", document["dsseEnvelope"]
+    if not isinstance(document, dict) or "payload" not in document:
+        if kind == "dsse":
+            return document, None
+        raise ValueError("the bundle holds no DSSE envelope")
+    if document["payloadType"] != PAYLOAD_TYPE:
+        raise ValueError(f"payloadType must be {PAYLOAD_TYPE}")
+    signatures = document["signatures"]
+    if not isinstance(signatures, list) or not signatures:
+        raise ValueError("the envelope has no signature")
+    statement = parse_strict(
+        _decoded(document["payload"]),
+        max_depth=16,
+        max_bytes=max_bytes,
+        what="statement",
+        path=path,
+    )
+    return statement, Envelope(kind, len(signatures))
+
+
+def _decoded(payload: Any) -> bytes:  # noqa: ANN401 - any JSON
+    """Base64, of either alphabet, as DSSE allows."""
+    if not isinstance(payload, str) or not payload.isascii():
+        raise ValueError("the payload of the envelope must be base64")
+    try:
+        return base64.b64decode(payload.replace("-", "+").replace("_", "/"), validate=True)
+    except binascii.Error:
+        raise ValueError("the payload of the envelope must be base64") from None

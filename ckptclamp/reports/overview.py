@@ -1,0 +1,66 @@
+"""The text of what is no single report: a run over several checkpoints, and a failure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptclamp.auditing.runs import Answer, Failure, Run, checkpoint_of
+from ckptclamp.reports.findings import Finding, Level, findings
+from ckptclamp.reports.wording import answer_line, file_path, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ckptclamp.reports import RenderOptions
+
+_BOLD, _RED, _GREEN, _YELLOW = "1", "1;31", "32", "1;33"
+
+
+def overview_lines(
+    document: Run | Failure,
+    options: RenderOptions,
+    render: Callable[[Answer, RenderOptions], str],
+) -> Iterator[str]:
+    """Yield the lines of `document`; `render` makes the text of one report in it."""
+    if isinstance(document, Failure):
+        yield from _failure(document, options)
+        return
+    if options.verbose >= 0:
+        for answer in document.answers:
+            yield _painted(_BOLD, f"=== {_name(answer)}", options)
+            yield from render(answer, options).splitlines()
+            yield ""
+    for finding in findings(document):
+        if finding.checkpoint is None:  # what is said of the run
+            yield from _finding(finding, options)
+    for answer in document.answers:
+        yield _painted(_color(answer), f"{_name(answer)}: {answer_line(answer)}", options)
+    yield _painted(_color(document), answer_line(document), options)
+
+
+def _failure(failure: Failure, options: RenderOptions) -> Iterator[str]:
+    for finding in findings(failure):
+        yield from _finding(finding, options)
+    problems = plural(len(failure.problems), "problem")
+    line = f"no report of {_name(failure)}: {problems}; exit {int(failure.exit_code)}"
+    yield _painted(_RED, line, options)
+
+
+def _finding(finding: Finding, options: RenderOptions) -> Iterator[str]:
+    color = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _BOLD}[finding.level]
+    head = f"{finding.level}[{finding.code}]"
+    yield f"{_painted(color, head, options)}: {finding.sentence}"
+    if finding.help:
+        yield f"  = help: {finding.help}"
+
+
+def _name(answer: Answer) -> str:
+    return file_path(checkpoint_of(answer) or "a checkpoint")
+
+
+def _color(document: Answer | Run) -> str:
+    return _RED if document.exit_code else _GREEN
+
+
+def _painted(color: str, text: str, options: RenderOptions) -> str:
+    return f"\x1b[{color}m{text}\x1b[0m" if options.color else text
