@@ -107,9 +107,7 @@ def _measured_whole(
         if isinstance(constraint, WholeTensorConstraint):
             items = [measure_whole(reader, tensor, constraint, memory)]
         elif isinstance(constraint, MatrixConstraint):
-            items = measure_matrices(
-                reader, tensor, axes, constraint, assignment.tolerance, memory=memory
-            )
+            items = measure_matrices(reader, tensor, axes, constraint, memory)
         elif isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
             items = measure_whole_units(reader, tensor, axes, constraint, memory)
         for item in items:
@@ -223,10 +221,9 @@ class Tally:
         of, reader = self.assignment, self._reader
         if reader is None:
             return judgement
-        request = Request(of.tensor, of.axes, of.constraint.needs)
 
         def sums(places: NDArray[np.intp]) -> list[ExactSums]:
-            return sums_of_stored(reader, request, batch.units, places)
+            return _exact_sums(reader, of, batch, places)
 
         return settled(judgement, of.constraint, of.tolerance, broken, sums, shortfall=of.shortfall)
 
@@ -323,6 +320,23 @@ class Tally:
         if reason is not None:
             return Verdict.NOT_EVALUATED
         return Verdict.VIOLATION if self.violating else Verdict.PASS
+
+
+def _exact_sums(
+    reader: TensorReader, of: Assignment, batch: Batch, places: NDArray[np.intp]
+) -> list[ExactSums]:
+    """Read what lies at `places` of `batch` again, and sum it exactly."""
+    from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
+    from ckptclamp.engine.matrices import exact_of_matrices
+    from ckptclamp.engine.whole import exact_of_whole
+
+    constraint, tolerance = of.constraint, of.tolerance
+    if isinstance(constraint, WholeTensorConstraint):
+        return [exact_of_whole(reader, of.tensor, constraint, tolerance) for _ in places]
+    if isinstance(constraint, MatrixConstraint):
+        return exact_of_matrices(reader, of.tensor, of.axes, constraint, tolerance, places=places)
+    request = Request(of.tensor, of.axes, constraint.needs)
+    return sums_of_stored(reader, request, batch.units, places)
 
 
 def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64]:

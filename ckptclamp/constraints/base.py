@@ -355,3 +355,12 @@ def ordered(low_name: str, low: float, high_name: str, high: float) -> None:
     """
     if low > high:
         raise UsageError(f"{low_name} ({low:g}) is greater than {high_name} ({high:g})")
+
+
+def two_sum(
+    a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return ``a + b``, rounded, and what rounding took from it (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)

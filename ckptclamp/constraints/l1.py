@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, norm_bound, number
+from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, norm_bound, number, two_sum
 from ckptclamp.constraints.whole import WholeUnitConstraint
 from ckptclamp.errors import UsageError
 
@@ -167,9 +167,9 @@ def _onto_simplex(rows: NDArray[np.float64], total: float) -> NDArray[np.float64
     falling = -np.sort(largest - rows, axis=1)
     thresholds = (np.cumsum(falling, axis=1) - total) / np.arange(1, rows.shape[1] + 1)
     last = np.maximum(np.count_nonzero(falling > thresholds, axis=1), 1) - 1
-    threshold, rest = _two_sum(largest, np.take_along_axis(thresholds, last[:, None], axis=1))
+    threshold, rest = two_sum(largest, np.take_along_axis(thresholds, last[:, None], axis=1))
     for _ in range(_REFINEMENTS):
-        above, lost = _two_sum(rows, -threshold)
+        above, lost = two_sum(rows, -threshold)
         lost -= rest
         stays = above + lost > 0
         above[~stays] = lost[~stays] = 0.0
@@ -177,23 +177,14 @@ def _onto_simplex(rows: NDArray[np.float64], total: float) -> NDArray[np.float64
         off = ((high - total) + low + lost.sum(axis=1, keepdims=True)) / np.maximum(
             np.count_nonzero(stays, axis=1, keepdims=True), 1
         )
-        threshold, more = _two_sum(threshold, off)
+        threshold, more = two_sum(threshold, off)
         rest += more
-    above, lost = _two_sum(rows, -threshold)
+    above, lost = two_sum(rows, -threshold)
     return np.asarray(np.maximum(above + (lost - rest), 0.0))
 
 
 _REFINEMENTS = 3
 """The first may find that a weight more or less stays, the next that all is well."""
-
-
-def _two_sum(
-    a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return ``a + b``, rounded, and what rounding took from it (Knuth)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
 
 
 def _sum_in_two(
@@ -204,6 +195,6 @@ def _sum_in_two(
     while (count := high.shape[1]) > 1:
         if count % 2:
             high, low = (np.pad(array, ((0, 0), (0, 1))) for array in (high, low))
-        high, lost = _two_sum(high[:, ::2], high[:, 1::2])
+        high, lost = two_sum(high[:, ::2], high[:, 1::2])
         low = low[:, ::2] + low[:, 1::2] + lost
     return high, low

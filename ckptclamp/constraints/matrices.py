@@ -1,4 +1,4 @@
-"""Sets of matrices: a bounded spectral norm, orthonormal rows or columns, symmetric, triangular.
+"""Sets of matrices that spectra tell: a bounded spectral norm, orthonormal rows or columns.
 
 A unit is a matrix: the whole tensor of two axes, or one of a stack. It is read in boxes, so a matrix
 may be larger than the memory. What spectra are told by is the Gram matrix of the shorter side, which
@@ -8,15 +8,32 @@ must fit; it is accumulated in float64, box by box.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial as bound
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, norm_bound
-from ckptclamp.constraints.whole import SIDE, Derived, Matrix, MatrixConstraint, Part, cut
+from ckptclamp.constraints.base import (
+    ROUNDOFF,
+    BuiltIn,
+    ExactSums,
+    Judgement,
+    Statistic,
+    norm_bound,
+)
+from ckptclamp.constraints.spectra import (
+    MOST_PRODUCTS,
+    eigenvalue_bounds,
+    exceeds,
+    gram_error,
+    inner_product,
+    largest_of,
+    product_error,
+    summed_exactly,
+)
+from ckptclamp.constraints.whole import Derived, Matrix, MatrixConstraint, Part
 from ckptclamp.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -36,12 +53,10 @@ class SpectralNorm(MatrixConstraint, BuiltIn):
     X = U Σ Vᵀ. Lefkimmiatis, Ward and Unser, *Hessian Schatten-norm regularization* (2013), section
     III; Sedghi, Gupta and Long, *The singular values of convolutional layers* (2019).
 
-    The largest eigenvalue λ of the Gram matrix is computed, and how far that may be off: by
-    γ_n tr(XᵀX) where the products were summed (Higham, *Accuracy and Stability of Numerical
-    Algorithms* (2002), section 3.1), and a modest multiple of that of the m x m eigenvalue problem
-    (*LAPACK Users' Guide*, section 4.7). √ of the two ends are a lower and an upper bound: a unit
-    conforms by the upper one, violates by the lower one, and is not evaluated where the bound lies
-    between. No power iteration is trusted, which only ever tells a lower bound.
+    The largest eigenvalue of the Gram matrix is bounded from both sides, with proof (`spectra`). √ of the
+    two ends are a lower and an upper bound: a unit conforms by the upper one, violates by the lower
+    one, and in between small matrices are decided in exact arithmetic and others are not evaluated. No
+    power iteration is trusted, which only ever tells a lower bound.
 
     Raises:
         UsageError: `max_value` is not positive and finite, or no number.
@@ -60,24 +75,52 @@ class SpectralNorm(MatrixConstraint, BuiltIn):
     def measure(self, matrix: Matrix) -> dict[Statistic, float]:
         """A lower and an upper bound of the largest singular value."""
         gram = _gram(self, matrix)
-        error = _gram_error(gram, matrix.shape)
-        largest = float(np.linalg.eigvalsh(gram)[-1])
+        low, high = eigenvalue_bounds(gram, gram_error(gram, matrix.shape))
         return {
-            Statistic.LOWER: math.sqrt(max(largest - error, 0.0)),
-            Statistic.UPPER: math.sqrt(max(largest, 0.0) + error),
+            Statistic.LOWER: math.sqrt(low) * (1 - 4 * ROUNDOFF),
+            Statistic.UPPER: math.sqrt(high) * (1 + 4 * ROUNDOFF),
         }
 
     def judge(self, statistics: UnitStatistics) -> Judgement:
-        """Compare each upper bound with `max_value`; see `undecided`."""
+        """Compare each upper bound with `max_value`; where the lower one is inside, that is doubtful."""
         upper = statistics[Statistic.UPPER]
-        bound = np.full_like(upper, self.max_value)
-        return Judgement(upper, bound, np.maximum(upper - bound, 0.0), bound)
+        most = np.full_like(upper, self.max_value)
+        distance = np.maximum(upper - most, 0.0)
+        error = np.where(distance > 0, upper - statistics[Statistic.LOWER], 0.0)
+        return Judgement(upper, most, distance, most, error)
 
-    def undecided(self, statistics: UnitStatistics, tolerance: float) -> NDArray[np.bool_]:
-        """Where the two bounds lie on different sides of what is allowed."""
-        lower = statistics[Statistic.LOWER]
-        proven = lower - self.max_value > tolerance * self.max_value
-        return self.judge(statistics).violates(tolerance) & ~proven
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare squares with the square of ``max_value (1 + t)``."""
+        return max(exact.squares - self._limit(tolerance), Fraction(0))
+
+    def exact(self, matrix: Matrix, tolerance: float) -> ExactSums | None:
+        """Squares that lie to both limits as the largest singular value's does; if that can be told."""
+        measured = self.measure(matrix)
+        outside = self._beyond(matrix, measured, tolerance)
+        if outside is None:
+            return None
+        limit = self._limit(tolerance)
+        if outside:
+            return ExactSums(1, squares=limit + 1)
+        inside = self._beyond(matrix, measured, 0.0) is False
+        return ExactSums(1, squares=Fraction(0) if inside else limit)
+
+    def _beyond(
+        self, matrix: Matrix, measured: dict[Statistic, float], tolerance: float
+    ) -> bool | None:
+        """Whether the largest singular value is beyond ``max_value (1 + t)``, if that can be told."""
+        limit = self._limit(tolerance)
+        if Fraction(measured[Statistic.UPPER]) ** 2 <= limit:
+            return False
+        if Fraction(measured[Statistic.LOWER]) ** 2 > limit:
+            return True
+        rows, columns = matrix.shape
+        if max(rows, columns) * min(rows, columns) ** 2 > MOST_PRODUCTS:
+            return None
+        return exceeds(matrix.read((slice(0, rows), slice(0, columns))), limit)
+
+    def _limit(self, tolerance: float) -> Fraction:
+        return (Fraction(self.max_value) * (1 + Fraction(tolerance))) ** 2
 
     def nearest(self, matrix: Matrix, inner: float, memory: int) -> Matrix:
         """Take off what the singular values above the bound have too much.
@@ -101,8 +144,8 @@ class SpectralNorm(MatrixConstraint, BuiltIn):
         return Derived(matrix.shape, read)
 
     def needed(self, shape: tuple[int, int], *, projecting: bool) -> int:
-        """The Gram matrix and a copy; its eigenvectors, and room to find them."""
-        return (5 if projecting else 2) * 8 * min(shape) ** 2
+        """The Gram matrix and what its bounds are proven by; its eigenvectors, and room to find them."""
+        return (5 if projecting else 4) * 8 * min(shape) ** 2
 
     def interval(self) -> tuple[float | None, float | None]:
         """Up to the bound."""
@@ -122,20 +165,67 @@ class Orthonormal(MatrixConstraint, BuiltIn):
     tolerance counts twice.
     """
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.OWN})
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.OWN, Statistic.UPPER})
     measures: ClassVar[str] = "largest deviation of inner products from 0 and 1"
     one_sided = False
 
     def measure(self, matrix: Matrix) -> dict[Statistic, float]:
-        """The largest magnitude in the Gram matrix less the identity."""
+        """The largest magnitude in the Gram matrix less the identity, and the most that it can be."""
         gram = _gram(self, matrix)
-        gram[np.diag_indices_from(gram)] -= 1.0
-        return {Statistic.OWN: float(np.abs(gram, out=gram).max())}
+        error = self._error(gram, matrix)
+        off = float(self._off(gram).max())
+        return {Statistic.OWN: off, Statistic.UPPER: off + error if error else off}
 
     def judge(self, statistics: UnitStatistics) -> Judgement:
         """Compare what is measured with 0."""
         off = statistics[Statistic.OWN]
-        return Judgement(off, np.zeros_like(off), off, np.full_like(off, 2.0))
+        error = 2 * (statistics[Statistic.UPPER] - off)
+        return Judgement(off, np.zeros_like(off), off, np.full_like(off, 2.0), error)
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction:
+        """Compare with twice the tolerance."""
+        return max(exact.total - 2 * Fraction(tolerance), Fraction(0))
+
+    def exact(self, matrix: Matrix, tolerance: float) -> ExactSums | None:
+        """The inner product that is farthest off, as far as two limits need it; if it was found."""
+        gram = _gram(self, matrix)
+        error = self._error(gram, matrix)
+        off = self._off(gram)
+        rows, columns = np.triu_indices(len(gram))
+        flat = off[rows, columns]
+        some = np.argsort(-flat, kind="stable")[:_MOST_ENTRIES]
+        tall = matrix.shape[0] >= matrix.shape[1]
+
+        def vector(i: int) -> NDArray[np.float64]:
+            line, whole = slice(i, i + 1), slice(0, max(matrix.shape))
+            return matrix.read((whole, line) if tall else (line, whole)).ravel()
+
+        def entry(i: int, j: int) -> Fraction:
+            return abs(inner_product(vector(i), vector(j)) - (i == j))
+
+        limit = 2 * Fraction(tolerance)
+        found = largest_of(
+            ((float(flat[k]), bound(entry, int(rows[k]), int(columns[k]))) for k in some.tolist()),
+            error,
+            limit,
+        )
+        seen = len(some) == len(flat) or found > limit
+        rest = 0.0 if seen else float(flat[some[-1]]) + error
+        if not seen and Fraction(rest) > (limit if found else 0):
+            return None
+        return ExactSums(1, total=found)
+
+    def _off(self, gram: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Its distance to the identity; `gram` is used up."""
+        gram[np.diag_indices_from(gram)] -= 1.0
+        return np.abs(gram, out=gram)
+
+    def _error(self, gram: NDArray[np.float64], matrix: Matrix) -> float:
+        """How far an entry of `gram` may be off, at most: by nothing where the weights have few bits."""
+        terms = max(matrix.shape)
+        error = product_error(float(gram.diagonal().max(initial=0.0)) + 1.0, terms)
+        parts = (matrix.read(part) for (part,) in self.parts(matrix.shape))
+        return 0.0 if summed_exactly(parts, terms) else error
 
     def nearest(self, matrix: Matrix, inner: float, memory: int) -> Matrix:
         """The polar factor: of the whole matrix if there is room, else by the Gram matrix."""
@@ -167,8 +257,8 @@ class Orthonormal(MatrixConstraint, BuiltIn):
         return Derived(matrix.shape, read)
 
     def needed(self, shape: tuple[int, int], *, projecting: bool) -> int:
-        """The Gram matrix and a copy; its eigenvectors, two factors, and room to find them."""
-        return (7 if projecting else 2) * 8 * min(shape) ** 2
+        """The Gram matrix and its entries in order; its eigenvectors, two factors, and room for them."""
+        return (7 if projecting else 5) * 8 * min(shape) ** 2
 
     def interval(self) -> tuple[float | None, float | None]:
         """Nothing may be off."""
@@ -178,129 +268,11 @@ class Orthonormal(MatrixConstraint, BuiltIn):
 _WHOLE = 8
 """Arrays of the whole matrix that a singular value decomposition takes."""
 
+_MOST_ENTRIES = 4096
+"""Inner products that are computed exactly, at most, until a matrix is not evaluated."""
+
 _SPREAD = 1e-9
 """Squares of singular values that are farther apart leave the polar factor too few digits."""
-
-
-@dataclass(frozen=True)
-class Symmetric(MatrixConstraint, BuiltIn):
-    r"""A square matrix that is its own transpose.
-
-    argmin over Y of ‖X - Y‖_F² subject to Y = Yᵀ, which is (X + Xᵀ) / 2: Higham, *Computing a nearest
-    symmetric positive semidefinite matrix* (1988), section 2. What is measured is the largest
-    difference of two weights that should be equal, relative to the largest magnitude. Storage rounds
-    equal numbers alike.
-    """
-
-    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.OWN, Statistic.MAX_ABS})
-    measures: ClassVar[str] = "largest difference to the transpose"
-
-    def check_unit(self, extents: tuple[int, ...]) -> None:
-        """Refuse what is not square."""
-        super().check_unit(extents)
-        if extents[0] != extents[1]:
-            raise UsageError(f"a matrix of {extents[0]}x{extents[1]} is not square")
-
-    def measure(self, matrix: Matrix) -> dict[Statistic, float]:
-        """The largest difference to the transpose, and the largest magnitude."""
-        off = peak = 0.0
-        for part, *other in self.parts(matrix.shape):
-            block = matrix.read(part)
-            mirrored = matrix.read(other[0]) if other else block
-            off = max(off, _peak(block - mirrored.T))
-            peak = max(peak, _peak(block), _peak(mirrored))
-        return {Statistic.OWN: off, Statistic.MAX_ABS: peak}
-
-    def judge(self, statistics: UnitStatistics) -> Judgement:
-        """Compare the largest difference with 0, relative to the largest magnitude."""
-        off = statistics[Statistic.OWN]
-        return Judgement(off, np.zeros_like(off), off, statistics[Statistic.MAX_ABS])
-
-    def nearest(self, matrix: Matrix, inner: float, memory: int) -> Matrix:
-        """The mean of the matrix and its transpose."""
-        del inner, memory
-
-        def read(part: Part) -> NDArray[np.float64]:
-            rows, columns = part
-            return matrix.read(part) / 2 + matrix.read((columns, rows)).T / 2
-
-        return Derived(matrix.shape, read)
-
-    def parts(self, shape: tuple[int, int]) -> Iterator[tuple[Part, ...]]:
-        """Square boxes, each with its mirror image."""
-        spans = list(cut(shape[0], SIDE))
-        for i, rows in enumerate(spans):
-            yield ((rows, rows),)
-            yield from (((rows, columns), (columns, rows)) for columns in spans[i + 1 :])
-
-    def interval(self) -> tuple[float | None, float | None]:
-        """Nothing may differ."""
-        return None, 0.0
-
-
-class _Triangular(MatrixConstraint, BuiltIn):
-    """What both have in common: a triangle in which every weight is 0, exactly."""
-
-    needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.OWN})
-    measures: ClassVar[str] = "largest magnitude in the other triangle"
-
-    @abstractmethod
-    def _kept(self, block: NDArray[np.float64], offset: int) -> NDArray[np.float64]:
-        """`block` with 0 in the other triangle; the diagonal passes `offset` right of its corner."""
-
-    def measure(self, matrix: Matrix) -> dict[Statistic, float]:
-        """The largest magnitude in the other triangle."""
-        off = 0.0
-        for (part,) in self.parts(matrix.shape):
-            block = matrix.read(part)
-            off = max(off, _peak(block - self._kept(block, part[0].start - part[1].start)))
-        return {Statistic.OWN: off}
-
-    def judge(self, statistics: UnitStatistics) -> Judgement:
-        """Compare the largest magnitude with 0; there is nothing for a tolerance to be relative to."""
-        off = statistics[Statistic.OWN]
-        return Judgement(off, np.zeros_like(off), off, np.zeros_like(off))
-
-    def nearest(self, matrix: Matrix, inner: float, memory: int) -> Matrix:
-        """0 in the other triangle, and the rest as it is."""
-        del inner, memory
-
-        def read(part: Part) -> NDArray[np.float64]:
-            return self._kept(matrix.read(part), part[0].start - part[1].start)
-
-        return Derived(matrix.shape, read)
-
-    def interval(self) -> tuple[float | None, float | None]:
-        """Nothing may be there."""
-        return None, 0.0
-
-
-@dataclass(frozen=True)
-class LowerTriangular(_Triangular):
-    r"""Only zeros above the diagonal.
-
-    argmin over Y of ‖X - Y‖_F² subject to y_ij = 0 where j > i, which is X with these made 0: the set
-    is a subspace that coordinates span. PyTorch's `tril`.
-    """
-
-    def _kept(self, block: NDArray[np.float64], offset: int) -> NDArray[np.float64]:
-        return np.tril(block, offset)
-
-
-@dataclass(frozen=True)
-class UpperTriangular(_Triangular):
-    r"""Only zeros below the diagonal.
-
-    argmin over Y of ‖X - Y‖_F² subject to y_ij = 0 where j < i, which is X with these made 0. PyTorch's
-    `triu`.
-    """
-
-    def _kept(self, block: NDArray[np.float64], offset: int) -> NDArray[np.float64]:
-        return np.triu(block, offset)
-
-
-def _peak(block: NDArray[np.float64]) -> float:
-    return float(np.abs(block).max(initial=0.0))
 
 
 def _gram(constraint: MatrixConstraint, matrix: Matrix) -> NDArray[np.float64]:
@@ -318,15 +290,3 @@ def _gram(constraint: MatrixConstraint, matrix: Matrix) -> NDArray[np.float64]:
     if not np.trace(gram) < _HUGE:
         raise UnreadableError("squares of its weights are beyond float64")
     return gram
-
-
-def _gram_error(gram: NDArray[np.float64], shape: tuple[int, int]) -> float:
-    """How far a computed eigenvalue of a computed Gram matrix may be off, at most.
-
-    Sums of n products, in any order, are off by γ_n Σ|a||b|, which over the whole matrix is no more
-    than γ_n tr(G) in the Frobenius norm, and by the least normal number for each product that
-    underflows; a backward stable solver adds p(m) ε ‖G‖₂, with p(m) = 10 m.
-    """
-    epsilon, least = 2.0**-52, 2.0**-1022
-    relative = 1.01 * (max(shape) + 10 * min(shape) + 10) * epsilon
-    return relative * float(np.trace(gram)) + math.prod(shape) * min(shape) * least

@@ -9,13 +9,14 @@ outside a kernel lies, whatever formula would mend it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, number, ordered
+from ckptclamp.constraints.base import BuiltIn, ExactSums, Judgement, Statistic, number, ordered
 from ckptclamp.constraints.whole import WholeTensorConstraint
 from ckptclamp.errors import UsageError
 
@@ -61,6 +62,18 @@ class RowSigns(OfRows):
     def rows(self) -> int:
         """One for each sign."""
         return len(self.signs)
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """As for all such sets; a move is a weight's own magnitude, without any rounding."""
+        lies = super().judge(statistics)
+        return replace(lies, error=np.zeros_like(lies.distance))
+
+    def exact(self, w: NDArray[Any], tolerance: float) -> ExactSums:
+        """The magnitude of the largest weight of the wrong sign."""
+        del tolerance
+        wide = w.astype(np.float64)
+        move, peak = (float(np.abs(x).max(initial=0.0)) for x in (wide - self.apply(w), wide))
+        return ExactSums(w.size, total=Fraction(move), magnitudes=Fraction(peak))
 
     def apply(self, w: NDArray[Any]) -> NDArray[np.float64]:
         """``max(w, 0)`` in rows of sign 1, ``min(w, 0)`` in rows of sign -1."""

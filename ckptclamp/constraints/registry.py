@@ -33,9 +33,9 @@ BUILTIN = {
     "Sparsity": "sparsity",
     "SpectralNorm": "matrices",
     "Orthonormal": "matrices",
-    "Symmetric": "matrices",
-    "LowerTriangular": "matrices",
-    "UpperTriangular": "matrices",
+    "Symmetric": "subspaces",
+    "LowerTriangular": "subspaces",
+    "UpperTriangular": "subspaces",
 }
 """The names of the classes, and the modules that hold them."""
 

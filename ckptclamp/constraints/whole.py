@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial as bound
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from ckptclamp.constraints.base import BuiltIn, Constraint, Judgement, Statistic
+from ckptclamp.constraints.base import (
+    ROUNDOFF,
+    BuiltIn,
+    Constraint,
+    ExactSums,
+    Judgement,
+    Statistic,
+)
+from ckptclamp.constraints.spectra import largest_of
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -126,10 +136,12 @@ class MatrixConstraint(Constraint):
         del shape, projecting
         return 0
 
-    def undecided(self, statistics: UnitStatistics, tolerance: float) -> NDArray[np.bool_]:
-        """Of which units it is not known whether they conform."""
-        del tolerance
-        return np.zeros(len(statistics), np.bool_)
+    def exact(self, matrix: Matrix, tolerance: float) -> ExactSums | None:
+        """What `overshoot` compares with 0 and `tolerance`, where `judge` is not certain.
+
+        ``None`` where it cannot be told. Default: never asked, since `judge` gives no error.
+        """
+        raise NotImplementedError(f"{self} is judged exactly")
 
     def project(self, statistics: UnitStatistics) -> Movement:
         """Not possible: statistics do not say what is nearest; see `nearest`."""
@@ -145,6 +157,17 @@ class WholeTensorConstraint(Constraint):
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.MOVE, Statistic.MAX_ABS})
     one_sided = False
     streaming: ClassVar[bool] = False
+
+    def exact(self, w: NDArray[Any], tolerance: float) -> ExactSums:
+        """The largest move as `total`, as far as 0 and `tolerance` need it, and the largest magnitude.
+
+        Default: never asked, since `judge` gives no error.
+        """
+        raise NotImplementedError(f"{self} is judged in float64")
+
+    def overshoot(self, exact: ExactSums, tolerance: float) -> Fraction | None:
+        """Compare the largest move with ``t`` times the largest magnitude."""
+        return max(exact.total - Fraction(tolerance) * exact.magnitudes, Fraction(0))
 
     @abstractmethod
     def apply(self, w: NDArray[Any]) -> NDArray[np.float64]:
@@ -192,6 +215,36 @@ class RadialConstraint(WholeTensorConstraint, BuiltIn):
                 f"shape {'x'.join(map(str, shape))} is no square kernel of four axes",
                 hint="RadialConstraint is about Conv2D kernels of shape (n, n, in, out)",
             )
+
+    def judge(self, statistics: UnitStatistics) -> Judgement:
+        """As for all such sets; that a kernel is radial, and does not move at all, is certain."""
+        lies, peak = super().judge(statistics), statistics[Statistic.MAX_ABS]
+        error = np.where(lies.distance > 0, 4 * statistics.error * peak, 0.0)
+        return replace(lies, error=error)
+
+    def exact(self, w: NDArray[Any], tolerance: float) -> ExactSums:
+        """Rings of rationals, of those kernels that move most."""
+        wide = w.astype(np.float64)
+        peak, rings = float(np.abs(wide).max(initial=0.0)), _rings(len(w))
+        moves = np.abs(self.apply(w) - wide).max(axis=(0, 1))
+
+        def move(i: int, j: int) -> Fraction:
+            kernel, most = wide[:, :, i, j], Fraction(0)
+            for ring in range(int(rings.max()) + 1):
+                weights = list(map(Fraction, kernel[rings == ring].tolist()))
+                mean = sum(weights, Fraction(0)) / len(weights)
+                most = max(most, *(abs(weight - mean) for weight in weights))
+            return most
+
+        order = np.argsort(-moves, axis=None, kind="stable")
+        places = zip(*(axis.tolist() for axis in np.unravel_index(order, moves.shape)), strict=True)
+        error = float(4 * (2 * wide[:, :, 0, 0].size + 16) * ROUNDOFF * peak)
+        largest = largest_of(
+            ((float(moves[i, j]), bound(move, i, j)) for i, j in places),
+            error,
+            Fraction(tolerance) * Fraction(peak),
+        )
+        return ExactSums(w.size, total=largest, magnitudes=Fraction(peak))
 
     def apply(self, w: NDArray[Any]) -> NDArray[np.float64]:
         """Give each ring of each kernel its mean; `w` has shape (n, n, in, out)."""

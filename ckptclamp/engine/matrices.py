@@ -13,6 +13,7 @@ import numpy as np
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.constraints.whole import SIDE, Derived
 from ckptclamp.engine.blocks import kept_axes
+from ckptclamp.engine.exact import settled
 from ckptclamp.engine.job import NOTHING, Projected
 from ckptclamp.engine.measure import unreadable
 from ckptclamp.engine.requests import Batch, Failed, Measurement
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.constraints.base import ExactSums
     from ckptclamp.constraints.whole import Matrix, MatrixConstraint, Part
 
 _TRIALS = 6
@@ -77,23 +79,18 @@ def measure_matrices(
     tensor: Tensor,
     axes: tuple[int, ...],
     constraint: MatrixConstraint,
-    tolerance: float,
-    *,
     memory: int,
 ) -> Iterator[Measurement]:
     """Measure the matrices of `tensor`, which span `axes`.
 
-    A tensor is answered by `Failed` if it cannot be read, if what must be in memory at once is more
-    than `memory` bytes, or if it is not decided whether one of them lies within `tolerance`.
+    A tensor is answered by `Failed` if it cannot be read, or if what must be in memory at once is more
+    than `memory` bytes.
     """
     kept = kept_axes(len(tensor.shape), axes)
     try:
         _check(tensor, axes, constraint, memory, projecting=False)
         measured = [_measured(constraint, unit) for unit in _units(reader, tensor, axes)]
         statistics = UnitStatistics.joined(measured)
-        doubtful = constraint.undecided(statistics, tolerance) & (statistics.nonfinite == 0)
-        if doubtful.any():
-            raise _doubt(statistics, int(np.flatnonzero(doubtful)[0]))
     except UnreadableError as error:
         yield Failed(0, error.message, error.hint)
         return
@@ -117,7 +114,7 @@ def project_matrices(
     It is written if it then conforms. Matrices with a weight that is not finite keep their bytes.
 
     Raises:
-        UnreadableError: as `measure_matrices` answers `Failed`, but for what is not decided.
+        UnreadableError: as `measure_matrices` answers `Failed`.
         NotWrittenError: it cannot be written.
     """
     _check(tensor, axes, constraint, memory, projecting=True)
@@ -189,13 +186,60 @@ def _statistics(size: int, values: dict[Statistic, float], nonfinite: int) -> Un
     return UnitStatistics(size, arrays, np.array([nonfinite], np.int64))
 
 
-def _doubt(statistics: UnitStatistics, place: int) -> UnreadableError:
-    low, high = (float(statistics[key][place]) for key in (Statistic.LOWER, Statistic.UPPER))
-    which = f" of matrix {place}" if len(statistics) > 1 else ""
-    return UnreadableError(
-        f"what is measured{which} lies between {low!r} and {high!r}, and so does the bound",
-        hint="a tolerance, or another one, decides it",
-    )
+def exact_of_matrices(
+    reader: TensorReader,
+    tensor: Tensor,
+    axes: tuple[int, ...],
+    constraint: MatrixConstraint,
+    tolerance: float,
+    *,
+    places: NDArray[np.intp],
+) -> list[ExactSums]:
+    """What `constraint` compares of the matrices at `places` with 0 and `tolerance`, exactly.
+
+    Raises:
+        UnreadableError: one of them cannot be read, or is not decided.
+    """
+    units = list(_units(reader, tensor, axes))
+    which = " of matrix {}" if len(units) > 1 else ""
+    with _spectra():
+        return [
+            _decided(constraint, units[place], tolerance, which.format(place))
+            for place in places.tolist()
+        ]
+
+
+def _decided(
+    constraint: MatrixConstraint, matrix: Matrix, tolerance: float, which: str = ""
+) -> ExactSums:
+    exact = constraint.exact(matrix, tolerance)
+    if exact is None:
+        measured = constraint.measure(matrix)
+        most = measured[Statistic.UPPER]
+        least = measured.get(Statistic.LOWER, 0.0)
+        raise UnreadableError(
+            f"what is measured{which} lies between {least!r} and {most!r}, and so does the bound",
+            hint="a tolerance, or another one, decides it",
+        )
+    return exact
+
+
+def _violates(
+    constraint: MatrixConstraint, matrix: Matrix, statistics: UnitStatistics, tolerance: float
+) -> bool:
+    """Whether a matrix lies outside, truly; one that is not decided does."""
+    judgement = constraint.judge(statistics)
+    try:
+        judgement = settled(
+            judgement,
+            constraint,
+            tolerance,
+            statistics.nonfinite > 0,
+            lambda places: [_decided(constraint, matrix, tolerance) for _ in places],
+        )
+    except UnreadableError:
+        return True
+    return bool(judgement.violates(tolerance)[0])
 
 
 def _project(
@@ -203,22 +247,22 @@ def _project(
 ) -> Projected:
     """Project one matrix."""
     before = _measured(constraint, unit)
-    lay = constraint.judge(before)
-    if before.nonfinite[0] or not lay.violates(tolerance)[0]:
+    if before.nonfinite[0] or not _violates(constraint, unit, before, tolerance):
         return Projected(1, 0, 0.0, int(before.nonfinite[0] > 0))
     assert unit.tensor.dtype is not None
     dtype, inner = unit.tensor.dtype.numpy, 1.0
     goal = 0.0 if constraint.one_sided else tolerance
+    least = unit.tensor.dtype.unit_roundoff / math.sqrt(math.prod(unit.shape))
     memory -= _boxes(math.prod(unit.shape))
     for trial in range(_TRIALS):
         stored = _rounded(constraint.nearest(unit, inner, memory), dtype)
         after = _statistics(1, constraint.measure(stored), 0)
-        lies = constraint.judge(after)
-        if not lies.violates(goal)[0]:
+        if not _violates(constraint, stored, after, goal):
             return _written(copy, unit, constraint, stored)
         if not constraint.one_sided:
             break
-        inner *= max(0.5, 1 - float(lies.excess[0]) * 1.25 * 2.0**trial)
+        excess = max(float(constraint.judge(after).excess[0]), least)
+        inner *= max(0.5, 1 - excess * 1.25 * 2.0**trial)
     return Projected(1, 0, 0.0, 1)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
+from ckptclamp.engine.exact import settled
 from ckptclamp.engine.requests import Batch, Failed, Measurement
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
+    from ckptclamp.constraints.base import ExactSums
     from ckptclamp.constraints.whole import WholeTensorConstraint
     from ckptclamp.engine.job import Projected
 
@@ -36,12 +38,46 @@ def measure_whole(
         return Failed(0, error.message, error.hint)
     if not weights.size:
         return Batch(0, (), _statistics(0, np.zeros(0), np.zeros(0), np.zeros(0)))
+    return Batch(0, (), _measured(weights, moved))
+
+
+def exact_of_whole(
+    reader: TensorReader, tensor: Tensor, constraint: WholeTensorConstraint, tolerance: float
+) -> ExactSums:
+    """What `constraint` compares of `tensor` with 0 and `tolerance`, exactly.
+
+    Raises:
+        UnreadableError: it cannot be read.
+    """
+    return constraint.exact(reader.read(tensor, _all_of(tensor), None), tolerance)
+
+
+def _measured(weights: NDArray[Any], moved: NDArray[np.float64]) -> UnitStatistics:
     wide = weights.astype(np.float64)
     with np.errstate(all="ignore"):
         move = np.abs(moved - wide).max(keepdims=True).reshape(1)
         peak = np.abs(wide).max(keepdims=True).reshape(1)
     nonfinite = np.count_nonzero(~np.isfinite(wide))
-    return Batch(0, (), _statistics(tensor.size, move, peak, np.array([nonfinite])))
+    return _statistics(weights.size, move, peak, np.array([nonfinite]))
+
+
+def _violates(
+    constraint: WholeTensorConstraint,
+    weights: NDArray[Any],
+    moved: NDArray[np.float64],
+    tolerance: float,
+) -> bool:
+    """Whether finite weights lie outside, truly."""
+    if not weights.size:
+        return False
+    judgement = settled(
+        constraint.judge(_measured(weights, moved)),
+        constraint,
+        tolerance,
+        np.zeros(1, np.bool_),
+        lambda places: [constraint.exact(weights, tolerance) for _ in places],
+    )
+    return bool(judgement.violates(tolerance)[0])
 
 
 def project_whole(
@@ -76,7 +112,7 @@ def project_whole(
     peak = np.abs(wide).max(initial=0.0)
     if spare_zero and not peak:
         return Projected(1, 0, 0.0, 0)
-    if not keras and np.abs(moved - wide).max(initial=0.0) <= tolerance * peak:
+    if not keras and not _violates(constraint, weights, moved, tolerance):
         return Projected(1, 0, 0.0, 0)
     stored = np.where(moved == wide, weights, rounded(moved, weights.dtype, Rounding.NEAREST))
     change = float(np.abs(stored.astype(np.float64) - wide).max())

@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.matrices import (
-    LowerTriangular,
-    Orthonormal,
-    SpectralNorm,
-    Symmetric,
-    UpperTriangular,
-)
+from ckptclamp.constraints.matrices import Orthonormal, SpectralNorm
+from ckptclamp.constraints.subspaces import LowerTriangular, Symmetric, UpperTriangular
 from ckptclamp.constraints.whole import Derived
 from ckptclamp.errors import UnreadableError, UsageError
 
