@@ -1,11 +1,13 @@
 """Audit and fix the weight constraints of neural-network checkpoints.
 
     >>> import ckptclamp
-    >>> report = ckptclamp.audit("model.safetensors", spec="constraints.yaml")  # doctest: +SKIP
-    >>> report.exit_code, report.census.violating_units  # doctest: +SKIP
+    >>> report = ckptclamp.audit("model.safetensors", spec="constraints.yaml")
+    >>> report.passed, [result.tensor for result in report.violations]
+    (False, ['dense.kernel'])
 
-`audit`, `apply`, `inspect` and `explain` do what the commands of these names do, and return frozen
-dataclasses (`ckptclamp.auditing.results`). `open_checkpoint` gives the tensors themselves, box by box.
+`audit`, `apply`, `inspect`, `explain`, `init` and `diff` do what the commands of these names do, and
+return frozen dataclasses (`ckptclamp.auditing.results`). `baseline`, `attest`, `verify` and `render` go
+on from a report. `open_checkpoint` gives the tensors themselves: ``checkpoint["name"][:10]``.
 Failures are raised as the classes of `ckptclamp.errors`. Nothing heavy is imported until it is used.
 """
 
@@ -15,6 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ckptclamp.api import attest as attest
+    from ckptclamp.api import baseline as baseline
+    from ckptclamp.api import diff as diff
+    from ckptclamp.api import init as init
+    from ckptclamp.api import render as render
+    from ckptclamp.api import verify as verify
     from ckptclamp.applying.apply import ApplyOptions as ApplyOptions
     from ckptclamp.applying.apply import apply as apply
     from ckptclamp.auditing.audit import audit as audit
@@ -41,11 +49,17 @@ _HOMES = {
     "Spec": "ckptclamp.spec.model",
     "Verdict": "ckptclamp.auditing.results",
     "apply": "ckptclamp.applying.apply",
+    "attest": "ckptclamp.api",
     "audit": "ckptclamp.auditing.audit",
+    "baseline": "ckptclamp.api",
+    "diff": "ckptclamp.api",
     "explain": "ckptclamp.auditing.inspection",
+    "init": "ckptclamp.api",
     "inspect": "ckptclamp.auditing.inspection",
     "load_spec": "ckptclamp.spec.loader",
     "open_checkpoint": "ckptclamp.checkpoints.opening",
+    "render": "ckptclamp.api",
+    "verify": "ckptclamp.api",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names are strings

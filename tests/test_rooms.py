@@ -15,7 +15,7 @@ PACKAGE = Path(ckptclamp.__file__).parent
 ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 FLOORS = [
-    {"__main__", "cli", "pytest_plugin"},
+    {"__main__", "api", "cli", "pytest_plugin"},
     {"gate", "reports"},
     {"applying", "auditing"},
     {"engine", "plan"},

@@ -70,6 +70,11 @@ def apply(
 
     `output` may be left out for a dry run, and in place.
 
+        >>> import ckptclamp
+        >>> report = ckptclamp.apply("model.safetensors", "fixed.safetensors", "constraints.yaml")
+        >>> report.passed, report.changes[0].changed
+        (True, 3)
+
     Raises:
         UnreadableError: something that a rule governs could not be read or judged.
         NothingEvaluatedError: no rule governs anything.

@@ -44,6 +44,12 @@ def audit(
 
     `spec` is a `Spec`, the path of a YAML file, or what such a file would hold.
 
+        >>> import ckptclamp
+        >>> rule = {"tensors": "**.kernel", "constraint": "MaxNorm", "max_value": 4, "axis": 0}
+        >>> report = ckptclamp.audit("model.safetensors", {"version": 1, "rules": [rule]})
+        >>> report.passed, report.violations[0].violating, report.violations[0].measured_max
+        (False, 3, 6.0)
+
     Raises:
         UnreadableError: the checkpoint cannot be opened, or changed while it was read.
         UsageError: the spec cannot be understood, or makes no sense for this checkpoint.

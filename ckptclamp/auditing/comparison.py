@@ -43,7 +43,7 @@ class NotCompared:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """Everything that `ckptclamp diff` shows.
 
@@ -61,6 +61,12 @@ class Comparison:
     left_out: int = 0
     max_drift: float | None = None
     max_distance: float | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Comparison {self.old!r} {self.new!r}: {len(self.drifts):,} tensors compared, "
+            f"{len(self.added):,} added, {len(self.removed):,} removed; exit {int(self.exit_code)}>"
+        )
 
     @property
     def exit_code(self) -> ExitCode:

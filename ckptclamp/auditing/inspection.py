@@ -74,7 +74,7 @@ class TensorSummary:
     norms: NormStatistics | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Inspection:
     """Everything that `ckptclamp inspect` shows."""
 
@@ -83,6 +83,13 @@ class Inspection:
     declarations: tuple[Declaration, ...]
     metadata: tuple[tuple[str, str], ...]
     notices: tuple[Notice, ...]
+
+    def __repr__(self) -> str:
+        declared = len(self.declarations)
+        return (
+            f"<Inspection {self.checkpoint.path!r}: {len(self.tensors):,} tensors, "
+            f"{declared:,} declared constraints>"
+        )
 
 
 def inspect(
@@ -100,6 +107,11 @@ def inspect(
     `units` says which axes a unit spans. Unstated, it is the unit of a declared constraint; else
     what makes one output: an index of the last axis in Keras' files, of the first in others (as
     PyTorch lays weights out).
+
+        >>> import ckptclamp
+        >>> inspection = ckptclamp.inspect("model.safetensors", norms=True)
+        >>> [(tensor.name, tensor.shape, tensor.norms.units) for tensor in inspection.tensors]
+        [('dense.bias', (3,), 1), ('dense.kernel', (4, 3), 4)]
 
     Raises:
         UnreadableError: the checkpoint cannot be opened, or changed while it was read.
@@ -255,7 +267,7 @@ class AtOnce:
     apply: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """The plan for a checkpoint, and the tensors that no rule governs.
 
@@ -266,6 +278,10 @@ class Explanation:
     plan: Plan
     ungoverned: tuple[str, ...]
     at_once: tuple[AtOnce | None, ...]
+
+    def __repr__(self) -> str:
+        pairs = len(self.plan.assignments)
+        return f"<Explanation {self.checkpoint.path!r}: {pairs:,} pairs to judge>"
 
     @property
     def exit_code(self) -> ExitCode:
@@ -283,6 +299,13 @@ def explain(
     options: AuditOptions | None = None,
 ) -> Explanation:
     """Plan an audit of the checkpoint at `path` and return the plan.
+
+        >>> import ckptclamp
+        >>> explanation = ckptclamp.explain("model.safetensors", "constraints.yaml")
+        >>> explanation.plan.assignments[0].unit_words
+        'one of 3 columns (last axis): 4 weights'
+        >>> explanation.ungoverned
+        ('dense.bias',)
 
     Raises:
         UnreadableError: the checkpoint cannot be opened.

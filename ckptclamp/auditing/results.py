@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ckptclamp.auditing.showing import Shown
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import ExitCode, Notice
@@ -54,7 +55,7 @@ EQUAL = "equal to what it is tied to"
 """The constraint of a result about tied tensors, which measures nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """One row of an audit: one tensor under one rule.
 
@@ -107,6 +108,10 @@ class Result:
     notices: tuple[Notice, ...] = ()
     suppressed: Suppressed | None = None
 
+    def __repr__(self) -> str:
+        count = f": {self.violating} of {self.units} units" * (self.verdict is Verdict.VIOLATION)
+        return f"<Result {self.label or self.tensor!r} under {self.rule!r}: {self.verdict}{count}>"
+
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
@@ -149,8 +154,8 @@ class Summary:
     zero_allowed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AuditReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class AuditReport(Shown):
     """The whole answer of an audit.
 
     `unmatched` are required rules that matched nothing. `parameters` are those that change the
@@ -167,6 +172,18 @@ class AuditReport:
     tool_version: str = ""
     strict: bool = False
     seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate lets it pass: its exit code is 0."""
+        return self.exit_code is ExitCode.OK
+
+    @property
+    def violations(self) -> tuple[Result, ...]:
+        """The results that violate and that nothing suppresses."""
+        return tuple(
+            r for r in self.results if r.verdict is Verdict.VIOLATION and r.suppressed is None
+        )
 
     @property
     def all_notices(self) -> tuple[Notice, ...]:
@@ -228,8 +245,8 @@ class TensorChange:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ApplyReport(Shown):
     """What apply changed, and the audit of what it wrote (``None`` for a dry run)."""
 
     before: AuditReport
@@ -238,6 +255,21 @@ class ApplyReport:
     output: str | None
     projection: str
     notices: tuple[Notice, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether its exit code is 0."""
+        return self.exit_code is ExitCode.OK
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """Those of the copy; of a dry run, those of the input."""
+        return (self.after or self.before).results
+
+    @property
+    def violations(self) -> tuple[Result, ...]:
+        """The results, as `results` has them, that violate and that nothing suppresses."""
+        return (self.after or self.before).violations
 
     @property
     def exit_code(self) -> ExitCode:

@@ -36,11 +36,12 @@ from ckptclamp.checkpoints.tensor import (
 from ckptclamp.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from ckptclamp.checkpoints.array import StoredArray
     from ckptclamp.checkpoints.source import Source
 
 _GAP = 16 << 10
@@ -172,6 +173,21 @@ class Checkpoint(ABC):
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
         return read_box(self.sources, tensor, box, buffer)
+
+    def __getitem__(self, name: str) -> StoredArray:
+        """The tensor called `name`, to be read by indexing; see `stored_array`."""
+        from ckptclamp.checkpoints.array import stored_array
+
+        return stored_array(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {str(self.path)!r}: {self.format}, {len(self.tensors):,} tensors>"
 
     def check_copyable(self) -> None:  # noqa: B027 - of most containers a copy can be made
         """Raise `NotWrittenError` where `copy_to` would, whatever were to be changed."""

@@ -119,6 +119,11 @@ def open_checkpoint(
     `path` itself may be a symbolic link; files that it leads to may be only with `follow_symlinks`.
     `limits` say what is too much to be read.
 
+        >>> import ckptclamp
+        >>> with ckptclamp.open_checkpoint("model.safetensors") as checkpoint:
+        ...     sorted(checkpoint), checkpoint["dense.kernel"][0]
+        (['dense.bias', 'dense.kernel'], array([3., 3., 3.], dtype=float32))
+
     Raises:
         UnreadableError: it cannot be read; `NotACheckpointError` where it is something else, and
             `RefusedError` where it would be unsafe, or has two meanings.

@@ -31,6 +31,11 @@ def load_spec(path: str | Path, *, allow_import: AbstractSet[str] = frozenset())
         path: a YAML (or JSON) file of at most 1 MiB.
         allow_import: modules from which custom constraints may be imported.
 
+        >>> import ckptclamp
+        >>> spec = ckptclamp.load_spec("constraints.yaml")
+        >>> [(rule.id, str(rule.constraint)) for rule in spec.rules]
+        [('bounded', 'MaxNorm(max_value=4)')]
+
     Raises:
         SpecError: it cannot be read or understood; every problem is in it.
     """

@@ -236,5 +236,22 @@ def test_the_pytest_plugin_asserts_with_the_report(run, save, folder):
     assert failed.returncode == 1
     assert "1 failed, 3 passed" in failed.stdout
     assert "1 of 1 unit violates MaxNorm(max_value=1)" in failed.stdout
+    (line,) = [line for line in failed.stdout.splitlines() if "does not conform" in line]
+    after = failed.stdout.splitlines()[failed.stdout.splitlines().index(line) + 1 :][:2]
+    assert "error[r]: a: " in after[0]
+    assert after[1].endswith("exit 1")
     save(a=[0.5])
     assert "4 passed" in call(*command, cwd=folder).stdout
+
+
+def test_paths_of_the_fixture_lead_from_the_rootdir(save, folder):
+    """A test passes wherever pytest is called."""
+    save(a=[0.5])
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "below").mkdir()
+    (folder / "below" / "test_it.py").write_text(
+        "def test_release(ckptclamp):\n"
+        "    ckptclamp.assert_conforms('model.safetensors', 'spec.yaml')\n"
+    )
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert "1 passed" in call(*command, "test_it.py", cwd=folder / "below").stdout
