@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
+from ckptclamp.reports.folding import grouped, merged, template
 from ckptclamp.reports.wording import file_size, interval, plural, shape_words, unmatched_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ckptclamp.auditing.inspection import AtOnce, Explanation
     from ckptclamp.errors import Notice
@@ -44,10 +45,21 @@ def _pairs(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
     plan = explanation.plan
     yield printable(explanation.checkpoint.path, limit=None)
     yield ""
-    for assignment, needed in zip(plan.assignments, explanation.at_once, strict=True):
-        yield from _assignment(assignment, needed)
-    for entry in plan.not_evaluated:
-        yield from _not_evaluated(entry)
+    pairs = list(zip(plan.assignments, explanation.at_once, strict=True))
+    judged = [
+        _Told(printable(a.rule), _tensor_name(a), tuple(_assignment(a, needed)))
+        for a, needed in pairs
+    ]
+    missing = [
+        _Told(
+            printable(e.rule),
+            printable(e.tensor.name if e.tensor else e.subject),
+            tuple(_not_evaluated(e)),
+        )
+        for e in plan.not_evaluated
+    ]
+    for told in (judged, missing):
+        yield from _by_rule(told, whole=options.verbose > 0)
     for unmatched in plan.unmatched:
         yield f"{printable(unmatched.rule)}: {unmatched_words(unmatched)}"
         yield ""
@@ -55,13 +67,45 @@ def _pairs(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
     yield from _unmatched_tensors(explanation.ungoverned, options)
 
 
-def _assignment(assignment: Assignment, needed: AtOnce | None) -> Iterator[str]:
-    tensor = assignment.tensor
+class _Told(NamedTuple):
+    """A rule, a tensor that it applies to, and the lines about the two."""
+
+    rule: str
+    tensor: str
+    lines: tuple[str, ...]
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What pairs have in common that are told as one."""
+        return tuple(map(template, (self.rule, self.tensor, *self.lines)))
+
+
+def _by_rule(told: Sequence[_Told], *, whole: bool) -> Iterator[str]:
+    """The pairs of each rule together, and unless the `whole` is asked for, what is alike as one."""
+    for of_rule in grouped(told, lambda one: template(one.rule)):
+        for alike in [[one] for one in of_rule] if whole else grouped(of_rule, lambda o: o.kind):
+            names = list(dict.fromkeys(one.tensor for one in alike))
+            yield merged(names) + (f" ({len(names):,} tensors)" if len(names) > 1 else "")
+            rules = merged([one.rule for one in alike])
+            first, *others = [
+                merged(lines) for lines in zip(*(o.lines for o in alike), strict=True)
+            ]
+            yield f"  rule: {rules}: {first}"
+            yield from others
+            yield ""
+
+
+def _tensor_name(assignment: Assignment) -> str:
     label = f" ({printable(assignment.label)})" if assignment.label else ""
-    yield f"{printable(tensor.name)}{label}"
+    return f"{printable(assignment.tensor.name)}{label}"
+
+
+def _assignment(assignment: Assignment, needed: AtOnce | None) -> Iterator[str]:
+    """The constraint, and a line for each other thing to know."""
+    tensor = assignment.tensor
+    yield printable(str(assignment.constraint))
     computed = "computed in " if isinstance(tensor.whole.storage, Computed) else ""
     yield f"  shape: {shape_words(tensor.shape)}, {computed}{tensor.dtype}"
-    yield f"  rule: {printable(assignment.rule)}: {printable(str(assignment.constraint))}"
     yield f"  why: {printable(assignment.why, limit=None)}"
     yield f"  unit: {assignment.unit_words}"
     if words := assignment.constraint.measures:
@@ -70,7 +114,6 @@ def _assignment(assignment: Assignment, needed: AtOnce | None) -> Iterator[str]:
     if needed is not None:
         yield f"  note: {_at_once(needed)}"
     yield from _notices(assignment.notices, indent="  ")
-    yield ""
 
 
 def _at_once(needed: AtOnce) -> str:
@@ -91,13 +134,11 @@ def _tolerance(assignment: Assignment) -> str:
 
 
 def _not_evaluated(entry: NotEvaluated) -> Iterator[str]:
-    yield f"{printable(entry.tensor.name if entry.tensor else entry.subject)}"
-    yield f"  rule: {printable(entry.rule)}: {printable(entry.constraint)}"
+    yield printable(entry.constraint)
     yield f"  NOT EVALUATED: {printable(entry.reason, limit=None)}"
     if entry.hint:
         yield f"  help: {printable(entry.hint, limit=None)}"
     yield from _notices(entry.notices, indent="  ")
-    yield ""
 
 
 def _notices(notices: tuple[Notice, ...], indent: str = "") -> Iterator[str]:
@@ -112,12 +153,21 @@ def _unmatched_tensors(names: tuple[str, ...], options: RenderOptions) -> Iterat
     if not names:
         return
     yield f"No rule governs {plural(len(names), 'tensor')}:"
-    shown = names if options.verbose > 0 else names[:_SHOWN_UNMATCHED]
-    for name in shown:
-        yield f"  {printable(name)}"
-    if len(shown) < len(names):
-        yield f"  … {len(names) - len(shown)} more (-v lists them)"
+    if options.verbose > 0:
+        yield from (f"  {printable(name)}" for name in names)
+    else:
+        yield from _few_kinds(names)
     yield ""
+
+
+def _few_kinds(names: Sequence[str]) -> Iterator[str]:
+    """Those whose names differ in numbers alone as one, and not too many of these."""
+    kinds = grouped(map(printable, names), template)
+    for kind in kinds[:_SHOWN_UNMATCHED]:
+        yield f"  {merged(kind)}" + (f" ({len(kind):,} tensors)" if len(kind) > 1 else "")
+    rest = sum(map(len, kinds[_SHOWN_UNMATCHED:]))
+    if rest:
+        yield f"  … {rest:,} more (-v lists them)"
 
 
 def _as_json(explanation: Explanation) -> dict[str, Any]:

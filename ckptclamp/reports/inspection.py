@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
+from ckptclamp.reports.folding import grouped, merged, template
 from ckptclamp.reports.tables import Column, Table, first_that_fits, table_lines
 from ckptclamp.reports.wording import file_size, number, plural, shape_words
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BARS = 12
+
+_SCREEN = 40
+"""As many tensors are listed one by one; of more, those whose names differ in numbers alone as one."""
 
 
 def render_inspection(inspection: Inspection, format_: str, options: RenderOptions) -> str:
@@ -63,30 +67,47 @@ def _totals(inspection: Inspection) -> str:
 
 
 def _tensor_table(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
-    norms = any(tensor.norms is not None for tensor in inspection.tensors)
-    tables = _with_norms(inspection.tensors) if norms else _with_places(inspection.tensors)
+    tensors = inspection.tensors
+    norms = any(tensor.norms is not None for tensor in tensors)
+    folded = options.verbose < 1 and len(tensors) > _SCREEN
+    kinds = grouped(tensors, _likeness) if folded else [[tensor] for tensor in tensors]
+    tables = _with_norms(kinds) if norms else _with_places(kinds)
     columns, rows = first_that_fits(tables, options.width)
     yield from table_lines(columns, rows, width=options.width)
-    total = sum(tensor.nbytes for tensor in inspection.tensors)
-    yield f"{plural(len(rows), 'tensor')}, {file_size(total)}"
+    more = "; `-v` lists them one by one" if len(kinds) < len(tensors) else ""
+    total = sum(tensor.nbytes for tensor in tensors)
+    yield f"{plural(len(tensors), 'tensor')}, {file_size(total)}{more}"
     if norms and options.verbose > 0:
-        for tensor in inspection.tensors:
+        for tensor in tensors:
             if tensor.norms is not None:
                 yield f"  {_name(tensor)}: a unit is {tensor.norms.unit_words}"
 
 
-def _with_places(tensors: Sequence[TensorSummary]) -> list[Table]:
+def _likeness(tensor: TensorSummary) -> tuple[object, ...]:
+    """What tensors have in common that are told as one."""
+    label = None if tensor.label is None else template(tensor.label)
+    return template(tensor.name), label, tensor.role, tensor.shape, tensor.dtype
+
+
+def _with_places(kinds: Sequence[Sequence[TensorSummary]]) -> list[Table]:
     """Where tensors lie; on a narrow terminal by the names that people use, then without places."""
     columns = [Column("shape"), Column("dtype"), Column("size", right=True), Column("where")]
-    rows = [(*_kind(t), file_size(t.nbytes), printable(t.place)) for t in tensors]
-    return _tables(tensors, columns, rows, slice(0, -1))
+    rows = [
+        (
+            *_kind(alike[0]),
+            file_size(sum(tensor.nbytes for tensor in alike)),
+            printable(alike[0].place) if len(alike) == 1 else "",
+        )
+        for alike in kinds
+    ]
+    return _tables(kinds, columns, rows, slice(0, -1))
 
 
-def _with_norms(tensors: Sequence[TensorSummary]) -> list[Table]:
+def _with_norms(kinds: Sequence[Sequence[TensorSummary]]) -> list[Table]:
     """Norms of units; on a narrow terminal by the names that people use, then without dtypes."""
     columns = [Column("shape"), Column("dtype"), *_NORM_COLUMNS]
-    rows = [(*_kind(tensor), *_norm_cells(tensor.norms)) for tensor in tensors]
-    return _tables(tensors, columns, rows, slice(2, None))
+    rows = [(*_kind(alike[0]), *_norm_cells([t.norms for t in alike])) for alike in kinds]
+    return _tables(kinds, columns, rows, slice(2, None))
 
 
 def _kind(tensor: TensorSummary) -> tuple[str, str]:
@@ -94,13 +115,14 @@ def _kind(tensor: TensorSummary) -> tuple[str, str]:
 
 
 def _tables(
-    tensors: Sequence[TensorSummary],
+    kinds: Sequence[Sequence[TensorSummary]],
     columns: Sequence[Column],
     rows: Sequence[tuple[str, ...]],
     narrow: slice,
 ) -> list[Table]:
     """By full names, by short ones, and by short ones with no more than the `narrow` columns."""
-    full, short = [_name(tensor) for tensor in tensors], _short_names(tensors)
+    full = [_of_all([_name(tensor) for tensor in alike]) for alike in kinds]
+    short = _short_names(kinds)
     variants = ((full, slice(None)), (short, slice(None)), (short, narrow))
     return [
         (
@@ -111,12 +133,21 @@ def _tables(
     ]
 
 
-def _short_names(tensors: Sequence[TensorSummary]) -> list[str]:
+def _of_all(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{merged(names)} ({len(names):,})"
+
+
+def _short_names(kinds: Sequence[Sequence[TensorSummary]]) -> list[str]:
     """The labels; where a tensor has none, or shares it with another one, its full name."""
-    uses = Counter(tensor.label for tensor in tensors)
+    uses = Counter(tensor.label for alike in kinds for tensor in alike)
     return [
-        printable(tensor.label if tensor.label and uses[tensor.label] == 1 else tensor.name)
-        for tensor in tensors
+        _of_all(
+            [
+                printable(t.label if t.label and all(uses[o.label] == 1 for o in alike) else t.name)
+                for t in alike
+            ]
+        )
+        for alike in kinds
     ]
 
 
@@ -136,17 +167,32 @@ _NORM_COLUMNS = (
 )
 
 
-def _norm_cells(norms: NormStatistics | None) -> tuple[str, ...]:
-    if norms is None:
-        return ("-", "-", "-", "-", "")
-    if norms.failure is not None:
-        return ("-", "-", "-", "-", printable(norms.failure))
-    if norms.minimum is None or norms.mean is None or norms.maximum is None:
-        return (f"{norms.units:,}", "-", "-", "-", "no finite unit")
-    broken = f" {norms.nonfinite:,} non-finite" if norms.nonfinite else ""
-    bars = sparkline(norms.histogram) if norms.histogram is not None else ""
-    values = (number(norms.minimum), number(norms.mean), number(norms.maximum))
-    return (f"{norms.units:,}", *values, bars + broken)
+def _norm_cells(norms: Sequence[NormStatistics | None]) -> tuple[str, ...]:
+    """The norms of one tensor, or of several that are alike."""
+    known = [n for n in norms if n is not None]
+    failures = [n.failure for n in known if n.failure is not None]
+    if failures or not known:
+        return ("-", "-", "-", "-", printable(failures[0]) if failures else "")
+    units, nonfinite = sum(n.units for n in known), sum(n.nonfinite for n in known)
+    finite = [n for n in known if n.minimum is not None]
+    if not finite:
+        return (f"{units:,}", "-", "-", "-", "no finite unit")
+    broken = f" {nonfinite:,} non-finite" if nonfinite else ""
+    return (f"{units:,}", *map(number, _span(finite)), _bars(norms) + broken)
+
+
+def _span(norms: Sequence[NormStatistics]) -> tuple[float, float, float]:
+    """The smallest, mean and largest finite norm."""
+    smallest = min(n.minimum for n in norms if n.minimum is not None)
+    largest = max(n.maximum for n in norms if n.maximum is not None)
+    weights = [n.units - n.nonfinite for n in norms]
+    mean = sum((n.mean or 0.0) / sum(weights) * w for n, w in zip(norms, weights, strict=True))
+    return smallest, mean, largest
+
+
+def _bars(norms: Sequence[NormStatistics | None]) -> str:
+    histogram = norms[0].histogram if len(norms) == 1 and norms[0] is not None else None
+    return sparkline(histogram) if histogram is not None else ""
 
 
 def sparkline(histogram: Histogram) -> str:
@@ -169,12 +215,17 @@ def _declarations(declarations: tuple[Declaration, ...], options: RenderOptions)
         Column("declares", shrinks=True),
         Column("constraint", shrinks=True, least=12),
     )
-    rows = [(printable(d.layer), printable(d.argument), _serialised(d)) for d in declarations]
+    kinds = _kinds_of(declarations, options)
+    rows = [
+        (_of_all([printable(d.layer) for d in alike]), printable(d.argument), _serialised(d))
+        for alike in kinds
+        for d in alike[:1]
+    ]
     everything = (
         (*columns, Column("governs", shrinks=True)),
         [
-            (f"{layer} ({printable(d.layer_class)})", *cells, _governed(d))
-            for (layer, *cells), d in zip(rows, declarations, strict=True)
+            (f"{layer} ({printable(alike[0].layer_class)})", *cells, _governed(alike))
+            for (layer, *cells), alike in zip(rows, kinds, strict=True)
         ],
     )
     chosen, cells = first_that_fits([everything, (columns, rows)], options.width)
@@ -182,11 +233,26 @@ def _declarations(declarations: tuple[Declaration, ...], options: RenderOptions)
     for declaration in declarations:
         if not declaration.tensors:
             yield _why_nothing(declaration)
-    yield plural(len(rows), "declared constraint")
+    yield plural(len(declarations), "declared constraint")
 
 
-def _governed(declaration: Declaration) -> str:
-    return ", ".join(map(printable, declaration.tensors)) or "-"
+def _kinds_of(
+    declarations: Sequence[Declaration], options: RenderOptions
+) -> list[list[Declaration]]:
+    if options.verbose > 0 or len(declarations) <= _SCREEN:
+        return [[declaration] for declaration in declarations]
+    return grouped(
+        declarations,
+        lambda d: (
+            *(template(d.layer), d.layer_class, d.argument, _serialised(d)),
+            tuple(map(template, d.tensors)),
+        ),
+    )
+
+
+def _governed(alike: Sequence[Declaration]) -> str:
+    names = zip(*(declaration.tensors for declaration in alike), strict=True)
+    return ", ".join(merged(list(map(printable, of))) for of in names) or "-"
 
 
 def _serialised(declaration: Declaration) -> str:
