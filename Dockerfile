@@ -1,12 +1,27 @@
 # docker build -t ckptclamp .
 # docker run --rm --network none --read-only -v "$PWD:/data:ro" ckptclamp audit model.safetensors
-FROM python:3.12-slim AS build
+FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea AS build
 WORKDIR /source
+COPY ci/requirements.txt ci/build-requirements.txt ci/
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes -r ci/build-requirements.txt \
+    && python -m venv /opt/ckptclamp \
+    && /opt/ckptclamp/bin/pip install --no-cache-dir --require-hashes -r ci/requirements.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY ci/man_page.py ci/
 COPY ckptclamp ckptclamp
-RUN python -m venv /opt/ckptclamp && /opt/ckptclamp/bin/pip install --no-cache-dir .
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+    && /opt/ckptclamp/bin/pip install --no-cache-dir --no-deps /dist/ckptclamp-*.whl
 
-FROM python:3.12-slim
+FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
+LABEL org.opencontainers.image.title="ckptclamp" \
+      org.opencontainers.image.description="Audit and fix the weight constraints of neural-network checkpoints" \
+      org.opencontainers.image.url="https://ckptclamp.github.io/ckptclamp/" \
+      org.opencontainers.image.documentation="https://ckptclamp.github.io/ckptclamp/" \
+      org.opencontainers.image.source="https://github.com/ckptclamp/ckptclamp" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.12-slim" \
+      org.opencontainers.image.base.digest="sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea"
 COPY --from=build /opt/ckptclamp /opt/ckptclamp
 RUN useradd --system --no-create-home ckptclamp
 USER ckptclamp

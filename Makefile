@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 FRAMEWORKS ?= .venv-frameworks
 TORTURE ?= .venv-torture
 OLDEST ?= .venv-oldest
-WHEEL_SOURCES := pyproject.toml README.md $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
+WHEEL_SOURCES := pyproject.toml README.md ci/man_page.py $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
 
-.PHONY: help demo test lint types unit oldest docs links examples bench fixtures zoo parity torture clean
+.PHONY: help demo test lint types unit oldest sdist lock docs links examples bench fixtures zoo parity torture clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,26 @@ $(OLDEST)/installed: $(VENV)/installed
 
 oldest: $(OLDEST)/installed ## Run the tests with the oldest dependencies that are promised
 	$(OLDEST)/bin/pytest $(PYTEST_ARGS)
+
+# A packager has nothing but the archive: some tests run from it, against the wheel built from it.
+SDIST_TESTS ?= tests/test_readme.py tests/test_rooms.py tests/test_packaging.py tests/spec tests/fixtures/test_expected.py
+
+sdist: $(VENV)/tools ## Build sdist and wheel in dist, and run tests from the unpacked sdist
+	@rm -rf dist build/sdist
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	@mkdir -p build/sdist
+	tar -xzf dist/ckptclamp-*.tar.gz -C build/sdist --strip-components 1
+	$(PYTHON) -m venv build/sdist/.venv
+	build/sdist/.venv/bin/pip install --quiet --upgrade 'pip>=25.1'
+	cd build/sdist && .venv/bin/pip install --quiet --group test . && .venv/bin/pytest -q $(SDIST_TESTS)
+
+# Every version and digest of what the action and the image install.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+lock: $(VENV)/tools ## Resolve the lock files of the action and the image anew
+	$(BIN)/pip install --quiet uv
+	$(LOCK) pyproject.toml --output-file ci/requirements.txt
+	$(LOCK) ci/build-requirements.in --output-file ci/build-requirements.txt
 
 # The generator is a tool of the site alone; ckptclamp never depends on it.
 $(VENV)/docs: $(VENV)/installed

@@ -20,7 +20,10 @@ true_or_false fail "${INPUT_FAIL-true}"
 
 if [ -z "${CKPTCLAMP:-}" ]; then
     python3 -m venv "$RUNNER_TEMP/ckptclamp-environment"
-    "$RUNNER_TEMP/ckptclamp-environment/bin/pip" install --quiet "$ACTION_ROOT"
+    pip="$RUNNER_TEMP/ckptclamp-environment/bin/pip"
+    "$pip" install --quiet --require-hashes \
+        -r "$ACTION_ROOT/ci/build-requirements.txt" -r "$ACTION_ROOT/ci/requirements.txt"
+    "$pip" install --quiet --no-deps --no-build-isolation "$ACTION_ROOT"
     CKPTCLAMP="$RUNNER_TEMP/ckptclamp-environment/bin/ckptclamp"
 fi
 
