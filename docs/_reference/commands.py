@@ -127,7 +127,7 @@ def _types(key: str) -> str:
 def _on(key: str) -> str:
     """The commands that have the option."""
     shown = [
-        f"[`{context.command.name}`](commands.md#{slug(context)}-{key})"
+        f"[`{str(context).removeprefix('ckptclamp ')}`](commands.md#{slug(context)}-{key})"
         for context in walk()
         for option in context.command.params
         if isinstance(option, SharedOption) and option.long_name == key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 from _reference.markdown import heading, prose, table
+from ckptclamp.errors import UsageError
 from ckptclamp.spec import patterns
 from ckptclamp.spec.schema import json_schema
 
@@ -24,6 +25,7 @@ TRIED = [
     ["**.weight"],
     ["model.layers.*.weight"],
     ["**/kernel", "!head/**"],
+    ["**/{kernel,bias}"],
     [r"re:model\.layers\.\d\..*"],
     ["lm_head.weight"],
 ]
@@ -33,7 +35,8 @@ def page() -> str:
     """What the program says of patterns, and what it makes of some."""
     said = json_schema()["$defs"]["RuleForm"]["properties"]["tensors"]["description"]
     rows = ([" ".join(f"`{p}`" for p in tried), _matched(tried)] for tried in TRIED)
-    rules = inspect.cleandoc(patterns.__doc__ or "").partition("\n\n")[2]
+    said_of_the_code = inspect.cleandoc(patterns.__doc__ or "").split("\n\n")[1:]
+    rules = "\n\n".join(text for text in said_of_the_code if "`_" not in text)
     return "\n".join(
         [
             heading(1, "Patterns for tensors"),
@@ -53,6 +56,9 @@ def page() -> str:
 
 
 def _matched(tried: list[str]) -> str:
-    matcher = patterns.TensorPatterns([tried])
+    try:
+        matcher = patterns.TensorPatterns([tried])
+    except UsageError as error:
+        return f"refused: {prose(str(error))}"
     found = [name for name in NAMES if matcher.matching([name])]
     return "all of them" if found == NAMES else ", ".join(f"`{name}`" for name in found) or "none"
