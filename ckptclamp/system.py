@@ -156,14 +156,14 @@ def hollow_file(prefix: bytes, size: int) -> Iterator[str]:
 class Folder:
     """An open directory in which names are given and taken; raises `OSError` as the system does.
 
-    Where a directory cannot be opened, its path stands for it.
+    Where a directory cannot be opened, its path stands for it, and `fd` is -1.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = -1
-        if hasattr(os, "O_DIRECTORY") and {os.open, os.link, os.rename} <= os.supports_dir_fd:
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _flags("O_CLOEXEC"))
+        self.fd = -1
+        if hasattr(os, "O_DIRECTORY") and {os.open, os.rename} <= os.supports_dir_fd:
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _flags("O_CLOEXEC"))
 
     def create(self, name: str) -> int:
         """Make a file for reading and writing, for this user alone; there must be none."""
@@ -172,11 +172,12 @@ class Folder:
 
     def create_unnamed(self) -> int:
         """Make a file that has no name yet; -1 where the system or the file system knows none."""
-        if self._fd < 0 or not (hasattr(os, "O_TMPFILE") and Path(DESCRIPTORS).is_dir()):
+        able = hasattr(os, "O_TMPFILE") and hasattr(os, "link") and Path(DESCRIPTORS).is_dir()
+        if self.fd < 0 or not able:
             return -1
         flags = os.O_TMPFILE | os.O_RDWR | _flags("O_CLOEXEC")
         try:
-            return os.open(".", flags, 0o600, dir_fd=self._fd)
+            return os.open(".", flags, 0o600, dir_fd=self.fd)
         except OSError:
             return -1
 
@@ -184,7 +185,12 @@ class Folder:
         """Give a file that has no name the name `new`, which must be free."""
         # With directory descriptors Python calls linkat, which alone follows this link.
         source = f"{DESCRIPTORS}/{fd}"
-        os.link(source, new, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=True)
+        os.link(source, new, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=True)
+
+    def link(self, old: str, new: str) -> None:
+        """Give a file, or a symbolic link, a second name, which must be free."""
+        at = self._dir_fd
+        os.link(*self._at(old), *self._at(new), src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
 
     def move(self, old: str, new: str) -> None:
         """Rename a file or directory; a file, or an empty directory, that has the name is replaced."""
@@ -194,8 +200,7 @@ class Folder:
     def move_new(self, old: str, new: str) -> None:
         """Rename a file to `new`, which must be free."""
         try:
-            at = self._dir_fd
-            os.link(*self._at(old), *self._at(new), src_dir_fd=at, dst_dir_fd=at)
+            self.link(old, new)
         except FileExistsError:
             raise
         except (OSError, NotImplementedError, AttributeError):
@@ -230,27 +235,31 @@ class Folder:
 
     def flush(self) -> None:
         """Wait until the names in it are on disk, where a directory can be flushed."""
-        if self._fd >= 0:
-            os.fsync(self._fd)
+        if self.fd >= 0:
+            os.fsync(self.fd)
+
+    def lock(self) -> bool | None:
+        """Lock it; see `lock`."""
+        return lock(self.fd) if self.fd >= 0 else None
 
     def close(self) -> None:
         """Close it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     @property
     def _dir_fd(self) -> int | None:
-        return self._fd if self._fd >= 0 else None
+        return self.fd if self.fd >= 0 else None
 
     def _at(self, name: str) -> tuple[str | Path]:
-        return (name if self._fd >= 0 else self.path / name,)
+        return (name if self.fd >= 0 else self.path / name,)
 
     def _renameat(self, old: str, new: str, flags: tuple[int, int]) -> None:
-        call, flag = _rename_with_flags(flags) if self._fd >= 0 else (None, 0)
+        call, flag = _rename_with_flags(flags) if self.fd >= 0 else (None, 0)
         if call is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        if call(self._fd, os.fsencode(old), self._fd, os.fsencode(new), ctypes.c_uint(flag)) != 0:
+        if call(self.fd, os.fsencode(old), self.fd, os.fsencode(new), ctypes.c_uint(flag)) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), old, None, new)
 
@@ -304,15 +313,6 @@ def moves_open_files() -> bool:
     return os.name == "posix"
 
 
-def flush_folder(path: Path) -> None:
-    """Wait until the names in a directory are on disk, where one can be flushed; raises `OSError`."""
-    folder = Folder(path)
-    try:
-        folder.flush()
-    finally:
-        folder.close()
-
-
 def set_mode(fd: int, mode: int) -> None:
     """Set the permissions of an open file, where the system has any; raises `OSError`."""
     if hasattr(os, "fchmod"):
@@ -364,8 +364,8 @@ def lock(fd: int) -> bool | None:
 
 
 def is_mine(status: os.stat_result) -> bool:
-    """Whether this user owns what has this status; always where files have no owners."""
-    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    """Whether this user may call it theirs: they own it, or own everything, or files have no owners."""
+    return not hasattr(os, "geteuid") or os.geteuid() in (0, status.st_uid)
 
 
 def stopping_signals() -> tuple[signal.Signals, ...]:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ckptclamp.applying.companions import Companion, bring, companion_notices, companions_in
+from ckptclamp.applying.directories import DirectoryStage
+from ckptclamp.applying.leftovers import find_leftovers
 from ckptclamp.applying.projection import Work, project_tensors
-from ckptclamp.applying.publication import check_target, find_stale_files, staged
+from ckptclamp.applying.publication import Destination, check_target, staged
 from ckptclamp.applying.refusals import (
     refuse_another_plan,
     refuse_exclusive,
@@ -20,17 +23,18 @@ from ckptclamp.applying.refusals import (
     to_fix,
 )
 from ckptclamp.auditing.audit import as_spec, audit_plan, ignored, is_hashed, opened, summarise
-from ckptclamp.auditing.options import AuditOptions, Opening
+from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
 from ckptclamp.checkpoints.copying import Preview
+from ckptclamp.checkpoints.huggingface import is_blob
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.engine.executors import concurrently
 from ckptclamp.engine.requests import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
-from ckptclamp.plan import Plan
+from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
 from ckptclamp.spec.model import Projection, Spec
@@ -89,14 +93,11 @@ def apply(
     with opened(path, options.audit) as checkpoint:
         checkpoint.check_copyable()
         job = _Job(checkpoint, rules, options)
-        # A directory may hold a checkpoint that is one file: that is what is replaced.
-        itself = path if checkpoint.several_files else checkpoint.path
-        target = _target(output or itself, options.audit)
-        if not options.dry_run:
-            return job.write(target)
-        if output is not None or options.in_place:
-            check_target(target, like=checkpoint, force=options.force, in_place=options.in_place)
-        return job.preview()
+        if output is None and not options.in_place:
+            return job.preview()
+        itself = checkpoint.folder or checkpoint.path
+        target = _target(Path(output or itself), job)
+        return job.preview(target) if options.dry_run else job.write(target)
 
 
 class _Job:
@@ -108,6 +109,7 @@ class _Job:
         self.options = options
         self.plan = self._plan(checkpoint)
         self.projection = options.projection or (spec.projection if spec else Projection.EXACT)
+        self.notices: tuple[Notice, ...] = ()
         # What is kept of the audit, and what is at work meanwhile, share the budget.
         self.kept = MeasurementCache(options.audit.memory // _KEPT)
         self.auditing = replace(
@@ -126,35 +128,69 @@ class _Job:
             same=same,
         )
 
-    def preview(self) -> ApplyReport:
-        """Report what would change, and refuse what could not be fixed.
+    def preview(self, output: Path | None = None) -> ApplyReport:
+        """Report what would change, and refuse what could not be fixed, or not written to `output`.
 
         Each rule is tried on the weights as they are: what several rules of one tensor make of it
         together is not known before they have taken turns.
         """
+        where = {"force": self.options.force, "in_place": self.options.in_place}
+        to = check_target(output, like=self.checkpoint, **where) if output is not None else None
+        if to is not None:
+            self._check(to)
         before = self._audit_input()
-        changes = self._project(Preview(self.checkpoint), before, rounds=1)
-        return self._report(before, changes, after=None, output=None)
+        todo = self._todo(before)
+        if to is not None and to.is_set:
+            to.check((), sum(self._changing(todo).values()))
+        changes = self._project(Preview(self.checkpoint), todo, rounds=1)
+        return self._report(before, changes, after=None, output=None, notices=self.notices)
 
     def write(self, output: Path) -> ApplyReport:
         """Make the copy at `output`; it appears there only when it is whole and verified."""
         options = self.options
-        leftovers = _stale_file_notices(output)
-        with staged(
-            output, like=self.checkpoint, force=options.force, in_place=options.in_place
-        ) as stage:
+        self.notices += _leftover_notices(output)
+        where = {"force": options.force, "in_place": options.in_place}
+        others = self._check(check_target(output, like=self.checkpoint, **where))
+        with staged(output, like=self.checkpoint, **where) as stage:
             before = self._audit_input()
+            todo = self._todo(before)
+            stage.announce(self._changing(todo))
             copy = self.checkpoint.copy_to(stage)
+            if isinstance(stage, DirectoryStage):
+                bring(stage, others, follow_symlinks=options.audit.follow_symlinks)
             rounds = _ROUNDS if self.projection is Projection.EXACT else 1
-            changes = self._project(copy, before, rounds=rounds)
+            changes = self._project(copy, todo, rounds=rounds)
             copy.finish()
             hashed = copy.files if is_hashed(self.checkpoint, options.audit.hash) else ()
             with concurrently(copy.flush), Digests(hashed, options.audit.jobs) as digests:
                 copy.compare(options.audit.jobs or default_jobs())
                 after = self._verify(copy, digests, before, changes, output)
             self.checkpoint.verify_unchanged()
-            notices = stage.publish()
-        return self._report(before, changes, after, str(output), (*leftovers, *notices))
+            written = {change.tensor for change in changes}
+            changed = [a for a in todo if a.tensor.name in written]
+            self.notices += stage.publish(self._changing(changed))
+        return self._report(before, changes, after, str(output), self.notices)
+
+    def _check(self, to: Destination) -> list[Companion]:
+        """Refuse what cannot be written to `to`; return what a new directory gets beside the weights."""
+        if to.is_set:
+            return []
+        checkpoint, links = self.checkpoint, self.options.audit.follow_symlinks
+        files = {source.path.name: source.size for source in checkpoint.files}
+        others: list[Companion] = []
+        if checkpoint.folder is not None:
+            others = companions_in(checkpoint.folder, files, follow_symlinks=links)
+        places = [*files, *(other.place for other in others)]
+        to.check(places, sum(files.values()) + sum(other.size for other in others))
+        self.notices += companion_notices(checkpoint, files, others)
+        return others
+
+    def _changing(self, todo: Sequence[Assignment]) -> dict[str, int]:
+        """The files that hold what is in `todo`, with their sizes."""
+        tensors = [part for a in todo for part in _parts(a.tensor.whole)]
+        numbers = {getattr(tensor.storage, "source", None) for tensor in tensors}
+        files = [self.checkpoint.sources[number] for number in numbers if number is not None]
+        return {source.path.name: source.size for source in files}
 
     def _audit_input(self) -> AuditReport:
         allowed = self.options.allow_remaining
@@ -184,8 +220,8 @@ class _Job:
 
         return suppress_results(results, rules, names)
 
-    def _project(self, copy: Copy, before: AuditReport, *, rounds: int) -> list[TensorChange]:
-        """Project every tensor that needs it, in the order of the plan."""
+    def _todo(self, before: AuditReport) -> list[Assignment]:
+        """What is to be projected, in the order of the plan."""
         outside = {
             result.tensor
             for result in before.results
@@ -201,7 +237,12 @@ class _Job:
             and (a.tensor.name, a.rule) not in accepted
         ]
         refuse_untying(self.plan, accepted, todo, self.checkpoint.path)
-        todo = [a if a.mended is None else replace(a, tensor=a.mended) for a in todo]
+        return [a if a.mended is None else replace(a, tensor=a.mended) for a in todo]
+
+    def _project(
+        self, copy: Copy, todo: Sequence[Assignment], *, rounds: int
+    ) -> list[TensorChange]:
+        """Project every tensor that needs it."""
         work = Work(self.checkpoint, copy, self.kept, self.auditing, self.projection)
         return project_tensors(work, todo, rounds)
 
@@ -222,7 +263,7 @@ class _Job:
         with copy.reopen() as stored:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
-            stored.quantisation = self.checkpoint.quantisation  # no config.json is copied
+            stored.quantisation = self.checkpoint.quantisation  # configs are not read again
             stored.config = self.checkpoint.config
             stored.adapter = self.checkpoint.adapter
             plan = self._plan(stored, self.plan.same)
@@ -281,22 +322,32 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return (tensor, *storage.parts) if isinstance(storage, Computed) else (tensor,)
 
 
-def _target(output: str | Path, opening: Opening) -> Path:
-    """Where the copy goes: to what a link points to, if links are to be followed."""
-    target = Path(output)
-    follow = opening.follow_symlinks and target.is_symlink()
-    return target.resolve() if follow else target
+def _target(output: Path, job: _Job) -> Path:
+    """Where the copy goes: to what a link points to, if links are to be followed, but never a blob."""
+    if not (job.options.audit.follow_symlinks and output.is_symlink()):
+        return output
+    if is_blob(output):
+        if job.options.in_place:
+            return output  # where the link is replaced
+        raise UsageError(
+            "leads into a cache of Hugging Face, where files are named by their content",
+            path=output,
+            hint="write somewhere else",
+        )
+    target = output.resolve()
+    said = f"{output} is a symbolic link: the copy was written to {target}"
+    job.notices += (Notice("link-followed", said, informational=True),)
+    return target
 
 
-def _stale_file_notices(output: Path) -> tuple[Notice, ...]:
-    """Note what killed runs left in the output's directory; they are never removed unasked."""
-    directory = output.parent
-    leftovers = find_stale_files(directory) if directory.is_dir() else []
+def _leftover_notices(output: Path) -> tuple[Notice, ...]:
+    """Note what killed runs left where the output goes; it is never removed unasked."""
+    leftovers = find_leftovers(output) if output.parent.is_dir() else []
     return tuple(
         Notice(
             "leftover",
             f"{path} was left by a run that was killed, or belongs to one that is at work",
-            hint="remove it if no other run is at work",
+            hint=f"`ckptclamp clean {output}` removes it if no run is at work on it",
             informational=True,
         )
         for path in leftovers

@@ -2,7 +2,7 @@
 
 What is to be published is written by a `Stage` in the directory of its final name, flushed, and
 gets its name in one step. A power cut at any moment leaves what was there before, or the new file,
-whole.
+whole. Several files that are replaced where they lie take several steps, of which a journal is kept.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ import os
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from ckptclamp import system
-from ckptclamp.applying.staging import LEFTOVER, DirectoryStage, FileStage, Stage, or_not_written
+from ckptclamp.applying.directories import DirectoryStage, refuse_loss
+from ckptclamp.applying.files import FileStage
+from ckptclamp.applying.sets import SetStage
+from ckptclamp.applying.staging import Stage, check_room, or_not_written
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.errors import UsageError
+from ckptclamp.checkpoints.unfinished import journals, stem_of
+from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
 
 
@@ -31,43 +36,86 @@ def staged(
 
     Whatever ends the block without `Stage.publish` (an error, Ctrl-C, SIGTERM) leaves `target` as
     it was and removes what was written. `force` lets an existing target be replaced, `in_place`
-    lets it be `like` itself, whose file is never written to: its name moves to the new one.
+    lets it be `like` itself, no file of which is ever written to: its name moves to a new one.
 
     Raises:
         UsageError: the target exists, is an input, a symbolic link, or no name for such a copy.
         NotWrittenError: the target's directory cannot be written to.
     """
-    path, replaced = check_target(target, like=like, force=force, in_place=in_place)
-    with or_not_written(path):
-        parent = Folder(path.parent)
+    to = check_target(target, like=like, force=force, in_place=in_place)
+    with or_not_written(to.path):
+        folder = Folder(to.folder)
     try:
         with _signals_as_exceptions():
-            kind = DirectoryStage if like.several_files else FileStage
-            stage = kind(path, parent, like, replaced)
+            stage = _new_stage(to, folder, like)
             try:
                 yield stage
             finally:
                 with system.signals_later():
                     stage.discard()
     finally:
-        parent.close()
+        folder.close()
+
+
+def _new_stage(to: Destination, folder: Folder, like: Checkpoint) -> Stage:
+    if to.is_set:
+        return SetStage(to.path, folder, like)
+    kind = DirectoryStage if like.several_files else FileStage
+    return kind(to.path, folder, like, to.replaced)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a copy goes: its real path, and the status of what it replaces there.
+
+    `is_set` says that it is the directory of the input, in which files are replaced.
+    """
+
+    path: Path
+    replaced: os.stat_result | None
+    is_set: bool
+
+    @property
+    def folder(self) -> Path:
+        """The directory in which names are given."""
+        return self.path if self.is_set else self.path.parent
+
+    def check(self, places: Collection[str], size: int) -> None:
+        """Refuse a copy of files at `places`, `size` bytes together, before the first is made.
+
+        Raises:
+            NotWrittenError: there is no room for it, or something would be lost.
+        """
+        check_room(self.folder / "any", size)
+        replaced = self.replaced
+        if not self.is_set and replaced is not None and stat.S_ISDIR(replaced.st_mode):
+            with or_not_written(self.path):
+                refuse_loss(self.path, places)
 
 
 def check_target(
     target: str | Path, *, like: Checkpoint, force: bool = False, in_place: bool = False
-) -> tuple[Path, os.stat_result | None]:
-    """Return the target's real path, and the status of what is to be replaced there.
+) -> Destination:
+    """Return where the target really is, and what is to be replaced there.
 
     Raises:
         UsageError: as `staged` does.
+        NotWrittenError: its directory may not be written to, or an apply to it was interrupted.
     """
     path = _target_path(Path(target), like, in_place)
-    return path, _existing(path, Path(target), like, force, in_place)
-
-
-def find_stale_files(directory: str | Path) -> list[Path]:
-    """Return what killed runs left in `directory`, sorted; a run that is at work owns some, too."""
-    return sorted(path for path in Path(directory).iterdir() if LEFTOVER.fullmatch(path.name))
+    replaced = _existing(path, Path(target), like, force, in_place)
+    itself = replaced is not None and in_place and is_input(path, like)
+    to = Destination(path, replaced, is_set=itself and like.several_files)
+    for journal in journals(to.folder):
+        if to.is_set or path.name.startswith(stem_of(journal.name)):
+            raise NotWrittenError(
+                "an apply that replaced files here was interrupted",
+                path=target,
+                hint=f"`ckptclamp clean {path}` finishes it",
+            )
+    if not os.access(to.folder, os.W_OK | os.X_OK):
+        raise NotWrittenError("its directory may not be written to", path=target)
+    return to
 
 
 def _target_path(target: Path, like: Checkpoint, in_place: bool) -> Path:
@@ -85,9 +133,14 @@ def _target_path(target: Path, like: Checkpoint, in_place: bool) -> Path:
             hint="name the directory",
         )
     try:
-        return target.parent.resolve(strict=True) / target.name
+        path = target.parent.resolve(strict=True) / target.name
     except OSError as error:
         raise UsageError(f"its directory cannot be found: {error.strerror}", path=target) from error
+    if like.folder is not None and like.folder.resolve() in path.parents:
+        raise UsageError(
+            "lies inside the directory that is copied", path=target, hint="write beside it"
+        )
+    return path
 
 
 def _existing(
@@ -103,27 +156,42 @@ def _existing(
         return None
     except OSError as error:
         raise UsageError(error.strerror or str(error), path=target) from error
-    if stat.S_ISLNK(status.st_mode):
+    itself = is_input(path, like)
+    if stat.S_ISLNK(status.st_mode) and not (itself and in_place and not like.several_files):
         raise UsageError(
             "is a symbolic link",
             path=target,
             hint="name what it points to, or pass --follow-symlinks",
         )
-    expected, what = (
-        (stat.S_ISDIR, "a directory") if like.several_files else (stat.S_ISREG, "a file")
-    )
-    if not expected(status.st_mode):
-        raise UsageError(f"exists, and is not {what}, as the copy will be", path=target)
-    is_input = _is_input(path, status, like)
-    if is_input and not in_place:
+    _check_kind(status, target, like)
+    if itself and not in_place:
         raise UsageError("is the input itself", path=target, hint="--in-place replaces it")
-    if not (force or is_input):
+    if itself and not system.moves_open_files():
+        raise UsageError(
+            "cannot be replaced on this system while it is read",
+            path=target,
+            hint="-o OUT copies it",
+        )
+    if not (force or itself):
         raise UsageError("exists already", path=target, hint="--force replaces it")
     return status
 
 
-def _is_input(path: Path, status: os.stat_result, like: Checkpoint) -> bool:
-    """Tell whether `path` is one of the input's files, or the directory of one."""
+def _check_kind(status: os.stat_result, target: Path, like: Checkpoint) -> None:
+    """Refuse to let a file take the place of a directory, and the other way round."""
+    mode = status.st_mode
+    if like.several_files and not stat.S_ISDIR(mode):
+        raise UsageError("exists, and is not a directory, as the copy will be", path=target)
+    if not like.several_files and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise UsageError("exists, and is not a file, as the copy will be", path=target)
+
+
+def is_input(path: Path, like: Checkpoint) -> bool:
+    """Tell whether `path` leads to one of the input's files, or is the directory of one."""
+    try:
+        status = path.stat()
+    except OSError:  # a link that leads nowhere
+        return False
     if like.several_files:
         return any(path.samefile(source.path.parent) for source in like.files)
     inputs = {(source.identity.device, source.identity.inode) for source in like.files}

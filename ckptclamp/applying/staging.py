@@ -2,92 +2,118 @@
 
 A file is made without a name (``O_TMPFILE``), so that not even a killed run leaves it behind; where
 the file system cannot do that, and for directories, it has a hidden name that ends in
-``.ckptclamp-tmp``, by which leftovers are known.
+``.ckptclamp-tmp``, by which leftovers are known. What has a name is locked for as long as the run is.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import secrets
-import shutil
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ckptclamp import system
-from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.errors import Notice, NotWrittenError
-from ckptclamp.system import Folder
 
-_SUFFIX = ".ckptclamp-tmp"
-_LONGEST_STEM = 200
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
 
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}" + re.escape(_SUFFIX), re.DOTALL)
-"""The hidden names."""
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.source import Source
+    from ckptclamp.system import Folder
 
 
 class Stage(ABC):
     """A copy in the making: a `Target`, and the way to publish it.
 
-    `path` is the final name. `directory` is where files are made until then, ``None`` for a single
-    file.
+    `path` is the final name, in `folder`, and `replaced` the status of what has it now. `directory` is
+    where files are made until then, ``None`` for a single file. `like` is the original.
     """
 
     def __init__(
-        self, path: Path, parent: Folder, like: Checkpoint, replaced: os.stat_result | None
+        self, path: Path, folder: Folder, like: Checkpoint, replaced: os.stat_result | None
     ) -> None:
         self.path = path
         self.directory: Path | None = None
-        self._parent = parent
-        self._replaced = replaced
-        self._mode = os.fstat(like.files[0].fd).st_mode & 0o777
-        self._temporary: str | None = None
+        self.folder = folder
+        self.like = like
+        self.replaced = replaced
         self._notices: list[Notice] = []
+        self._links: list[str] = []
 
     @abstractmethod
     def create(self, name: str, size: int) -> int:
         """See `Target.create`."""
 
     @abstractmethod
-    def _name(self) -> None:
-        """Flush what was written and give it its name; raises `OSError`."""
+    def give_names(self) -> None:
+        """Flush what was written and give it its name, or names; raises `OSError`."""
 
     @abstractmethod
     def discard(self) -> None:
         """Close every descriptor, and remove what was not published."""
 
-    def publish(self) -> tuple[Notice, ...]:
+    def announce(self, changing: Mapping[str, int]) -> None:  # noqa: B027 - a new copy has all files
+        """Say which files of the original may change, and how many bytes each takes.
+
+        Raises:
+            NotWrittenError: there is no room for all of them together.
+        """
+
+    def keeps(self, name: str) -> bool:
+        """See `Target.keeps`: of a new copy every file is made."""
+        return False
+
+    def publish(self, changed: Collection[str] | None = None) -> tuple[Notice, ...]:
         """Make the copy appear under its name, and return what could not be kept or confirmed.
+
+        `changed` names the files that came to differ from the original, if that is known.
 
         Raises:
             NotWrittenError: it could not be; the target is what it was before.
         """
         with or_not_written(self.path):
             self._check_replaced()
-            self._name()
+            self.give_names()
+        if self._links:
+            first, *more = self._links
+            said = f"{first} (and {len(more)} more)" if more else first
+            self.note(
+                "link-replaced",
+                f"{said} was a symbolic link and is a file of its own now; what it led to is as it was",
+                informational=True,
+            )
         return tuple(self._notices)
 
     def _check_replaced(self) -> None:
         """Refuse if what stands at the target is not what stood there at the start."""
-        if self._replaced is None:
+        if self.replaced is None:
             return
         now = os.lstat(self.path)
-        if not os.path.samestat(now, self._replaced):
+        if not os.path.samestat(now, self.replaced):
             raise NotWrittenError("was replaced by someone else meanwhile", path=self.path)
-        if now.st_nlink > 1 and not stat.S_ISDIR(now.st_mode):
-            self._note("hard-links", "other hard links of the output keep the old content")
+        self.note_other_names(now)
 
-    def _flush_parent(self) -> bool:
+    def note_other_names(self, status: os.stat_result) -> None:
+        """Note that hard links of a file that is replaced stay what they were."""
+        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+            self.note("hard-links", "other hard links of the output keep the old content")
+
+    def is_link(self, name: str, status: os.stat_result) -> bool:
+        """Whether what is replaced is a symbolic link; `publish` says so then."""
+        if not stat.S_ISLNK(status.st_mode):
+            return False
+        self._links.append(name)
+        return True
+
+    def flush_folder(self) -> bool:
         """Flush the directory that holds the new name; a failure cannot be undone, only noted."""
         try:
-            self._parent.flush()
+            self.folder.flush()
         except OSError as error:
-            self._note(
+            self.note(
                 "durability-unconfirmed",
                 f"{self.path.name} was written, but the system cannot confirm that it is on disk: "
                 f"{error.strerror}",
@@ -95,11 +121,16 @@ class Stage(ABC):
             return False
         return True
 
-    def _new_mode(self) -> int:
-        """Return the mode of a new file: the input's, as far as the user's umask lets it be."""
-        return self._mode & ~_umask()
+    def new_mode(self, original: Source) -> int:
+        """Return the mode of a new file: the original's, as far as the user's umask lets it be."""
+        return os.fstat(original.fd).st_mode & 0o777 & ~umask()
 
-    def _keep(self, fd: int, replaced: Path, status: os.stat_result) -> None:
+    def make_room(self, fd: int, size: int) -> None:
+        """Reserve `size` bytes, so that a full disk is found before hours of work."""
+        check_room(self.path, size)
+        system.reserve(fd, size)
+
+    def keep(self, fd: int, replaced: Path, status: os.stat_result) -> None:
         """Give `fd` the permissions, owner and attributes of what it replaces, where allowed."""
         system.set_mode(fd, self._keep_owner(fd, status))
         self._keep_attributes(fd, replaced)
@@ -107,13 +138,13 @@ class Stage(ABC):
     def _keep_owner(self, fd: int, replaced: os.stat_result) -> int:
         """Give `fd` the owner of the replaced file, and return the mode that is then safe."""
         mine = os.fstat(fd)
-        mode = replaced.st_mode & 0o777 | _inherited(mine)
+        mode = replaced.st_mode & 0o777 | inherited(mine)
         if (mine.st_uid, mine.st_gid) == (replaced.st_uid, replaced.st_gid):
             return mode
         try:
             system.set_owner(fd, replaced.st_uid, replaced.st_gid)
         except OSError as error:
-            self._note("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
+            self.note("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
             # Another group must not get what was for the former one only.
             return mode & (0o707 | (mode & 0o007) << 3)
         return mode
@@ -123,210 +154,35 @@ class Stage(ABC):
         try:
             known = system.copy_attributes(replaced, fd)
         except OSError as error:
-            self._note("attributes-not-kept", f"attributes were lost: {error.strerror}")
+            self.note("attributes-not-kept", f"attributes were lost: {error.strerror}")
             return
         if not known:
             said = (
                 "extended attributes of what was replaced, if it had any, are lost on this system"
             )
-            self._note("attributes-not-kept", said, informational=True)
+            self.note("attributes-not-kept", said, informational=True)
 
-    def _note(self, code: str, message: str, *, informational: bool = False) -> None:
+    def note(self, code: str, message: str, *, informational: bool = False) -> None:
         """Say what could not be kept; of several files once."""
         if all(notice.code != code for notice in self._notices):
             self._notices.append(Notice(code, message, informational=informational))
 
 
-class FileStage(Stage):
-    """One file."""
-
-    _fd = -1
-
-    def create(self, name: str, size: int) -> int:
-        """See `Target.create`; `name` does not matter."""
-        if self._fd >= 0:
-            raise ValueError("the target is one file, and was made already")
-        with or_not_written(self.path):
-            self._fd = self._parent.create_unnamed()
-            if self._fd < 0:
-                self._fd = self._open_named()
-            _make_room(self._fd, size, self.path)
-        return self._fd
-
-    def _open_named(self) -> int:
-        # Noted first: a signal between the two would leave a file that nobody removes.
-        self._temporary = _temporary_name(self.path)
-        try:
-            return self._parent.create(self._temporary)
-        except FileExistsError:
-            self._temporary = None
-            raise
-
-    def _name(self) -> None:
-        if self._replaced is None:
-            system.set_mode(self._fd, self._new_mode())
-        else:
-            self._keep(self._fd, self.path, self._replaced)
-        # Never tried again: a second fsync may report success for data that the first one lost.
-        os.fsync(self._fd)
-        if self._replaced is None:
-            self._name_new()
-        else:
-            if self._temporary is None:
-                self._temporary = _temporary_name(self.path)
-                self._parent.name(self._fd, self._temporary)
-            self._release()
-            self._parent.move(self._temporary, self.path.name)
-            self._temporary = None
-        self._flush_parent()
-
-    def _name_new(self) -> None:
-        """Take the final name if nobody took it meanwhile."""
-        if self._temporary is None:
-            self._parent.name(self._fd, self.path.name)
-            return
-        self._release()
-        self._parent.move_new(self._temporary, self.path.name)
-        self._temporary = None
-
-    def _release(self) -> None:
-        """Close the file where the system does not rename one that is open."""
-        if not system.moves_open_files():
-            os.close(self._fd)
-            self._fd = -1
-
-    def discard(self) -> None:
-        """See `Stage.discard`."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        if self._temporary is not None:
-            with suppress(OSError):
-                self._parent.remove(self._temporary)
-
-
-class DirectoryStage(Stage):
-    """A directory of files."""
-
-    directory: Path
-
-    def __init__(
-        self, path: Path, parent: Folder, like: Checkpoint, replaced: os.stat_result | None
-    ) -> None:
-        super().__init__(path, parent, like, replaced)
-        self._fds: dict[str, int] = {}
-        self._temporary = _temporary_name(path)
-        self.directory = path.parent / self._temporary
-        with or_not_written(path):
-            self._folder_mode = like.files[0].path.parent.stat().st_mode & 0o777 | 0o700
-            self.directory.mkdir(0o700)
-
-    def create(self, name: str, size: int) -> int:
-        """See `Target.create`."""
-        place = PurePosixPath(name)
-        if place.is_absolute() or not place.parts or ".." in place.parts:
-            raise ValueError(f"{name!r} is no place inside a directory")
-        path = self.directory / place
-        with or_not_written(path):
-            path.parent.mkdir(0o700, parents=True, exist_ok=True)
-            self._fds[place.as_posix()] = fd = os.open(path, _CREATE, 0o600)
-            _make_room(fd, size, path)
-        return fd
-
-    def _name(self) -> None:
-        for place, fd in self._fds.items():
-            self._finish(fd, place, stat.S_ISREG, self._new_mode())
-        for folder, _, _ in os.walk(self.directory, topdown=False):
-            with _opened_folder(folder) as fd:
-                place = Path(folder).relative_to(self.directory).as_posix()
-                self._finish(fd, place, stat.S_ISDIR, self._folder_mode & ~_umask())
-        assert self._temporary is not None
-        if self._replaced is None:
-            # This fails unless the name is free, or an empty directory has it.
-            self._parent.move(self._temporary, self.path.name)
-            self._temporary = None
-            self._flush_parent()
-        else:
-            self._exchange(self._temporary)
-
-    def _finish(self, fd: int, place: str, same_kind: Callable[[int], bool], mode: int) -> None:
-        """Give a file or a folder its permissions, of what it replaces if it does; flush it."""
-        former = self.path / place
-        status = os.lstat(former) if self._replaced and os.path.lexists(former) else None
-        if status is not None and same_kind(status.st_mode):
-            self._keep(fd, former, status)
-        else:
-            system.set_mode(fd, mode | _inherited(os.fstat(fd)))
-        os.fsync(fd)
-
-    def _exchange(self, temporary: str) -> None:
-        """Change places with the directory at the target, and remove that one."""
-        lost = self._would_be_lost(self.path)
-        if lost is not None:
-            raise NotWrittenError(
-                f"the directory also holds {lost}, which would be lost",
-                path=self.path,
-                hint="write to a new directory",
-            )
-        self._parent.exchange(temporary, self.path.name)
-        # Until the exchange is on disk, the old directory may be what survives; and somebody may
-        # have put a file there meanwhile.
-        if not self._flush_parent() or self._would_be_lost(self.directory) is not None:
-            self._temporary = None
-            self._note("leftover", f"the former content was kept as {temporary}")
-
-    def _would_be_lost(self, directory: Path) -> str | None:
-        """The place of something in `directory` that the copy does not have; raises `OSError`."""
-        for folder, folders, files in os.walk(directory, onerror=_raise):
-            here = Path(folder)
-            links = (name for name in folders if (here / name).is_symlink())
-            for name in (*files, *links):
-                place = (here / name).relative_to(directory).as_posix()
-                if place not in self._fds:
-                    return place
-        return None
-
-    def discard(self) -> None:
-        """See `Stage.discard`."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
-        if self._temporary is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _temporary_name(path: Path) -> str:
-    stem = os.fsdecode(os.fsencode(path.name)[:_LONGEST_STEM])
-    return f".{stem}.{secrets.token_hex(4)}{_SUFFIX}"
-
-
-def _make_room(fd: int, size: int, path: Path) -> None:
-    """Reserve `size` bytes, so that a full disk is found before hours of work."""
-    free = system.free_bytes(path.parent)
+def check_room(path: Path, size: int) -> None:
+    """Raise `NotWrittenError` if there are no `size` bytes free where `path` lies, or is to lie."""
+    with or_not_written(path):
+        free = system.free_bytes(path.parent)
     if free < size:
         raise NotWrittenError(f"{size} bytes are needed, {free} are free", path=path)
-    system.reserve(fd, size)
 
 
-def _raise(error: OSError) -> NoReturn:
-    raise error
-
-
-def _inherited(status: os.stat_result) -> int:
+def inherited(status: os.stat_result) -> int:
     """The bit that lets what is made in a folder belong to the folder's group."""
     return status.st_mode & stat.S_ISGID if stat.S_ISDIR(status.st_mode) else 0
 
 
-@contextmanager
-def _opened_folder(folder: str) -> Iterator[int]:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _umask() -> int:
+def umask() -> int:
+    """The bits of a new file's mode that this process takes away."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -22,6 +22,7 @@ from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
+from ckptclamp.checkpoints.unfinished import journals
 from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError, printable
 from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
@@ -193,9 +194,21 @@ def ignored(
     return rules, all_names(checkpoint) if rules else {}
 
 
+def _interrupted(checkpoint: Checkpoint) -> tuple[Notice, ...]:
+    """Warn where an apply in place was interrupted: some files are the old ones, others the new."""
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    if not (checkpoint.several_files and journals(folder)):
+        return ()
+    said = (
+        "an apply in place was interrupted here: some of its files are replaced, others are not yet"
+    )
+    return (Notice("interrupted-apply", said, hint=f"`ckptclamp clean {folder}` finishes it"),)
+
+
 def opening_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
-    """What opening `checkpoint` showed; a warning where an index leaves tensors out."""
+    """What opening `checkpoint` showed; a warning where an index leaves tensors out, for example."""
     notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
+    notices += _interrupted(checkpoint)
     unlisted = checkpoint.unlisted
     if not unlisted:
         return notices

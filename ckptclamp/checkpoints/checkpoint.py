@@ -87,6 +87,9 @@ class Target(Protocol):
             NotWrittenError: the file cannot be made, or there is no room for it.
         """
 
+    def keeps(self, name: str) -> bool:
+        """Whether the original of the file `name` stays there, so that no copy of it is made."""
+
 
 class Copy(TensorReader, Protocol):
     """Weights that are being changed: those of a stored copy, or of a preview of one."""
@@ -152,6 +155,8 @@ class Checkpoint(ABC):
         configs: the sha256 of each config in the directory that was read, by its name.
         unlisted: the tensors that the index of a sharded set leaves out.
         several_files: whether a copy is a directory of files, so that its target must be one.
+        folder: the directory by which the user named it, if that is how: all that lies in it belongs
+            to the model.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
     """
 
@@ -168,6 +173,7 @@ class Checkpoint(ABC):
     configs: Mapping[str, str] = {}
     unlisted: tuple[str, ...] = ()
     several_files: bool = False
+    folder: Path | None = None
     isolation: tuple[str, ...] = ()
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:

@@ -52,6 +52,7 @@ class FileCopy:
 
     `files` are the name inside the target and the source of each file: first those that hold
     weights, in the order that `Contiguous.source` and `Chunked.source` count them, then the others.
+    What the target keeps as it is, is not copied.
     `reopen` makes a checkpoint of the files' copies, given in the same order, and owns them.
 
     Weights are overwritten in place, where they lie contiguously or in chunks that went through no
@@ -73,14 +74,27 @@ class FileCopy:
         self.changed: dict[str, Tensor] = {}
         self._reopen = reopen
         self.originals = [source for _, source in files]
-        self.sources = [self._copy_file(name, source) for name, source in files]
+        kept = [self.target.keeps(name) for name, _ in files]
+        # All have room before the first byte is copied.
+        copies = [
+            source.duplicate() if keep else self._created(name, source)
+            for keep, (name, source) in zip(kept, files, strict=True)
+        ]
+        for keep, original, copy in zip(kept, self.originals, copies, strict=True):
+            if keep:
+                weakref.finalize(self, copy.close)
+                continue
+            with writing(copy.path):
+                copy_bytes(original, copy.fd)
+        self._kept = [copy for keep, copy in zip(kept, copies, strict=True) if keep]
+        self.sources = [
+            copy if keep else Source.from_fd(copy.fd, copy.path)
+            for keep, copy in zip(kept, copies, strict=True)
+        ]
 
-    def _copy_file(self, name: str, source: Source) -> Source:
+    def _created(self, name: str, source: Source) -> Source:
         path = self.target.path / name if self.target.directory else self.target.path
-        fd = self.target.create(name, source.size)
-        with writing(path):
-            copy_bytes(source, fd)
-        return Source.from_fd(fd, path)
+        return Source.from_fd(self.target.create(name, source.size), path)
 
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`."""
@@ -159,14 +173,14 @@ class FileCopy:
     def flush(self) -> None:
         """See `StoredCopy.flush`."""
         for source in self.sources:
-            with writing(source.path):
-                os.fsync(source.fd)
+            if source not in self._kept:
+                with writing(source.path):
+                    os.fsync(source.fd)
 
     def compare(self, jobs: int) -> None:
         """See `StoredCopy.compare`."""
         for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
-            # Files without weights may be closed by now; nothing was able to write to their copies.
-            if original.fd >= 0:
+            if copy not in self._kept:
                 compare_bytes(original, copy, self.may_differ(number), jobs)
 
     def reopen(self) -> Checkpoint:
@@ -289,6 +303,10 @@ class ScratchFile:
     def create(self, name: str, size: int) -> int:
         """See `Target.create`."""
         return self.fd
+
+    def keeps(self, name: str) -> bool:
+        """See `Target.keeps`: the file is empty."""
+        return False
 
     def put(self, data: bytes, offset: int) -> None:
         """Write `data` at `offset`; raises `NotWrittenError`."""

@@ -219,6 +219,8 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
         )
     source = Source.open(path / found[0], follow_symlinks=follow_symlinks)
     checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
+    checkpoint.folder = path
+    checkpoint.several_files = True
     others = sorted(singles - {file.path.name for file in checkpoint.files})
     if others:
         checkpoint.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.checkpoints.huggingface import blob_of
 from ckptclamp.checkpoints.source import Source, open_all
 from ckptclamp.checkpoints.tensor import Contiguous, KerasLayout, KerasModel, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
@@ -102,7 +103,8 @@ class _Shards(Checkpoint):
         self._index = index
         self._weight_map = weight_map
         self._names = _shard_names(weight_map)
-        if links := [s.path for s in shards if s.named and s.path.is_symlink()]:
+        links = [s.path for s in shards if s.named and s.path.is_symlink()]
+        if links := [link for link in links if blob_of(link) is None]:
             first = links[0].resolve()
             self.notes = (f"{len(links)} shards are symbolic links, the first to {first}",)
 

@@ -17,6 +17,7 @@ from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from ckptclamp import system
+from ckptclamp.checkpoints.huggingface import blob_of
 from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
@@ -79,16 +80,15 @@ class Source:
         Raises:
             UnreadableError: it does not exist or may not be read.
             NotACheckpointError: it is no regular file.
-            RefusedError: it is a symbolic link, and those are not to be followed.
+            RefusedError: it is a symbolic link, and those are not to be followed (but for one that
+                stays in its repository's folder of a cache, see `huggingface`).
         """
         try:
             fd = system.open_to_read(path, follow_symlinks=follow_symlinks)
         except OSError as error:
-            if error.errno == errno.ELOOP and not follow_symlinks:
-                raise RefusedError(
-                    "is a symbolic link", path=path, hint="pass --follow-symlinks if it is meant"
-                ) from error
-            raise UnreadableError(error.strerror or str(error), path=path) from error
+            if error.errno != errno.ELOOP or follow_symlinks:
+                raise UnreadableError(error.strerror or str(error), path=path) from error
+            fd = _open_blob(path)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
@@ -171,6 +171,18 @@ class Source:
             fd, self.fd = self.fd, -1
             with suppress(OSError):  # nothing was written through it
                 os.close(fd)
+
+
+def _open_blob(link: Path) -> int:
+    """Open what a link leads to that stays in its repository's folder of a cache; refuse others."""
+    blob = blob_of(link)
+    try:
+        if blob is not None:
+            return system.open_to_read(blob, follow_symlinks=False)
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error), path=link) from error
+    hint = "pass --follow-symlinks if it is meant"
+    raise RefusedError("is a symbolic link", path=link, hint=hint)
 
 
 @contextmanager

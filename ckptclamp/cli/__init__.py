@@ -26,6 +26,7 @@ _COMMANDS = {
     "baseline": "Maintain the baseline: the violations that a gate accepts.",
     "report": "Convert a saved JSON report into other formats.",
     "verify-attestation": "Verify an attestation against the files on disk.",
+    "clean": "Finish or remove what killed runs of apply left.",
     "schema": "Print the JSON Schema of a spec, a report or an attestation.",
     "completion": "Print the shell completion script.",
 }
@@ -209,4 +210,4 @@ def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
 def _closed_pipe() -> int:
     """The code of a program that writes to nobody; nothing is flushed into the pipe once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return int(_SIGNALLED + signal.SIGPIPE)
+    return _SIGNALLED + int(getattr(signal, "SIGPIPE", 13))

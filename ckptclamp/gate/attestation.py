@@ -31,6 +31,7 @@ from ckptclamp.auditing.results import (
     Summary,
 )
 from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.checkpoints.huggingface import blob_of
 from ckptclamp.checkpoints.source import Source, sha256
 from ckptclamp.errors import ExitCode, UnreadableError, UsageError
 from ckptclamp.gate.envelopes import Envelope, opened
@@ -308,7 +309,10 @@ def _check_file(root: Path, name: str, digest: str, follow_symlinks: bool) -> Ch
 
 
 def _through_link(root: Path, parts: tuple[str, ...]) -> bool:
-    return any(root.joinpath(*parts[: n + 1]).is_symlink() for n in range(len(parts)))
+    places = [root.joinpath(*parts[: n + 1]) for n in range(len(parts))]
+    links = [place for place in places if place.is_symlink()]
+    # The last place may be a link that stays in its repository's folder of a cache.
+    return bool(links) and (links != places[-1:] or blob_of(links[0]) is None)
 
 
 def _compare(path: Path, name: str, digest: str) -> Checked:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.applying.publication import find_stale_files, staged
+from ckptclamp.applying.leftovers import find_leftovers
+from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, UsageError
@@ -307,7 +308,7 @@ def test_signals_clean_up(
         process.wait(timeout=60)
     assert process.returncode != 0
     assert target.read_bytes() == b"old"
-    leftovers = find_stale_files(tmp_path)
+    leftovers = find_leftovers(tmp_path)
     assert len(leftovers) == (number == signal.SIGKILL and naming == "named")
     assert names(tmp_path) == sorted(["copy", "input", *(path.name for path in leftovers)])
 
@@ -347,4 +348,4 @@ def test_leftovers_are_known_by_name(tmp_path: Path):
     for path in (ours, tmp_path / "model.ckptclamp-tmp", tmp_path / ".x.ckptclamp-tmp"):
         path.touch()
     (tmp_path / ".dir.89abcdef.ckptclamp-tmp").mkdir()
-    assert find_stale_files(tmp_path) == [tmp_path / ".dir.89abcdef.ckptclamp-tmp", ours]
+    assert find_leftovers(tmp_path) == [tmp_path / ".dir.89abcdef.ckptclamp-tmp", ours]

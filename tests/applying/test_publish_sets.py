@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ckptclamp.applying.apply import apply
-from ckptclamp.applying.publication import find_stale_files, staged
+from ckptclamp.applying.leftovers import find_leftovers
+from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, UsageError
@@ -78,7 +79,7 @@ def test_an_unpublished_set_leaves_nothing(sharded: Checkpoint, tmp_path: Path):
     """An error removes the staged directory with all that is in it."""
     with pytest.raises(RuntimeError), staged(tmp_path / "copy", like=sharded) as stage:  # noqa: PT012
         sharded.copy_to(stage)
-        assert len(find_stale_files(tmp_path)) == 1
+        assert len(find_leftovers(tmp_path)) == 1
         raise RuntimeError
     assert names(tmp_path) == ["set"]
 
@@ -140,7 +141,7 @@ def test_what_comes_at_the_last_moment_is_kept(
 
     monkeypatch.setattr(Folder, "exchange", late)
     assert publish(sharded, target, force=True) == {"leftover"}
-    (kept,) = find_stale_files(tmp_path)
+    (kept,) = find_leftovers(tmp_path)
     assert (kept / "late.txt").read_text() == "precious"
     assert contents(target) == contents(tmp_path / "set")
 

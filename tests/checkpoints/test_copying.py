@@ -39,6 +39,9 @@ class OneFile:
         self.path = path
         self.fd = -1
 
+    def keeps(self, name: str) -> bool:
+        return False
+
     def create(self, name: str, size: int) -> int:
         """See `Target.create`."""
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptclamp.applying.companions import bring, companions_in
+from ckptclamp.applying.directories import DirectoryStage
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.keras.archive import open_keras_directory
@@ -39,8 +41,13 @@ def model(tmp_path: Path) -> Path:
 
 def copied(checkpoint: Checkpoint, target: Path) -> None:
     """Publish an unchanged copy."""
+    assert checkpoint.folder is not None
+    known = {source.path.name for source in checkpoint.files}
+    others = companions_in(checkpoint.folder, known, follow_symlinks=False)
     with staged(target, like=checkpoint) as stage:
         checkpoint.copy_to(stage).finish()
+        assert isinstance(stage, DirectoryStage)
+        bring(stage, others, follow_symlinks=False)
         stage.publish()
 
 

@@ -223,16 +223,24 @@ def test_a_rate_that_falls_short_is_told(run, model, tmp_path):
 
 
 def test_a_link_is_written_through_only_when_asked(run, fixtures, tmp_path):
-    """A link at the output, or an input in place that is one, is refused; with leave its file is replaced."""
+    """A link at the output is refused, one at an input in place replaced; with leave, its file is."""
     source, link = tmp_path / "model.keras", tmp_path / "link.keras"
     shutil.copy(fixtures / "eegnet_drifted.keras", source)
     link.symlink_to(source)
     before = source.read_bytes()
-    for target in (["-o", link, "--force"], ["--in-place"]):
-        done = run("apply", link if target == ["--in-place"] else source, *target)
-        assert done.returncode == 2
-        assert source.read_bytes() == before
-    assert run("apply", link, "--in-place", "--follow-symlinks").returncode == 0
+    assert run("apply", source, "-o", link, "--force").returncode == 2
+    assert source.read_bytes() == before
+    done = run("apply", link, "--in-place")
+    assert done.returncode == 0
+    assert "link.keras was a symbolic link and is a file of its own now" in done.stdout
+    assert not link.is_symlink()
+    assert run("audit", link).returncode == 0
+    assert source.read_bytes() == before
+    link.unlink()
+    link.symlink_to(source)
+    done = run("apply", link, "--in-place", "--follow-symlinks")
+    assert done.returncode == 0
+    assert f"is a symbolic link: the copy was written to {source}" in done.stdout
     assert link.is_symlink()
     assert not source.is_symlink()
     assert run("audit", source).returncode == 0

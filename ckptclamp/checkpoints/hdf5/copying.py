@@ -60,7 +60,7 @@ class _Pending:
 class Hdf5Copy(FileCopy):
     """A copy of HDF5 files, with others after them; see `FileCopy` for the arguments.
 
-    `reopen` may also be given the original files, without those that have been closed.
+    `reopen` may also be given the original files.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Hdf5Copy(FileCopy):
     def _tensors(self, files: Sequence[Source]) -> Mapping[str, Tensor]:
         """Describe the tensors in `files` as they are now."""
         with ExitStack() as opened:
-            again = [opened.enter_context(closing(f.duplicate())) for f in files if f.fd >= 0]
+            again = [opened.enter_context(closing(f.duplicate())) for f in files]
             return self._reopen(again).tensors
 
     def _verify_tensor(self, old: Tensor, new: Tensor) -> None:

@@ -12,6 +12,7 @@ out of the file or have no fixed end are refused before anything is opened throu
 
 from __future__ import annotations
 
+import encodings.ascii  # noqa: F401 - h5py asks for it when nothing can be opened any more
 import io
 import json
 import os

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.copying import ScratchFile, copy_bytes, writing
@@ -36,7 +35,7 @@ from ckptclamp.checkpoints.keras.zip_members import (
 )
 from ckptclamp.checkpoints.source import Limits, Source, open_all
 from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
-from ckptclamp.errors import NotACheckpointError, NotWrittenError, RefusedError
+from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 _NPZ = "model.weights.npz"
 _CONFIG_FLOOR = 1 << 20
 _CONFIG_RATIO = 200
-_MAX_FILES = 400
-"""Files in one directory; each takes a descriptor."""
 
 
 class KerasArchive(Checkpoint):
@@ -233,26 +230,23 @@ def open_keras_directory(path: Path, *, follow_symlinks: bool = False) -> Checkp
     names = [WEIGHTS, CONFIG]
     names += [METADATA] if os.path.lexists(path / METADATA) else []
     with open_all((path / n for n in names), follow_symlinks=follow_symlinks) as files:
-        return KerasDirectory(path, files, follow_symlinks=follow_symlinks)
+        return KerasDirectory(path, files)
 
 
 class KerasDirectory(Checkpoint):
     """A directory.
 
-    `files` are the weights, the config and, where there is one, the metadata; others (assets, or
-    what a user keeps there) are only looked at to be copied.
+    `files` are the weights, the config and, where there is one, the metadata.
     """
 
     format = "keras-directory"
     several_files = True
 
-    def __init__(
-        self, path: Path, files: Sequence[Source], *, follow_symlinks: bool = False
-    ) -> None:
+    def __init__(self, path: Path, files: Sequence[Source]) -> None:
         self.path = path
+        self.folder = path
         self.sources = (files[0],)
         self._documents = tuple(files[1:])
-        self._follow_symlinks = follow_symlinks
         config = read_document(files[1], CONFIG)
         metadata = read_document(files[2], METADATA) if len(files) > 2 else None
         description = describe_hdf5(files[0])
@@ -267,42 +261,8 @@ class KerasDirectory(Checkpoint):
         return (*self.sources, *self._documents)
 
     def copy_to(self, target: Target) -> StoredCopy:
-        """Copy every file of the directory; see `Checkpoint.copy_to`."""
+        """Copy the weights and the documents; see `Checkpoint.copy_to`."""
         from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
 
         known = list(zip((WEIGHTS, CONFIG, METADATA), self.files, strict=False))
-        with ExitStack() as opened:
-            others = []
-            for name in self._other_names({name for name, _ in known}):
-                file = Source.open(self.path / name, follow_symlinks=self._follow_symlinks)
-                others.append((name, opened.enter_context(closing(file))))
-            return Hdf5Copy(
-                [*known, *others],
-                target,
-                reopen=lambda files: KerasDirectory(target.path, files[: len(known)]),
-            )
-
-    def _other_names(self, known: set[str]) -> list[str]:
-        """Return the places of all other files in the directory.
-
-        Raises:
-            NotWrittenError: there are too many to be a model's, or a folder cannot be read.
-        """
-        names: list[str] = []
-        for folder, folders, files in os.walk(self.path, onerror=_refuse_unread):
-            here = Path(folder).relative_to(self.path)
-            links = [name for name in folders if (self.path / here / name).is_symlink()]
-            if links:
-                raise NotWrittenError("is a symbolic link to a directory", path=here / links[0])
-            names += [(here / name).as_posix() for name in files]
-            if len(names) > _MAX_FILES:
-                raise NotWrittenError(
-                    f"holds more than {_MAX_FILES} files",
-                    path=self.path,
-                    hint="move what is not the model's out of it",
-                )
-        return sorted(set(names) - known)
-
-
-def _refuse_unread(error: OSError) -> NoReturn:
-    raise NotWrittenError(f"cannot be copied: {error.strerror}", path=error.filename) from error
+        return Hdf5Copy(known, target, reopen=lambda files: KerasDirectory(target.path, files))

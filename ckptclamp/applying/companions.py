@@ -1,0 +1,147 @@
+"""The other files of a model's directory: config, tokenizer, licence; they come along as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ckptclamp.checkpoints.copying import compare_bytes, copy_bytes, writing
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.checkpoints.unfinished import is_hidden
+from ckptclamp.errors import Notice, NotWrittenError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from ckptclamp.applying.directories import DirectoryStage
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+
+_MOST = 100_000
+_WEIGHTS = re.compile(
+    r".+\.(?:bin|ckpt|gguf|h5|keras|msgpack|npz|onnx|pb|pth?|safetensors|tflite)", re.DOTALL
+)
+"""The names of files in which other loaders find weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A file, or a folder that is empty, at `place` inside a directory; `size` in bytes."""
+
+    place: str
+    path: Path
+    size: int
+    folder: bool = False
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether it may be loaded instead of what is judged, by its name."""
+        return _WEIGHTS.fullmatch(self.place) is not None
+
+
+def companions_in(
+    directory: Path, known: Collection[str], *, follow_symlinks: bool
+) -> list[Companion]:
+    """Everything in `directory` but the files called `known`, in the order of the places.
+
+    Raises:
+        NotWrittenError: there are too many to be a model's, or something cannot be copied.
+    """
+    found: list[Companion] = []
+    for folder, folders, files in os.walk(directory, onerror=_refuse_unread):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in folders:
+            if (here / name).is_symlink():
+                raise NotWrittenError("is a symbolic link to a directory", path=here / name)
+        inside = here.relative_to(directory)
+        places = [(inside / name).as_posix() for name in files if not is_hidden(name)]
+        found += [
+            _file(directory, place, follow_symlinks) for place in places if place not in known
+        ]
+        if not (files or folders or here == directory):
+            found.append(Companion(inside.as_posix(), here, 0, folder=True))
+        if len(found) > _MOST:
+            raise NotWrittenError(
+                f"holds more than {_MOST:,} files",
+                path=directory,
+                hint="move what is not the model's out of it",
+            )
+    return sorted(found, key=lambda companion: companion.place)
+
+
+def _file(directory: Path, place: str, follow_symlinks: bool) -> Companion:
+    path = directory / place
+    try:
+        status = path.stat()
+    except OSError as error:
+        _refuse_unread(error)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotWrittenError("is no regular file, and cannot be copied", path=path)
+    if path.is_symlink():  # refuse now what would be refused when its turn comes
+        _opened(path, follow_symlinks).close()
+    return Companion(place, path, status.st_size)
+
+
+def _opened(path: Path, follow_symlinks: bool) -> Source:
+    try:
+        return Source.open(path, follow_symlinks=follow_symlinks)
+    except RefusedError as error:
+        raise NotWrittenError(error.message, path=path, hint=error.hint) from error
+
+
+def _refuse_unread(error: OSError) -> NoReturn:
+    raise NotWrittenError(f"cannot be copied: {error.strerror}", path=error.filename) from error
+
+
+def bring(stage: DirectoryStage, companions: Sequence[Companion], *, follow_symlinks: bool) -> None:
+    """Copy each of `companions` to the stage, byte for byte, and compare it.
+
+    Raises:
+        NotWrittenError: one cannot be written, or came out differently.
+        UnreadableError: one is gone, or changed meanwhile.
+    """
+    for companion in companions:
+        if companion.folder:
+            with writing(companion.path):
+                stage.make_folder(companion.place)
+            continue
+        with closing(_opened(companion.path, follow_symlinks)) as source:
+            fd = stage.create(companion.place, source.size)
+            with writing(stage.path / companion.place):
+                copy_bytes(source, fd)
+            compare_bytes(source, Source.from_fd(fd, stage.path / companion.place), ())
+            source.verify_unchanged()
+            stage.complete(companion.place, os.fstat(source.fd).st_mode & 0o777)
+
+
+def companion_notices(
+    checkpoint: Checkpoint, files: Collection[str], companions: Sequence[Companion]
+) -> tuple[Notice, ...]:
+    """What a reader must know of files that come along unjudged, or are left behind."""
+    if checkpoint.folder is not None:
+        unjudged = [companion.place for companion in companions if companion.holds_weights]
+        if not unjudged:
+            return ()
+        said = (
+            f"{_some(unjudged)} came along as it was: its weights, if it holds any, were not judged"
+        )
+        return (Notice("unjudged-weights", said, hint="remove what nobody is to load"),)
+    if not checkpoint.several_files:
+        return ()
+    beside = checkpoint.files[0].path.parent
+    left = sorted(p.name for p in beside.iterdir() if p.name not in files and not is_hidden(p.name))
+    if not left:
+        return ()
+    said = f"{_some(left)} beside the index is not in the copy"
+    hint = "name the directory, not the index, to copy all of it"
+    return (Notice("not-copied", said, hint=hint, informational=True),)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{names[0]}{more}"

@@ -1,0 +1,165 @@
+"""The stage of a copy that is a directory: made under a hidden name, published whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NoReturn
+
+from ckptclamp import system
+from ckptclamp.applying.journal import HalfReplacedError, replace_directory
+from ckptclamp.applying.staging import Stage, inherited, or_not_written, umask
+from ckptclamp.checkpoints.unfinished import hidden_name
+from ckptclamp.errors import NotWrittenError
+from ckptclamp.system import Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+
+
+class DirectoryStage(Stage):
+    """A directory of files."""
+
+    directory: Path
+
+    def __init__(
+        self, path: Path, folder: Folder, like: Checkpoint, replaced: os.stat_result | None
+    ) -> None:
+        super().__init__(path, folder, like, replaced)
+        self._modes = {source.path.name: self.new_mode(source) for source in like.files}
+        self._open: dict[str, int] = {}
+        self._places: set[str] = set()
+        self._temporary: str | None = hidden_name(path.name)
+        self.directory = path.parent / self._temporary
+        with or_not_written(path):
+            self._folder_mode = like.files[0].path.parent.stat().st_mode & 0o777 | 0o700
+            self.directory.mkdir(0o700)
+            self._inside = Folder(self.directory)
+            self._inside.lock()  # so that nobody takes it for the leftover of a killed run
+
+    def create(self, name: str, size: int) -> int:
+        """See `Target.create`."""
+        place = PurePosixPath(name)
+        if place.is_absolute() or not place.parts or ".." in place.parts:
+            raise ValueError(f"{name!r} is no place inside a directory")
+        with or_not_written(self.directory / place):
+            self.make_folder(place.parent.as_posix())
+            fd = self._inside.create(place.as_posix())
+            self._open[place.as_posix()] = fd
+            self._places.add(place.as_posix())
+            self.make_room(fd, size)
+        return fd
+
+    def make_folder(self, place: str) -> None:
+        """Make a folder inside the directory; raises `OSError`."""
+        (self.directory / place).mkdir(0o700, parents=True, exist_ok=True)
+
+    def complete(self, place: str, mode: int) -> None:
+        """Give a file that was created its permissions, flush and close it."""
+        fd = self._open.pop(place)
+        try:
+            with or_not_written(self.directory / place):
+                self._finish(fd, place, stat.S_ISREG, mode & ~umask())
+        finally:
+            os.close(fd)
+
+    def give_names(self) -> None:
+        """See `Stage.give_names`."""
+        for place, fd in self._open.items():
+            self._finish(fd, place, stat.S_ISREG, self._modes.get(place, 0o666 & ~umask()))
+        for folder, _, _ in os.walk(self.directory, topdown=False):
+            place = Path(folder).relative_to(self.directory).as_posix()
+            self._finish_folder(Folder(Path(folder)), place)
+        if not system.moves_open_files():
+            self._close()
+        with system.signals_later():
+            self._appear()
+
+    def _appear(self) -> None:
+        assert self._temporary is not None
+        if self.replaced is None:
+            # This fails unless the name is free, or an empty directory has it.
+            self.folder.move(self._temporary, self.path.name)
+            self._temporary = None
+            self.flush_folder()
+        else:
+            self._replace(self._temporary)
+
+    def _finish_folder(self, folder: Folder, place: str) -> None:
+        try:
+            if folder.fd >= 0:
+                mode = self._folder_mode & ~umask()
+                self._finish(folder.fd, place, stat.S_ISDIR, mode)
+        finally:
+            folder.close()
+
+    def _finish(self, fd: int, place: str, same_kind: Callable[[int], bool], mode: int) -> None:
+        """Give a file or a folder its permissions, of what it replaces if it does; flush it."""
+        former = self.path / place
+        status = os.lstat(former) if self.replaced and os.path.lexists(former) else None
+        if status is not None and same_kind(status.st_mode):
+            self.keep(fd, former, status)
+        else:
+            system.set_mode(fd, mode | inherited(os.fstat(fd)))
+        os.fsync(fd)
+
+    def _replace(self, temporary: str) -> None:
+        """Take the place of the directory at the target, and remove that one."""
+        refuse_loss(self.path, self._places)
+        former = temporary
+        if not self.folder.exchange(temporary, self.path.name):
+            try:
+                former = replace_directory(self.folder, temporary, self.path.name)
+            except HalfReplacedError:
+                self._temporary = None  # it is needed to finish that
+                raise
+        self._temporary = former
+        # Until the exchange is on disk, the old directory may be what survives; and somebody may
+        # have put a file there meanwhile.
+        self.directory = self.path.parent / former
+        if not self.flush_folder() or would_be_lost(self.directory, self._places) is not None:
+            self._temporary = None
+            self.note("leftover", f"the former content was kept as {former}")
+
+    def _close(self) -> None:
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        self._inside.close()
+
+    def discard(self) -> None:
+        """See `Stage.discard`."""
+        self._close()
+        if self._temporary is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def refuse_loss(directory: Path, places: Collection[str]) -> None:
+    """Raise `NotWrittenError` if `directory` holds more than `places`; raises `OSError`."""
+    lost = would_be_lost(directory, places)
+    if lost is not None:
+        raise NotWrittenError(
+            f"the directory also holds {lost}, which would be lost",
+            path=directory,
+            hint="write to a new directory",
+        )
+
+
+def would_be_lost(directory: Path, places: Collection[str]) -> str | None:
+    """The place of something in `directory` that a copy of `places` lacks; raises `OSError`."""
+    for folder, folders, files in os.walk(directory, onerror=_raise):
+        here = Path(folder)
+        links = (name for name in folders if (here / name).is_symlink())
+        for name in (*files, *links):
+            place = (here / name).relative_to(directory).as_posix()
+            if place not in places:
+                return place
+    return None
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
