@@ -109,12 +109,14 @@ fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real 
 	$(FRAMEWORKS)/bin/python fixtures/tolerance/make_tolerance.py
 	$(FRAMEWORKS)/bin/python fixtures/sets/make_sets.py
 	$(FRAMEWORKS)/bin/python fixtures/effective/make_effective.py
+	$(FRAMEWORKS)/bin/python fixtures/hugging_face/make_hugging_face.py
 
 zoo: $(FRAMEWORKS)/installed ## Every constrained layer in every layout, checked against real Keras
 	$(FRAMEWORKS)/bin/python fixtures/zoo/make_zoo.py
 
-parity: $(FRAMEWORKS)/installed ## Compare live with an installed Keras on random cases
+parity: $(FRAMEWORKS)/installed ## Compare live with Keras on random cases, and load copies with transformers
 	$(FRAMEWORKS)/bin/python fixtures/parity_live.py
+	$(FRAMEWORKS)/bin/python fixtures/hugging_face/load_copies.py
 
 # Coverage-guided fuzzing has no wheel for every Python; without it the rest still runs.
 $(TORTURE)/installed: $(VENV)/installed

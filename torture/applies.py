@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ckptclamp
+from ckptclamp.applying.leftovers import clean
 from ckptclamp.checkpoints.source import fastest_zlib
+from ckptclamp.checkpoints.unfinished import JOURNAL, is_hidden
 from torture.mutating import FIXTURES
 
 _INPUTS = {
@@ -26,11 +28,14 @@ _INPUTS = {
     "directory": ("unzipped_directory", None),
     "sharded safetensors": ("sharded_transformer/model.safetensors.index.json", "transformer"),
     "sharded HDF5": ("sharded_keras/model.weights.json", "builtin_constraints"),
+    "shards in place": ("sharded_transformer/model.safetensors.index.json", "transformer"),
 }
 WRITERS = tuple(_INPUTS)
+IN_PLACE = "shards in place"
 _IMPORTED_WHEN_USED = (
     "concurrent.futures.thread",
     "encodings.ascii",
+    "fcntl",
     "ml_dtypes",
     "rich.console",
     "safetensors",
@@ -53,7 +58,9 @@ class Apply:
         source = FIXTURES / "violating" / name.partition("/")[0]
         shutil.rmtree(self.directory, ignore_errors=True)
         self.output.parent.mkdir(parents=True)
-        if source.is_dir():
+        if self.writer == IN_PLACE:
+            shutil.copytree(source, self.output)
+        elif source.is_dir():
             shutil.copytree(source, self.directory / source.name)
             shutil.copytree(source, self.output)
         else:
@@ -63,11 +70,14 @@ class Apply:
     @property
     def input(self) -> Path:
         """What is copied, as a user names it."""
-        return self.directory / _INPUTS[self.writer][0]
+        name = _INPUTS[self.writer][0]
+        if self.writer == IN_PLACE:
+            return self.output / name.partition("/")[2]
+        return self.directory / name
 
     @property
     def files(self) -> Path:
-        """The input with all its files."""
+        """The input with all its files; nothing where it is what is replaced."""
         return self.directory / _INPUTS[self.writer][0].partition("/")[0]
 
     @property
@@ -80,7 +90,10 @@ class Apply:
         """The command line after the program's name."""
         _, spec = _INPUTS[self.writer]
         rules = ["--spec", str(FIXTURES / "specs" / f"{spec}.yaml")] if spec else []
-        return ["apply", str(self.input), "-o", str(self.output), "--force", "-j", "1", *rules]
+        where = ["-o", str(self.output), "--force"]
+        if self.writer == IN_PLACE:
+            where = ["--in-place"]
+        return ["apply", str(self.input), *where, "-j", "1", *rules]
 
     @property
     def log(self) -> Path:
@@ -88,8 +101,9 @@ class Apply:
         return self.directory / "log"
 
     def strays(self) -> list[str]:
-        """Names that a run left beside the output."""
-        return [path.name for path in self.output.parent.iterdir() if path != self.output]
+        """Names that a run left beside the output, or in it."""
+        beside = [path.name for path in self.output.parent.iterdir() if path != self.output]
+        return beside + [name for name in tree(self.output) if is_hidden(name)]
 
 
 def tree(path: Path) -> Tree:
@@ -98,6 +112,11 @@ def tree(path: Path) -> Tree:
         return {"": path.read_bytes()}
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def visible(path: Path) -> Tree:
+    """What lies at `path` without what is not finished."""
+    return {name: data for name, data in tree(path).items() if not is_hidden(name)}
 
 
 def load_everything() -> None:
@@ -171,19 +190,27 @@ class Expectation:
 
     def judge(self, apply: Apply, code: int) -> tuple[str, str]:
         """Return what lies at the output, ``old`` or ``new``, and what must not be."""
-        found = tree(apply.output)
+        left = apply.strays()
+        found = visible(apply.output)
+        if any(is_hidden(name, JOURNAL) for name in left) and self._is_mixed(found):
+            clean(apply.output)
+            found = tree(apply.output)
         state = "new" if found == self.new else "old" if found == self.old else "broken"
         said = apply.log.read_text(errors="replace") if apply.log.exists() else ""
         problems = {
             "the output is neither the old one nor the new one": state == "broken",
             "the input changed": tree(apply.files) != self.source,
             "exit 0, but nothing was written": code == 0 and state != "new",
-            "a stranger lies beside the output": any(
-                not name.endswith(".ckptclamp-tmp") for name in apply.strays()
-            ),
+            "a stranger lies beside the output": not all(is_hidden(name) for name in left),
             "a traceback": _is_traceback(said) or "internal error" in said or code == 99,
         }
         return state, "; ".join(text for text, holds in problems.items() if holds)
+
+    def _is_mixed(self, found: Tree) -> bool:
+        """Whether every file is the old one or the new one."""
+        return found.keys() == self.old.keys() and all(
+            data in (self.old[name], self.new[name]) for name, data in found.items()
+        )
 
 
 def _is_traceback(said: str) -> bool:

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ckptclamp.applying.staging import FileStage
-from torture.applies import WRITERS, Apply, Expectation, load_everything, start, stop_self
+from ckptclamp.system import Folder
+from torture.applies import IN_PLACE, WRITERS, Apply, Expectation, load_everything, start, stop_self
 from torture.forking import WarmWorker, in_parallel, warm_workers
 
 _CALL = re.compile(r"^(\w+)\(", re.MULTILINE)
@@ -123,7 +123,7 @@ def traced(apply: Apply, place: str, named: bool, *options: str) -> int:
 
     def prepare() -> None:
         if named:
-            FileStage._open_unnamed = lambda self: -1  # type: ignore[method-assign]
+            Folder.create_unnamed = lambda self: -1  # type: ignore[method-assign]
         if place == "program":
             stop_self()
         else:
@@ -256,7 +256,7 @@ def variants(writer: str) -> list[tuple[str, bool]]:
     kinds = [("program", False)]
     if writer == "compressed HDF5":
         kinds.append(("worker", False))
-    if writer in ("safetensors", "stored archive"):
+    if writer in ("safetensors", "stored archive", IN_PLACE):
         kinds.append(("program", True))
     return kinds
 
