@@ -323,18 +323,12 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _target(output: Path, job: _Job) -> Path:
-    """Where the copy goes: to what a link points to, if links are to be followed, but never a blob."""
+    """Where the copy goes: to what a link points to, if links are to be followed."""
     if not (job.options.audit.follow_symlinks and output.is_symlink()):
         return output
-    if is_blob(output):
-        if job.options.in_place:
-            return output  # where the link is replaced
-        raise UsageError(
-            "leads into a cache of Hugging Face, where files are named by their content",
-            path=output,
-            hint="write somewhere else",
-        )
     target = output.resolve()
+    if job.options.in_place and is_blob(target):
+        return output  # a blob stays as it is: the link is replaced
     said = f"{output} is a symbolic link: the copy was written to {target}"
     job.notices += (Notice("link-followed", said, informational=True),)
     return target

@@ -23,6 +23,7 @@ from ckptclamp.applying.files import FileStage
 from ckptclamp.applying.sets import SetStage
 from ckptclamp.applying.staging import Stage, check_room, or_not_written
 from ckptclamp.checkpoints.checkpoint import Checkpoint
+from ckptclamp.checkpoints.huggingface import is_blob
 from ckptclamp.checkpoints.unfinished import journals, stem_of
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
@@ -136,6 +137,12 @@ def _target_path(target: Path, like: Checkpoint, in_place: bool) -> Path:
         path = target.parent.resolve(strict=True) / target.name
     except OSError as error:
         raise UsageError(f"its directory cannot be found: {error.strerror}", path=target) from error
+    if is_blob(path):
+        raise UsageError(
+            "lies in a cache of Hugging Face, where files are named by their content",
+            path=target,
+            hint="name the file in the snapshot, or write somewhere else",
+        )
     if like.folder is not None and like.folder.resolve() in path.parents:
         raise UsageError(
             "lies inside the directory that is copied", path=target, hint="write beside it"

@@ -41,6 +41,5 @@ def blob_of(link: Path) -> Path | None:
 
 
 def is_blob(path: Path) -> bool:
-    """Whether a file lies among the blobs of a repository."""
-    places = path.resolve().parents
-    return any(p.name == "blobs" and (p.parent / "snapshots").is_dir() for p in places)
+    """Whether `path`, in a directory given by its real path, lies among the blobs of a repository."""
+    return any(p.name == "blobs" and (p.parent / "snapshots").is_dir() for p in path.parents)

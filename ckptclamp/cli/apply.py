@@ -38,7 +38,11 @@ from ckptclamp.cli.parameters import PATH, option
 )
 @option("-n", "--dry-run", is_flag=True, help="Only report what would change.")
 @option("--force", is_flag=True, help="Replace an existing output.")
-@option("--in-place", is_flag=True, help="Replace the input by the copy.")
+@option(
+    "--in-place",
+    is_flag=True,
+    help="Replace the input by the copy; of several files those that change.",
+)
 @option(
     "--allow-remaining",
     is_flag=True,

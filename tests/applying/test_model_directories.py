@@ -342,3 +342,27 @@ def test_a_directory_without_exchange(model: Path, tmp_path: Path, monkeypatch: 
     assert [cleaned.outcome for cleaned in clean(target)] == [Outcome.FINISHED, Outcome.REMOVED]
     assert audit(target, SPEC).exit_code == 0
     assert names(tmp_path) == ["copy", "model"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which files are open")
+def test_where_open_files_cannot_be_renamed(
+    model: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on Windows: copies are closed before they get their names, and the input stays."""
+    monkeypatch.setattr(system, "moves_open_files", lambda: False)
+    move = Folder.move
+
+    def closed(folder: Folder, old: str, new: str) -> None:
+        real = str(folder.path / old)
+        opened = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+        assert not [path for path in opened if path.startswith(real)]
+        move(folder, old, new)
+
+    monkeypatch.setattr(Folder, "move", closed)
+    monkeypatch.setattr(Folder, "create_unnamed", lambda _: -1)
+    file = alone / "model.safetensors"
+    for source, copy in ((model, "directory"), (file, "file.safetensors")):
+        apply(source, tmp_path / copy, SPEC)
+        apply(source, tmp_path / copy, SPEC, ApplyOptions(force=True))
+        assert audit(tmp_path / copy, SPEC).exit_code == 0
+        refused(source, None, "cannot be replaced on this system while it is read", in_place=True)

@@ -97,7 +97,7 @@ def test_in_place_replaces_links_and_never_blobs(snapshot: Path, name: str, foll
 
 
 def test_an_output_that_leads_to_a_blob_is_refused(snapshot: Path, tmp_path: Path):
-    """Also where links are to be followed, and something is to be replaced."""
+    """Also where links are to be followed, and something is to be replaced; and a blob by its name."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(serialised({"w": LARGE}))
     before = blobs(snapshot)
@@ -105,6 +105,9 @@ def test_an_output_that_leads_to_a_blob_is_refused(snapshot: Path, tmp_path: Pat
         options = ApplyOptions(audit=AuditOptions(follow_symlinks=follow), force=True)
         with pytest.raises(UsageError, match=match):
             apply(path, snapshot / "model-1.safetensors", SPEC, options)
+    blob = (snapshot / "model-1.safetensors").resolve()
+    with pytest.raises(UsageError, match=r"a cache of Hugging Face.*name the file in the snapshot"):
+        apply(blob, None, SPEC, ApplyOptions(in_place=True))
     assert blobs(snapshot) == before
 
 

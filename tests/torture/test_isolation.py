@@ -49,6 +49,17 @@ def test_a_missing_wall_is_an_incomplete_audit(fresh: None, monkeypatch: pytest.
     assert caught.value.path == str(MODEL)
 
 
+def test_the_report_tells_which_walls_there_are(fresh: None, monkeypatch: pytest.MonkeyPatch):
+    """A system without one audits all the same, unless all are required; the report does not claim it."""
+    without = "import sys; sys.modules['resource'] = None; "
+    monkeypatch.setattr(sandbox, "_BOOTSTRAP", without + sandbox._BOOTSTRAP)
+    report = audit(MODEL)
+    assert report.exit_code == 0
+    assert "rlimits" not in report.checkpoint.isolation
+    with pytest.raises(UnreadableError, match=r"isolation is required, .* lacks .*rlimits"):
+        audit(MODEL, options=REQUIRED)
+
+
 def test_the_header_limit_reaches_the_reader(tmp_path: Path):
     """A caller may allow less than the format does."""
     path = FIXTURES / "conforming" / "transformer_bf16.safetensors"
