@@ -31,7 +31,7 @@ CALLS = {
     "renameat2": "system._rename_with_flags = lambda flags: (None, 0)",
     "O_TMPFILE": "vars(os).pop('O_TMPFILE', None); tempfile._O_TMPFILE_WORKS = False",
     "O_NOFOLLOW": "vars(os).pop('O_NOFOLLOW', None)",
-    "O_NONBLOCK": "vars(os).pop('O_NONBLOCK', None)",
+    "O_NONBLOCK": "vars(os).pop('O_NONBLOCK', None); shutil._use_fd_functions = False",
     "dir_fd": "vars(os).pop('O_DIRECTORY', None); os.supports_dir_fd.clear()",
     "link": "vars(os).pop('link', None); vars(os).pop('O_TMPFILE', None); "
     "tempfile._O_TMPFILE_WORKS = False",
@@ -59,7 +59,7 @@ def main() -> None:
     lacks = [CALLS[name] for name in sys.argv[1].split(",") if name]
     from ckptclamp.checkpoints.hdf5 import sandbox
 
-    taken = "; ".join(["import os, signal, sys, tempfile", "from ckptclamp import system", *lacks])
+    taken = "; ".join(["import os, shutil, signal, sys, tempfile", "from ckptclamp import system", *lacks])
     exec(taken)
     there = sandbox._BOOTSTRAP.replace("from ckptclamp", f"{taken}; from ckptclamp", 1)
     vars(sandbox)["_BOOTSTRAP"] = there
