@@ -123,7 +123,7 @@ class DirectoryStage(Stage):
         self.directory = self.path.parent / former
         if not self.flush_folder() or would_be_lost(self.directory, self._places) is not None:
             self._temporary = None
-            self.note("leftover", f"the former content was kept as {former}")
+            self._note("leftover", f"the former content was kept as {former}")
 
     def _close(self) -> None:
         for fd in self._open.values():

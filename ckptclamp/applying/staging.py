@@ -80,7 +80,7 @@ class Stage(ABC):
         if self._links:
             first, *more = self._links
             said = f"{first} (and {len(more)} more)" if more else first
-            self.note(
+            self._note(
                 "link-replaced",
                 f"{said} was a symbolic link and is a file of its own now; what it led to is as it was",
                 informational=True,
@@ -99,7 +99,7 @@ class Stage(ABC):
     def note_other_names(self, status: os.stat_result) -> None:
         """Note that hard links of a file that is replaced stay what they were."""
         if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-            self.note("hard-links", "other hard links of the output keep the old content")
+            self._note("hard-links", "other hard links of the output keep the old content")
 
     def is_link(self, name: str, status: os.stat_result) -> bool:
         """Whether what is replaced is a symbolic link; `publish` says so then."""
@@ -113,7 +113,7 @@ class Stage(ABC):
         try:
             self.folder.flush()
         except OSError as error:
-            self.note(
+            self._note(
                 "durability-unconfirmed",
                 f"{self.path.name} was written, but the system cannot confirm that it is on disk: "
                 f"{error.strerror}",
@@ -144,7 +144,7 @@ class Stage(ABC):
         try:
             system.set_owner(fd, replaced.st_uid, replaced.st_gid)
         except OSError as error:
-            self.note("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
+            self._note("owner-not-kept", f"owner and group of the output changed: {error.strerror}")
             # Another group must not get what was for the former one only.
             return mode & (0o707 | (mode & 0o007) << 3)
         return mode
@@ -154,15 +154,15 @@ class Stage(ABC):
         try:
             known = system.copy_attributes(replaced, fd)
         except OSError as error:
-            self.note("attributes-not-kept", f"attributes were lost: {error.strerror}")
+            self._note("attributes-not-kept", f"attributes were lost: {error.strerror}")
             return
         if not known:
             said = (
                 "extended attributes of what was replaced, if it had any, are lost on this system"
             )
-            self.note("attributes-not-kept", said, informational=True)
+            self._note("attributes-not-kept", said, informational=True)
 
-    def note(self, code: str, message: str, *, informational: bool = False) -> None:
+    def _note(self, code: str, message: str, *, informational: bool = False) -> None:
         """Say what could not be kept; of several files once."""
         if all(notice.code != code for notice in self._notices):
             self._notices.append(Notice(code, message, informational=informational))

@@ -59,7 +59,9 @@ def main() -> None:
     lacks = [CALLS[name] for name in sys.argv[1].split(",") if name]
     from ckptclamp.checkpoints.hdf5 import sandbox
 
-    taken = "; ".join(["import os, shutil, signal, sys, tempfile", "from ckptclamp import system", *lacks])
+    taken = "; ".join(
+        ["import os, shutil, signal, sys, tempfile", "from ckptclamp import system", *lacks]
+    )
     exec(taken)
     there = sandbox._BOOTSTRAP.replace("from ckptclamp", f"{taken}; from ckptclamp", 1)
     vars(sandbox)["_BOOTSTRAP"] = there
