@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp import system
 from ckptclamp.applying.journal import finish
-from ckptclamp.checkpoints.unfinished import JOURNAL, is_hidden, stem_of
+from ckptclamp.checkpoints.unfinished import JOURNAL, is_hidden, made_for
 from ckptclamp.errors import CkptclampError, UnreadableError
 from ckptclamp.system import Folder
 
@@ -54,8 +54,7 @@ def find_leftovers(path: Path) -> list[Path]:
     """
     inside = _hidden(path) if path.is_dir() else []
     name, beside = path.resolve().name, path.resolve().parent
-    # The name in a hidden one may be shortened.
-    there = [p for p in _hidden(beside) if name and name.startswith(stem_of(p.name))]
+    there = [p for p in _hidden(beside) if made_for(p.name, name)]
     return sorted({p.resolve() if p.parent != path else p for p in (*inside, *there)})
 
 

@@ -24,7 +24,7 @@ from ckptclamp.applying.sets import SetStage
 from ckptclamp.applying.staging import Stage, check_room, or_not_written
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.huggingface import is_blob
-from ckptclamp.checkpoints.unfinished import journals, stem_of
+from ckptclamp.checkpoints.unfinished import journals, made_for
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
 
@@ -108,7 +108,7 @@ def check_target(
     itself = replaced is not None and in_place and is_input(path, like)
     to = Destination(path, replaced, is_set=itself and like.several_files)
     for journal in journals(to.folder):
-        if to.is_set or path.name.startswith(stem_of(journal.name)):
+        if to.is_set or made_for(journal.name, path.name):
             raise NotWrittenError(
                 "an apply that replaced files here was interrupted",
                 path=target,

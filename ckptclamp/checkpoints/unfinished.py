@@ -38,8 +38,7 @@ _FIELDS = {"temporary": str, "name": str, "new": list, "former": list}
 
 def hidden_name(name: str, suffix: str = TEMPORARY) -> str:
     """Return a new hidden name for what will be called `name`."""
-    stem = os.fsdecode(os.fsencode(name)[:_LONGEST_STEM])
-    return f".{stem}.{secrets.token_hex(4)}{suffix}"
+    return f".{_stem(name)}.{secrets.token_hex(4)}{suffix}"
 
 
 def is_hidden(name: str, suffix: str | None = None) -> bool:
@@ -47,9 +46,14 @@ def is_hidden(name: str, suffix: str | None = None) -> bool:
     return _NAME.fullmatch(name) is not None and (suffix is None or name.endswith(suffix))
 
 
-def stem_of(hidden: str) -> str:
-    """The name, or how the name begins, for which a hidden name was made."""
-    return hidden.removesuffix(TEMPORARY).removesuffix(JOURNAL)[1:-9]
+def made_for(hidden: str, name: str) -> bool:
+    """Whether a hidden name was made for what will be called `name`."""
+    return hidden.removesuffix(TEMPORARY).removesuffix(JOURNAL)[1:-9] == _stem(name)
+
+
+def _stem(name: str) -> str:
+    """As much of a name as a hidden one has room for."""
+    return os.fsdecode(os.fsencode(name)[:_LONGEST_STEM])
 
 
 Mark = tuple[int, ...]

@@ -62,6 +62,7 @@ def test_only_what_is_ours_is_removed(tmp_path: Path):
     (ours / "folder" / "file").write_bytes(bytes(7))
     strangers = [
         tmp_path / hidden_name("another"),
+        tmp_path / hidden_name("ou"),
         tmp_path / "out.ckptclamp-tmp",
         tmp_path / ".out.ckptclamp-tmp",
         output / ".x.0123456.ckptclamp-tmp",
