@@ -168,6 +168,7 @@ def test_a_private_set_stays_private(sharded: Checkpoint, tmp_path: Path):
     assert modes(source)["."] == 0o711
 
 
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="Python knows no attributes here")
 def test_attributes_of_a_replaced_set_are_kept(sharded: Checkpoint, tmp_path: Path):
     """What a user attached to the files of the output, or to its directory, is there afterwards."""
     target = tmp_path / "copy"
