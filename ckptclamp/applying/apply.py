@@ -166,9 +166,8 @@ class _Job:
                 copy.compare(options.audit.jobs or default_jobs())
                 after = self._verify(copy, digests, before, changes, output)
             self.checkpoint.verify_unchanged()
-            written = {change.tensor for change in changes}
-            changed = [a for a in todo if a.tensor.name in written]
-            self.notices += stage.publish(self._changing(changed))
+            sources = self.checkpoint.sources
+            self.notices += stage.publish({sources[n].path.name for n in copy.written})
         return self._report(before, changes, after, str(output), self.notices)
 
     def _check(self, to: Destination) -> list[Companion]:

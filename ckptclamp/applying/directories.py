@@ -113,7 +113,9 @@ class DirectoryStage(Stage):
         former = temporary
         if not self.folder.exchange(temporary, self.path.name):
             try:
-                former = replace_directory(self.folder, temporary, self.path.name)
+                former = replace_directory(
+                    self.folder, temporary, self.path.name, self.flush_folder
+                )
             except HalfReplacedError:
                 self._temporary = None  # it is needed to finish that
                 raise

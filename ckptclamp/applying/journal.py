@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ckptclamp import system
 from ckptclamp.applying.files import NewFile
@@ -19,7 +19,7 @@ from ckptclamp.checkpoints.unfinished import JOURNAL, Journal, Move, hidden_name
 from ckptclamp.errors import NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ckptclamp.system import Folder
@@ -34,8 +34,13 @@ def planned(folder: Folder, temporary: str, name: str) -> Move:
     return Move(temporary, name, mark(folder.path / temporary), mark(folder.path / name))
 
 
-def replace_files(folder: Folder, moves: Sequence[Move], subject: str) -> None:
+def replace_files(
+    folder: Folder, moves: Sequence[Move], subject: str, confirm: Callable[[], object]
+) -> None:
     """Replace files, all of them or none; `subject` is the name of what they are parts of.
+
+    `confirm` flushes `folder` once they are replaced, and notes it where that fails: from there on
+    the new files are what is there.
 
     Raises:
         OSError: one cannot be replaced, and none was.
@@ -45,7 +50,7 @@ def replace_files(folder: Folder, moves: Sequence[Move], subject: str) -> None:
     former = _second_names(folder, moves)
     done: list[Move] = []
     try:
-        with _journaled(folder, moves, subject):
+        with _journaled(folder, moves, subject, confirm):
             try:
                 for move in moves:
                     folder.move(move.temporary, move.name)
@@ -86,15 +91,19 @@ def _undo(
         ) from error
 
 
-def replace_directory(folder: Folder, temporary: str, name: str) -> str:
+def replace_directory(
+    folder: Folder, temporary: str, name: str, confirm: Callable[[], object]
+) -> str:
     """Put a directory in the place of another, which gets the hidden name that is returned.
+
+    `confirm` is that of `replace_files`.
 
     Raises:
         OSError: it cannot be done, and was not.
         HalfReplacedError: there is no directory of the name now.
     """
     hidden = hidden_name(name)
-    with _journaled(folder, [planned(folder, temporary, name)], name):
+    with _journaled(folder, [planned(folder, temporary, name)], name, confirm):
         folder.move(name, hidden)
         try:
             folder.move(temporary, name)
@@ -112,7 +121,9 @@ def replace_directory(folder: Folder, temporary: str, name: str) -> str:
 
 
 @contextmanager
-def _journaled(folder: Folder, moves: Sequence[Move], subject: str) -> Iterator[None]:
+def _journaled(
+    folder: Folder, moves: Sequence[Move], subject: str, confirm: Callable[[], object]
+) -> Iterator[None]:
     """Keep a journal of `moves` on disk for as long as the block runs, and where it is half done."""
     data = Journal(tuple(moves)).to_bytes()
     file = NewFile(folder, hidden_name(subject, JOURNAL))
@@ -120,17 +131,18 @@ def _journaled(folder: Folder, moves: Sequence[Move], subject: str) -> Iterator[
         system.write_at(file.fd, memoryview(data), 0)
         os.fsync(file.fd)
         file.appear()
-        folder.flush()
         try:
+            folder.flush()
             yield
         except HalfReplacedError:
             raise
         except BaseException:
             folder.remove(file.name)
             raise
-        folder.flush()
-        folder.remove(file.name)
-        folder.flush()
+        confirm()
+        with suppress(OSError):  # it says then what is true already, and `clean` removes it
+            folder.remove(file.name)
+        confirm()
     finally:
         file.discard()
 
@@ -147,7 +159,7 @@ def finish(folder: Folder, journal: Path) -> int:
     with closing(Source.open(journal, follow_symlinks=False)) as source:
         moves = Journal.read(source).moves
     try:
-        pending = [move for move in moves if _is_pending(folder.path, move)]
+        pending = _pending(folder.path, moves)
         for move in pending:
             _put(folder, move)
         folder.flush()
@@ -159,17 +171,33 @@ def finish(folder: Folder, journal: Path) -> int:
     return len(pending)
 
 
-def _is_pending(directory: Path, move: Move) -> bool:
-    """Whether a move is still to be made; refuse what the journal does not know."""
-    waiting, there = mark(directory / move.temporary), mark(directory / move.name)
-    if not waiting and there == move.new:
-        return False
-    # A directory is out of the way for the moment between two steps.
-    if waiting == move.new and there in (move.former, ()):
-        return True
+def _pending(directory: Path, moves: Sequence[Move]) -> list[Move]:
+    """The moves that are still to be made; none where what was to be is gone, and all is as it was.
+
+    Raises:
+        NotWrittenError: there is what the journal does not know.
+    """
+    done, pending, gone = [], [], []
+    for move in moves:
+        waiting, there = mark(directory / move.temporary), mark(directory / move.name)
+        # A directory is out of the way for the moment between two steps.
+        if waiting == move.new and there in (move.former, ()):
+            pending.append(move)
+        elif not waiting and there == move.new:
+            done.append(move)
+        else:
+            gone.append(move)
+            if waiting or there != move.former:
+                _refuse_unknown(directory / move.name)
+    if gone and done:
+        _refuse_unknown(directory / gone[0].name)
+    return [] if gone else pending
+
+
+def _refuse_unknown(path: Path) -> NoReturn:
     raise NotWrittenError(
         "is neither what was there before the apply that was interrupted, nor what was to be",
-        path=directory / move.name,
+        path=path,
         hint="look at both; if it is to stay, remove the hidden .ckptclamp-journal",
     )
 

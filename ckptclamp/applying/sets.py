@@ -73,7 +73,7 @@ class SetStage(Stage):
             return
         moves = [planned(self.folder, file.hide(), file.name) for file in files]
         try:
-            replace_files(self.folder, moves, self.like.path.name)
+            replace_files(self.folder, moves, self.like.path.name, self.flush_folder)
         except HalfReplacedError:
             self._files.clear()  # what is left to do needs them
             raise

@@ -37,6 +37,7 @@ from ckptclamp.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -131,6 +132,10 @@ class StoredCopy(Copy, Protocol):
     @property
     def files(self) -> Sequence[Source]:
         """Everything that was made, in the order of the checkpoint's own files."""
+
+    @property
+    def written(self) -> AbstractSet[int]:
+        """The numbers of the sources in whose copies something was overwritten."""
 
     def reopen(self) -> Checkpoint:
         """Open what was written as a checkpoint of its own, to be audited before it has a name."""

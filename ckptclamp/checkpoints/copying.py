@@ -31,6 +31,7 @@ from ckptclamp.errors import ChangedError, NotWrittenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -166,6 +167,12 @@ class FileCopy:
     def files(self) -> Sequence[Source]:
         """See `StoredCopy.files`."""
         return self.sources
+
+    @property
+    def written(self) -> AbstractSet[int]:
+        """See `StoredCopy.written`."""
+        numbers = {getattr(t.storage, "source", None) for t in self.changed.values()}
+        return {number for number in numbers if number is not None}
 
     def finish(self) -> None:
         """See `StoredCopy.finish`; a container that keeps nothing beside the weights has nothing to do."""

@@ -292,6 +292,41 @@ def test_a_journal_overwrites_nothing_newer(model: Path, monkeypatch: pytest.Mon
     assert contents(model) == before
 
 
+def test_a_journal_of_what_is_gone_is_given_up(model: Path):
+    """Where nothing was replaced yet, and what was to be there is lost, the old files are the set."""
+    assert killed(model, "move", 0)
+    for name in names(model):
+        if is_hidden(name, ".ckptclamp-tmp"):
+            (model / name).unlink()
+    (cleaned,) = clean(model)
+    assert (cleaned.outcome, cleaned.reason) == (Outcome.FINISHED, "0 put in place")
+    assert apply(model, None, SPEC, IN_PLACE).exit_code == 0
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_flush_that_fails_is_undone(model: Path, monkeypatch: pytest.MonkeyPatch, failing: int):
+    """Before the first name moves; after the last one it is told that nobody knows of the disk."""
+    before = contents(model)
+    real, flushed = Folder.flush, []
+
+    def flush(folder: Folder) -> None:
+        flushed.append(folder)
+        if len(flushed) == failing + 1:
+            raise OSError(5, "Input/output error")
+        real(folder)
+
+    monkeypatch.setattr(Folder, "flush", flush)
+    if failing < 2:
+        with pytest.raises(NotWrittenError, match="cannot be written: Input/output error"):
+            apply(model, None, SPEC, IN_PLACE)
+        assert contents(model) == before
+    else:
+        report = apply(model, None, SPEC, IN_PLACE)
+        assert "durability-unconfirmed" in {notice.code for notice in report.notices}
+        assert audit(model, SPEC).exit_code == 0
+        assert contents(model).keys() == before.keys()
+
+
 @pytest.mark.parametrize(
     "change",
     [

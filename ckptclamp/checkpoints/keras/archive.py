@@ -39,6 +39,7 @@ from ckptclamp.errors import NotACheckpointError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
@@ -185,6 +186,11 @@ class _RebuiltArchive:
     def files(self) -> Sequence[Source]:
         """See `StoredCopy.files`; the target closes it."""
         return (Source.from_fd(self._fd, self._target.path),)
+
+    @property
+    def written(self) -> AbstractSet[int]:
+        """See `StoredCopy.written`."""
+        return {0} if self._changed else set()
 
     def finish(self) -> None:
         """See `StoredCopy.finish`; members other than the weights are copied as they are packed.
