@@ -87,7 +87,7 @@ class Destination:
         Raises:
             NotWrittenError: there is no room for it, or something would be lost.
         """
-        check_room(self.folder / "any", size)
+        check_room(self.folder, size, self.path)
         replaced = self.replaced
         if not self.is_set and replaced is not None and stat.S_ISDIR(replaced.st_mode):
             with or_not_written(self.path):

@@ -30,7 +30,7 @@ class SetStage(Stage):
 
     def announce(self, changing: Mapping[str, int]) -> None:
         """See `Stage.announce`."""
-        check_room(self.path / "any", sum(changing.values()))
+        check_room(self.path, sum(changing.values()), self.path)
         self._announced = changing.keys()
 
     def keeps(self, name: str) -> bool:

@@ -127,7 +127,7 @@ class Stage(ABC):
 
     def make_room(self, fd: int, size: int) -> None:
         """Reserve `size` bytes, so that a full disk is found before hours of work."""
-        check_room(self.path, size)
+        check_room(self.folder.path, size, self.path)
         system.reserve(fd, size)
 
     def keep(self, fd: int, replaced: Path, status: os.stat_result) -> None:
@@ -168,10 +168,10 @@ class Stage(ABC):
             self._notices.append(Notice(code, message, informational=informational))
 
 
-def check_room(path: Path, size: int) -> None:
-    """Raise `NotWrittenError` if there are no `size` bytes free where `path` lies, or is to lie."""
+def check_room(folder: Path, size: int, path: Path) -> None:
+    """Raise `NotWrittenError` about `path` if there are no `size` bytes free in `folder`."""
     with or_not_written(path):
-        free = system.free_bytes(path.parent)
+        free = system.free_bytes(folder)
     if free < size:
         raise NotWrittenError(f"{size} bytes are needed, {free} are free", path=path)
 
