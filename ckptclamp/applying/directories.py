@@ -33,10 +33,15 @@ class DirectoryStage(Stage):
         self._modes = {source.path.name: self.new_mode(source) for source in like.files}
         self._open: dict[str, int] = {}
         self._places: set[str] = set()
+        self._inside: Folder | None = None
         self._temporary: str | None = hidden_name(path.name)
         self.directory = path.parent / self._temporary
         with or_not_written(path):
             self._folder_mode = like.files[0].path.parent.stat().st_mode & 0o777 | 0o700
+
+    def begin(self) -> None:
+        """See `Stage.begin`."""
+        with or_not_written(self.path):
             self.directory.mkdir(0o700)
             self._inside = Folder(self.directory)
             self._inside.lock()  # so that nobody takes it for the leftover of a killed run
@@ -46,6 +51,7 @@ class DirectoryStage(Stage):
         place = PurePosixPath(name)
         if place.is_absolute() or not place.parts or ".." in place.parts:
             raise ValueError(f"{name!r} is no place inside a directory")
+        assert self._inside is not None
         with or_not_written(self.directory / place):
             self.make_folder(place.parent.as_posix())
             fd = self._inside.create(place.as_posix())
@@ -131,7 +137,8 @@ class DirectoryStage(Stage):
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
-        self._inside.close()
+        if self._inside is not None:
+            self._inside.close()
 
     def discard(self) -> None:
         """See `Stage.discard`."""

@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 class NewFile:
     """A file that will be called `name` in `folder`; it has no name until then, or a hidden one.
 
-    Raises `OSError` as the system does.
+    It is made by `open`, so that whoever is to remove it knows it before. Its methods raise `OSError` as
+    the system does.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder = folder
         self.name = name
         self.temporary: str | None = None
-        self.fd = folder.create_unnamed()
+        self.fd = -1
+
+    def open(self) -> None:
+        """Make it."""
+        self.fd = self.folder.create_unnamed()
         if self.fd < 0:
             # Noted first: a signal between the two would leave a file that nobody removes.
-            self.temporary = hidden_name(name)
+            self.temporary = hidden_name(self.name)
             try:
-                self.fd = folder.create(self.temporary)
+                self.fd = self.folder.create(self.temporary)
             except FileExistsError:
                 self.temporary = None
                 raise
@@ -88,6 +93,7 @@ class FileStage(Stage):
             raise ValueError("the target is one file, and was made already")
         with or_not_written(self.path):
             self._file = NewFile(self.folder, self.path.name)
+            self._file.open()
             self.make_room(self._file.fd, size)
         return self._file.fd
 

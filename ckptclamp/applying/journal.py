@@ -128,6 +128,7 @@ def _journaled(
     data = Journal(tuple(moves)).to_bytes()
     file = NewFile(folder, hidden_name(subject, JOURNAL))
     try:
+        file.open()
         system.write_at(file.fd, memoryview(data), 0)
         os.fsync(file.fd)
         file.appear()

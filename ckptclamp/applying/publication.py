@@ -50,6 +50,7 @@ def staged(
         with _signals_as_exceptions():
             stage = _new_stage(to, folder, like)
             try:
+                stage.begin()
                 yield stage
             finally:
                 with system.signals_later():

@@ -41,6 +41,7 @@ class SetStage(Stage):
         """See `Target.create`."""
         with or_not_written(self.path / name):
             self._files[name] = file = NewFile(self.folder, name)
+            file.open()
             self.make_room(file.fd, size)
         return file.fd
 

@@ -55,6 +55,9 @@ class Stage(ABC):
     def discard(self) -> None:
         """Close every descriptor, and remove what was not published."""
 
+    def begin(self) -> None:  # noqa: B027 - most stages make nothing before the first file
+        """Make what must be there before the first file; raises `NotWrittenError`."""
+
     def announce(self, changing: Mapping[str, int]) -> None:  # noqa: B027 - a new copy has all files
         """Say which files of the original may change, and how many bytes each takes.
 

@@ -20,6 +20,7 @@ from ckptclamp import system
 from ckptclamp.applying.files import NewFile
 setattr(system.Folder, "create_unnamed", lambda _: -1)
 file = NewFile(system.Folder(Path(sys.argv[1])), "model.safetensors")
+file.open()
 print("at work", flush=True)
 sys.stdin.read()
 """
