@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import RefusedError, UsageError
+from ckptclamp.gate.attestation import Match, verify
 from tests.checkpoints.contract import contents
 from tests.checkpoints.safetensors_files import serialised, write_set
 
@@ -134,3 +138,20 @@ def test_links_that_leave_are_refused(snapshot: Path, tmp_path: Path, where: str
     for path in (snapshot, snapshot / INDEX):
         with pytest.raises(RefusedError, match=r"model-2\.safetensors: is a symbolic link"):
             audit(path, SPEC)
+
+
+def test_a_snapshot_can_be_attested(snapshot: Path, tmp_path: Path):
+    """What was audited through links is verified through them; a link that leaves is not."""
+    statement, rule = tmp_path / "statement.json", tmp_path / "spec.yaml"
+    rule.write_text(json.dumps(SPEC))
+    program = [sys.executable, "-m", "ckptclamp"]
+    attest = [*program, "audit", snapshot, "--spec", rule, "--attest", statement, "-q"]
+    assert subprocess.run(list(map(str, attest)), check=False).returncode == 1
+    assert {file.match for file in verify(statement, snapshot).files} == {Match.SAME}
+    shard = snapshot / "model-1.safetensors"
+    (tmp_path / "elsewhere").write_bytes(shard.read_bytes())
+    shard.unlink()
+    shard.symlink_to(tmp_path / "elsewhere")
+    found = {file.name: file.match for file in verify(statement, snapshot).files}
+    assert found.pop(shard.name) is Match.UNREADABLE
+    assert set(found.values()) == {Match.SAME}
