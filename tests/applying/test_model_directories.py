@@ -185,10 +185,9 @@ def test_hard_links_keep_the_old_content(model: Path, tmp_path: Path):
 
 
 PROGRAM = """
-import os, signal, sys
+import json, os, signal, sys
 from ckptclamp.applying.apply import ApplyOptions, apply
 from ckptclamp.system import Folder
-from tests.applying.test_model_directories import SPEC
 left, call = int(sys.argv[2]), getattr(Folder, sys.argv[3])
 def counted(*arguments):
     global left
@@ -197,16 +196,14 @@ def counted(*arguments):
     left -= 1
     return call(*arguments)
 setattr(Folder, sys.argv[3], counted)
-apply(sys.argv[1], None, SPEC, ApplyOptions(in_place=True))
+apply(sys.argv[1], None, json.loads(sys.argv[4]), ApplyOptions(in_place=True))
 """
 
 
 def killed(model: Path, call: str, after: int) -> bool:
     """Apply in place, and kill it when it makes the call once more than `after` times."""
-    command = [sys.executable, "-c", PROGRAM, str(model), str(after), call]
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
-    done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": paths})
+    command = [sys.executable, "-c", PROGRAM, str(model), str(after), call, json.dumps(SPEC)]
+    done = subprocess.run(command, check=False)
     assert done.returncode in (0, -signal.SIGKILL)
     return done.returncode != 0
 

@@ -21,11 +21,8 @@ def run(lacks: str, what: str, directory: Path, *before: str) -> dict[str, str]:
     """Run the program without some calls; the digest of each file that it leaves."""
     directory.mkdir()
     command = [*before, sys.executable, str(PROGRAM), lacks, what, str(directory)]
-    paths = filter(None, [os.environ.get("PYTHONPATH"), str(PROGRAM.parents[2])])
-    more = {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(directory.parent)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **more}, check=False
-    )
+    environment = {**os.environ, "TMPDIR": str(directory.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     codes = json.loads(done.stdout)
     assert (codes, done.stderr) == ([1, 0, 0, 0] * (len(codes) // 4) + [0], "")
