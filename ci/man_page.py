@@ -29,7 +29,7 @@ class ManPageHook(BuildHookInterface[Any]):
         from ckptclamp import __version__
         from ckptclamp.cli import cli
 
-        place = Path(self.directory) / PAGE
+        place = ROOT / "build" / PAGE  # what lies beside a wheel would be published with it
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(man_page(cli, __version__), "utf-8")
         build_data["shared_data"][str(place)] = f"share/man/man1/{PAGE}"

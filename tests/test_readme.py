@@ -210,6 +210,15 @@ def test_the_settings_of_the_documents_exist():
     assert keys
 
 
+def test_the_action_of_the_documents_has_these_inputs():
+    """What the example sets is what the action takes; an unknown input is only a warning there."""
+    (block,) = [b for b in blocks(CI.read_text()) if b.startswith("permissions:")]
+    steps = yaml.safe_load(block)["steps"]
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    (gate,) = [step for step in steps if step["uses"].startswith("ckptclamp/ckptclamp@")]
+    assert gate["with"].keys() <= action["inputs"].keys()
+
+
 def test_the_ignore_rule_of_the_documents_loads():
     """The shape of an ignore rule is the one that is shown."""
     (block,) = [b for b in blocks(CI.read_text()) if b.startswith("ignore:")]

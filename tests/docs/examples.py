@@ -30,7 +30,10 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("index", "ci", "tutorial", "units", "projection")),
+    *(
+        DOCS / f"{name}.md"
+        for name in ("index", "ci", "tutorial", "units", "projection", "effective-weights")
+    ),
     *sorted((DOCS / "how-to").glob("*.md")),
 ]
 """The pages with examples that run."""

@@ -48,6 +48,8 @@ def test_the_walk_through_covers_the_life_of_a_release():
         "audit",
         "verify-attestation",
         "verify-attestation",
+        "audit",
+        "report",
     ]
 
 
