@@ -108,6 +108,7 @@ fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real 
 	$(FRAMEWORKS)/bin/python fixtures/quantised/make_quantised.py
 	$(FRAMEWORKS)/bin/python fixtures/tolerance/make_tolerance.py
 	$(FRAMEWORKS)/bin/python fixtures/sets/make_sets.py
+	$(FRAMEWORKS)/bin/python fixtures/layouts/make_layouts.py
 	$(FRAMEWORKS)/bin/python fixtures/effective/make_effective.py
 	$(FRAMEWORKS)/bin/python fixtures/hugging_face/make_hugging_face.py
 

@@ -21,6 +21,7 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode, UsageError
+from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.plan.units import default_axes
 from ckptclamp.spec.model import Units
@@ -118,12 +119,12 @@ def compare_checkpoints(
     with opened(old, opening) as before, opened(new, opening) as after:
         matching = _match(before, after, [_Rename.parse(text) for text in renames])
         reshaped, not_compared, comparable = _sort(matching.pairs)
-        keras = after.keras is not None
+        producer = producer_of(after)
         drifts = [
             measure_drift(
                 (before, one),
                 (after, other),
-                default_axes(len(one.shape), units, keras=keras),
+                default_axes(len(one.shape), units, layout=producer.laid(other).layout),
                 jobs=jobs,
             )
             for one, other in comparable

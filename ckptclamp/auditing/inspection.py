@@ -34,6 +34,7 @@ from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
+from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import audited_tensors, is_effective, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
 from ckptclamp.spec.model import Spec, Units
@@ -196,13 +197,14 @@ def _norms(
         and tensor.size
         and not isinstance(tensor.storage, Unreadable)
     ]
-    keras = checkpoint.keras is not None
+    producer = producer_of(checkpoint)
     stated = units is not None and units.stated
-    declared = {} if stated or not keras else _declared_axes(checkpoint)
+    declared = {} if stated or checkpoint.keras is None else _declared_axes(checkpoint)
     requests = [
         Request(
             tensor,
-            declared.get(tensor.name) or default_axes(len(tensor.shape), units, keras=keras),
+            declared.get(tensor.name)
+            or default_axes(len(tensor.shape), units, layout=producer.laid(tensor).layout),
             frozenset({Statistic.NORM}),
         )
         for tensor in measurable
@@ -271,13 +273,15 @@ class AtOnce:
 class Explanation:
     """The plan for a checkpoint, and the tensors that no rule governs.
 
-    `at_once` says of each assignment what it needs at once; ``None`` where blocks do.
+    `at_once` says of each assignment what it needs at once; ``None`` where blocks do. `layout` says
+    whose layout of weights the checkpoint has, and what tells that.
     """
 
     checkpoint: CheckpointSummary
     plan: Plan
     ungoverned: tuple[str, ...]
     at_once: tuple[AtOnce | None, ...]
+    layout: str = ""
 
     def __repr__(self) -> str:
         pairs = len(self.plan.assignments)
@@ -327,6 +331,7 @@ def explain(
             plan=plan,
             ungoverned=tuple(name for name in checkpoint.tensors if name not in governed),
             at_once=tuple(map(_at_once, plan.assignments)),
+            layout=producer_of(checkpoint).words,
         )
 
 

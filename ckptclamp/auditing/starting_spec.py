@@ -29,6 +29,7 @@ from ckptclamp.errors import NothingEvaluatedError, printable
 from ckptclamp.models.parts import Part
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
+from ckptclamp.plan.producers import Laid, Producer, producer_of
 from ckptclamp.plan.tensors import (
     ExactPatterns,
     audited_tensors,
@@ -106,7 +107,7 @@ def starting_spec(
     options = options or AuditOptions()
     with opened(path, options) as checkpoint:
         plan = build_plan(checkpoint, None)
-        keras = checkpoint.keras is not None
+        keras, producer = checkpoint.keras is not None, producer_of(checkpoint)
         judged = tuple(audited_tensors(checkpoint).values())
         exact = ExactPatterns(judged, labels_of(checkpoint))
         parts = parts_of(checkpoint)
@@ -132,7 +133,7 @@ def starting_spec(
             if t.name not in known
         }
         usable = [t for t in tensors if left_out.get(t.name, "") is None or t.name in known]
-        rules = tuple(_measured(usable, exact, headroom, left_out, known=known, keras=keras))
+        rules = tuple(_measured(usable, exact, headroom, left_out, known=known, producer=producer))
         nothing = "no weight here can have a bound on its norm"
     unsound = tuple(_unsound(path, options))
     if not rules and (unsound or plan.assignments):
@@ -250,7 +251,7 @@ def _measured(
     left_out: dict[str, str | None],
     *,
     known: Mapping[str, Recognised],
-    keras: bool,
+    producer: Producer,
 ) -> Iterable[StartingRule]:
     """One rule for tensors whose names differ only in numbers, and whose units are alike.
 
@@ -273,8 +274,7 @@ def _measured(
         if (recognised := known.get(first.name)) is not None:
             yield _recognised(id_, patterns, members, recognised)
             continue
-        axes = default_axes(len(first.shape), None, keras=keras)
-        yield _bounded(id_, patterns, members, headroom, axes)
+        yield _bounded(id_, patterns, members, headroom, producer.laid(first.name))
 
 
 def _recognised(
@@ -299,17 +299,20 @@ def _bounded(
     patterns: tuple[str, ...],
     tensors: Sequence[TensorSummary],
     headroom: float,
-    axes: tuple[int, ...],
+    laid: Laid,
 ) -> StartingRule:
     from ckptclamp.constraints.norms import MaxNorm
 
+    axes = default_axes(len(tensors[0].shape), None, layout=laid.layout)
+    doubt = laid.doubt if len(tensors[0].shape) > 1 else ""
     largest = max(t.norms.maximum for t in tensors if t.norms is not None and t.norms.maximum)
     return StartingRule(
         id=id_,
         tensors=patterns,
         constraint=MaxNorm(max_value=rounded_up(min(largest * (1 + headroom), sys.float_info.max))),
         axes=axes,
-        remark=f"{_count(tensors)}; a unit is {_unit(tensors, axes)}. The largest norm is {largest:.6g}.",
+        remark=f"{_count(tensors)}; a unit is {_unit(tensors, axes)}.{doubt} The largest norm is "
+        f"{largest:.6g}.",
     )
 
 

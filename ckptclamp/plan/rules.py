@@ -10,6 +10,7 @@ from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
+from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import (
     audited_tensors,
     governed,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.parts import Part
+    from ckptclamp.plan.producers import Layout
 
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
@@ -65,6 +67,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
         audited = {**audited, **split_tensors(spec, audited, number)}
     met = matching_tensors(patterns, audited.values(), labels)
     parts, histories = parts_of(checkpoint), Histories(bound)
+    producer = producer_of(checkpoint)
     matching = [
         _without_parts_of(governed(rule, tensors, checkpoint.tensors, parts))
         for rule, tensors in zip(spec.rules, met, strict=True)
@@ -77,7 +80,8 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
             try:
                 part, label = parts.get(tensor.whole.name), shown.get(tensor.name)
                 seen = seen_by(rule.units, tensor, number)
-                pair = _pair(rule, seen, part, label, keras=bound is not None)
+                layout = producer.laid(tensor).layout
+                pair = _pair(rule, seen, part, label, layout=layout, keras=bound is not None)
                 pairs.append(forgiving(pair, caller.over(rule.leeway), histories))
             except UsageError as error:
                 refused.append((tensor, error))
@@ -110,6 +114,7 @@ def _pair(
     part: Part | None,
     label: str | None,
     *,
+    layout: Layout,
     keras: bool,
 ) -> Entry:
     tensor = seen.tensor
@@ -129,7 +134,7 @@ def _pair(
             severity=rule.severity,
             no_weight=no_weight is not None,
         )
-    unit = unit_of(tensor, rule.constraint, seen.units, keras=keras)
+    unit = unit_of(tensor, rule.constraint, seen.units, layout=layout)
     mended = mended_part(tensor, rule.constraint, unit.axes)
     return Assignment(
         tensor=tensor,

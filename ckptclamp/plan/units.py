@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, UsageError
+from ckptclamp.plan.producers import Layout
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
@@ -41,28 +42,28 @@ def unit_of(
     units: Units,
     declared: tuple[str, str] | None = None,
     *,
-    keras: bool = True,
+    layout: Layout = Layout.LAST,
 ) -> Unit:
     """What a unit of `tensor` is under `constraint`, with a warning where that is probably not meant.
 
-    `declared` is the layer's class and the argument where the model's own config says so. `keras`
-    says whose layout a hint follows, as `default_axes` does.
+    `declared` is the layer's class and the argument where the model's own config says so. `layout`
+    is the producer's; hints follow it.
 
     Raises:
         UsageError: as `reduced_axes` does; or such a unit cannot be under `constraint`.
     """
     shape = tensor.shape
-    axes = reduced_axes(units, constraint, shape, keras=keras)
+    axes = reduced_axes(units, constraint, shape, layout=layout)
     _check_matrix(constraint, tuple(shape[axis] for axis in axes))
     if not has_axes(constraint):
         return Unit(axes)
     if declared is None and not units.stated:
-        notice = defaulted(tensor.name, shape, axes)
+        notice = defaulted(tensor.name, shape, axes, layout)
         return Unit(axes, () if notice is None else (notice,))
     meant = intended_axes(shape, *(declared or ()))
-    if declared is None and not keras and len(shape) > 1 and shape[0] > 1:
-        meant = default_axes(len(shape), None, keras=False)
-    notice = degenerate(tensor.name, shape, axes, meant)
+    if declared is None and layout is not Layout.LAST and len(shape) > 1 and shape[0] > 1:
+        meant = default_axes(len(shape), None, layout=layout)
+    notice = degenerate(tensor.name, shape, axes, meant, layout)
     if notice is not None:
         return Unit(axes, (notice,), meant)
     if declared is not None:
@@ -89,7 +90,9 @@ def has_axes(constraint: Constraint) -> bool:
     return not isinstance(constraint, WholeTensorConstraint)
 
 
-def reduced_axes(units: Units, constraint: Constraint, shape: Shape, *, keras: bool = True) -> Axes:
+def reduced_axes(
+    units: Units, constraint: Constraint, shape: Shape, *, layout: Layout = Layout.LAST
+) -> Axes:
     """Return the axes that one unit spans; empty for elementwise constraints.
 
     A rule that says nothing means the whole of a vector, the first axis of a matrix (Keras' default)
@@ -113,7 +116,7 @@ def reduced_axes(units: Units, constraint: Constraint, shape: Shape, *, keras: b
         return _complement(units.unit_axis, shape)
     if len(shape) > 2 and not constraint.whole_by_default:
         raise UsageError(
-            f"its {len(shape)} axes need an axis to be stated", hint=_advice(shape, keras=keras)
+            f"its {len(shape)} axes need an axis to be stated", hint=_advice(shape, layout)
         )
     return (0,) if len(shape) == 2 and not constraint.whole_by_default else everything
 
@@ -148,18 +151,31 @@ def _complement(unit_axis: Sequence[int], shape: Shape) -> Axes:
     return axes
 
 
-def _advice(shape: Shape, *, keras: bool) -> str:
-    """What a unit usually is in the producer's layout."""
-    usual = default_axes(len(shape), None, keras=keras)
-    return f"axis {list(usual)} would make a unit {unit_words(shape, usual)}"
+_WHOSE = {Layout.LAST: "Keras and Flax have it", Layout.FIRST: "PyTorch and MLX have it"}
 
 
-def default_axes(rank: int, units: Units | None, *, keras: bool) -> Axes:
+def _advice(shape: Shape, layout: Layout) -> str:
+    """What a unit usually is in the producer's layout; where that is not known, in both."""
+    first, last = (
+        default_axes(len(shape), None, layout=way) for way in (Layout.FIRST, Layout.LAST)
+    )
+    if layout is not Layout.UNKNOWN:
+        usual = default_axes(len(shape), None, layout=layout)
+        return (
+            f"axis {list(usual)} would make a unit {unit_words(shape, usual)}, as {_WHOSE[layout]}"
+        )
+    return (
+        f"nothing says whose layout this is: as {_WHOSE[Layout.FIRST]}, axis {list(first)} would make a "
+        f"unit {unit_words(shape, first)}; as {_WHOSE[Layout.LAST]}, axis {list(last)}: "
+        f"{unit_words(shape, last)}"
+    )
+
+
+def default_axes(rank: int, units: Units | None, *, layout: Layout) -> Axes:
     """Return the reduced axes of a tensor with `rank` axes where no constraint asks for them.
 
-    `units` decides where it states something. Otherwise a unit is one index of the last axis in
-    Keras' files and of the first in others, as PyTorch lays weights out. A vector or a scalar is
-    one unit. Of the axes that `units` states those count that the tensor has.
+    `units` decides where it states something. Otherwise a unit is one index of the axis along which
+    `layout` has outputs, the first where that is not known. A vector or a scalar is one unit. Of the axes that `units` states those count that the tensor has.
 
     Raises:
         UsageError: a tensor of several axes has none of them, so that nothing would be as meant.
@@ -167,7 +183,7 @@ def default_axes(rank: int, units: Units | None, *, keras: bool) -> Axes:
     if rank <= 1:
         return tuple(range(rank))
     if units is None or not units.stated:
-        return tuple(range(rank - 1)) if keras else tuple(range(1, rank))
+        return tuple(range(rank - 1)) if layout is Layout.LAST else tuple(range(1, rank))
     if units.whole:
         return tuple(range(rank))
     stated = units.axis if units.axis is not None else units.unit_axis or ()
@@ -257,7 +273,9 @@ def _product(extents: list[int]) -> str:
     return total if len(extents) == 1 else f"{'x'.join(map(str, extents))} = {total}"
 
 
-def degenerate(tensor: str, shape: Shape, axes: Axes, meant: Axes) -> Notice | None:
+def degenerate(
+    tensor: str, shape: Shape, axes: Axes, meant: Axes, layout: Layout = Layout.LAST
+) -> Notice | None:
     """Warn where each norm spans a single weight, so that the constraint is a clip.
 
     Matrices are let be: a layer with one input has such a kernel rightly.
@@ -268,7 +286,7 @@ def degenerate(tensor: str, shape: Shape, axes: Axes, meant: Axes) -> Notice | N
         "degenerate-axis",
         f"over axis {_written(axes)} of shape {_shape(shape)} each norm spans one weight: "
         "it bounds weights one by one, and no filter as a whole",
-        hint=_as_intended(shape, meant),
+        hint=_advice(shape, layout) if layout is Layout.UNKNOWN else _as_intended(shape, meant),
         tensor=tensor,
     )
 
@@ -289,17 +307,26 @@ def suspicious(
     )
 
 
-def defaulted(tensor: str, shape: Shape, axes: Axes) -> Notice | None:
+def defaulted(
+    tensor: str, shape: Shape, axes: Axes, layout: Layout = Layout.UNKNOWN
+) -> Notice | None:
     """Tell which axis of a matrix was taken where the rule states none."""
     if len(shape) != 2 or axes != (0,):
         return None
     return Notice(
         "default-axis",
         f"no axis is stated, so it is Keras' default of 0: a unit is {unit_words(shape, axes)}",
-        hint="state axis or unit_axis; a PyTorch Linear weight has its units along axis 0",
+        hint=_STATED[layout],
         tensor=tensor,
         informational=True,
     )
+
+
+_STATED = {
+    Layout.LAST: "state axis or unit_axis to say so",
+    Layout.FIRST: "state axis or unit_axis; PyTorch and MLX have units along axis 0: unit_axis: 0",
+    Layout.UNKNOWN: "state axis or unit_axis; a PyTorch Linear weight has its units along axis 0",
+}
 
 
 def _same(shape: Shape, axes: Axes, others: Axes) -> bool:

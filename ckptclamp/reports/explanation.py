@@ -44,6 +44,7 @@ def _lines(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
 def _pairs(explanation: Explanation, options: RenderOptions) -> Iterator[str]:
     plan = explanation.plan
     yield printable(explanation.checkpoint.path, limit=None)
+    yield f"layout of weights: {explanation.layout}"
     yield ""
     pairs = list(zip(plan.assignments, explanation.at_once, strict=True))
     judged = [
@@ -175,6 +176,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
     return {
         "schema": "ckptclamp-explanation-1",
         "checkpoint": explanation.checkpoint.path,
+        "layout": explanation.layout,
         "exit_code": int(explanation.exit_code),
         "assignments": [
             _assignment_json(assignment, needed)

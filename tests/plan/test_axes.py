@@ -10,6 +10,7 @@ from ckptclamp.constraints.custom import CallableConstraint
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import UsageError
+from ckptclamp.plan.producers import Layout
 from ckptclamp.plan.units import reduced_axes
 from ckptclamp.spec.model import Units
 
@@ -67,7 +68,8 @@ def test_what_to_state_is_said_in_words():
     with pytest.raises(UsageError) as caught:
         reduced_axes(Units(), MaxNorm(), (3, 3, 16, 32))
     assert caught.value.hint == (
-        "axis [0, 1, 2] would make a unit one of 32 filters (last axis): 3x3x16 = 144 weights"
+        "axis [0, 1, 2] would make a unit one of 32 filters (last axis): 3x3x16 = 144 weights, as "
+        "Keras and Flax have it"
     )
 
 
@@ -86,7 +88,17 @@ def test_axis_and_unit_axis_are_complements(shape, data):
 
 def test_the_hint_follows_the_layout_of_the_producer():
     """Whoever follows it for a PyTorch convolution must not audit Keras' units."""
-    for keras, axes in ((True, "[0, 1, 2]"), (False, "[1, 2, 3]")):
+    for layout, axes in ((Layout.LAST, "[0, 1, 2]"), (Layout.FIRST, "[1, 2, 3]")):
         with pytest.raises(UsageError) as refusal:
-            reduced_axes(Units(), MaxNorm(), (64, 32, 3, 3), keras=keras)
+            reduced_axes(Units(), MaxNorm(), (64, 32, 3, 3), layout=layout)
         assert f"axis {axes}" in (refusal.value.hint or "")
+
+
+def test_a_layout_that_is_not_known_is_not_asserted():
+    """Both readings are told, each with whose it is."""
+    with pytest.raises(UsageError) as refusal:
+        reduced_axes(Units(), MaxNorm(), (64, 32, 3, 3), layout=Layout.UNKNOWN)
+    hint = refusal.value.hint or ""
+    assert "nothing says whose layout" in hint
+    assert "PyTorch and MLX have it, axis [1, 2, 3] would make a unit one of 64 filters" in hint
+    assert "Keras and Flax have it, axis [0, 1, 2]: one of 3 filters" in hint
