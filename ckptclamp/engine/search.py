@@ -53,6 +53,12 @@ _TIGHTEN = 2
 _SMALL, _TIGHTEN_SMALL = 64, 8
 """Weights in a unit up to which one weight is much, and trials that are taken then."""
 
+_SMALL_COARSE = 256
+"""The same where steps are coarse."""
+
+_GIVEN, _SPARED = 4, 2.0**-30
+"""Weights of a unit that may get back a step, at most, and what of the room for it is not used."""
+
 _FINEST = 2.0**-60
 """The least change of an offset that is tried."""
 
@@ -121,7 +127,8 @@ class _Search:
         self._adds = Statistic.SUM in self.constraint.needs
         self._precise = dtype.kind is Kind.FLOAT and dtype.itemsize == 8
         self._signed = dtype.name != "float8_e8m0fnu"
-        self.outer = self._first_offsets()
+        self._first = self._first_offsets()
+        self.outer = self._first.copy()
         self.inner = self.outer.copy()
         self.side = np.zeros(units.count, np.int8)
         self._outside = self._inside = _Trial.of(units.count)
@@ -155,7 +162,8 @@ class _Search:
 
     def tighten(self, fits: NDArray[np.bool_]) -> None:
         """Try offsets in between, where the limit should lie if sums grew evenly."""
-        for _ in range(_TIGHTEN if self._size > _SMALL else _TIGHTEN_SMALL):
+        small = self._size <= (_SMALL_COARSE if self._u >= _COARSE else _SMALL)
+        for _ in range(_TIGHTEN_SMALL if small else _TIGHTEN):
             apart = fits & (np.abs(self.outer - self.inner) > self._least)
             if not apart.any():
                 break
@@ -204,8 +212,48 @@ class _Search:
         gains = self._gains(some, outer, inner[late])
         fitted = np.cumsum(gains, axis=1) - gains
         rest = np.where(self._cut[some] == part, self._rest[some], 0.0)
-        inner[late] = np.where(fitted < rest[:, None], inner[late], outer)
+        fewest = fitted < rest[:, None]
+        new = np.where(fewest, inner[late], outer)
+        if self._spares and rows.shape[1] == self._size:
+            slack = np.where(fewest, gains, 0.0).sum(axis=1) - rest
+            self._give_back(some, rows[late], new, slack)
+        inner[late] = new
         return inner
+
+    @property
+    def _spares(self) -> bool:
+        """Whether what one weight's step is too much is worth giving back to others."""
+        if self._adds or self._precise:
+            return False
+        return self._size <= _SMALL or (self._u >= _COARSE and self._size < _LARGE)
+
+    def _give_back(
+        self,
+        places: NDArray[np.intp],
+        rows: NDArray[Any],
+        new: NDArray[Any],
+        slack: NDArray[np.float64],
+    ) -> None:
+        """Let weights of `new` be what rounding alone would make them, where the sum has `slack` for it.
+
+        Those first that come nearer by most.
+        """
+        plain = self._stored(self._first, 0, places, rows)
+        room, projected = slack * (1 - _SPARED), rows.astype(np.float64)
+        every = Broadcast.all_of(rows.shape, (1,))
+        self.movement.part(places).apply(projected, every, projected)
+        gains = self._gains(places, plain, new)
+        before, after = (array.astype(np.float64) - projected for array in (new, plain))
+        nearer = np.where(gains > 0, before * before - after * after, 0.0)
+        each = np.arange(len(rows))
+        for _ in range(_GIVEN):
+            best = np.where(gains <= room[:, None], nearer, 0.0).argmax(axis=1)
+            good = (gains[each, best] <= room) & (nearer[each, best] > 0)
+            if not good.any():
+                break
+            at = each[good], best[good]
+            new[at], nearer[at] = plain[at], 0.0
+            room[good] -= gains[at]
 
     @property
     def _least(self) -> NDArray[np.float64]:

@@ -151,7 +151,7 @@ def rms(values):
 @pytest.mark.parametrize("distribution", ["normal", "laplace"])
 @pytest.mark.parametrize("grow", [False, True], ids=["shrink", "grow"])
 def test_units_come_as_near_as_stored_units_can(name, size, distribution, grow):
-    """Within 1.1 times of the best over 100 units, and each but for half a step of a weight.
+    """Within 3 % of the best over 100 units, and each but for half a step of a weight.
 
     That is also within 1.1 times of plain rounding, which does not conform, but where nothing is.
     """
@@ -167,7 +167,7 @@ def test_units_come_as_near_as_stored_units_can(name, size, distribution, grow):
     plain, nearest = best(exact, np.longdouble(bound), dtype, grow=grow)
     mine = norm(wide(after) - exact)
     step = 2 * DTYPES[name].unit_roundoff * np.abs(exact).max(axis=1)
-    assert rms(mine) <= 1.1 * rms(nearest)
+    assert rms(mine) <= 1.03 * rms(nearest)
     assert (mine <= 1.1 * nearest + step / 2).all()
     if dtype.itemsize > 1:
         assert rms(mine) <= 1.1 * rms(plain)
