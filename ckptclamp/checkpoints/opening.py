@@ -256,6 +256,11 @@ _FOREIGN_DIRECTORIES: tuple[tuple[str, str, str], ...] = (
         "a directory of Flax weights",
         "save the model as safetensors: model.save_pretrained(DIRECTORY, safe_serialization=True)",
     ),
+    (
+        r"(?:checkpoint[-_]|step[-_]?)?\d+",
+        "a directory of numbered checkpoints, as Orbax' CheckpointManager and trainers keep them",
+        "name one of those that it holds",
+    ),
 )
 """Directories of other formats: the name of a file that they hold, what it is, what to do."""
 

@@ -35,6 +35,9 @@ MOST_PRODUCTS = 1 << 20
 
 _MOST_ROWS = 64
 
+_ATTEMPTS = 40
+"""Factorisations that are tried, each four times as far above the largest eigenvalue."""
+
 _BITS = 52
 """Integers of so many bits, and their sums, are float64 numbers."""
 
@@ -62,17 +65,19 @@ def eigenvalue_bounds(gram: NDArray[np.float64], error: float) -> tuple[float, f
     if not trace:
         return 0.0, error
     largest = max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)
-    room = rows * ROUNDOFF * trace
-    while True:
+    room = max(rows * ROUNDOFF * trace, _LEAST)
+    for _ in range(_ATTEMPTS):
         shift = largest + room
         above = shift * np.eye(rows) - gram
         try:
             np.linalg.cholesky(above)
-            break
         except np.linalg.LinAlgError:
             room *= 4
-    lost = _gamma(rows + 2) * float(np.trace(above)) + rows * rows * _LEAST + 2 * ROUNDOFF * shift
-    return max(_rayleigh(gram, above, trace) - error, 0.0), shift + lost + error
+            continue
+        lost = _gamma(rows + 2) * float(np.trace(above)) + 2 * ROUNDOFF * shift
+        lost += rows * rows * _LEAST
+        return max(_rayleigh(gram, above, trace) - error, 0.0), shift + lost + error
+    return 0.0, trace * (1 + _gamma(rows)) + error  # no eigenvalue is larger than all together
 
 
 def _rayleigh(gram: NDArray[np.float64], above: NDArray[np.float64], trace: float) -> float:

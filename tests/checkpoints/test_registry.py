@@ -280,6 +280,8 @@ def test_other_formats_are_named_with_a_way_out(tmp_path, name, data, what, way_
         (["checkpoint", "c.index", "c.data-00000-of-00001"], "TensorFlow checkpoint"),
         (["model.json", "group1-shard1of1.bin"], "TensorFlow.js"),
         (["manifest.ocdbt", "d"], "Orbax"),
+        (["0", "100"], "numbered checkpoints"),
+        (["checkpoint-500", "runs"], "numbered checkpoints"),
         (["pytorch_model.bin", "config.json"], "pickles"),
         (["flax_model.msgpack"], "Flax"),
     ],

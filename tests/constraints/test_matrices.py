@@ -186,3 +186,13 @@ def test_what_is_no_such_set(refused, words):
     """Refused where the rule is written, not by a number that means nothing."""
     with pytest.raises(UsageError, match=words):
         refused()
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-160, 1e-155, 1e140])
+def test_bounds_hold_at_the_ends_of_float64(scale):
+    """Where squares leave the range, the bounds are wide, but are found and hold."""
+    array = np.outer([1, 2, 2], [3, 4]) * scale
+    found = SpectralNorm(1).measure(held(array))
+    exact = 15 * scale
+    assert found[Statistic.LOWER] <= exact * (1 + 1e-14) <= found[Statistic.UPPER] * (1 + 2e-14)
+    assert not judged(SpectralNorm(max(found[Statistic.UPPER], 1e-150)), array)
