@@ -104,7 +104,7 @@ def _stepped(
     moved = np.concatenate([order[:count], following[more]])
     out = row.copy()
     out[moved] = target[moved]
-    return out, left != 0 and bool(len(moved))
+    return out, (left > 0 or (exactly and left < 0)) and bool(len(moved))
 
 
 def _completed(
