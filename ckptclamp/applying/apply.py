@@ -31,7 +31,7 @@ from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.huggingface import is_blob
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
-from ckptclamp.engine.executors import concurrently
+from ckptclamp.engine.executors import concurrently, in_phase
 from ckptclamp.engine.requests import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan import Assignment, Plan
@@ -272,7 +272,7 @@ class _Job:
             fresh = judge(
                 stored,
                 [plan.assignments[i] for i in again],
-                self.auditing,
+                replace(self.auditing, progress=in_phase(self.auditing.progress, "auditing again")),
                 replace(self.auditing, on_unit=None),
             )
             stored.verify_integrity()

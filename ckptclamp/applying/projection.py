@@ -13,7 +13,7 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
-from ckptclamp.engine.executors import Meter, threads
+from ckptclamp.engine.executors import Meter, in_phase, threads
 from ckptclamp.engine.matrices import project_matrices
 from ckptclamp.engine.measure import COPIES, affordable
 from ckptclamp.engine.project import Projected, differing_units, project
@@ -60,7 +60,9 @@ def project_tensors(
     todo = sorted(assignments, key=lambda a: (a.tensor.whole.name, a.tensor.name))
     tensors = [a.tensor for a in todo]
     running = work.running
-    meter = Meter(running.progress, sum(tensor.nbytes for tensor in tensors))
+    meter = Meter(
+        in_phase(running.progress, "projecting"), sum(tensor.nbytes for tensor in tensors)
+    )
     jobs = affordable(running.jobs or default_jobs(), tensors, running.memory, copies=COPIES)
     with threads(jobs) as pool:
         at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp import __version__
-from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening
+from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Running
 from ckptclamp.auditing.results import (
     EQUAL,
     AuditReport,
@@ -23,6 +23,7 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
 from ckptclamp.checkpoints.unfinished import journals
+from ckptclamp.engine.executors import Phases
 from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError, printable
 from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
@@ -149,6 +150,7 @@ def audit_plan(
     Measurements that will be needed again go to `kept`.
     """
     started = time.monotonic()
+    tell_progress(checkpoint, options)
     with digests_of(checkpoint, options.hash, options.jobs) as digests:
         results = [
             *_judge_all(checkpoint, plan.assignments, options, kept),
@@ -321,6 +323,14 @@ def is_hashed(checkpoint: Checkpoint, asked: bool | None) -> bool:
     if asked is not None:
         return asked
     return sum(source.size for source in checkpoint.sources) <= _HASHED_UNASKED
+
+
+def tell_progress(checkpoint: Checkpoint, running: Running) -> None:
+    """Let the files of `checkpoint` say how much of them is copied, compared, hashed or flushed."""
+    sources = list(dict.fromkeys((*checkpoint.files, *checkpoint.sources)))
+    phases = Phases(running.progress, sum(source.size for source in checkpoint.files))
+    for source in sources:
+        source.told = phases.add
 
 
 def digests_of(checkpoint: Checkpoint, asked: bool | None, jobs: int | None) -> Digests:

@@ -15,7 +15,7 @@ from ckptclamp.auditing.excuses import Excuses
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.exact import settled, sums_of_stored
-from ckptclamp.engine.executors import Meter
+from ckptclamp.engine.executors import Meter, in_phase
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
 from ckptclamp.errors import UnreadableError
@@ -81,7 +81,7 @@ def _measured(
         memory=running.memory,
         jobs=running.jobs,
         executor=running.executor,
-        progress=Meter(running.progress, total).add,
+        progress=Meter(in_phase(running.progress, "measuring"), total).add,
     ):
         yield streamed[item.request], item
     if len(streamed) < len(assignments):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 1 << 20
-_AT_ONCE = 1 << 30
+_AT_ONCE = 64 << 20
 _COMPARED = 256 << 10
 """Bytes that are compared at once: the cache holds both sides."""
 _COMPARED_BY_ONE = 16 << 20
@@ -92,6 +92,8 @@ class FileCopy:
             copy if keep else Source.from_fd(copy.fd, copy.path)
             for keep, copy in zip(kept, copies, strict=True)
         ]
+        for original, made in zip(self.originals, self.sources, strict=True):
+            made.told = original.told
 
     def _created(self, name: str, source: Source) -> Source:
         path = self.target.path / name if self.target.directory else self.target.path
@@ -181,8 +183,10 @@ class FileCopy:
         """See `StoredCopy.flush`."""
         for source in self.sources:
             if source not in self._kept:
+                source.tell("flushing", 0)
                 with writing(source.path):
                     os.fsync(source.fd)
+                source.tell("flushing", source.size)
 
     def compare(self, jobs: int) -> None:
         """See `StoredCopy.compare`."""
@@ -208,6 +212,7 @@ def copy_bytes(source: Source, fd: int) -> None:
         if not count:
             break
         done += count
+        source.tell("copying", count)
     buffer = memoryview(bytearray(min(_BLOCK, source.size - done)))
     while done < source.size:
         block = buffer[: source.size - done]
@@ -216,6 +221,7 @@ def copy_bytes(source: Source, fd: int) -> None:
         source.read_into(block, done)
         system.write_at(fd, block, done)
         done += len(block)
+        source.tell("copying", len(block))
 
 
 def compare_bytes(
@@ -236,6 +242,7 @@ def compare_bytes(
         for start, stop in extents
         for at in range(start, stop, _COMPARED_BY_ONE)
     ]
+    original.tell("comparing", original.size - sum(stop - start for start, stop in parts))
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="compare") as pool:
@@ -256,6 +263,7 @@ def _first_difference(original: Source, copy: Source, extent: Extent) -> int | N
         copy.read_into(memoryview(other), at)
         if one != other:
             return at
+        original.tell("comparing", length)
     return None
 
 

@@ -22,7 +22,7 @@ from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
     from pathlib import Path
@@ -62,7 +62,9 @@ class Source:
     """A file descriptor and what it was when it was opened.
 
     `path` is shown to the user, and must go on leading to the same file if `named`; `fd` stays open
-    until `close`. `size` is in bytes.
+    until `close`. `size` is in bytes. `told`, if it is set, is called by those who copy, compare, hash
+    or flush the file with the name of what they do and how many more bytes they have done, in any
+    thread.
     """
 
     def __init__(self, path: Path, fd: int, status: stat_result, *, named: bool = True) -> None:
@@ -72,6 +74,7 @@ class Source:
         self.identity = Identity.of(status)
         self.size = status.st_size
         self._uncached = False
+        self.told: Callable[[str, int], None] | None = None
 
     @classmethod
     def open(cls, path: Path, *, follow_symlinks: bool = True) -> Self:
@@ -112,6 +115,11 @@ class Source:
             TypeError: always.
         """
         raise TypeError(f"{self.path} is open in this process alone; open it again in the other")
+
+    def tell(self, phase: str, count: int) -> None:
+        """Say that `count` more bytes are done in a phase, to whoever wants to know."""
+        if self.told is not None:
+            self.told(phase, count)
 
     def leave_cache(self) -> bool:
         """Leave the page cache as it is in all reads from now on; false where the system cannot."""
@@ -308,6 +316,7 @@ def sha256(source: Source, stop: Event | None = None) -> str:
         if stop is not None and stop.is_set():
             break
         digest.update(block)
+        source.tell("hashing", len(block))
     return digest.hexdigest()
 
 

@@ -171,6 +171,9 @@ def _explain(error: Exception) -> int:
 
     match error:
         case click.exceptions.Abort():
+            from ckptclamp.cli.progress import after_interrupt
+
+            click.echo(f"ckptclamp: interrupted: {after_interrupt(error.__cause__)}", err=True)
             return 130
         case click.UsageError() if error.ctx is not None:
             message = error.format_message().rstrip(".")

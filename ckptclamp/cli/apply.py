@@ -76,6 +76,7 @@ def apply_command(
     """
     from ckptclamp.applying.apply import ApplyOptions, apply
     from ckptclamp.cli.places import check_outputs
+    from ckptclamp.cli.progress import watching
     from ckptclamp.cli.running import (
         finish,
         load_rules,
@@ -93,7 +94,8 @@ def apply_command(
             in_place=gate.in_place,
             **how,
         )
-        report = apply(checkpoint, gate.output, spec, options)
+        with watching(gate.output or checkpoint):
+            report = apply(checkpoint, gate.output, spec, options)
     finish(report, reports, gate)
     ctx.exit(report.exit_code)
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.runs import Document
     from ckptclamp.auditing.verdicts import OnUnit
     from ckptclamp.cli.options import EngineOptions, GateOptions, ReportOptions, RuleOptions
-    from ckptclamp.engine.executors import Progress
     from ckptclamp.gate.baseline import Baseline
     from ckptclamp.plan import Assignment
     from ckptclamp.reports import Output, RenderOptions
@@ -116,6 +115,8 @@ def reported_options(
     **others: Any,  # noqa: ANN401
 ) -> Iterator[AuditOptions]:
     """The options of an audit whose report is written as `reports` say, while it is made."""
+    from ckptclamp.cli.progress import progress_bar
+
     with _units_output(reports.reports) as on_unit, progress_bar(reports) as progress:
         yield audit_options(
             rules,
@@ -232,26 +233,6 @@ def _units_output(outputs: tuple[Output, ...]) -> Iterator[OnUnit | None]:
                 writer.write(assignment.tensor.name, assignment.rule, unit)
 
         yield write
-
-
-@contextmanager
-def progress_bar(reports: ReportOptions) -> Iterator[Progress | None]:
-    """A bar on stderr while weights are read; nothing where stderr is no terminal."""
-    if reports.quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    with Progress(
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def read_baseline(checkpoint: Path, gate: GateOptions) -> Baseline | None:

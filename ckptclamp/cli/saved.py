@@ -120,11 +120,8 @@ def _report(
 ) -> AuditReport:
     from ckptclamp.auditing.audit import audit
     from ckptclamp.auditing.results import AuditReport
-    from ckptclamp.cli.running import (
-        audit_options,
-        load_rules,
-        progress_bar,
-    )
+    from ckptclamp.cli.progress import progress_bar
+    from ckptclamp.cli.running import audit_options, load_rules
     from ckptclamp.reports.formats.json import is_report, read_report
 
     if is_report(audited):
@@ -134,8 +131,8 @@ def _report(
             raise UsageError("is the report of an apply, not of an audit", path=audited)
         return report
     spec = load_rules(rules)
-    with progress_bar(reports):
-        return audit(audited, spec, audit_options(rules, engine))
+    with progress_bar(reports) as progress:
+        return audit(audited, spec, audit_options(rules, engine, progress=progress))
 
 
 def _check_options_of_a_report() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -73,7 +74,39 @@ def in_order(
 
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all), with growing numbers until both are the same."""
+"""Called with (bytes done, bytes in all), with growing numbers until both are the same.
+
+One that has a method `phase(name)` is asked for a `Progress` for each phase: measuring, copying,
+projecting, comparing, hashing, flushing.
+"""
+
+
+def in_phase(progress: Progress | None, name: str) -> Progress | None:
+    """`progress` for one phase of the work, if it can tell phases apart; else as it is."""
+    phase: Callable[[str], Progress] | None = getattr(progress, "phase", None)
+    return progress if phase is None else phase(name)
+
+
+class Phases:
+    """Adds up the bytes that each phase has done of `total`, in any thread, for `progress`.
+
+    A `progress` that cannot tell phases apart is told of none of these.
+    """
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress if hasattr(progress, "phase") else None
+        self._total = total
+        self._meters: dict[str, Meter] = {}
+        self._lock = Lock()
+
+    def add(self, name: str, more: int) -> None:
+        """Count `more` bytes as done in the phase called `name`."""
+        if self._progress is None:
+            return
+        with self._lock:
+            if name not in self._meters:
+                self._meters[name] = Meter(in_phase(self._progress, name), self._total)
+            self._meters[name].add(more)
 
 
 class Meter:

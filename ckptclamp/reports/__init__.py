@@ -336,6 +336,10 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+WRITTEN: list[Path] = []
+"""The files that this process has written, for whoever is interrupted to tell."""
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write that becomes `path` when the block ends, and is dropped if it raises.
@@ -351,6 +355,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         special = target.exists() and not target.is_file()
         with target.open("wb") if special else _replacing(target) as file:
             yield file
+        WRITTEN.append(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise CkptclampError(f"the report could not be written: {reason}", path=path) from error

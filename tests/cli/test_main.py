@@ -78,7 +78,8 @@ def test_an_answer_is_passed_on(ended, outcome, code):
 
 def test_leaving_by_ctrl_c(ended):
     """A shell knows 130."""
-    assert ended(click.exceptions.Abort()) == (130, "", "")
+    said = "ckptclamp: interrupted: nothing was written\n"
+    assert ended(click.exceptions.Abort()) == (130, "", said)
 
 
 def test_errors_of_click(ended):

@@ -205,8 +205,11 @@ class _RebuiltArchive:
 
     def flush(self) -> None:
         """See `StoredCopy.flush`."""
+        size = os.fstat(self._fd).st_size
+        self._archive.sources[0].tell("flushing", 0)
         with writing(self._target.path):
             os.fsync(self._fd)
+        self._archive.sources[0].tell("flushing", size)
 
     def compare(self, jobs: int) -> None:
         """Nothing is left to compare: the weights were, before they were packed again."""
