@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
 """How many names, and how long ones, are compared with how many patterns that match nothing."""
+
+_LONE_STAR = re.compile(r"(?<!\*)\*(?!\*)")
 
 _SHOWN = 5
 _TRIALS = 200_000
@@ -100,6 +103,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
     yield from (_unmatched(rule, nearest) for rule in empty if rule.required)
     yield from (_matches_nothing(rule) for rule in empty if not rule.required)
     yield from partly
+    yield from _stars_that_end(spec.rules, met, [*audited.values()])
     if bound is not None:
         yield from _unnamed_notice(spec.rules, bound)
     else:
@@ -204,31 +208,72 @@ def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> S
 
 def _unmatched(rule: Rule, nearest: _Nearest) -> UnmatchedRule:
     """Tell where the rule stands, and which tensor it may have meant."""
-    literal = next((p for p in rule.tensors if not p.startswith(("!", "re:"))), None)
+    glob = next((p for p in rule.tensors if not p.startswith(("!", "re:"))), None)
     return UnmatchedRule(
         rule=rule.id,
         patterns=rule.tensors,
         location=_place(rule),
-        meant=None if literal is None else nearest.to(literal),
+        meant=None if glob is None else nearest.to(glob),
     )
 
 
 class _Nearest:
-    """Guesses which tensor a pattern meant; only the first few, since each looks at many names."""
+    """Guesses which tensor or glob a pattern meant; only the first few: each looks at many names."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = names
         self._left = _GUESSES
 
     def to(self, pattern: str) -> str | None:
-        """The name nearest to `pattern`, if one is near."""
+        """A glob for this producer's names that `pattern` may have meant, or the name nearest to it."""
         if not self._left:
             return None
         self._left -= 1
+        few = list(islice((name for name in self._names if len(name) <= _LONGEST), _MOST))
+        for other in _otherwise_written(pattern):
+            if any(TensorPatterns([[other]]).matching([name]) for name in few):
+                return other
         import difflib
 
-        few = islice((name for name in self._names if len(name) <= _LONGEST), _MOST)
-        return next(iter(difflib.get_close_matches(pattern, list(few), n=1)), None)
+        return next(iter(difflib.get_close_matches(pattern, few, n=1)), None)
+
+
+def _otherwise_written(pattern: str) -> Iterator[str]:
+    """`pattern` with the other sign between segments, and across segments where it stays in one."""
+    if set(pattern) & set("[{"):
+        return
+    other = pattern.translate(str.maketrans("/.", "./"))
+    across = (_LONE_STAR.sub("**", glob) for glob in (pattern, other))
+    yield from (glob for glob in (other, *across) if glob != pattern)
+
+
+def _stars_that_end(
+    rules: Sequence[Rule], met: Sequence[Sequence[Tensor]], tensors: Sequence[Tensor]
+) -> Iterator[Notice]:
+    """Tell of rules that leave tensors out because a star ends at a dot; that may not be meant."""
+    wider = [tuple(map(_across_dots, rule.tensors)) for rule in rules]
+    if all(rule.tensors == patterns for rule, patterns in zip(rules, wider, strict=True)):
+        return
+    found = matching_tensors(TensorPatterns(wider), tensors, {})
+    for rule, patterns, some, more in zip(rules, wider, met, found, strict=True):
+        count = len({t.name for t in more} - {t.name for t in some})
+        if not (some and count):
+            continue
+        old, new = next(p for p in zip(rule.tensors, patterns, strict=True) if p[0] != p[1])
+        yield Notice(
+            "star-ends-at-dot",
+            f"rule {rule.id}: * stays within a segment, so {old} matches {len(some)} tensor(s)",
+            hint=f"{new} would match {count} more",
+            informational=True,
+        )
+
+
+def _across_dots(pattern: str) -> str:
+    """A glob for dotted names whose stars would go on; others, and exclusions, as they are."""
+    dotted = "." in pattern and not set(pattern) & set("/[{")
+    if not dotted or pattern.startswith(("!", "re:")):
+        return pattern
+    return _LONE_STAR.sub("**", pattern)
 
 
 def _matches_in_part(rule: Rule, unused: Sequence[str], nearest: _Nearest) -> Notice:
@@ -305,7 +350,7 @@ def _last(pattern: str) -> str:
     if pattern.startswith(("!", "re:")):
         return ""
     last = pattern.rpartition("/")[2].replace("*", "")
-    return "" if set(last) & set("?[") else last
+    return "" if set(last) & set("?[{") else last
 
 
 def _few(values: Sequence[str]) -> str:

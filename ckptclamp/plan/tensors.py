@@ -330,7 +330,7 @@ def refuse_no_weights(checkpoint: Checkpoint, plan: Plan) -> None:
 
 Patterns = tuple[str, ...]
 
-_SPECIAL: Final = re.compile(r"[*?\[\]]|^!|^re:")
+_SPECIAL: Final = re.compile(r"[*?\[\]{}]|^!|^re:")
 _NOTHING: Final = ("re:[^\\s\\S]",)
 """A pattern that no name matches."""
 

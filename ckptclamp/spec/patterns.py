@@ -1,9 +1,11 @@
 r"""Which tensors a rule means: globs over names, exclusions, and regular expressions.
 
-A name is made of segments between slashes. ``*`` stands for any characters of one segment, ``?`` for
-one of them, ``[abc]`` and ``[!abc]`` for one of a class; ``**`` as a whole segment stands for any
-number of segments, also none. ``!`` before a pattern excludes, ``re:`` makes it a regular expression
-for the whole name. Case matters.
+A name is made of segments: between its slashes, or between its dots where it has no slash
+(``dense/kernel``, ``model.layers.0.mlp.weight``). ``*`` stands for any characters within one segment,
+``?`` for one of them, ``[abc]`` and ``[!abc]`` for one of a class. ``**`` stands for any characters,
+across segments; as a whole segment (``**/kernel``, ``**.weight``, ``a.**.weight``) also for no segment at
+all. ``{a,b}`` is one of several. ``[{]`` and ``[*]`` are the signs themselves. ``!`` before a pattern
+excludes, ``re:`` makes it a regular expression for the whole name. Case matters.
 
 A tensor has several names: its own, its aliases, its label. It matches by any of them, each also
 without the leading ``model_weights/`` of Keras' whole-model files and without TensorFlow's ``:0``.
@@ -13,9 +15,6 @@ character), classes, groups, ``|`` and the quantifiers ``* + ? {m,n}``. Anchors,
 back-references, flags and lazy quantifiers are refused: a match is of the whole name, so they mean
 nothing or something that takes memory. `re` backtracks, and a name from an untrusted file can make it
 run for ever. RE2 takes time linear in the name and bounded memory.
-
-RE2's ``\w`` means ASCII, and a class of all scripts' letters is 1,300 of its instructions. So each
-character of a name is matched after a mark of its kind, one of `_KINDS`: ``\w`` is two of the marks.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ckptclamp.errors import UsageError
+from ckptclamp.spec.characters import character_class, escape, literal, marked
+from ckptclamp.spec.globs import from_glob
 
 _EXCLUDE = "!"
 _REGULAR = "re:"
@@ -67,12 +68,6 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_KINDS = "0123"
-_SHORTHANDS = {"d": "0", "D": "123", "w": "01", "W": "23", "s": "2", "S": "013"}
-"""The kinds of characters that a shorthand takes; see `_kind`."""
-
-_CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
-_NOTHING = r"[^\x{0}-\x{10ffff}]"
 _REASONS = {
     "missing )": "a '(' that is not closed",
     "unexpected )": "a ')' that closes nothing",
@@ -131,7 +126,7 @@ class TensorPatterns:
 
     def _expressions(self, name: str) -> Iterator[Expression]:
         """Yield the expressions that match all of `name`."""
-        encoded = _encoded("".join(map(_marked, name)))
+        encoded = _encoded(marked(name))
         for group, compiled_set in self._groups:
             numbers = compiled_set.Match(encoded)
             # The last of a set matches every text: without it, this is no answer.
@@ -186,7 +181,7 @@ class PatternChecker:
 def literal_head(pattern: str) -> str:
     """The part of a pattern before anything that varies: ``optimizer/`` of ``optimizer/**``."""
     bare = pattern.removeprefix(_EXCLUDE)
-    special = r"[\\.^$*+?{}\[\]()|]" if bare.startswith(_REGULAR) else r"[*?\[]"
+    special = r"[\\.^$*+?{}\[\]()|]" if bare.startswith(_REGULAR) else r"[*?\[{]"
     return re.split(special, bare.removeprefix(_REGULAR), maxsplit=1)[0]
 
 
@@ -207,45 +202,30 @@ def _spellings(name: str) -> set[str]:
     return names | {spelling.removesuffix(_SUFFIX) for spelling in names}
 
 
+@lru_cache(maxsize=1 << 14)
 def _expression(pattern: str) -> Expression:
+    import re2
+
     bare = pattern.removeprefix(_EXCLUDE)
     if not bare:
         raise UsageError("an empty pattern matches no name", hint="write '**' for every tensor")
     if bare.startswith(_REGULAR):
         return compiled(_without_anchors(bare.removeprefix(_REGULAR)))
+    if len(bare) > _MAX_LENGTH:
+        raise UsageError(f"a pattern of {len(bare)} characters is too large")
     try:
-        return compiled(_from_glob(bare))
-    except UsageError as error:
-        raise UsageError(f"the glob {pattern!r} cannot be understood", hint=error.hint) from error
+        return _measured(from_glob(bare))
+    except ValueError as error:
+        raise UsageError(f"the glob {pattern!r} has {error}") from error
+    except re.error as error:
+        raise UsageError(f"the glob {pattern!r} cannot be understood: {error}") from error
+    except re2.error as error:
+        raise UsageError(f"the glob {pattern!r} has {_reason(error)}") from error
 
 
 def _without_anchors(expression: str) -> str:
     body = expression.removeprefix("^")
     return body[:-1] if body.endswith("$") and not body.endswith(r"\$") else body
-
-
-def _from_glob(glob: str) -> str:
-    *groups, last = glob.split("/")
-    parts = ["(.*/)?" if group == "**" else _segment(group) + "/" for group in groups]
-    return "".join(parts) + (".*" if last == "**" else _segment(last))
-
-
-def _segment(glob: str) -> str:
-    pieces = re.findall(r"\*+|\?|\[[!^]?\]?[^\]]*\]|.", glob, re.DOTALL)
-    return "".join(map(_piece, pieces))
-
-
-def _piece(piece: str) -> str:
-    if piece.startswith("*"):
-        return "[^/]*"
-    if piece == "?":
-        return "[^/]"
-    if len(piece) == 1:
-        return re.escape(piece)
-    inner = piece[1:-1]
-    negated = inner.startswith(("!", "^"))
-    inner = (inner[1:] if negated else inner).replace("\\", r"\\").replace("]", r"\]")
-    return f"[^/{inner}]" if negated else f"[{inner}]"
 
 
 @lru_cache(maxsize=1 << 14)
@@ -260,13 +240,23 @@ def compiled(regular: str) -> Expression:
     if len(regular) > _MAX_LENGTH:
         raise UsageError(f"a pattern of {len(regular)} characters is too large")
     try:
-        text = _translated(regular)
-        return Expression(text, re2.compile(_encoded(text), _options(_MEMORY)).programsize)
+        return _measured(_translated(regular))
     except re2.error as error:
-        reason, _, part = error.args[0].decode(errors="replace").partition(": ")
-        raise _refused(regular, _REASONS.get(reason, f"{part!r}: {reason}")) from error
+        raise _refused(regular, _reason(error)) from error
     except (ValueError, re.error) as error:
         raise _refused(regular, str(error)) from error
+
+
+def _measured(text: str) -> Expression:
+    import re2
+
+    return Expression(text, re2.compile(_encoded(text), _options(_MEMORY)).programsize)
+
+
+def _reason(error: Exception) -> str:
+    """Why RE2 refused an expression."""
+    reason, _, part = error.args[0].decode(errors="replace").partition(": ")
+    return _REASONS.get(reason, f"{part!r}: {reason}")
 
 
 def _refused(regular: str, what: str) -> UsageError:
@@ -287,74 +277,21 @@ def _token(token: re.Match[str]) -> str:
         case "operator":
             return text
         case "escape":
-            return _escape(token["escape"])
+            return escape(token["escape"])
         case "class":
-            return _class(text)
+            return character_class(text)
         case "refused" if text == "(?":
             raise ValueError("'(?', for look-around and flags")
         case "refused":
             raise ValueError("a quantifier on a quantifier")
         case "misplaced":
             raise ValueError(f"{text!r} in a place where it is not understood")
-    return "(?:..)" if text == "." else _literal(text)
-
-
-def _literal(char: str) -> str:
-    return rf"(?:{_kind(char)}\x{{{ord(char):x}}})"
-
-
-def _escape(char: str) -> str:
-    if char in _SHORTHANDS:
-        return f"(?:[{_SHORTHANDS[char]}].)"
-    if char.isalnum() and char not in _CONTROLS:
-        raise ValueError(f"'\\{char}'")
-    return _literal(_CONTROLS.get(char, char))
-
-
-def _class(text: str) -> str:
-    # `re` warns of what may one day be an operation on sets; RE2 has classes by name, as '[:alpha:]'.
-    inner = re.sub(r"\\.|[\[&~|]", lambda m: m[0] if len(m[0]) == 2 else f"\\{m[0]}", text[1:-1])
-    inner = inner.replace("--", r"-\-")
-    re.compile(f"[{inner}]")
-    negated, inner = inner.startswith("^"), inner.removeprefix("^")
-    kinds = "".join(_SHORTHANDS.get(char, "") for char in re.findall(r"\\(.)", inner, re.DOTALL))
-    chars = re.sub(r"\\(.)", lambda m: _in_class(m[1]), inner, flags=re.DOTALL)
-    # What is left may not begin with a sign that it did not begin with.
-    chars = re.sub(r"^\^", r"\^", chars)
-    if negated:
-        others = _one_of("".join(sorted(set(_KINDS) - set(kinds))))
-        return f"(?:{others}[^{chars}])" if chars else f"(?:{others}.)"
-    return f"(?:{_one_of(kinds)}.|[{_KINDS}]{_one_of(chars)})"
-
-
-def _one_of(chars: str) -> str:
-    return f"[{chars}]" if chars else _NOTHING
-
-
-def _in_class(char: str) -> str:
-    """The inside of a class that means an escaped `char`, which is no shorthand."""
-    if char in _SHORTHANDS:
-        return ""
-    return f"\\{char}" if char.isascii() and char.isalnum() else rf"\x{{{ord(char):x}}}"
+    return "(?:..)" if text == "." else literal(text)
 
 
 def _too_large_together() -> UsageError:
     """What is raised where expressions go beyond `_MAX_SIZE`."""
     return UsageError("the patterns are too large together", hint="repeat less")
-
-
-@lru_cache(maxsize=1 << 12)
-def _marked(char: str) -> str:
-    return _kind(char) + char
-
-
-def _kind(char: str) -> str:
-    """What kind of character Python takes `char` for, as one of `_KINDS`."""
-    if char.isdecimal():
-        return "0"
-    if char.isalnum() or char == "_":
-        return "1"
-    return "2" if char.isspace() else "3"
 
 
 def _grouped(expressions: Iterable[Expression]) -> list[list[Expression]]:

@@ -185,7 +185,7 @@ def test_an_update_is_judged_with_its_scale(run, tmp_path):
     (result,) = json.loads(answer.stdout)["report"]["results"]
     assert result["measured_max"] == 24  # 2 * 6 over four inputs
     assert run("audit", path, *ROWS, "--tensors", "q.weight").returncode == 4
-    assert run("audit", tmp_path, *ROWS, "--tensors", "*.weight").returncode == 3
+    assert run("audit", tmp_path, *ROWS, "--tensors", "**.weight").returncode == 3
 
 
 @pytest.mark.parametrize(

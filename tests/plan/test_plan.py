@@ -268,3 +268,34 @@ def test_many_tensors_and_rules():
     plan = build_plan(checkpoint, spec_of(*rules))
     assert len(plan.assignments) == 100 * 100
     assert {a.rule for a in plan.assignments} == {f"rule-{i + 1}" for i in range(100)}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("**/weight", "**.weight"),
+        ("*.weight", "**.weight"),
+        ("*/weight", "**.weight"),
+        ("model.layers.*.weight", "model.layers.**.weight"),
+    ],
+)
+def test_a_glob_for_the_names_of_another_producer_is_told(pattern, meant):
+    """PyTorch's names have dots where Keras' have slashes."""
+    checkpoint = Described([tensor("model.layers.0.mlp.weight", 4, 4)])
+    rule = {"tensors": pattern, "constraint": "MaxNorm", "max_value": 1, "axis": 0}
+    plan = build_plan(checkpoint, spec_from_mapping({"version": 1, "rules": [rule]}))
+    assert [unmatched.meant for unmatched in plan.unmatched] == [meant]
+
+
+def test_a_star_that_ends_at_a_dot_is_told():
+    """A rule that means every weight and governs one would pass a gate for the wrong reason."""
+    names = ("head.weight", "layers.0.mlp.weight", "layers.1.mlp.weight", "layers.0.bias")
+    checkpoint = Described([tensor(name, 4) for name in names])
+    found = build_plan(checkpoint, spec_of({"tensors": "*.weight", "constraint": "NonNeg"}))
+    (notice,) = [n for n in found.notices if n.code == "star-ends-at-dot"]
+    assert notice.informational
+    assert "matches 1 tensor" in notice.message
+    assert notice.hint == "**.weight would match 2 more"
+    for pattern in ("**.weight", "layers.*.mlp.weight", "head.weight"):
+        rule = {"tensors": pattern, "constraint": "NonNeg"}
+        assert not build_plan(checkpoint, spec_of(rule)).notices

@@ -36,8 +36,22 @@ def matches(patterns, *names):
         ("a/**/z", "a/b/c/z"),
         ("a/**", "a/b/c"),
         ("**", "anything/at/all"),
-        ("*.weight", "layers.0.mlp.weight"),
-        ("layers.*.weight", "layers.0.mlp.weight"),
+        ("*.weight", "mlp.weight"),
+        ("**.weight", "layers.0.mlp.weight"),
+        ("**.weight", "weight"),
+        ("**.weight", "a/b.weight"),
+        ("**_proj.weight", "layers.0.attn.q_proj.weight"),
+        ("layers.*.*.weight", "layers.0.mlp.weight"),
+        ("layers.**.weight", "layers.0.mlp.weight"),
+        ("layers.**.weight", "layers.weight"),
+        ("layers.?.weight", "layers.0.weight"),
+        ("layers.[!1].weight", "layers.0.weight"),
+        ("*/kernel", "conv.1/kernel"),
+        ("**/{kernel,bias}", "dense/bias"),
+        ("{a,b.{c,d}}.weight", "b.d.weight"),
+        ("{**/a,*.b}", "x.b"),
+        ("{,q_}proj", "proj"),
+        ("x[{]y[}]", "x{y}"),
         ("a.b", "a.b"),
         ("x[[]y", "x[y"),
         ("re:layers\\.\\d+\\.(q|k)_proj", "layers.31.q_proj"),
@@ -56,6 +70,12 @@ def test_matches(pattern, name):
     ("pattern", "name"),
     [
         ("*/kernel", "a/b/kernel"),
+        ("*.weight", "layers.0.mlp.weight"),
+        ("layers.*.weight", "layers.0.mlp.weight"),
+        ("layers.0?mlp.weight", "layers.0.mlp.weight"),
+        ("layers[!0]0", "layers.0"),
+        ("**/weight", "layers.0.weight"),
+        ("**/{kernel,bias}", "dense/gamma"),
         ("*/kernel", "kernel"),
         ("dense/kernel", "dense/kernels"),
         ("dense/kernel", "Dense/kernel"),
@@ -72,6 +92,21 @@ def test_matches(pattern, name):
 def test_does_not_match(pattern, name):
     """A pattern means no more than it says: segments, case, the whole name."""
     assert not matches(pattern, name)
+
+
+@given(st.data())
+def test_dots_part_segments_as_slashes_do(data):
+    """A glob means on PyTorch's names what it means on Keras', written with the other sign."""
+    name, glob = data.draw(NAMES), data.draw(GLOBS)
+    dotted = glob.replace("/", "."), name.replace("/", ".")
+    assert matches(glob, name) == matches(*dotted)
+
+
+@pytest.mark.parametrize("pattern", ["{a", "a}", "{a}", "**/{a,b", "{" * 9 + "a,b" + "}" * 9])
+def test_a_brace_that_is_no_choice_is_refused(pattern):
+    """A slip must not become a sign that no name has."""
+    with pytest.raises(UsageError, match=r"brace|closed|closes"):
+        matches(pattern, "a")
 
 
 def test_exclusion_wins_over_any_name():
@@ -94,7 +129,7 @@ def test_rules_are_told_apart():
     assert patterns.matching(["b"]) == {1, 2, 3}
 
 
-NAMES = st.lists(st.sampled_from(["a", "b", "ab", "kernel", "x.y"]), min_size=1, max_size=5).map(
+NAMES = st.lists(st.sampled_from(["a", "b", "ab", "kernel", "x-y"]), min_size=1, max_size=5).map(
     "/".join
 )
 GLOBS = st.lists(
