@@ -78,7 +78,7 @@ class StartingSpec:
 
     `declared` says that the rules are what the model declares. `unknown` are declared constraints of
     which no rule was made, each with the reason. `warnings` are what an audit of the declarations
-    would warn of; rules are not asked. `unstated` says that some can be judged, but by no rule.
+    would warn of.
     `unsound` is what the health preset finds, if anything.
     """
 
@@ -88,7 +88,6 @@ class StartingSpec:
     left_out: tuple[tuple[str, str], ...] = ()
     unknown: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
-    unstated: bool = False
     unsound: tuple[str, ...] = ()
 
 
@@ -144,7 +143,6 @@ def starting_spec(
         rules=rules,
         left_out=tuple((name, reason) for name, reason in left_out.items() if reason is not None),
         unknown=tuple(unknown),
-        unstated=any(canonical(type(a.constraint).__name__) is None for a in plan.assignments),
         warnings=tuple(_warnings(plan)) if plan.assignments else (),
         unsound=unsound,
     )

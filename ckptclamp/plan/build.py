@@ -33,7 +33,8 @@ def build_plan(
     """Decide what will be judged of `checkpoint`; weights are compared (`plan.ties`), none is measured.
 
     The rules of `spec` come first, in their order, then what the checkpoint's own model declares,
-    unless the spec ignores it. The same tensor may be judged under several constraints. A declaration
+    unless the spec ignores it, or states it itself. The same tensor may be judged under several
+    constraints. A declaration
     that cannot be judged is settled by rules, or ignore rules, over the tensors that it is about.
 
     Args:
@@ -76,7 +77,7 @@ def build_plan(
             settling = Settling(bound, entries, spec)
             declared = [settling.settled(entry) for entry in declared]
             ignored = tuple(settling.used)
-        entries += declared
+        entries = [*_restating(entries, declared)]
     plan = plan_of(entries)
     return replace(plan, tied=_tied_under_rules(bound, plan), settling=ignored)
 
@@ -96,6 +97,34 @@ def _refuse_shared_ids(spec: Spec, declared: Iterable[Entry]) -> None:
     )
     if problems:
         raise SpecError(spec.path or "options", problems)
+
+
+def _restating(entries: Iterable[Entry], declared: Iterable[Entry]) -> Iterator[Entry]:
+    """All of both, but what a rule states as the model declares it is judged once, as that rule.
+
+    What a declaration would warn of, the rule does.
+    """
+    pairs = {_judgement(entry): entry for entry in declared if isinstance(entry, Assignment)}
+    restated = set()
+    for entry in entries:
+        twin = pairs.get(_judgement(entry)) if isinstance(entry, Assignment) else None
+        if twin is None or not isinstance(entry, Assignment):
+            yield entry
+            continue
+        restated.add(id(twin))
+        notices = (*entry.notices, *(n for n in twin.notices if n not in entry.notices))
+        why = f"{entry.why}; the model declares it, too"
+        yield replace(entry, notices=notices, why=why, label=entry.label or twin.label)
+    yield from (entry for entry in declared if id(entry) not in restated)
+
+
+def _judgement(pair: Assignment) -> tuple[object, ...]:
+    """Everything by which the judgements of two pairs could differ."""
+    constraint = pair.constraint
+    return (
+        *(pair.tensor.name, pair.axes, type(constraint), repr(constraint.get_config())),
+        *(pair.tolerance, pair.shortfall, pair.allow_zero, pair.severity, pair.meant),
+    )
 
 
 def _tied_under_rules(bound: BoundModel, plan: Plan) -> tuple[tuple[Tensor, Tensor], ...]:

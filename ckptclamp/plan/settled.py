@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, printable
 from ckptclamp.models.keras.v3 import LISTS
-from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
+from ckptclamp.plan import Assignment, Entry, NotEvaluated
 from ckptclamp.plan.tensors import names_of
 from ckptclamp.spec.model import utc_today
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
@@ -36,7 +36,8 @@ class Settling:
         self._patterns = {rule.id: rule.tensors for rule in spec.rules}
         self._judged: dict[str, list[str]] = defaultdict(list)
         for entry in planned:
-            if isinstance(entry, Assignment) and entry.origin is Origin.SPEC:
+            # A preset asks the same of all tensors, so it answers for no constraint of one.
+            if isinstance(entry, Assignment) and entry.rule in self._patterns:
                 self._judged[entry.tensor.name].append(entry.rule)
         root = f"{bound.model.weights_root}/" if bound.model.weights_root else ""
         self._roots = (root, *(f"{root}{name}/" for name in LISTS))

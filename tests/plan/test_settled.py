@@ -63,8 +63,25 @@ def test_a_rule_over_another_tensor_does_not(pattern):
 
 def test_what_can_be_judged_is_judged():
     """A rule beside it changes nothing."""
-    found = plan(dense({"class_name": "NonNeg", "config": {}}), rule("dense/kernel"))
+    found = plan(dense({"class_name": "UnitNorm", "config": {}}), rule("dense/kernel"))
     assert [a.rule for a in found.assignments] == ["mine", "dense.kernel_constraint"]
+    assert notices(found) == []
+
+
+def test_what_a_rule_states_as_it_is_declared_is_judged_once():
+    """Else every finding would come in two; what differs in anything is judged by itself."""
+    declared = {"class_name": "NonNeg", "config": {}}
+    (pair,) = plan(dense(declared), rule("dense/kernel")).assignments
+    assert pair.rule == "mine"
+    assert pair.why.endswith("; the model declares it, too")
+    for differing in ({"severity": "warning"}, {"tolerance": 0.5}, {"zero_units": "allow"}):
+        assert len(plan(dense(declared), rule("dense/kernel", **differing)).assignments) == 2
+
+
+def test_a_preset_settles_nothing():
+    """That all weights are finite is no answer to a constraint of one layer."""
+    found = plan(dense(UNKNOWN), rule("dense/bias"), preset="health")
+    assert len(found.not_evaluated) == 1
     assert notices(found) == []
 
 
