@@ -73,7 +73,8 @@ def test_a_plain_function_is_told_of_what_it_always_was(model):
 
 def test_a_log_gets_a_line_every_so_often():
     """Speed and time left are those of the bytes since the last line."""
-    now, lines = [0.0], []
+    now = [0.0]
+    lines: list[str] = []
     log = Log(lines.append, clock=lambda: now[0])
     copying = log.phase("copying")
     for second in range(31):
