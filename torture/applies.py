@@ -15,7 +15,6 @@ from pathlib import Path
 
 import ckptclamp
 from ckptclamp.applying.leftovers import clean
-from ckptclamp.checkpoints.source import fastest_zlib
 from ckptclamp.checkpoints.unfinished import JOURNAL, is_hidden
 from torture.mutating import FIXTURES
 
@@ -40,6 +39,7 @@ _IMPORTED_WHEN_USED = (
     "rich.console",
     "safetensors",
     "yaml",
+    "zlib_ng.zlib_ng",
 )
 
 Tree = dict[str, bytes]
@@ -126,7 +126,6 @@ def load_everything() -> None:
             importlib.import_module(module.name)
     for name in _IMPORTED_WHEN_USED:
         importlib.import_module(name)
-    fastest_zlib()
 
 
 def start(apply: Apply, when_staging: Callable[[], None]) -> int:

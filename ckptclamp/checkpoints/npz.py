@@ -14,13 +14,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Never
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
+from ckptclamp.checkpoints.checksums import Checksums
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
 from ckptclamp.checkpoints.keras.zip_directory import STORED, Member, read_directory
 from ckptclamp.checkpoints.keras.zip_members import (
     PatchedArchive,
     check_unpacked,
     inflate_to_file,
-    verify_member,
+    verify_members,
 )
 from ckptclamp.checkpoints.safetensors import MAX_NAME_CHARACTERS, MAX_RANK
 from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
@@ -85,6 +86,7 @@ class NpzCheckpoint(Checkpoint):
                 inflated.close()
             raise
         self.tensors = {tensor.name: tensor for tensor in described}
+        source.checksums = Checksums()
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -113,8 +115,7 @@ class NpzCheckpoint(Checkpoint):
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
-        for member in self._members:
-            verify_member(self.sources[0], member)
+        verify_members(self.sources[0], self._members)
 
 
 def _check_names(source: Source, members: Sequence[Member]) -> None:

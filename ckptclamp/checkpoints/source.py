@@ -1,7 +1,6 @@
 """Regular files that weights are read from: opened once, read by `pread`, watched for changes.
 
-`Limits` say how much of them is too much, `Digests` hash them beside other work, `crc32_of` takes a
-zip archive's checksum of a part.
+`Limits` say how much of them is too much, `Digests` hash them beside other work.
 """
 
 from __future__ import annotations
@@ -9,10 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import zlib
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -26,18 +23,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
     from pathlib import Path
-    from types import ModuleType
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.checksums import Checksums
 
 
 _BLOCK = 1 << 20
 _SMALL = 1 << 20
 """Files up to this size are hashed where the digests are asked for: a thread would cost more."""
-_PIECE = 32 << 20
-"""How much of a file one thread takes the checksum of."""
-_CRC32 = 0xEDB88320
-"""The polynomial of CRC-32; the highest bit is the coefficient of x to the power 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +57,7 @@ class Source:
     `path` is shown to the user, and must go on leading to the same file if `named`; `fd` stays open
     until `close`. `size` is in bytes. `told`, if it is set, is called by those who copy, compare, hash
     or flush the file with the name of what they do and how many more bytes they have done, in any
-    thread.
+    thread. Where `checksums` are set, they are taken of what is read.
     """
 
     def __init__(self, path: Path, fd: int, status: stat_result, *, named: bool = True) -> None:
@@ -73,6 +66,7 @@ class Source:
         self.named = named
         self.identity = Identity.of(status)
         self.size = status.st_size
+        self.checksums: Checksums | None = None
         self._uncached = False
         self.told: Callable[[str, int], None] | None = None
 
@@ -142,6 +136,12 @@ class Source:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill all of `buffer` (bytes) from `offset` on; raises as `read_at` does."""
+        if self.checksums is None:
+            self._fill(buffer, offset)
+        else:
+            self.checksums.taken(self._fill, buffer, offset)
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
         done = 0
         while done < len(buffer):
             try:
@@ -161,6 +161,14 @@ class Source:
         """Yield `length` bytes from `offset` on, a MiB at a time; raises as `read_at` does."""
         for at in range(0, length, _BLOCK):
             yield self.read_at(offset + at, min(_BLOCK, length - at))
+
+    def buffered(self, offset: int, length: int, size: int = _BLOCK) -> Iterator[memoryview]:
+        """Yield the same in blocks of `size`, each good until the next one is asked for."""
+        buffer = memoryview(bytearray(min(size, length)))
+        for at in range(0, length, size):
+            block = buffer[: length - at]
+            self._fill(block, offset + at)
+            yield block
 
     def verify_unchanged(self) -> None:
         """Raise `ChangedError` if the file, or what its name points at, is not what was opened."""
@@ -312,92 +320,12 @@ def sha256(source: Source, stop: Event | None = None) -> str:
     import hashlib  # starts OpenSSL, and large files are not hashed unasked
 
     digest = hashlib.sha256()
-    for block in _buffered(source, 0, os.fstat(source.fd).st_size):
+    for block in source.buffered(0, os.fstat(source.fd).st_size):
         if stop is not None and stop.is_set():
             break
         digest.update(block)
         source.tell("hashing", len(block))
     return digest.hexdigest()
-
-
-def _buffered(source: Source, offset: int, length: int) -> Iterator[memoryview]:
-    """Yield `length` bytes from `offset` on in blocks, each good until the next one is asked for."""
-    buffer = memoryview(bytearray(min(_BLOCK, length)))
-    for at in range(0, length, _BLOCK):
-        block = buffer[: length - at]
-        source.read_into(block, offset + at)
-        yield block
-
-
-def crc32_of(source: Source, offset: int, length: int) -> int:
-    """Return the CRC-32 of `length` bytes of `source` from `offset` on; threads take pieces of it.
-
-    Raises:
-        UnreadableError: the bytes are not there.
-    """
-    pieces = [(offset + at, min(_PIECE, length - at)) for at in range(0, length, _PIECE)]
-    if len(pieces) < 2:
-        return _crc32(source, offset, length)
-    from concurrent.futures import ThreadPoolExecutor
-
-    crc = 0
-    with ThreadPoolExecutor(default_jobs(), thread_name_prefix="crc32") as pool:
-        parts = pool.map(lambda piece: _crc32(source, *piece), pieces)
-        for part, (_, size) in zip(parts, pieces, strict=True):
-            crc = crc32_of_both(crc, part, size)
-    return crc
-
-
-def _crc32(source: Source, offset: int, length: int) -> int:
-    crc, update = 0, fastest_zlib().crc32
-    for block in _buffered(source, offset, length):
-        crc = update(block, crc)
-    return crc
-
-
-def crc32_of_both(first: int, second: int, length: int) -> int:
-    """Return the CRC-32 of some bytes and `length` more, from those of the two.
-
-    A CRC is a remainder of polynomials; more bytes behind the first ones multiply these by a power
-    of x, as in zlib's `crc32_combine`.
-    """
-    return _product(_power(8 * length), first) ^ second
-
-
-@lru_cache(maxsize=64)
-def _power(exponent: int) -> int:
-    """Return x to the power `exponent`, modulo the polynomial."""
-    result, square = 1 << 31, 1 << 30
-    while exponent:
-        if exponent & 1:
-            result = _product(square, result)
-        square = _product(square, square)
-        exponent >>= 1
-    return result
-
-
-def _product(a: int, b: int) -> int:
-    """Multiply two polynomials modulo the polynomial of CRC-32."""
-    result = 0
-    for bit in range(31, -1, -1):
-        if a >> bit & 1:
-            result ^= b
-        b = b >> 1 ^ (_CRC32 if b & 1 else 0)
-    return result
-
-
-@cache
-def fastest_zlib() -> ModuleType:
-    """Return zlib-ng where it is installed, or else zlib, of which it is a faster copy.
-
-    It is for inflating and for checksums. Faster inflaters than this were written anew, and differ in
-    which broken streams they refuse. Nothing is deflated with it: its bytes are not those of zlib.
-    """
-    try:
-        from zlib_ng import zlib_ng
-    except ImportError:
-        return zlib
-    return zlib_ng
 
 
 def default_jobs() -> int:

@@ -83,7 +83,7 @@ def test_leaving_early_ends_the_threads(monkeypatch, sources):
         begun.set()
         go.wait(10)
 
-    monkeypatch.setattr(Source, "read_into", slow)
+    monkeypatch.setattr(Source, "_fill", slow)
     started = time.monotonic()
     with suppress(KeyboardInterrupt), Digests([sources[-1]]):
         assert begun.wait(10)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
+from ckptclamp.checkpoints.checksums import Checksums
 from ckptclamp.checkpoints.copying import ScratchFile, copy_bytes, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
@@ -31,7 +32,7 @@ from ckptclamp.checkpoints.keras.zip_members import (
     inflate_to_file,
     member_blocks,
     replace_member,
-    verify_member,
+    verify_members,
 )
 from ckptclamp.checkpoints.source import Limits, Source, open_all
 from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
@@ -87,6 +88,7 @@ class KerasArchive(Checkpoint):
         self.tensors = description.tensors
         self.notes = (*_unknown_members(self.directory), *description.notes)
         self.isolation = description.isolation
+        source.checksums = Checksums()
 
     @property
     def files(self) -> tuple[Source, ...]:
@@ -108,8 +110,7 @@ class KerasArchive(Checkpoint):
 
     def verify_integrity(self) -> None:
         """Compare the checksum of every member with its bytes."""
-        for member in self.directory.members:
-            verify_member(self.sources[0], member)
+        verify_members(self.sources[0], self.directory.members)
 
 
 def _check_members(source: Source, members: Mapping[str, Member], limits: Limits) -> None:

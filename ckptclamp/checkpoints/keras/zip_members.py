@@ -7,6 +7,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.checksums import crc32, crc32_of
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, writing
 from ckptclamp.checkpoints.keras.zip_directory import (
     DEFLATED,
@@ -16,12 +17,12 @@ from ckptclamp.checkpoints.keras.zip_directory import (
     Directory,
     Member,
 )
-from ckptclamp.checkpoints.source import Source, crc32_of
+from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import NotWrittenError, UnreadableError
 from ckptclamp.system import write_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint, Target
     from ckptclamp.checkpoints.source import Limits
@@ -41,7 +42,7 @@ def member_blocks(source: Source, member: Member) -> Iterator[bytes]:
     """
     crc = done = 0
     for block in _unpacked(source, member):
-        crc = zlib.crc32(block, crc)
+        crc = crc32(block, crc)
         done += len(block)
         if done > member.size:
             break
@@ -52,8 +53,17 @@ def member_blocks(source: Source, member: Member) -> Iterator[bytes]:
         _damaged(source, member, "its bytes do not match their checksum")
 
 
-def verify_member(source: Source, member: Member) -> None:
-    """Compare a member's length and checksum with its bytes; raises as `member_blocks` does."""
+def verify_members(source: Source, members: Iterable[Member]) -> None:
+    """Compare each member's length and checksum with its bytes; raises as `member_blocks` does.
+
+    What `source` has remembered of checksums is forgotten then.
+    """
+    for member in members:
+        _verify(source, member)
+    source.checksums = None
+
+
+def _verify(source: Source, member: Member) -> None:
     if member.method != STORED:
         for _ in member_blocks(source, member):
             pass
@@ -204,7 +214,7 @@ def _pack(member: Member, blocks: Iterator[bytes], fd: int) -> tuple[int, int, i
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS) if member.method == DEFLATED else None
     crc = stored = size = 0
     for block in blocks:
-        crc = zlib.crc32(block, crc)
+        crc = crc32(block, crc)
         size += len(block)
         packed = deflater.compress(block) if deflater else block
         write_at(fd, memoryview(packed), member.data + stored)
