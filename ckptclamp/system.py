@@ -7,14 +7,10 @@ answer, and whoever called it says what is missing.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -125,6 +121,8 @@ def reserve(fd: int, size: int) -> None:
 
 def free_bytes(path: Path) -> int:
     """The bytes that this user may still write on the file system of `path`; raises `OSError`."""
+    import shutil
+
     return shutil.disk_usage(path).free
 
 
@@ -140,6 +138,8 @@ def hollow_file(prefix: bytes, size: int) -> Iterator[str]:
     if hasattr(os, "memfd_create") and Path(DESCRIPTORS).is_dir():
         fd, path = os.memfd_create("header", os.MFD_CLOEXEC), None
     else:
+        import tempfile
+
         fd, path = tempfile.mkstemp(prefix="ckptclamp-")
     try:
         with os.fdopen(fd, "wb", closefd=path is not None) as file:
@@ -259,6 +259,8 @@ class Folder:
         call, flag = _rename_with_flags(flags) if self.fd >= 0 else (None, 0)
         if call is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        import ctypes
+
         if call(self.fd, os.fsencode(old), self.fd, os.fsencode(new), ctypes.c_uint(flag)) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), old, None, new)
@@ -272,6 +274,8 @@ _NO_FLAGS = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 
 def _rename_with_flags(flags: tuple[int, int]) -> tuple[Callable[..., int] | None, int]:
     """The C library's function that renames with flags, if there is one, and its flag of `flags`."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     for name, flag in zip(("renameat2", "renameatx_np"), flags, strict=True):
         if hasattr(libc, name):
@@ -289,6 +293,7 @@ def inherited(fd: int) -> Iterator[tuple[int, dict[str, Any]]]:
         yield fd, {"pass_fds": (fd,)}
         return
     import msvcrt
+    import subprocess
 
     handle = msvcrt.get_osfhandle(fd)
     os.set_handle_inheritable(handle, True)

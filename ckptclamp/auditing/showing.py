@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,7 +80,9 @@ class Shown:
         )
         more = len(wrong) - _MOST_ROWS
         rest = f"<p>and {more:,} more that are not a pass</p>" if more > 0 else ""
-        return f"<div><p>{html.escape(_summary(self))}</p>{table}{rest}</div>"
+        from html import escape
+
+        return f"<div><p>{escape(_summary(self))}</p>{table}{rest}</div>"
 
 
 def _summary(shown: Shown) -> str:
@@ -137,4 +138,6 @@ def _html_row(result: Result) -> str:
         f"{result.violating:,}",
         str(result.verdict),
     )
-    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+    from html import escape
+
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -5,6 +5,7 @@ A command parses, calls and chooses the exit code. Nothing here looks at weights
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -51,6 +52,10 @@ Exit codes:
 When several hold, 3 outranks 4, and 4 outranks 1; all are printed."""
 
 
+_PAGE = 80
+"""How wide the help is at most."""
+_YOUNG = 50_000
+"""How many new objects Python looks through for dead ones at a time: imports make many, and none dies."""
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a program."""
 
@@ -125,13 +130,14 @@ def completion_command(ctx: click.Context, shell: str) -> None:
 
 def main() -> NoReturn:
     """Run the program; every failure ends in one line on stderr and an exit code."""
+    gc.set_threshold(_YOUNG)
     _open_closed_streams()
     stdout = sys.stdout
     signal.signal(signal.SIGTERM, _terminate)
     # The kernels run in threads of their own; BLAS threads would only cost their start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        code = cli.main(prog_name="ckptclamp", standalone_mode=False)
+        code = cli.main(prog_name="ckptclamp", standalone_mode=False, terminal_width=_width())
         sys.stdout.flush()
     except BrokenPipeError:
         code = _closed_pipe()
@@ -140,7 +146,19 @@ def main() -> NoReturn:
         code = _left_by(error) if sys.stdout is stdout else _closed_pipe()
     except Exception as error:  # noqa: BLE001 - the one place where every failure becomes an answer
         code = _explain(error)
+    # The system takes back all memory at once; to look for what is dead in it takes longer than many an
+    # audit.
+    gc.freeze()
     sys.exit(code)
+
+
+def _width() -> int:
+    """As wide as click makes its help; whom it asks, `shutil`, imports every compressor."""
+    try:
+        columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(1).columns
+    except (ValueError, OSError):
+        columns = 0
+    return max(min(columns or _PAGE, _PAGE) - 2, 50)
 
 
 def _open_closed_streams() -> None:

@@ -221,7 +221,7 @@ def test_a_small_safetensors_needs_few_imports(tmp_path: Path):
     code = (
         "import sys; from ckptclamp.checkpoints.opening import open_checkpoint as o; "
         f"c = o({str(path)!r}); [c.read(t, tuple((0, n) for n in t.shape)) for t in c.tensors.values()]; "
-        "print(*sorted({'h5py', 'yaml', 'rich', 'ml_dtypes'} & set(sys.modules)))"
+        "print(*sorted({'h5py', 'yaml', 'rich', 'ml_dtypes', 'subprocess'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -156,6 +156,7 @@ def test_help_imports_nothing_heavy(command):
         "try: ckptclamp.cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'numpy', 'h5py', 'rich', 'yaml', 're2', 'safetensors'} & set(sys.modules)\n"
+        "heavy |= {'shutil', 'subprocess'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     answer = subprocess.run(
@@ -173,7 +174,7 @@ def test_tiny_audit_imports_numpy_and_no_more(model):
         "import sys, ckptclamp\n"
         f"ckptclamp.inspect({str(model)!r}, norms=True)\n"
         f"ckptclamp.audit({str(model)!r})\n"
-        "heavy = {'h5py', 'rich', 'yaml', 're2'} & set(sys.modules)\n"
+        "heavy = {'h5py', 'rich', 'yaml', 're2', 'html', 'subprocess'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     answer = subprocess.run(
