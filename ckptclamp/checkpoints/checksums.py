@@ -6,6 +6,8 @@ from bisect import bisect_left
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
+from zlib_ng import zlib_ng
+
 from ckptclamp.checkpoints.source import default_jobs
 
 if TYPE_CHECKING:
@@ -72,8 +74,6 @@ def crc32(data: bytes | memoryview, value: int = 0) -> int:
 
     By zlib-ng, which takes it as fast as memory can be read; five times as fast as zlib.
     """
-    from zlib_ng import zlib_ng  # only archives need it
-
     crc: int = zlib_ng.crc32(data, value)
     return crc
 

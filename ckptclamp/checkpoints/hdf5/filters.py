@@ -11,6 +11,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+from zlib_ng import zlib_ng  # it reads and refuses what zlib does, in two thirds of the time
 
 from ckptclamp.errors import UnreadableError
 
@@ -113,9 +114,6 @@ def encode_chunk(data: bytes, chunked: Chunked, itemsize: int) -> bytes:
 
 
 def _inflate(data: Bytes, limit: int) -> Bytes:
-    # It reads and refuses what zlib does, in two thirds of the time.
-    from zlib_ng import zlib_ng
-
     stream = zlib_ng.decompressobj()
     try:
         decoded: bytes = stream.decompress(data, limit + 1)
