@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptclamp.auditing.comparison import Comparison
     from ckptclamp.auditing.options import AuditOptions, Opening
@@ -118,26 +118,21 @@ def baseline(
         UsageError: it cannot be read or is no baseline, is that of another checkpoint and would be
             replaced, or the report did not judge what it was to.
     """
-    from ckptclamp.gate.baseline import (
-        checkpoint_identity,
-        compare,
-        load_baseline,
-        record,
-        refuse_another,
-        render_baseline,
-        unfit,
-    )
+    from ckptclamp.gate.baseline import checkpoint_identity, compare, record, refuse_another, unfit
+    from ckptclamp.gate.known import Baselines, load_baselines, render_baselines
 
     identity = checkpoint_identity(report.checkpoint.path, path, checkpoint_name)
-    known = load_baseline(path) if not write or Path(path).exists() else None
+    file = load_baselines(path) if not write or Path(path).exists() else None
+    known = None if file is None else file.of(identity)
     if write:
         reason = unfit(report)
         if reason is not None:
             raise UsageError(f"the baseline was not written: {reason}", path=path)
-        if known is not None:
+        if file is not None and known is not None and not file.several:
             refuse_another(known, identity)
         known = record(report, identity, known)
-        _write(_free(path, (report.checkpoint.path,), force=True), render_baseline(known))
+        whole = (file or Baselines({identity: known})).replaced(known)
+        _write(_free(path, (report.checkpoint.path,), force=True), render_baselines(whole))
     assert known is not None
     return compare(report, identity, known)
 
@@ -175,11 +170,13 @@ def verify(
     directory: str | Path | None = None,
     *,
     spec: str | Path | None = None,
+    renamed: Mapping[str, str | Path] | None = None,
     follow_symlinks: bool = False,
 ) -> Verification:
     """Compare the in-toto statement at a path with the files in `directory` (by default beside it).
 
-    With `spec`, the audit must have been made with that very file. Who wrote the statement is not
+    With `spec`, the audit must have been made with that very file; `renamed` says where a file of the
+    statement is now, if it has another name. An envelope around the statement is opened. Who wrote the statement is not
     checked here; that is what a signature over it is for.
 
         >>> import ckptclamp
@@ -195,7 +192,9 @@ def verify(
     """
     from ckptclamp.gate.attestation import verify as verified
 
-    return verified(statement, directory, spec=spec, follow_symlinks=follow_symlinks)
+    return verified(
+        statement, directory, spec=spec, renamed=renamed, follow_symlinks=follow_symlinks
+    )
 
 
 def render(

@@ -79,14 +79,15 @@ def assert_conforms(
     __tracebackhide__ = True
     from ckptclamp.auditing.audit import audit
     from ckptclamp.auditing.options import AuditOptions
-    from ckptclamp.gate.baseline import checkpoint_identity, compare, load_baseline
+    from ckptclamp.gate.baseline import checkpoint_identity, compare
+    from ckptclamp.gate.known import load_baselines
 
-    known = load_baseline(baseline) if baseline is not None else None
+    known = load_baselines(baseline) if baseline is not None else None
     fields: dict[str, Any] = {**options}
     report = audit(path, spec, AuditOptions(**fields))
     if baseline is not None and known is not None:
         identity = checkpoint_identity(path, baseline, checkpoint_name)
-        report = compare(report, identity, known)
+        report = compare(report, identity, known.of(identity))
     if report.exit_code:
         raise AssertionError(_message(report))
     return report

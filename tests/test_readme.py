@@ -46,7 +46,7 @@ _BLOCK = re.compile(r"(?:^ {4}.*\n|^\n)+|^```\w*\n(?:.*\n)*?^```$", re.MULTILINE
 _INLINE = re.compile(r"`(?P<code>[^`\n]+)`")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
-OTHER_PROGRAMS = {"--rm", "--network", "--read-only", "--statement"}
+OTHER_PROGRAMS = {"--rm", "--network", "--read-only", "--statement", "--predicate", "--key"}
 """Options of docker and cosign, which the documents speak of too."""
 
 

@@ -8,8 +8,6 @@ box by box in float64, so memory is bounded whatever the size.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ from pathlib import Path
 from ckptclamp.auditing.audit import opened
 from ckptclamp.auditing.drift import TensorDrift, measure_drift
 from ckptclamp.auditing.options import Opening
+from ckptclamp.auditing.renames import Renames
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
-from ckptclamp.errors import ExitCode, UsageError
+from ckptclamp.errors import ExitCode
 from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.plan.units import default_axes
@@ -117,7 +116,7 @@ def compare_checkpoints(
     """
     opening = opening or Opening()
     with opened(old, opening) as before, opened(new, opening) as after:
-        matching = _match(before, after, [_Rename.parse(text) for text in renames])
+        matching = _match(before, after, Renames(renames, "the old checkpoint"))
         reshaped, not_compared, comparable = _sort(matching.pairs)
         producer = producer_of(after)
         drifts = [
@@ -147,35 +146,6 @@ def compare_checkpoints(
 
 
 @dataclass(frozen=True, slots=True)
-class _Rename:
-    """One ``old=>new``; each star is the shortest text that fits, from left to right."""
-
-    text: str
-    old: re.Pattern[str]
-    new: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> _Rename:
-        old, arrow, new = text.partition("=>")
-        if not (arrow and old and new):
-            raise UsageError(f"{text!r} is no rename", hint="write 'old.*=>new.*'")
-        if old.count("*") != new.count("*"):
-            raise UsageError(f"the rename {text!r} must have as many stars left as right")
-        first, *rest = map(re.escape, old.split("*"))
-        # Atomic groups never go back for another place, so that no name takes more than linear time.
-        stars = [f"(?>(.*?){part})" for part in rest[:-1]] + [f"(.*){part}" for part in rest[-1:]]
-        return cls(text, re.compile("".join([first, *stars]), re.DOTALL), tuple(new.split("*")))
-
-    def __call__(self, name: str) -> str | None:
-        """The new name, or ``None`` if this rename does not fit `name`."""
-        found = self.old.fullmatch(name)
-        if found is None:
-            return None
-        texts = (*found.groups(), "")
-        return "".join(part + text for part, text in zip(self.new, texts, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
 class _Matching:
     """Which tensors of two checkpoints belong together, and which have no counterpart."""
 
@@ -185,10 +155,10 @@ class _Matching:
     left_out: int
 
 
-def _match(before: Checkpoint, after: Checkpoint, renames: Sequence[_Rename]) -> _Matching:
+def _match(before: Checkpoint, after: Checkpoint, renames: Renames) -> _Matching:
     old = _weights(before)
     new = _weights(after)
-    names = _renamed(old, renames)
+    names = renames(old)
     partners = {name: other for name, other in names.items() if other in new}
     left = [name for name in old if name not in partners]
     free = new.keys() - set(partners.values())
@@ -206,26 +176,6 @@ def _match(before: Checkpoint, after: Checkpoint, renames: Sequence[_Rename]) ->
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {n: tensor for n, tensor in checkpoint.tensors.items() if tensor.role is Role.WEIGHT}
-
-
-def _renamed(names: Iterable[str], renames: Sequence[_Rename]) -> dict[str, str]:
-    """The new name of each name: by the first rename that fits, else itself."""
-    used: set[str] = set()
-    result = {name: name for name in names}
-    for name in result:
-        for rename in renames:
-            other = rename(name)
-            if other is not None:
-                result[name] = other
-                used.add(rename.text)
-                break
-    for rename in renames:
-        if rename.text not in used:
-            raise UsageError(f"the rename {rename.text!r} fits no tensor of the old checkpoint")
-    twice = [name for name, count in Counter(result.values()).items() if count > 1]
-    if twice:
-        raise UsageError(f"the renames give several tensors the name {twice[0]!r}")
-    return result
 
 
 def _labels(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:

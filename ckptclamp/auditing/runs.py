@@ -110,3 +110,13 @@ def version_of(document: Document) -> str:
     if isinstance(document, (Failure, Run)):
         return document.tool_version
     return subject(document).tool_version
+
+
+def seconds_of(document: Document) -> float:
+    """How long it took to make `document`; what failed is not counted."""
+    match document:
+        case Failure():
+            return 0.0
+        case Run():
+            return document.seconds
+    return subject(document).seconds

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ckptclamp.cli.baselines import baseline_options
 from ckptclamp.cli.failures import ReportedCommand
 from ckptclamp.cli.options import (
     EngineOptions,
@@ -14,8 +16,6 @@ from ckptclamp.cli.options import (
     RuleOptions,
     attest_option,
     base_option,
-    baseline_options,
-    checkpoint_argument,
     engine_options,
     format_option,
     gather,
@@ -25,11 +25,20 @@ from ckptclamp.cli.options import (
     suppressed_option,
     verbosity_options,
 )
-from ckptclamp.cli.parameters import option
+from ckptclamp.cli.parameters import PATH, check_settings, option
+
+if TYPE_CHECKING:
+    from ckptclamp.auditing.results import AuditReport
+    from ckptclamp.auditing.runs import Run
 
 
 @click.command("audit", cls=ReportedCommand)
-@checkpoint_argument
+@click.argument("checkpoint", type=PATH, nargs=-1)
+@option(
+    "--manifest",
+    type=PATH,
+    help="A YAML file that names the checkpoints, and how each is judged.",
+)
 @spec_options
 @base_option
 @option("--strict", is_flag=True, help="Warnings fail the audit too.")
@@ -54,35 +63,61 @@ from ckptclamp.cli.parameters import option
 def audit_command(
     ctx: click.Context,
     /,
-    checkpoint: Path,
+    checkpoint: tuple[Path, ...],
     *,
+    manifest: Path | None,
     rules: RuleOptions,
     gate: GateOptions,
     reports: ReportOptions,
     engine: EngineOptions,
+    renames: tuple[str, ...],
     strict: bool,
     exit_zero: bool,
 ) -> None:
     """Judge CHECKPOINT against a spec and what its own model declares.
 
-    The report goes to stdout, everything else to stderr.
+    The report goes to stdout, everything else to stderr. Several checkpoints, globs, a manifest, or
+    without any of these the `checkpoint` tables of the project's settings, make one report with a
+    section for each, and one exit code.
     """
-    from ckptclamp.auditing.audit import audit
-    from ckptclamp.cli.places import check_outputs
-    from ckptclamp.cli.running import (
-        finish,
-        judged,
-        load_rules,
-        program_exit,
-        read_baseline,
-        reported_options,
-    )
+    from ckptclamp.cli.running import finish, program_exit
+    from ckptclamp.cli.several import SeveralCheckpoints, asked_for
 
-    check_outputs(checkpoint, rules, reports, gate)
-    spec = load_rules(rules)
-    known = read_baseline(checkpoint, gate)
-    with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
-        report = audit(checkpoint, spec, options)
-    report = judged(report, checkpoint, known, gate)
+    asked = asked_for(checkpoint, manifest)
+    report: AuditReport | Run
+    if asked is None:
+        report = _audited(
+            checkpoint[0], rules, engine, reports, gate=gate, renames=renames, strict=strict
+        )
+    else:
+        report = SeveralCheckpoints(
+            asked, rules, engine, reports, gate=gate, renames=renames, strict=strict
+        ).run()
     finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))
+
+
+def _audited(
+    checkpoint: Path,
+    rules: RuleOptions,
+    engine: EngineOptions,
+    reports: ReportOptions,
+    *,
+    gate: GateOptions,
+    renames: tuple[str, ...],
+    strict: bool,
+) -> AuditReport:
+    """The report about one checkpoint, compared with what is known of it."""
+    from ckptclamp.auditing.audit import audit
+    from ckptclamp.cli.baselines import RunBaseline
+    from ckptclamp.cli.places import check_outputs
+    from ckptclamp.cli.running import load_rules, reported_options
+
+    check_settings(click.get_current_context(), checkpoint)
+    check_outputs(checkpoint, rules, reports, gate)
+    spec = load_rules(rules)
+    baseline = RunBaseline(gate, renames)
+    baseline.check(checkpoint)
+    with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
+        report = audit(checkpoint, spec, options)
+    return baseline.judged(report, checkpoint)

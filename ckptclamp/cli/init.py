@@ -115,15 +115,20 @@ def _write_schema(path: Path, *, replaced: bool) -> None:
 
 
 @click.command("schema")
-@click.argument("what", type=click.Choice(["spec", *_SCHEMAS]), default="spec")
+@click.argument("what", type=click.Choice(["spec", "manifest", *_SCHEMAS]), default="spec")
 def schema_command(what: str) -> None:
     """Print a JSON Schema, for editors and validators.
 
-    That of a spec, of the JSON report, of what stands in its place after a failure, of a run over
+    That of a spec, of a manifest, of the JSON report, of what stands in its place after a failure, of a run over
     several checkpoints, or of an attestation.
     """
     if what == "spec":
         click.echo(_spec_schema(), nl=False)
+        return
+    if what == "manifest":
+        from ckptclamp.spec.manifest import manifest_schema
+
+        click.echo(json.dumps(manifest_schema(), indent=2))
         return
     document = _schema(what)
     if what == "run":  # it is made of the others, so they come along

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ckptclamp.cli.baselines import rename_option
 from ckptclamp.cli.options import (
     EngineOptions,
     GateOptions,
@@ -108,13 +109,7 @@ def explain_command(
     metavar="PERCENT",
     help="Fail if the weights of a unit moved by more of its old norm.",
 )
-@option(
-    "--rename",
-    "renames",
-    multiple=True,
-    metavar="OLD=>NEW",
-    help="Names that changed; each * stands for the same text on both sides. May be repeated.",
-)
+@rename_option
 @units_options
 @plain_format_option
 @jobs_option

@@ -376,23 +376,3 @@ attest_option = option(
     type=PATH,
     help="Write an in-toto attestation: which bytes, which spec, which answer.",
 )
-
-name_option = option(
-    "--checkpoint-name",
-    metavar="NAME",
-    help="What a baseline knows the checkpoint by; by default its path from the project's settings "
-    "or from the baseline.",
-)
-baseline_options = together(
-    option(
-        "--baseline",
-        type=PATH,
-        help="Known violations: fail only on what is new or worse.",
-    ),
-    option(
-        "--write-baseline",
-        type=PATH,
-        help="Record today's violations as accepted.",
-    ),
-    name_option,
-)

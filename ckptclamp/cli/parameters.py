@@ -190,9 +190,19 @@ def settings_in_effect() -> list[str]:
 
 def outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Path) -> Path:
     """Refuse settings that a checkpoint brings along: it would choose its own judge."""
+    check_settings(ctx, checkpoint)
+    return checkpoint
+
+
+def check_settings(ctx: click.Context, checkpoint: Path) -> None:
+    """Refuse what `outside_settings` refuses.
+
+    Raises:
+        UsageError: the settings in effect lie inside of `checkpoint`.
+    """
     settings = ctx.meta.get(SETTINGS)
     if settings is None:
-        return checkpoint
+        return
     from ckptclamp.spec.settings import brought_along
 
     if brought_along(settings, checkpoint):
@@ -201,7 +211,6 @@ def outside_settings(ctx: click.Context, _param: click.Parameter, checkpoint: Pa
             path=settings.path,
             hint="--no-settings leaves them out; or run from the project's directory",
         )
-    return checkpoint
 
 
 settings_option = option(

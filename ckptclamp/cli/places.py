@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,22 @@ from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:
     from ckptclamp.cli.options import GateOptions, ReportOptions, RuleOptions
+    from ckptclamp.spec.manifest import Asked
+
+
+def check_outputs_of_run(
+    asked: Sequence[tuple[Asked, Path]],
+    rules: RuleOptions,
+    reports: ReportOptions,
+    gate: GateOptions,
+) -> None:
+    """Refuse what `check_outputs` refuses, for reports about several checkpoints."""
+    read: list[Path | None] = [rules.spec, rules.config, rules.base]
+    for entry, path in asked:
+        read += [path, entry.spec, entry.config]
+    check_written(read, [gate.write_baseline])
+    known = [gate.baseline, gate.write_baseline, *(entry.baseline for entry, _ in asked)]
+    check_written([*read, *known], report_files(reports))
 
 
 def check_outputs(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -18,15 +18,21 @@ from ckptclamp.errors import CkptclampError, ExitCode, Notice
 if TYPE_CHECKING:
     from ckptclamp.auditing.options import AuditOptions
     from ckptclamp.auditing.results import ApplyReport, AuditReport, WorstUnit
-    from ckptclamp.auditing.runs import Document
-    from ckptclamp.auditing.verdicts import OnUnit
+    from ckptclamp.auditing.runs import Document, Run
     from ckptclamp.cli.options import EngineOptions, GateOptions, ReportOptions, RuleOptions
-    from ckptclamp.gate.baseline import Baseline
     from ckptclamp.plan import Assignment
     from ckptclamp.reports import Output, RenderOptions
     from ckptclamp.spec.model import Spec
 
-Report = TypeVar("Report", "AuditReport", "ApplyReport")
+
+class WriteUnit(Protocol):
+    """Writes one violating unit, with the checkpoint that it is in where there are several."""
+
+    def __call__(
+        self, assignment: Assignment, unit: WorstUnit, checkpoint: str | None = None
+    ) -> None:
+        """Write it to every list of units that was asked for."""
+
 
 _INLINE = (
     *("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center"),
@@ -117,20 +123,20 @@ def reported_options(
     """The options of an audit whose report is written as `reports` say, while it is made."""
     from ckptclamp.cli.progress import progress_bar
 
-    with _units_output(reports.reports) as on_unit, progress_bar(reports) as progress:
+    with units_output(reports.reports) as on_unit, progress_bar(reports) as progress:
         yield audit_options(
             rules,
             engine,
             reported=True,
             worst=reports.worst,
-            histogram=_wants_histograms(reports),
+            histogram=wants_histograms(reports),
             on_unit=on_unit,
             progress=progress,
             **others,
         )
 
 
-def _wants_histograms(reports: ReportOptions) -> bool:
+def wants_histograms(reports: ReportOptions) -> bool:
     """Only the HTML report draws them, and JSON is what an HTML report can be made from later."""
     wanted = [reports.format, *(output.format for output in reports.reports)]
     return bool({"html", "json"} & set(wanted))
@@ -200,9 +206,14 @@ def emit(report: Document, reports: ReportOptions) -> None:
 
 def _warn(report: Document) -> None:
     """Say on stderr what a pass would hide; a report for machines may be read by nobody."""
+    from ckptclamp.auditing.runs import Run
     from ckptclamp.reports.findings import Kind, Level, findings
 
     found = [finding for finding in findings(report) if finding.kind is Kind.NOTICE]
+    if isinstance(report, Run):
+        for failed in findings(report):
+            if failed.kind is Kind.FAILURE:
+                click.echo(f"ckptclamp: error: {failed.sentence}", err=True)
     warnings = [finding for finding in found if finding.level is Level.WARNING]
     for warning in warnings[:_MOST_WARNINGS]:
         hint = f" ({warning.help})" if warning.help else ""
@@ -212,7 +223,7 @@ def _warn(report: Document) -> None:
 
 
 @contextmanager
-def _units_output(outputs: tuple[Output, ...]) -> Iterator[OnUnit | None]:
+def units_output(outputs: tuple[Output, ...]) -> Iterator[WriteUnit | None]:
     """What to call with every violating unit, where ``-o units=PATH`` asks for them."""
     if not outputs:
         yield None
@@ -228,75 +239,22 @@ def _units_output(outputs: tuple[Output, ...]) -> Iterator[OnUnit | None]:
     with ExitStack() as opened:
         writers = [opened.enter_context(units_file(path)) for path in paths]
 
-        def write(assignment: Assignment, unit: WorstUnit) -> None:
+        def write(assignment: Assignment, unit: WorstUnit, checkpoint: str | None = None) -> None:
             for writer in writers:
-                writer.write(assignment.tensor.name, assignment.rule, unit)
+                writer.write(assignment.tensor.name, assignment.rule, unit, checkpoint)
 
         yield write
 
 
-def read_baseline(checkpoint: Path, gate: GateOptions) -> Baseline | None:
-    """Read the baseline to compare with, or the one whose reasons a new one keeps.
-
-    Called before the audit, so that a wrong path costs no hour of measuring.
-
-    Raises:
-        UsageError: it cannot be read, or would be replaced by that of another checkpoint.
-    """
-    old, new = gate.baseline, gate.write_baseline
-    if old is not None and new is not None and not from_settings("baseline"):
-        raise click.UsageError("--baseline and --write-baseline exclude each other")
-    path = old if new is None else new if new.exists() else None
-    if path is None:
-        return None
-    from ckptclamp.gate.baseline import checkpoint_identity, load_baseline, refuse_another
-
-    known = load_baseline(path)
-    if new is not None:
-        refuse_another(known, checkpoint_identity(checkpoint, new, gate.checkpoint_name))
-    return known
-
-
-def judged(
-    report: AuditReport, checkpoint: Path, known: Baseline | None, gate: GateOptions
-) -> AuditReport:
-    """Write the baseline if that is asked for, and mark what it knows.
-
-    None is written from an audit that did not judge what it was to: its exit code is not 0 anyway.
-    """
-    place = gate.write_baseline or gate.baseline
-    if place is None:
-        return report
-    import hashlib
-
-    from ckptclamp.gate.baseline import checkpoint_identity, compare, record, render_baseline, unfit
-    from ckptclamp.reports import write_whole
-
-    identity = checkpoint_identity(checkpoint, place, gate.checkpoint_name)
-    if gate.write_baseline is not None:
-        reason = unfit(report)
-        if reason is not None:
-            return _not_recorded(report, reason)
-        known = record(report, identity, known)
-        write_whole(gate.write_baseline, render_baseline(known))
-    assert known is not None
-    digest = hashlib.sha256(render_baseline(known).encode()).hexdigest()
-    parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
-    if gate.checkpoint_name:
-        parameters["checkpoint-name"] = gate.checkpoint_name
-    return replace(compare(report, identity, known), parameters=parameters)
-
-
-def _not_recorded(report: AuditReport, reason: str) -> AuditReport:
-    notice = Notice("baseline-not-written", f"the baseline was not written: {reason}")
-    return replace(report, notices=(*report.notices, notice))
-
-
-def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
+def finish(
+    report: AuditReport | ApplyReport | Run, reports: ReportOptions, gate: GateOptions
+) -> None:
     """Write the statement about `report`, if one is asked for, and the report wherever it goes."""
+    from ckptclamp.auditing.runs import Run
+
     report = _with_settings(report)
     try:
-        if gate.attest is not None:
+        if gate.attest is not None and not isinstance(report, Run):
             from ckptclamp.gate.attestation import render_attestation
             from ckptclamp.reports import write_whole
 
@@ -308,7 +266,7 @@ def finish(report: Report, reports: ReportOptions, gate: GateOptions) -> None:
     emit(report, reports)
 
 
-def _with_settings(report: Report) -> Report:
+def _with_settings(report: AuditReport | ApplyReport | Run) -> AuditReport | ApplyReport | Run:
     """Tell in the report which settings file gave options their defaults."""
     settings = click.get_current_context().meta.get(SETTINGS)
     names = settings_in_effect()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ckptclamp.cli.baselines import name_option, rename_option
 from ckptclamp.cli.failures import ReportedCommand
 from ckptclamp.cli.options import (
     EngineOptions,
@@ -15,7 +17,6 @@ from ckptclamp.cli.options import (
     engine_options,
     format_option,
     gather,
-    name_option,
     plain_format_option,
     report_option,
     spec_options,
@@ -27,23 +28,33 @@ from ckptclamp.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import AuditReport
+    from ckptclamp.auditing.runs import Document, Run
     from ckptclamp.gate.attestation import Checked, Verification
 
-_OF_A_REPORT = {"audited", "baseline", "checkpoint_name", "quiet", "verbose", "color", "settings"}
+_OF_A_REPORT = {
+    "audited",
+    "baseline",
+    "checkpoint_name",
+    "renames",
+    "quiet",
+    "verbose",
+    "color",
+    "settings",
+}
 """What means something where nothing is audited any more."""
 
 
 @click.command("report")
-@click.argument("result", type=PATH)
+@click.argument("result", type=PATH, nargs=-1, required=True)
 @format_option
 @report_option("-o", units=False)
 @suppressed_option
 @verbosity_options
 @gather(reports=ReportOptions)
-def report_command(result: Path, reports: ReportOptions) -> None:
+def report_command(result: tuple[Path, ...], reports: ReportOptions) -> None:
     """Convert RESULT, the JSON report of an earlier audit or apply, into other formats.
 
-    Return 0 when these are written, whatever the report says: the gate was where it was made.
+    Several are merged into one report with a section for each. Return 0 when these are written, whatever the report says: the gate was where it was made.
     """
     from ckptclamp.cli.places import check_written, report_files
     from ckptclamp.cli.running import emit
@@ -52,8 +63,22 @@ def report_command(result: Path, reports: ReportOptions) -> None:
 
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("a saved report has the worst units only; audit lists them all")
-    check_written([result], report_files(reports))
-    emit(read_document(result), reports)
+    check_written(result, report_files(reports))
+    documents = [read_document(path) for path in result]
+    emit(documents[0] if len(documents) == 1 else _merged(documents), reports)
+
+
+def _merged(documents: Sequence[Document]) -> Run:
+    """One run over all that was asked for in several."""
+    from ckptclamp import __version__
+    from ckptclamp.auditing.runs import Run, answers_of, seconds_of
+
+    return Run(
+        answers=tuple(answer for document in documents for answer in answers_of(document)),
+        notices=tuple(n for d in documents if isinstance(d, Run) for n in d.notices),
+        tool_version=__version__,
+        seconds=sum(map(seconds_of, documents)),
+    )
 
 
 @click.group("baseline", no_args_is_help=False)
@@ -75,6 +100,7 @@ def _outside_settings(ctx: click.Context, param: click.Parameter, audited: Path)
 @click.argument("audited", type=PATH, callback=_outside_settings)
 @option("--baseline", required=True, type=PATH, help="The one to tighten.")
 @name_option
+@rename_option
 @spec_options
 @engine_options
 @verbosity_options
@@ -84,6 +110,7 @@ def prune_command(
     *,
     baseline: Path,
     checkpoint_name: str | None,
+    renames: tuple[str, ...],
     rules: RuleOptions,
     engine: EngineOptions,
     reports: ReportOptions,
@@ -92,20 +119,18 @@ def prune_command(
 
     AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.
     """
-    from ckptclamp.gate.baseline import (
-        checkpoint_identity,
-        load_baseline,
-        prune,
-        render_baseline,
-    )
+    from ckptclamp.gate.baseline import checkpoint_identity, prune, renamed
+    from ckptclamp.gate.known import load_baselines, render_baselines
     from ckptclamp.reports import write_whole
 
-    old = load_baseline(baseline)
+    known = load_baselines(baseline)
     report = _report(audited, rules, engine, reports)
     name = checkpoint_name or report.parameters.get("checkpoint-name")
-    new = prune(old, report, checkpoint_identity(report.checkpoint.path, baseline, name))
-    if new != old:
-        write_whole(baseline, render_baseline(new))
+    identity = checkpoint_identity(report.checkpoint.path, baseline, name)
+    old = renamed(known.of(identity), renames)
+    new = prune(old, report, identity)
+    if new != known.of(identity):
+        write_whole(baseline, render_baselines(known.replaced(new)))
     if not reports.quiet:
         kept = {entry.identity: entry for entry in new.entries}
         lowered = sum(e.identity in kept and kept[e.identity] != e for e in old.entries)

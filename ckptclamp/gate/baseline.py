@@ -3,8 +3,7 @@
 An entry is known by its tensor and rule, never by a value, and says how bad the violation was: how
 many units, how far outside the worst of them lay, how many held non-finite weights. It suppresses
 that violation as long as none of these has grown, the rule is what it was, and its `expires` has
-not passed. The file is JSON, sorted and a line an entry, so that a change of it reads well in
-review.
+not passed. What rounding to a narrow dtype can add is no growth: a cast changes no verdict.
 
 It is for one checkpoint, known by a name or by its path and never by a digest, which changes with
 every training: another model has its own tensors of the same names.
@@ -14,84 +13,24 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from ckptclamp.auditing.renames import Renames
 from ckptclamp.auditing.results import EQUAL, AuditReport, Result, Suppressed, Verdict
-from ckptclamp.checkpoints.documents import parse_strict
-from ckptclamp.errors import (
-    ExitCode,
-    NothingEvaluatedError,
-    Notice,
-    RefusedError,
-    UnreadableError,
-    UsageError,
-)
-from ckptclamp.reports.codec import MisfitError, codec, json_text
+from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.errors import ExitCode, NothingEvaluatedError, Notice, UnreadableError, UsageError
+from ckptclamp.gate.known import Baseline, Entry
+from ckptclamp.reports.codec import codec, json_text
 from ckptclamp.spec.model import utc_today
 from ckptclamp.spec.settings import project_path
 
-SCHEMA = "ckptclamp-baseline-1"
-
-_MAX_BYTES = 1 << 28
 _SLACK = 1e-9
 """Relative growth of a distance that is taken for the same: another machine's last bits."""
 
 _SAME = "--checkpoint-name {} says that it is the same one"
 
-Identity = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One known violation.
-
-    `constraint` and `axes` are what the numbers were measured against. `worst_distance` is how far
-    outside the bound the worst unit with finite weights lay, ``None`` where there was none.
-    `reason` and `expires` (``2027-01-31``, the last day on which it holds) are for people to write.
-    """
-
-    tensor: str
-    rule: str
-    constraint: str
-    axes: tuple[int, ...]
-    violating: int
-    nonfinite: int
-    worst_distance: float | None = None
-    reason: str | None = None
-    expires: str | None = None
-
-    @property
-    def identity(self) -> Identity:
-        """What the entry is known by."""
-        return self.tensor, self.rule
-
-    def expired(self, today: datetime.date) -> bool:
-        """Whether its last day has passed."""
-        return self.expires is not None and datetime.date.fromisoformat(self.expires) < today
-
-    def same_rule(self, result: Result) -> bool:
-        """Whether its numbers can be compared with those of `result`."""
-        return (self.constraint, self.axes) == (result.constraint, result.axes)
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """Known violations, one for each identity, and which checkpoint they are of.
-
-    `checkpoint` is as `checkpoint_identity` says; ``None`` in files of earlier versions.
-    """
-
-    entries: tuple[Entry, ...] = ()
-    checkpoint: str | None = None
-
-    def of_another(self, checkpoint: str) -> bool:
-        """Whether it is known to be for another checkpoint."""
-        return self.checkpoint not in (None, checkpoint)
-
-    def by_identity(self) -> dict[Identity, Entry]:
-        """The entries by what they are known by."""
-        return {entry.identity: entry for entry in self.entries}
+_FLOAT32_ROUNDOFF = 2.0**-24
 
 
 def checkpoint_identity(
@@ -100,67 +39,6 @@ def checkpoint_identity(
     """What the file `baseline` calls `checkpoint`: the `name` that was given, or else its path."""
     known_as = name or project_path(Path(checkpoint), Path(baseline).absolute().parent)
     return str(codec(str).encode(known_as))
-
-
-def load_baseline(path: str | Path) -> Baseline:
-    """Read what `render_baseline` wrote, and what people added to it.
-
-    Raises:
-        UsageError: the file cannot be read, or is no baseline of this version.
-    """
-    try:
-        data = Path(path).read_bytes()
-        document = parse_strict(data, max_depth=8, max_bytes=_MAX_BYTES, what="baseline", path=path)
-    except OSError as error:
-        raise UsageError(error.strerror or str(error), path=path) from error
-    except RefusedError as error:
-        raise UsageError(error.message, path=path) from error
-    try:
-        return _checked(document)
-    except MisfitError as error:
-        raise UsageError(
-            f"this is no baseline that can be read: {error}",
-            path=path,
-            hint=f"it must be a `{SCHEMA}` file, as --write-baseline writes it",
-        ) from None
-
-
-def render_baseline(baseline: Baseline) -> str:
-    """The text of a baseline file: JSON, a line an entry, sorted by tensor and rule."""
-    encode = codec(Entry).encode
-    lines = []
-    for entry in sorted(baseline.entries, key=lambda entry: entry.identity):
-        members = {name: value for name, value in encode(entry).items() if value is not None}
-        lines.append("  " + json_text(members))
-    entries = "[\n" + ",\n".join(lines) + "\n ]" if lines else "[]"
-    of = (
-        "" if baseline.checkpoint is None else f' "checkpoint": {json_text(baseline.checkpoint)},\n'
-    )
-    return f'{{\n "schema": "{SCHEMA}",\n{of} "entries": {entries}\n}}\n'
-
-
-def _checked(document: object) -> Baseline:
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise MisfitError(f"$.schema must be {SCHEMA!r}")
-    members = {name: value for name, value in document.items() if name != "schema"}
-    baseline = codec(Baseline).decode(members, "$")
-    assert isinstance(baseline, Baseline)
-    seen: set[Identity] = set()
-    for i, entry in enumerate(baseline.entries):
-        if entry.identity in seen:
-            raise MisfitError(f"$.entries[{i}] repeats the tensor and rule of another entry")
-        seen.add(entry.identity)
-        _check_date(entry.expires, f"$.entries[{i}].expires")
-    return baseline
-
-
-def _check_date(text: str | None, place: str) -> None:
-    try:
-        valid = text is None or datetime.date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        valid = False
-    if not valid:
-        raise MisfitError(f"{place} must be a date such as 2027-01-31")
 
 
 def unfit(report: AuditReport) -> str | None:
@@ -200,11 +78,13 @@ def compare(
 ) -> AuditReport:
     """Mark the violations in `report` that `baseline` knows, and note what else is in it.
 
-    `checkpoint` is what was audited, as `checkpoint_identity` says; it is a warning if the baseline is
-    for another one, or does not tell. New and worse violations stay as they are. `today` is the day
+    `checkpoint` is what was audited, as `checkpoint_identity` says. A baseline for another one knows
+    nothing of it, which is a warning; so is one that does not tell. New and worse violations stay as they are. `today` is the day
     that expiry is judged by; by default the current one in UTC.
     """
     today = today or utc_today()
+    if baseline.of_another(checkpoint):
+        return replace(report, notices=(*report.notices, *_foreign(baseline, checkpoint)))
     known = baseline.by_identity()
     results = tuple(_judged(r, known.get((r.tensor, r.rule)), today) for r in report.results)
     notices = (*report.notices, *_foreign(baseline, checkpoint), *_leftovers(report, baseline))
@@ -342,9 +222,32 @@ def _grown(result: Result, entry: Entry) -> Iterable[str]:
         yield f"{result.nonfinite} units hold non-finite weights, {entry.nonfinite} are known"
     now = worst_distance(result)
     old = entry.worst_distance
-    if now is not None and (old is None or not now <= old * (1 + _SLACK)):
+    if now is not None and (old is None or not now <= old * (1 + _SLACK) + _rounding(result, now)):
         known = "none" if old is None else f"{old:.6g}"
         yield f"the worst lies {now:.6g} outside, {known} is known"
+
+
+def _rounding(result: Result, distance: float) -> float:
+    """What rounding to a dtype that is narrower than float32 can add to a distance."""
+    dtype = DTYPES.get(result.dtype)
+    u = dtype.unit_roundoff if dtype is not None else 0.0
+    if not _FLOAT32_ROUNDOFF < u < 0.5:  # wide, or without a mantissa to round
+        return 0.0
+    return u * (max(abs(bound) for bound in (*result.bound, 0.0) if bound is not None) + distance)
+
+
+def renamed(baseline: Baseline, renames: Sequence[str]) -> Baseline:
+    """`baseline` with the names that its tensors have now, by ``old=>new`` as in a comparison.
+
+    Raises:
+        UsageError: a rename cannot be understood, fits no entry, or makes two names one.
+    """
+    if not renames:
+        return baseline
+    of = Renames(renames, "the baseline")({entry.tensor for entry in baseline.entries})
+    return replace(
+        baseline, entries=tuple(replace(e, tensor=of[e.tensor]) for e in baseline.entries)
+    )
 
 
 def refuse_another(baseline: Baseline, checkpoint: str) -> None:
@@ -362,7 +265,7 @@ def refuse_another(baseline: Baseline, checkpoint: str) -> None:
 
 
 def _foreign(baseline: Baseline, checkpoint: str) -> Iterable[Notice]:
-    """Warn of a baseline that may excuse what another model does."""
+    """Warn of a baseline that may be about another model."""
     if baseline.checkpoint is None:
         yield Notice(
             "baseline-unbound",
@@ -373,7 +276,8 @@ def _foreign(baseline: Baseline, checkpoint: str) -> Iterable[Notice]:
     if baseline.of_another(checkpoint):
         yield Notice(
             "baseline-of-another",
-            f"the baseline was written for {baseline.checkpoint}, and this is {checkpoint}",
+            f"the baseline was written for {baseline.checkpoint}, and this is {checkpoint}, of which "
+            "it suppresses nothing",
             hint=f"{_SAME.format(baseline.checkpoint)}; else it needs a baseline of its own",
         )
 

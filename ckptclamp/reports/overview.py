@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.runs import Answer, Failure, Run, checkpoint_of
 from ckptclamp.reports.findings import Finding, Level, findings
-from ckptclamp.reports.wording import answer_line, file_path, plural
+from ckptclamp.reports.headlines import answer_line
+from ckptclamp.reports.wording import file_path, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +31,11 @@ def overview_lines(
             yield _painted(_BOLD, f"=== {_name(answer)}", options)
             yield from render(answer, options).splitlines()
             yield ""
+    quiet = options.verbose < 0
     for finding in findings(document):
-        if finding.checkpoint is None:  # what is said of the run
-            yield from _finding(finding, options)
+        # What is said of the run; where sections are left out, what is wrong in them.
+        if finding.checkpoint is None or (quiet and finding.level is Level.ERROR):
+            yield from _finding(finding, options, help_=not quiet)
     for answer in document.answers:
         yield _painted(_color(answer), f"{_name(answer)}: {answer_line(answer)}", options)
     yield _painted(_color(document), answer_line(document), options)
@@ -46,11 +49,11 @@ def _failure(failure: Failure, options: RenderOptions) -> Iterator[str]:
     yield _painted(_RED, line, options)
 
 
-def _finding(finding: Finding, options: RenderOptions) -> Iterator[str]:
+def _finding(finding: Finding, options: RenderOptions, *, help_: bool = True) -> Iterator[str]:
     color = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _BOLD}[finding.level]
     head = f"{finding.level}[{finding.code}]"
     yield f"{_painted(color, head, options)}: {finding.sentence}"
-    if finding.help:
+    if finding.help and help_:
         yield f"  = help: {finding.help}"
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptclamp.auditing.results import AuditReport, Verdict
-from ckptclamp.auditing.runs import Document, Failure, Run, subject
 from ckptclamp.errors import ExitCode, printable
 from ckptclamp.spec.model import Severity
 
@@ -306,37 +305,6 @@ def verdict_sentence(report: AuditReport) -> str:
     return _VERDICTS[code]
 
 
-_FAILURES = {
-    ExitCode.USAGE: "Fail: the command line, the settings or the spec is wrong",
-    ExitCode.INCOMPLETE: "Fail: there is no report, something could not be read",
-    ExitCode.NOTHING_EVALUATED: "Fail: nothing was evaluated",
-    ExitCode.NOT_WRITTEN: "Fail: no copy was written",
-}
-
-
-def headline(document: Document) -> str:
-    """The first line of a page."""
-    match document:
-        case AuditReport():
-            return verdict_sentence(document)
-        case Failure():
-            return _FAILURES[document.exit_code]
-        case Run():
-            return _run_headline(document)
-    return verdict_sentence(document.after) if document.after else "Dry run: nothing was written"
-
-
-def _run_headline(run: Run) -> str:
-    """How many checkpoints pass; an unqualified pass only where all do."""
-    count, failed = len(run.answers), sum(bool(answer.exit_code) for answer in run.answers)
-    if not count:
-        return _FAILURES[ExitCode.NOTHING_EVALUATED]
-    if failed:
-        verb = "does" if failed == 1 else "do"
-        return f"Fail: {failed:,} of {plural(count, 'checkpoint')} {verb} not pass"
-    return f"Pass: {plural(count, 'checkpoint')}"
-
-
 def forgiven_words(census: Summary) -> Iterator[str]:
     """What lies outside and conforms all the same; a reader must know of it."""
     if census.within_tolerance:
@@ -357,41 +325,14 @@ def tolerance_words(result: Result) -> str:
     return words
 
 
-def answer_line(document: Document) -> str:
-    """What a document comes to in one line that ends with its exit code."""
-    match document:
-        case Failure():
-            return f"{_no_report(document)}; exit {int(document.exit_code)}"
-        case Run():
-            return _run_line(document)
-    return summary_line(subject(document), document.exit_code)
-
-
-def _no_report(failure: Failure) -> str:
-    """``no report: 3 problems``, or the one problem itself."""
-    if len(failure.problems) != 1:
-        return f"no report: {plural(len(failure.problems), 'problem')}"
-    (problem,) = failure.problems
-    return f"no report: {sentence(problem.message)}"
-
-
-def _run_line(run: Run) -> str:
-    failed = sum(bool(answer.exit_code) for answer in run.answers)
-    unread = sum(isinstance(answer, Failure) for answer in run.answers)
-    counts = [f"{len(run.answers) - failed:,} pass", f"{failed:,} fail"]
-    if unread:
-        counts.append(f"{unread:,} without a report")
-    parts = [f"{plural(len(run.answers), 'checkpoint')}: {', '.join(counts)}"]
-    unmatched = sum(len(subject(a).unmatched) for a in run.answers if not isinstance(a, Failure))
-    return "; ".join([*parts, *_counted(run.census, unmatched), f"exit {int(run.exit_code)}"])
-
-
 def summary_line(report: AuditReport, exit_code: ExitCode) -> str:
     """The counts of an audit in one line that ends with the program's exit code."""
-    return "; ".join([*_counted(report.census, len(report.unmatched)), f"exit {int(exit_code)}"])
+    return "; ".join(
+        [*counted_words(report.census, len(report.unmatched)), f"exit {int(exit_code)}"]
+    )
 
 
-def _counted(census: Summary, unmatched: int) -> list[str]:
+def counted_words(census: Summary, unmatched: int) -> list[str]:
     """What was judged, and how it came out, part by part."""
     outside = f" ({census.violating_units:,} of {plural(census.units, 'unit')})"
     counts = [

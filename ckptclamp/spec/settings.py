@@ -20,6 +20,9 @@ from typing import Any
 
 from ckptclamp.errors import UnreadableError, UsageError
 
+CHECKPOINT = "checkpoint"
+"""The key whose tables name checkpoints, and is no option."""
+
 OWN_FILE = "ckptclamp.toml"
 PROJECT_FILE = "pyproject.toml"
 
@@ -75,10 +78,14 @@ _MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one settings file says: option names (``max-drift``) to values; paths are absolute."""
+    """What one settings file says: option names (``max-drift``) to values; paths are absolute.
+
+    `checkpoints` are its ``checkpoint`` tables, as they stand there (see `manifest`).
+    """
 
     path: Path
     values: Mapping[str, Any]
+    checkpoints: tuple[Mapping[str, Any], ...] = ()
 
 
 def find_settings(start: Path) -> Settings | None:
@@ -92,7 +99,8 @@ def find_settings(start: Path) -> Settings | None:
             if path.is_file():
                 table = _table(path)
                 if table is not None:
-                    return Settings(path, dict(_checked(path, table)))
+                    tables = table.pop(CHECKPOINT, [])
+                    return Settings(path, dict(_checked(path, table)), _tables(path, tables))
     return None
 
 
@@ -161,7 +169,7 @@ def _upward(start: Path) -> Iterator[Path]:
     yield from lineage[: roots[0] + 1] if roots else [start]
 
 
-def _table(path: Path) -> Mapping[str, Any] | None:
+def _table(path: Path) -> dict[str, Any] | None:
     """The settings in `path`; ``None`` for a project file that has none."""
     import tomllib
 
@@ -182,6 +190,17 @@ def _table(path: Path) -> Mapping[str, Any] | None:
     if table is not None and not isinstance(table, dict):
         raise UsageError("tool.ckptclamp must be a table", path=path)
     return table
+
+
+def _tables(path: Path, value: object) -> tuple[Mapping[str, Any], ...]:
+    """The tables under ``checkpoint``, whose keys are read where they are needed."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise UsageError(
+            f"{CHECKPOINT} must be tables",
+            path=path,
+            hint=f"write [[{'tool.ckptclamp.' * (path.name == PROJECT_FILE)}{CHECKPOINT}]]",
+        )
+    return tuple(value)
 
 
 def _checked(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -203,6 +203,7 @@ def _version(value: object) -> int:
 PATTERNS = _Patterns(_strings, _WORDS)
 TEXT = Checked(_text(".*"), {"type": "string"})
 NAME = Checked(_text(".+"), _WORD)
+PATH = Checked(_text(r"[^\0]+"), _WORD)
 SENTENCE = Checked(_text(r".*\S.*"), {**_WORD, "pattern": r"\S"})
 PART = Checked(_text(r"\w[\w-]*"), {"type": "string", "pattern": r"^\w[\w-]*$"})
 """What stands behind the name of a tensor."""

@@ -17,6 +17,10 @@ def findings_page() -> str:
             " under [constraints](constraints.md). The codes below are the program's own.\n",
             heading(2, "Findings", "codes-of-findings"),
             *map(_entry, explained(Section.FINDINGS).values()),
+            heading(2, "Failures", "codes-of-failures"),
+            "What stands in place of a report where there is none. Every report that was asked for is"
+            " written, and says this.\n",
+            *map(_entry, explained(Section.FAILURES).values()),
             heading(2, "Notices", "codes-of-notices"),
             "What a pass or a fail alone would hide. A notice is a warning, and fails the gate under"
             " `--strict`, or it is a note, and informs only; the report says which.\n",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +73,9 @@ class Action:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, **inputs):
+    def __call__(self, step="audit", variables=None, **inputs):
         """Return the process, its outputs and the step summary."""
+        given = {"program": "ckptclamp", **inputs}
         places = {
             name: self.folder / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
         }
@@ -81,12 +84,13 @@ class Action:
         done = call(
             "bash",
             ROOT / "ci/action.sh",
+            step,
             cwd=self.folder,
             RUNNER_TEMP=str(self.folder),
             ACTION_ROOT=str(ROOT),
-            CKPTCLAMP="ckptclamp",
             **{name: str(place) for name, place in places.items()},
-            **{f"INPUT_{name.upper()}": value for name, value in inputs.items()},
+            **{f"INPUT_{name.upper()}": value for name, value in given.items()},
+            **(variables or {}),
         )
         lines = places["GITHUB_OUTPUT"].read_text().splitlines()
         outputs = dict(line.split("=", 1) for line in lines)
@@ -132,7 +136,7 @@ def test_the_action_passes_every_input_on(action, save, run, folder):
     assert action(**spec, strict="true")[1]["exit-code"] == "1"
 
 
-@pytest.mark.parametrize("name", ["strict", "upload_sarif", "fail"])
+@pytest.mark.parametrize("name", ["strict", "upload_sarif", "fail", "cache"])
 @pytest.mark.parametrize("value", ["yes", "1", "True", ""])
 def test_the_action_refuses_what_is_neither_true_nor_false(action, save, name, value):
     """`fail: yes` is meant to fail; taken for false, a red gate would be green."""
@@ -152,7 +156,10 @@ def test_the_action_refuses_an_empty_checkpoint(action, save, inputs):
     save(a=[0.5])
     done, outputs, _ = action(spec="spec.yaml", **inputs)
     assert (done.returncode, outputs) == (2, {})
-    assert "`checkpoint` must name a checkpoint" in done.stdout
+    assert done.stdout.startswith("::error title=ckptclamp::the input `checkpoint` must name")
+    assert action("prepare", **inputs)[0].returncode == 2
+    done, outputs, _ = action(checkpoint=" \n\t\r\n", spec="spec.yaml")
+    assert (done.returncode, outputs) == (2, {})
 
 
 def test_the_action_answers_unless_it_was_told_not_to():
@@ -162,11 +169,82 @@ def test_the_action_answers_unless_it_was_told_not_to():
 
 
 def test_the_action_says_so_when_no_audit_was_made(action):
-    """An empty summary must not look as if all were well."""
+    """A file that is missing is an annotation and a summary; it closes no alert of code scanning."""
     done, outputs, summary = action(checkpoint="missing.safetensors")
-    assert outputs == {"exit-code": "3"}
-    assert "no report" in summary
+    assert outputs["exit-code"] == "3"
+    assert outputs["violations"] == ""
+    assert "audited" not in outputs
+    assert "::error file=missing.safetensors" in done.stdout
+    assert "missing.safetensors" in summary
     assert "missing.safetensors" in done.stderr
+    assert Path(outputs["junit"]).stat().st_size
+
+
+def test_the_action_takes_lists_globs_and_manifests(action, save, folder):
+    """One line is one checkpoint or a glob; nothing in it is the shell's."""
+    (folder / "out").mkdir()
+    save(file="out/a b.safetensors", a=[0.5])
+    save(file="out/c.safetensors", a=[2.0])
+    save(a=[0.5])
+    listed = "model.safetensors\r\n\n  \nout/*.safetensors\n"
+    _, outputs, summary = action(checkpoint=listed, spec="spec.yaml")
+    assert (outputs["exit-code"], outputs["violations"]) == ("1", "1")
+    assert outputs["audited"] == "true"
+    assert "3 checkpoints: 2 pass, 1 fail" in summary
+    (folder / "gate.yaml").write_text(
+        "version: 1\ncheckpoints: [{path: out/*.safetensors, spec: spec.yaml, severity: warning}]\n"
+    )
+    assert action(manifest="gate.yaml")[1]["exit-code"] == "0"
+    assert action(manifest="gate.yaml", checkpoint="x")[0].returncode == 2
+    assert action(checkpoint="out/*.keras")[1]["exit-code"] == "4"
+
+
+def old_python(folder, version):
+    """A folder in which ``python3`` is too old, or missing."""
+    place = folder / "programs"
+    place.mkdir(parents=True)
+    for name in ("bash", "env", "sed", "grep", "cat", "mktemp"):
+        found = shutil.which(name)
+        assert found
+        (place / name).symlink_to(found)
+    if version is not None:
+        script = f'#!/bin/sh\ncase "$2" in *version_info*) exit 1;; *) echo {version};; esac\n'
+        (place / "python3").write_text(script)
+        (place / "python3").chmod(0o755)
+    return {"PATH": str(place)}
+
+
+@pytest.mark.parametrize("version", [None, "3.9.2"])
+def test_a_python_that_is_too_old_is_an_annotation(action, folder, version):
+    """A traceback of pip in the middle of a log tells nobody what to do."""
+    given = {"checkpoint": "model.safetensors", "program": ""}
+    for step in ("prepare", "audit"):
+        done, outputs, _ = action(step, old_python(folder / step, version), **given)
+        assert (done.returncode, outputs) == (2, {})
+        assert done.stdout.startswith("::error title=ckptclamp::")
+        assert (version or "no python3") in done.stdout
+        assert "actions/setup-python" in done.stdout
+
+
+def test_the_action_may_run_what_is_installed(action, save):
+    """Without one that is named, what pip fetches is kept by what would be fetched."""
+    save(a=[0.5])
+    given = {"checkpoint": "model.safetensors", "spec": "spec.yaml"}
+    assert action("prepare", **given)[1] == {}
+    missing = action(**given, program="no-such-ckptclamp")[0]
+    assert missing.returncode == 2
+    assert "no program `no-such-ckptclamp`" in missing.stdout
+    outputs = action("prepare", **given, program="")[1]
+    assert outputs["cache-key"].startswith("ckptclamp-pip-")
+    assert action("prepare", **given, program="", cache="false")[1] == {}
+
+
+def test_actions_of_others_are_pinned_by_digest():
+    """A tag can be moved to other code; the comment says which release it was."""
+    lines = (ROOT / "action.yml").read_text().splitlines()
+    uses = [line.strip() for line in lines if "uses:" in line]
+    assert len(uses) == 2
+    assert all(re.fullmatch(r"uses: [\w/-]+@[0-9a-f]{40} # v[\d.]+", line) for line in uses)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +262,7 @@ def test_the_action_hands_inputs_to_the_shell_as_variables_only():
     """`${{ inputs.… }}` inside a script would be pasted into it as code."""
     definition = yaml.safe_load((ROOT / "action.yml").read_text())
     scripts = [step["run"] for step in definition["runs"]["steps"] if "run" in step]
-    assert len(scripts) == 2
+    assert len(scripts) == 3
     assert not any("${{" in script for script in scripts)
     script = (ROOT / "ci/action.sh").read_text()
     names = {f"INPUT_{name.upper().replace('-', '_')}" for name in definition["inputs"]}

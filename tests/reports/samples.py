@@ -15,7 +15,7 @@ from ckptclamp.auditing.results import (
     Verdict,
     WorstUnit,
 )
-from ckptclamp.auditing.runs import Failure, Problem
+from ckptclamp.auditing.runs import Failure, Problem, Run
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Origin, UnmatchedRule
@@ -267,3 +267,16 @@ UNREAD = replace(
 HELPLESS = replace(FAILED, code="usage", problems=(Problem("no such option"),), checkpoint=None)
 
 FAILURES = {"spec": FAILED, "unread": UNREAD, "helpless": HELPLESS}
+
+RUN = Run(
+    answers=(
+        MIXED,
+        replace(CLEAN, checkpoint=replace(CHECKPOINT, path="models/other.keras")),
+        UNREAD,
+        APPLIED,
+        MIXED,
+    ),
+    notices=(Notice("checkpoint-not-there", "there is no x.keras", informational=True),),
+    tool_version="0.1.0",
+    seconds=1.5,
+)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.runs import Run, checkpoint_of
 from ckptclamp.reports.findings import Finding, Level, findings
-from ckptclamp.reports.wording import answer_line, file_path, plural
+from ckptclamp.reports.headlines import answer_line
+from ckptclamp.reports.wording import file_path, plural
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.runs import Document

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.auditing.runs import Failure, answers_of, checkpoint_of, subject
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings
-from ckptclamp.reports.wording import answer_line, file_path, plural
+from ckptclamp.reports.headlines import answer_line
+from ckptclamp.reports.wording import file_path, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

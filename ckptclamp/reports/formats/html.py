@@ -18,6 +18,7 @@ from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports import wording
 from ckptclamp.reports.findings import findings, worst_first
 from ckptclamp.reports.formats.charts import Plot, axis_of, drawable, histogram_plot, strip
+from ckptclamp.reports.headlines import answer_line, headline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +47,8 @@ def render(report: Document, options: RenderOptions) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(words=wording, plot_of=_plot, next=next, ids=count())
+    environment.globals.update(words=wording, headline=headline, answer_line=answer_line)
+    environment.globals.update(plot_of=_plot, next=next, ids=count())
     environment.globals.update(options=options, most_files=_MOST_FILES)
     return environment.get_template("page.html.jinja").render(_content(report, options))
 

@@ -147,7 +147,8 @@ def is_report(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    return head.lstrip().startswith(b"{") and SCHEMA.encode() in head
+    named = any(schema.encode() in head for schema in (SCHEMA, FAILURE_SCHEMA, RUN_SCHEMA))
+    return head.lstrip().startswith(b"{") and named
 
 
 def load_report(data: bytes | str, *, path: str | PathLike[str] | None = None) -> Report:
@@ -256,9 +257,14 @@ class UnitsWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def write(self, tensor: str, rule: str, unit: WorstUnit) -> None:
-        """Write one violating unit of `tensor` under `rule`, both by their full names."""
+    def write(self, tensor: str, rule: str, unit: WorstUnit, checkpoint: str | None = None) -> None:
+        """Write one violating unit of `tensor` under `rule`, both by their full names.
+
+        `checkpoint` is the path of theirs, where there are several.
+        """
         named = {"tensor": codec(str).encode(tensor), "rule": codec(str).encode(rule)}
+        if checkpoint is not None:
+            named = {"checkpoint": codec(str).encode(checkpoint), **named}
         line = json_text(named | codec(WorstUnit).encode(unit))
         self._file.write(line.encode() + b"\n")
 

@@ -15,7 +15,8 @@ from ckptclamp.auditing.results import AuditReport, Verdict
 from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, subject
 from ckptclamp.errors import printable
 from ckptclamp.reports.findings import Finding, Kind, Level, findings
-from ckptclamp.reports.wording import answer_line, file_path, sentence, tensor_name
+from ckptclamp.reports.headlines import answer_line
+from ckptclamp.reports.wording import file_path, sentence, tensor_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.auditing.runs import Failure, Run, checkpoint_of, subject
 from ckptclamp.reports.findings import Finding, findings, worst_first
+from ckptclamp.reports.headlines import answer_line, headline
 from ckptclamp.reports.wording import (
     CHANGE_HEADS,
     LEGEND,
     ResultCells,
-    answer_line,
     change_cells,
     file_path,
-    headline,
     plural,
     result_cells,
 )

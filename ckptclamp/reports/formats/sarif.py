@@ -20,7 +20,8 @@ from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports.catalogue import SITE, exit_code_url, explanation, help_url
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings
-from ckptclamp.reports.wording import answer_line, sentence, unit_sentence
+from ckptclamp.reports.headlines import answer_line
+from ckptclamp.reports.wording import sentence, unit_sentence
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ def _run(report: Document, found: Sequence[Finding], options: RenderOptions) -> 
         "automationDetails": {"id": _category(report, options)},
         "originalUriBaseIds": {_ROOT: {"description": {"text": "The root of the repository."}}},
         "invocations": [_invocation(answer, options) for answer in answers] or [_empty(report)],
-        "artifacts": [
-            _artifact(file, options)
-            for answer in answers
-            if not isinstance(answer, Failure)
-            for file in subject(answer).checkpoint.files
-        ],
+        "artifacts": _artifacts(answers, options),
         "columnKind": "unicodeCodePoints",
         "results": [_result(finding, order[finding.code], options) for finding in kept],
         "properties": {"findings": total, "findingsLeftOut": total - len(kept)},
@@ -176,6 +172,17 @@ def _told(finding: Finding, options: RenderOptions) -> dict[str, Any]:
 
 def _help(finding: Finding) -> str:
     return f" Help: {finding.help}" if finding.help else ""
+
+
+def _artifacts(answers: Sequence[Answer], options: RenderOptions) -> list[dict[str, Any]]:
+    """Every file that was read, once."""
+    files = [
+        file
+        for answer in answers
+        if not isinstance(answer, Failure)
+        for file in subject(answer).checkpoint.files
+    ]
+    return [_artifact(file, options) for file in dict.fromkeys(files)]
 
 
 def _artifact(file: FileDigest, options: RenderOptions) -> dict[str, Any]:

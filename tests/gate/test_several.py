@@ -1,0 +1,287 @@
+"""Several checkpoints under one gate: one run, one report, one exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+SPEC = ("--spec", "spec.yaml")
+
+
+@pytest.fixture
+def models(save, folder):
+    """Two conforming checkpoints and one that violates, in a folder of releases."""
+    (folder / "releases").mkdir()
+    save(file="releases/a.safetensors", a=[0.5])
+    save(file="releases/b.safetensors", a=[0.7])
+    save(file="bad.safetensors", a=[2.0], b=[0.1])
+    return folder
+
+
+def run_document(run, *arguments, **more):
+    """The exit code and the JSON of a run."""
+    done = run("audit", *arguments, "-f", "json", **more)
+    return done.returncode, json.loads(done.stdout)
+
+
+def paths(document):
+    """The checkpoints of a run, in its order."""
+    return [
+        section.get("checkpoint") or section["report"]["checkpoint"]["path"]
+        for section in document["checkpoints"]
+    ]
+
+
+def test_several_checkpoints_make_one_report(run, models):
+    """One exit code by the documented order, a line for each and one for all."""
+    named = ("releases/a.safetensors", "bad.safetensors", "releases/b.safetensors")
+    done = run("audit", *named, *SPEC)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()[-4:]
+    assert [line.split(":")[0] for line in lines] == [*named, "3 checkpoints"]
+    assert lines[-1].startswith("3 checkpoints: 2 pass, 1 fail; 4 results: 3 pass, 1 violation")
+    assert lines[-1].endswith("exit 1")
+    code, document = run_document(run, *named, "gone.safetensors", *SPEC)
+    assert (code, document["exit_code"]) == (3, 3)
+    assert paths(document) == [*named, "gone.safetensors"]
+    assert [section["exit_code"] for section in document["checkpoints"]] == [0, 1, 0, 3]
+
+
+def test_the_report_of_one_checkpoint_stays_what_it_was(run, models):
+    """Who reads reports of single checkpoints meets no other format."""
+    _, document = run_document(run, "bad.safetensors", *SPEC)
+    assert document["schema"] == "ckptclamp-report-1"
+    _, several = run_document(run, "bad.safetensors", "releases/a.safetensors", *SPEC)
+    section = several["checkpoints"][0]
+    section["report"]["seconds"] = document["report"]["seconds"]
+    assert section == document
+
+
+def test_globs_stand_for_what_there_is(run, models):
+    """`**` are any directories; each file is judged once, in the order of names."""
+    code, document = run_document(run, "releases/*.safetensors", *SPEC)
+    assert (code, document["schema"]) == (0, "ckptclamp-run-1")
+    assert paths(document) == ["releases/a.safetensors", "releases/b.safetensors"]
+    code, document = run_document(run, "**/*.safetensors", "./bad.safetensors", *SPEC)
+    assert code == 1
+    assert len(document["checkpoints"]) == 3
+    shutil.copy("bad.safetensors", "[x].safetensors")
+    code, document = run_document(run, "[x].safetensors", *SPEC)
+    assert document["schema"] == "ckptclamp-report-1"
+
+
+@pytest.mark.parametrize("pattern", ["releases/*.keras", "nowhere/**/*.h5", "?.safetensors"])
+def test_a_glob_that_matches_nothing_fails(run, models, pattern):
+    """A gate over nothing has not passed, whatever else it is about."""
+    done = run("audit", "releases/a.safetensors", pattern, *SPEC, "-f", "github")
+    assert done.returncode == 4
+    assert f"{pattern}: no file has such a name" in done.stdout
+    assert pattern in done.stderr
+    assert run("audit", pattern, *SPEC).returncode == 4
+
+
+MANIFEST = """\
+version: 1
+checkpoints:
+  - path: releases/*.safetensors
+    spec: spec.yaml
+  - {path: bad.safetensors, spec: spec.yaml, severity: warning}
+  - {path: later/*.keras, required: false}
+"""
+
+
+@pytest.mark.parametrize("where", ["manifest", "settings", "project"])
+def test_a_manifest_says_how_each_is_judged(run, models, where):
+    """A YAML file, or tables of the settings: the same keys, the same answer."""
+    tables = (
+        '[[{0}checkpoint]]\npath = "releases/*.safetensors"\nspec = "spec.yaml"\n'
+        '[[{0}checkpoint]]\npath = "bad.safetensors"\nspec = "spec.yaml"\nseverity = "warning"\n'
+        '[[{0}checkpoint]]\npath = "later/*.keras"\nrequired = false\n'
+    )
+    if where == "manifest":
+        (models / "gate.yaml").write_text(MANIFEST)
+    elif where == "settings":
+        (models / "ckptclamp.toml").write_text(tables.format(""))
+    else:
+        (models / "pyproject.toml").write_text(tables.format("tool.ckptclamp."))
+    asked = ("--manifest", "gate.yaml") if where == "manifest" else ()
+    code, document = run_document(run, *asked)
+    assert code == 0
+    assert paths(document) == [
+        "releases/a.safetensors",
+        "releases/b.safetensors",
+        "bad.safetensors",
+    ]
+    assert [notice["code"] for notice in document["notices"]] == ["checkpoint-not-there"]
+    assert run_document(run, *asked, "--strict")[0] == 1
+    (models / "elsewhere").mkdir()
+    if where == "manifest":
+        asked = ("--manifest", "../gate.yaml")
+    (models / ".git").mkdir()
+    code, document = run_document(run, *asked, cwd=models / "elsewhere")
+    assert code == 0
+    assert paths(document)[-1] == "../bad.safetensors"
+
+
+def test_required_checkpoints_must_be_there(run, models):
+    """By name, exit 3 as for one alone; by a pattern, exit 4."""
+    for path, code in (("gone.safetensors", 3), ("later/*.keras", 4)):
+        (models / "gate.yaml").write_text(f"version: 1\ncheckpoints: [{{path: '{path}'}}]\n")
+        assert run("audit", "--manifest", "gate.yaml").returncode == code
+        text = f"version: 1\ncheckpoints: [{{path: '{path}', required: false}}]\n"
+        (models / "gate.yaml").write_text(text)
+        assert run("audit", "--manifest", "gate.yaml").returncode == 4  # nothing was judged
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("version: 1\ncheckpoints: []\n", "2:14: checkpoints is empty"),
+        ("version: 1\ncheckpoints: [{spec: x}]\n", "2:15: path is missing"),
+        ("version: 1\ncheckpoints: [{path: x, sevrity: error}]\n", "2:25: unknown key 'sevrity'"),
+        ("version: 1\ncheckpoints: [{path: x, required: 1}]\n", "expected true or false"),
+        ("version: 1\ncheckpoints: [{path: ''}]\n", "path is empty"),
+        ("checkpoints: [{path: x}]\n", "version is missing"),
+        ("- x\n", "expected a mapping"),
+        ("a: &b [*b]\n", "gate.yaml:1:"),
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_is_an_error(run, models, text, said):
+    """Every problem has its place, and nothing is judged."""
+    (models / "gate.yaml").write_text(text)
+    done = run("audit", "--manifest", "gate.yaml", "-f", "github")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout.startswith("::error file=gate.yaml")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--manifest", "gate.yaml", "bad.safetensors"],
+        ["bad.safetensors", "releases/a.safetensors", "--attest", "x.json"],
+        ["bad.safetensors", "releases/a.safetensors", "--checkpoint-name", "x"],
+        ["bad.safetensors", "releases/a.safetensors", "-o", "json=releases/a.safetensors"],
+        ["releases/*.safetensors", "-o", "json=releases/b.safetensors"],
+        ["bad.safetensors", "releases/*.safetensors", "--spec", "gone.yaml"],
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_judged(run, models, arguments):
+    """A mistake that is about all must not cost the hours of some."""
+    (models / "gate.yaml").write_text(MANIFEST)
+    before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    done = run("audit", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == before
+
+
+def test_the_settings_of_a_stranger_judge_nothing(run, models):
+    """Tables in a checkpoint's own directory would choose what it is compared with."""
+    shutil.copytree("releases", "set")
+    (models / "set" / "ckptclamp.toml").write_text('[[checkpoint]]\npath = "."\n')
+    done = run("audit", cwd=models / "set")
+    assert done.returncode == 2
+    assert "inside the checkpoint" in done.stderr
+
+
+def test_units_of_several_checkpoints_say_whose_they_are(run, models):
+    """The same tensor may violate in two files."""
+    shutil.copy("bad.safetensors", "worse.safetensors")
+    run("audit", "bad.safetensors", "worse.safetensors", *SPEC, "-o", "units=u.jsonl")
+    lines = [json.loads(line) for line in Path("u.jsonl").read_text().splitlines()]
+    assert [line["checkpoint"] for line in lines] == ["bad.safetensors", "worse.safetensors"]
+
+
+def test_reports_are_merged(run, models):
+    """Jobs that ran apart are told together; a failure, and a run, are sections too."""
+    run("audit", "releases/a.safetensors", *SPEC, "-o", "a.json")
+    run("audit", "bad.safetensors", *SPEC, "-o", "b.json")
+    run("audit", "gone.safetensors", *SPEC, "-o", "c.json")
+    run("audit", "releases/*.safetensors", *SPEC, "-o", "d.json")
+    done = run("report", "a.json", "b.json", "c.json", "d.json", "-f", "json", "-o", "all.html")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["exit_code"] == 3
+    assert len(document["checkpoints"]) == 5
+    assert document["checkpoints"][1] == json.loads(Path("b.json").read_text())
+    assert "gone.safetensors" in Path("all.html").read_text()
+    assert run("report", "a.json", "b.json", "-o", "json=b.json").returncode == 2
+
+
+def test_one_baseline_knows_several_checkpoints(run, models):
+    """What is known of one file excuses nothing in another."""
+    both = ("bad.safetensors", "releases/a.safetensors")
+    assert run("audit", *both, *SPEC, "--write-baseline", "known.json").returncode == 0
+    known = json.loads(Path("known.json").read_text())
+    assert {name: len(part) for name, part in known["checkpoints"].items()} == {
+        "bad.safetensors": 1,
+        "releases/a.safetensors": 0,
+    }
+    gate = (*SPEC, "--baseline", "known.json")
+    assert run("audit", *both, *gate).returncode == 0
+    assert run("audit", "bad.safetensors", *gate, "--strict").returncode == 0
+    shutil.copy("bad.safetensors", "releases/a.safetensors")
+    code, document = run_document(run, *both, *gate)
+    assert (code, [s["exit_code"] for s in document["checkpoints"]]) == (1, [0, 1])
+    done = run("audit", "releases/b.safetensors", *gate)
+    assert "written for bad.safetensors, releases/a.safetensors" in done.stdout
+    save_file({"a.weight": np.zeros((1, 4), np.float32)}, "bad.safetensors")
+    prune = ("baseline", "prune", "bad.safetensors", "--baseline", "known.json", *SPEC)
+    assert run(*prune).stdout == "1 removed, 0 lowered, 0 known\n"
+    assert set(json.loads(Path("known.json").read_text())["checkpoints"]) == set(both)
+
+
+def test_a_baseline_of_one_is_no_baseline_of_another(run, models):
+    """The same tensor in another model is another violation, and fails."""
+    run("audit", "bad.safetensors", *SPEC, "--write-baseline", "known.json")
+    shutil.copy("bad.safetensors", "other.safetensors")
+    gate = (*SPEC, "--baseline", "known.json")
+    done = run("audit", "other.safetensors", *gate)
+    assert done.returncode == 1
+    assert "written for bad.safetensors, and this is other.safetensors" in done.stdout
+    assert run("audit", "bad.safetensors", "other.safetensors", *gate).returncode == 1
+    named = ("--checkpoint-name", "bad.safetensors")
+    assert run("audit", "other.safetensors", *gate, *named).returncode == 0
+
+
+def test_a_baseline_follows_renamed_tensors(run, models):
+    """A refactoring that renames layers neither forgives anything nor brings old debt back."""
+    run("audit", "bad.safetensors", *SPEC, "--write-baseline", "known.json")
+    tensors = load_file("bad.safetensors")
+    save_file({f"model.{name}": value for name, value in tensors.items()}, "bad.safetensors")
+    gate = ("audit", "bad.safetensors", *SPEC, "--baseline", "known.json")
+    assert run(*gate).returncode == 1
+    rename = ("--rename", "*.weight=>model.*.weight")
+    assert run(*gate, *rename).returncode == 0
+    assert run(*gate, "--rename", "x.*=>y.*").returncode == 2
+    prune = ("baseline", "prune", "bad.safetensors", *SPEC, "--baseline", "known.json", *rename)
+    assert run(*prune).returncode == 0
+    assert '"tensor": "model.a.weight"' in Path("known.json").read_text()
+    assert run(*gate).returncode == 0
+    assert run("audit", "bad.safetensors", *SPEC, *rename).returncode == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_cast_is_not_worse(run, models, dtype):
+    """Rounding moves a norm by a roundoff at most; a real growth is found all the same."""
+    import ml_dtypes
+
+    narrow = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    rng = np.random.default_rng(7)
+    weights = rng.normal(size=(64, 48)).astype(np.float32)
+    save_file({"a.weight": weights}, "bad.safetensors")
+    gate = ("audit", "bad.safetensors", *SPEC)
+    run(*gate, "--write-baseline", "known.json")
+    worst = json.loads(Path("known.json").read_text())["entries"][0]["worst_distance"]
+    save_file({"a.weight": weights.astype(narrow)}, "bad.safetensors")
+    done = run(*gate, "--baseline", "known.json")
+    assert done.returncode == 0, done.stdout
+    factor = 1 + 4 * float(ml_dtypes.finfo(narrow).eps) * (1 + 1 / worst)
+    save_file({"a.weight": (weights * factor).astype(narrow)}, "bad.safetensors")
+    assert run(*gate, "--baseline", "known.json").returncode == 1
