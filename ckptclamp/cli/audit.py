@@ -32,8 +32,17 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.runs import Run
 
 
+def _outside_settings(
+    ctx: click.Context, _param: click.Parameter, checkpoints: tuple[Path, ...]
+) -> tuple[Path, ...]:
+    """Refuse settings of a checkpoint's own, before any of their values is looked at."""
+    for checkpoint in checkpoints:
+        check_settings(ctx, checkpoint)
+    return checkpoints
+
+
 @click.command("audit", cls=ReportedCommand)
-@click.argument("checkpoint", type=PATH, nargs=-1)
+@click.argument("checkpoint", type=PATH, nargs=-1, callback=_outside_settings)
 @option(
     "--manifest",
     type=PATH,
@@ -113,7 +122,6 @@ def _audited(
     from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import load_rules, reported_options
 
-    check_settings(click.get_current_context(), checkpoint)
     check_outputs(checkpoint, rules, reports, gate)
     spec = load_rules(rules)
     baseline = RunBaseline(gate, renames)

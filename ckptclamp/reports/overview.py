@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.auditing.runs import Answer, Failure, Run, checkpoint_of
 from ckptclamp.reports.findings import Finding, Level, findings
 from ckptclamp.reports.headlines import answer_line
+from ckptclamp.reports.tables import wrapped
 from ckptclamp.reports.wording import file_path, plural
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def overview_lines(
         if finding.checkpoint is None or (quiet and finding.level is Level.ERROR):
             yield from _finding(finding, options, help_=not quiet)
     for answer in document.answers:
-        yield _painted(_color(answer), f"{_name(answer)}: {answer_line(answer)}", options)
-    yield _painted(_color(document), answer_line(document), options)
+        yield from _told(f"{_name(answer)}: {answer_line(answer)}", _color(answer), options)
+    yield from _told(answer_line(document), _color(document), options)
 
 
 def _failure(failure: Failure, options: RenderOptions) -> Iterator[str]:
@@ -46,15 +47,23 @@ def _failure(failure: Failure, options: RenderOptions) -> Iterator[str]:
         yield from _finding(finding, options)
     problems = plural(len(failure.problems), "problem")
     line = f"no report of {_name(failure)}: {problems}; exit {int(failure.exit_code)}"
-    yield _painted(_RED, line, options)
+    yield from _told(line, _RED, options)
+
+
+def _told(text: str, color: str, options: RenderOptions) -> Iterator[str]:
+    """One line, or on a terminal several that are broken between words."""
+    for line in wrapped(text, options.width):
+        yield _painted(color, line, options)
 
 
 def _finding(finding: Finding, options: RenderOptions, *, help_: bool = True) -> Iterator[str]:
     color = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _BOLD}[finding.level]
     head = f"{finding.level}[{finding.code}]"
-    yield f"{_painted(color, head, options)}: {finding.sentence}"
+    first, *rest = wrapped(f"{head}: {finding.sentence}", options.width)
+    yield _painted(color, head, options) + first.removeprefix(head)
+    yield from rest
     if finding.help and help_:
-        yield f"  = help: {finding.help}"
+        yield from wrapped(f"  = help: {finding.help}", options.width)
 
 
 def _name(answer: Answer) -> str:

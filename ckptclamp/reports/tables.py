@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -100,4 +101,13 @@ def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]
         if column.right
         else cell + " " * (room - cell_width(cell))
         for column, cell, room in zip(columns, cells, widths, strict=True)
+    )
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """One line, or within a `width` several that are broken between words."""
+    if width is None or cell_width(text) <= width:
+        return [text]
+    return textwrap.wrap(
+        text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )

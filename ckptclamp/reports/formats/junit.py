@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from ckptclamp.auditing.results import AuditReport, Verdict
-from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, subject
+from ckptclamp.auditing.runs import Failure, answers_of, checkpoint_of, subject
 from ckptclamp.errors import printable
 from ckptclamp.reports.findings import Finding, Kind, Level, findings
 from ckptclamp.reports.headlines import answer_line
@@ -36,10 +36,6 @@ def render(report: Document, options: RenderOptions) -> str:
         _suite(suites, answer, options)
     seconds = sum(float(suite.get("time", "0")) for suite in suites)
     _count(suites, suites.findall("testsuite/testcase"), seconds)
-    if isinstance(report, Run):
-        properties = ET.Element("properties")
-        ET.SubElement(properties, "property", name="census", value=answer_line(report))
-        suites.insert(0, properties)
     ET.indent(suites)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(suites, encoding="unicode")}\n'
 

@@ -7,7 +7,6 @@ that a row is a line; elsewhere nothing is cut.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,7 @@ from ckptclamp.reports.findings import (
     findings,
     worst_first,
 )
-from ckptclamp.reports.names import cell_width
-from ckptclamp.reports.tables import Column, first_that_fits, table_lines
+from ckptclamp.reports.tables import Column, first_that_fits, table_lines, wrapped
 from ckptclamp.reports.wording import (
     CHANGE_HEADS,
     LEGEND,
@@ -267,10 +265,4 @@ class _Page:
             yield self._paint(_RED if exit_code else _GREEN, line)
 
     def _wrapped(self, text: str) -> list[str]:
-        """One line, or on a terminal several that are broken between words."""
-        width = self.options.width
-        if width is None or cell_width(text) <= width:
-            return [text]
-        return textwrap.wrap(
-            text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-        )
+        return wrapped(text, self.options.width)
