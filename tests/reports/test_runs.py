@@ -93,6 +93,13 @@ def test_findings_of_several_checkpoints_are_told_apart():
     assert [f.fingerprint for f in again] == [f.fingerprint for f in found]
 
 
+def test_gitlab_keeps_every_entry():
+    """Two entries of one fingerprint are one to it; a checkpoint may be judged twice."""
+    entries = json.loads(render("gitlab", samples.RUN, OPTIONS))
+    assert len({entry["fingerprint"] for entry in entries}) == len(entries)
+    assert sum(entry["check_name"] == "suppressed" for entry in entries) == 2
+
+
 @pytest.mark.parametrize("run", [samples.RUN, EMPTY, PASSING])
 def test_sarif_is_one_run_with_an_invocation_for_each(run, oasis):  # noqa: F811
     """Forges keep one set of alerts for a run, so that those of a file that is gone are closed."""

@@ -33,13 +33,16 @@ def render(report: Document, options: RenderOptions) -> str:
         entries.append(
             _count(checkpoint_of(answers[0]), Level.ERROR, "left-out", message, options=options)
         )
-    for answer in answers:
-        entries += _hidden(answer, options, several=several)
+    for number, answer in enumerate(answers):
+        # One checkpoint may be judged twice.
+        again = sum(checkpoint_of(a) == checkpoint_of(answer) for a in answers[:number])
+        of = f"{checkpoint_of(answer)} {again}" if several else None
+        entries += _hidden(answer, options, of)
     return json_text(entries, indent=1) + "\n"
 
 
-def _hidden(answer: Answer, options: RenderOptions, *, several: bool) -> Iterator[dict[str, Any]]:
-    """Entries that count what is no finding of a checkpoint."""
+def _hidden(answer: Answer, options: RenderOptions, of: str | None) -> Iterator[dict[str, Any]]:
+    """Entries that count what is no finding of a checkpoint, `of` which, where there are several."""
     if isinstance(answer, Failure):
         return
     census = subject(answer).census
@@ -49,12 +52,12 @@ def _hidden(answer: Answer, options: RenderOptions, *, several: bool) -> Iterato
         "zero-units": census.zero_allowed,
     }
     path = checkpoint_of(answer)
-    message = f"{file_path(path or '?')}: " * several + answer_line(answer)
+    message = (
+        answer_line(answer) if of is None else f"{file_path(path or '?')}: {answer_line(answer)}"
+    )
     for code, units in hidden.items():
         if units:
-            yield _count(
-                path, Level.NOTE, code, message, options=options, of=path if several else None
-            )
+            yield _count(path, Level.NOTE, code, message, options=options, of=of)
 
 
 def _entry(finding: Finding, options: RenderOptions) -> dict[str, Any]:
