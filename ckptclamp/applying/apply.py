@@ -10,6 +10,7 @@ from typing import Any
 from ckptclamp.applying.companions import Companion, bring, companion_notices, companions_in
 from ckptclamp.applying.directories import DirectoryStage
 from ckptclamp.applying.leftovers import find_leftovers
+from ckptclamp.applying.parts import changed_parts, part_notices
 from ckptclamp.applying.projection import Work, project_tensors
 from ckptclamp.applying.publication import Destination, check_target, staged
 from ckptclamp.applying.refusals import (
@@ -87,10 +88,10 @@ def apply(
         UsageError: the output exists, is the input, or the spec makes no sense here.
     """
     options = options or ApplyOptions()
-    if options.audit.base is not None:
-        raise UsageError("an adapter is not projected together with its base")
     rules = as_spec(spec, options.audit.allow_import)
-    with opened(path, options.audit) as checkpoint:
+    with opened(path, options.audit, rules) as checkpoint:
+        if checkpoint.merged:
+            raise UsageError("an adapter is not projected together with its base", path=path)
         checkpoint.check_copyable()
         job = _Job(checkpoint, rules, options)
         if output is None and not options.in_place:
@@ -236,7 +237,7 @@ class _Job:
             and (a.tensor.name, a.rule) not in accepted
         ]
         refuse_untying(self.plan, accepted, todo, self.checkpoint.path)
-        return [a if a.mended is None else replace(a, tensor=a.mended) for a in todo]
+        return todo
 
     def _project(
         self, copy: Copy, todo: Sequence[Assignment], *, rounds: int
@@ -265,6 +266,7 @@ class _Job:
             stored.quantisation = self.checkpoint.quantisation  # configs are not read again
             stored.config = self.checkpoint.config
             stored.adapter = self.checkpoint.adapter
+            stored.base = self.checkpoint.base
             plan = self._plan(stored, self.plan.same)
             refuse_another_plan(plan, self.plan, output)
             again = [i for i, a in enumerate(plan.assignments) if a.tensor.name in written]
@@ -291,6 +293,7 @@ class _Job:
         tensors = [assignment.tensor for assignment in self.plan.assignments]
         wholes = {tensor.name: tensor.whole.name for tensor in tensors}
         stored = {wholes.get(name, name) for name in changed}
+        stored |= {part.name for _, part in changed_parts(self.plan, changed)}
         return {
             tensor.name
             for tensor in tensors
@@ -311,14 +314,20 @@ class _Job:
             after=after,
             output=output,
             projection=self.projection.value,
-            notices=(*notices, *_optimizer_notice(self.checkpoint, changes)),
+            notices=(
+                *notices,
+                *part_notices(self.plan, changes),
+                *_optimizer_notice(self.checkpoint, changes),
+            ),
         )
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """The stored tensors that `tensor` is made of."""
     storage = tensor.storage
-    return (tensor, *storage.parts) if isinstance(storage, Computed) else (tensor,)
+    if not isinstance(storage, Computed):
+        return (tensor,)
+    return (tensor, *(inner for part in storage.parts for inner in _parts(part)))
 
 
 def _target(output: Path, job: _Job) -> Path:

@@ -12,6 +12,7 @@ from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
+from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine.executors import Meter, in_phase, threads
 from ckptclamp.engine.matrices import project_matrices
@@ -20,6 +21,7 @@ from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch, MeasurementCache
 from ckptclamp.engine.whole_units import project_whole_units
 from ckptclamp.plan import Assignment
+from ckptclamp.plan.parts import part_to_change
 from ckptclamp.spec.model import Projection
 
 if TYPE_CHECKING:
@@ -147,6 +149,8 @@ def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projec
 
 def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> Projected:
     constraint, tolerance = assignment.constraint, assignment.projection_tolerance
+    if assignment.base is not None or isinstance(assignment.tensor.whole.storage, Computed):
+        return _project_parts(work, assignment)
     if isinstance(constraint, MatrixConstraint):
         return project_matrices(
             work.copy,
@@ -183,6 +187,39 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
         pool=work.pool,
         progress=work.progress,
         known=known,
+        spare_zero=assignment.allow_zero,
+    )
+
+
+def _project_parts(work: Work, assignment: Assignment) -> Projected:
+    """Project what is computed from parts, or compared with a base."""
+    from ckptclamp.engine.rescale import project_rescaled
+    from ckptclamp.engine.stored import project_stored
+
+    tensor, axes, constraint = assignment.tensor, assignment.axes, assignment.constraint
+    changing = part_to_change(tensor, constraint, axes)
+    if changing is not None and changing.rescaling is not None:
+        return project_rescaled(
+            work.copy,
+            tensor,
+            axes,
+            constraint,
+            assignment.projection_tolerance,
+            rescaling=changing.rescaling,
+            memory=work.running.memory,
+            jobs=work.jobs,
+            progress=work.progress,
+            spare_zero=assignment.allow_zero,
+        )
+    return project_stored(
+        work.copy,
+        tensor,
+        axes,
+        constraint,
+        assignment.projection_tolerance,
+        base=assignment.base,
+        memory=work.running.memory,
+        progress=work.progress,
         spare_zero=assignment.allow_zero,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ckptclamp.auditing.results import AuditReport, Result, Verdict
+from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.norms import MinMaxNorm
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError, printable
 from ckptclamp.plan import Assignment, Plan
@@ -181,6 +182,13 @@ def refuse_remaining(after: AuditReport, plan: Plan, projection: Projection) -> 
 
 def _why_remaining(result: Result, plan: Plan, projection: Projection) -> str:
     """What to think of where a projection left units of `result` outside."""
+    computed = any(
+        isinstance(a.tensor.whole.storage, Computed)
+        for a in plan.assignments
+        if (a.tensor.name, a.rule) == (result.tensor, result.rule)
+    )
+    if computed:
+        return "its parts hold no weights that conform and are near to what they were to become"
     if projection is Projection.EXACT:
         return "the rules of this tensor may exclude each other"
     constraint = next(

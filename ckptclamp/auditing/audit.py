@@ -58,7 +58,7 @@ def audit(
     """
     options = options or AuditOptions()
     rules = as_spec(spec, options.allow_import)
-    with opened(path, options) as checkpoint:
+    with opened(path, options, rules) as checkpoint:
         plan = build_plan(
             checkpoint, rules, allow_import=options.allow_import, caller=options.leeway
         )
@@ -78,8 +78,8 @@ def as_spec(
     return load_spec(spec, allow_import=allow_import)
 
 
-def opened(path: str | Path, opening: Opening) -> Checkpoint:
-    """Open the checkpoint at `path` as `opening` says; close it when done."""
+def opened(path: str | Path, opening: Opening, spec: Spec | None = None) -> Checkpoint:
+    """Open the checkpoint at `path` as `opening` says, and the base of it or of `spec`; close it when done."""
     if path == "":
         raise UsageError("an empty path names no checkpoint")  # it would be the working directory
     if opening.require_isolation:
@@ -93,9 +93,10 @@ def opened(path: str | Path, opening: Opening) -> Checkpoint:
         except UsageError:
             checkpoint.close()
             raise
-    if opening.base is not None:
+    base = opening.base if opening.base is not None or spec is None else spec.base
+    if base is not None:
         try:
-            _add_base(checkpoint, opening.base, opening)
+            _add_base(checkpoint, base, opening)
         except CkptclampError:
             checkpoint.close()
             raise
@@ -105,10 +106,14 @@ def opened(path: str | Path, opening: Opening) -> Checkpoint:
 
 
 def _add_base(checkpoint: Checkpoint, path: Path, opening: Opening) -> None:
-    """Open the base checkpoint at `path`, to which every factor of the adapter must belong."""
-    from ckptclamp.checkpoints.base import add_base
+    """Open the base checkpoint at `path`; every factor of an adapter must belong to a weight of it."""
+    from ckptclamp.checkpoints.base import add_base, compare_with
 
+    adapter = unmerged(checkpoint) is not None
     base = open_checkpoint(path, follow_symlinks=opening.follow_symlinks, limits=opening.limits)
+    if not adapter:
+        compare_with(checkpoint, base)
+        return
     try:
         add_base(checkpoint, base)
     except CkptclampError:
@@ -166,16 +171,16 @@ def audit_plan(
             *tied,
         )
         checkpoint.verify_integrity()
-        summary = summarise(checkpoint, digests.result())
+        hashed = digests.result()
     checkpoint.verify_unchanged()
     report = AuditReport(
-        checkpoint=summary,
+        checkpoint=summarise(checkpoint, hashed),
         results=tuple(results),
         unmatched=plan.unmatched,
         notices=notices,
         spec_path=spec.path if spec else None,
         spec_sha256=spec.sha256 if spec else None,
-        parameters=_parameters(options, spec) | _configs(checkpoint),
+        parameters=_parameters(options, spec) | _configs(checkpoint) | _base(checkpoint, hashed),
         tool_version=__version__,
         strict=options.strict,
         seconds=time.monotonic() - started,
@@ -322,7 +327,8 @@ def is_hashed(checkpoint: Checkpoint, asked: bool | None) -> bool:
     """Whether the report has digests: where they were `asked` for, or cost nothing."""
     if asked is not None:
         return asked
-    return sum(source.size for source in checkpoint.sources) <= _HASHED_UNASKED
+    sources = dict.fromkeys((*checkpoint.sources, *checkpoint.companions))
+    return sum(source.size for source in sources) <= _HASHED_UNASKED
 
 
 def tell_progress(checkpoint: Checkpoint, running: Running) -> None:
@@ -335,7 +341,8 @@ def tell_progress(checkpoint: Checkpoint, running: Running) -> None:
 
 def digests_of(checkpoint: Checkpoint, asked: bool | None, jobs: int | None) -> Digests:
     """Hash the files of `checkpoint`, if the report shows digests, while the block reads them."""
-    return Digests(checkpoint.files if is_hashed(checkpoint, asked) else (), jobs)
+    files = tuple(dict.fromkeys((*checkpoint.files, *checkpoint.companions)))
+    return Digests(files if is_hashed(checkpoint, asked) else (), jobs)
 
 
 def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> CheckpointSummary:
@@ -365,6 +372,16 @@ def _configs(checkpoint: Checkpoint) -> dict[str, str]:
     return {name: f"sha256:{digest}" for name, digest in checkpoint.configs.items()}
 
 
+def _base(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> dict[str, str]:
+    """The base checkpoint, and the digest of each of its files, as far as there are `digests`."""
+    base = checkpoint.base
+    if base is None:
+        return {}
+    files = () if checkpoint.merged else base.files  # else they are those of the checkpoint
+    named = {f"base/{f.path.name}": f"sha256:{digests[f.path]}" for f in files if digests}
+    return {"base": base.path.name, **named}
+
+
 def _parameters(options: AuditOptions, spec: Spec | None) -> dict[str, str]:
     """The options that change the answer, as text."""
     parameters = {
@@ -374,7 +391,6 @@ def _parameters(options: AuditOptions, spec: Spec | None) -> dict[str, str]:
         "strict": str(options.strict).lower(),
         "allow-import": ",".join(sorted(options.allow_import)),
         "preset": _text(None if spec is None else spec.preset),
-        "base": "" if options.base is None else options.base.name,
         "config": "" if options.config is None else options.config_source or "given",
     }
     return {name: value for name, value in parameters.items() if value}

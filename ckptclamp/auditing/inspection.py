@@ -27,13 +27,14 @@ from ckptclamp.checkpoints.tensor import (
 )
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
-from ckptclamp.engine import matrices, whole, whole_units
+from ckptclamp.engine import matrices, stored, whole, whole_units
 from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.requests import Batch, Failed, Request
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
+from ckptclamp.plan.parts import part_to_change
 from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import audited_tensors, is_effective, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
@@ -316,10 +317,11 @@ def explain(
         UsageError: the spec asks for what makes no sense for this checkpoint.
     """
     options = options or AuditOptions()
-    with opened(path, options) as checkpoint:
+    rules = as_spec(spec, options.allow_import)
+    with opened(path, options, rules) as checkpoint:
         plan = build_plan(
             checkpoint,
-            as_spec(spec, options.allow_import),
+            rules,
             allow_import=options.allow_import,
             caller=options.leeway,
         )
@@ -347,6 +349,12 @@ def _at_once(assignment: Assignment) -> AtOnce | None:
             for projecting in (False, True)
         )
         return AtOnce("a Gram matrix", audit, apply) if audit else None
+    if assignment.base is not None or isinstance(tensor.whole.storage, Computed):
+        changing = part_to_change(tensor, constraint, axes)
+        rescaled = changing is not None and changing.rescaling is not None
+        if constraint.elementwise or (assignment.base is None and (changing is None or rescaled)):
+            return None
+        return AtOnce("a whole unit", 0, stored.needed_bytes(tensor.shape, axes))
     if not constraint.streaming:
         size = whole.needed_bytes(tensor)
         return AtOnce("the whole tensor", size, size)

@@ -22,7 +22,7 @@ from ckptclamp.auditing.inspection import TensorSummary, inspect
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.recognition import Recognised, recognise
 from ckptclamp.auditing.results import Verdict
-from ckptclamp.checkpoints.tensor import Role, Tensor
+from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.constraints.registry import canonical
 from ckptclamp.errors import NothingEvaluatedError, printable
@@ -38,7 +38,6 @@ from ckptclamp.plan.tensors import (
     parts_of,
     why_no_norm,
     why_not_audited,
-    why_not_projected,
 )
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
 from ckptclamp.spec.model import Declared, Preset, Severity, Spec
@@ -166,7 +165,9 @@ def _why_no_rule(tensor: Tensor, part: Part | None, *, keras: bool) -> str | Non
         return why_not_audited(tensor)
     if part is not None:
         return part.reason
-    return why_not_audited(tensor) or why_not_projected(tensor) or why_no_norm(tensor)
+    storage = tensor.whole.storage
+    computed = storage.unprojected if isinstance(storage, Computed) else None
+    return why_not_audited(tensor) or computed or why_no_norm(tensor)
 
 
 def _declared(

@@ -326,7 +326,9 @@ def _exact_sums(
     reader: TensorReader, of: Assignment, batch: Batch, places: NDArray[np.intp]
 ) -> list[ExactSums]:
     """Read what lies at `places` of `batch` again, and sum it exactly."""
+    from ckptclamp.constraints.distance import Distance
     from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
+    from ckptclamp.engine.distance import exact_distances
     from ckptclamp.engine.matrices import exact_of_matrices
     from ckptclamp.engine.whole import exact_of_whole
 
@@ -335,6 +337,16 @@ def _exact_sums(
         return [exact_of_whole(reader, of.tensor, constraint, tolerance) for _ in places]
     if isinstance(constraint, MatrixConstraint):
         return exact_of_matrices(reader, of.tensor, of.axes, constraint, tolerance, places=places)
+    if isinstance(constraint, Distance) and of.base is not None:
+        return exact_distances(
+            reader,
+            of.tensor,
+            of.base,
+            of.axes,
+            relative=constraint.relative,
+            units=batch.units,
+            places=places,
+        )
     request = Request(of.tensor, of.axes, constraint.needs)
     return sums_of_stored(reader, request, batch.units, places)
 

@@ -159,6 +159,9 @@ class Checkpoint(ABC):
         adapter: the ``adapter_config.json`` in the directory of an adapter, or why it cannot be read.
         configs: the sha256 of each config in the directory that was read, by its name.
         unlisted: the tensors that the index of a sharded set leaves out.
+        base: the checkpoint that this one was made from, if one was given.
+        companions: files that are watched, and closed, with those of this checkpoint.
+        merged: whether this is an adapter that is seen together with its base, as one model.
         several_files: whether a copy is a directory of files, so that its target must be one.
         folder: the directory by which the user named it, if that is how: all that lies in it belongs
             to the model.
@@ -177,6 +180,9 @@ class Checkpoint(ABC):
     adapter: Mapping[str, Any] | Unreadable | None = None
     configs: Mapping[str, str] = {}
     unlisted: tuple[str, ...] = ()
+    base: Checkpoint | None = None
+    companions: tuple[Source, ...] = ()
+    merged: bool = False
     several_files: bool = False
     folder: Path | None = None
     isolation: tuple[str, ...] = ()
@@ -248,7 +254,7 @@ class Checkpoint(ABC):
 
     def verify_unchanged(self) -> None:
         """Raise `ChangedError` if a file is no longer the one that was opened."""
-        for source in dict.fromkeys((*self.files, *self.sources)):
+        for source in self._every_file():
             source.verify_unchanged()
 
     def leave_cache(self) -> None:
@@ -259,8 +265,11 @@ class Checkpoint(ABC):
 
     def close(self) -> None:
         """Close every file."""
-        for source in dict.fromkeys((*self.files, *self.sources)):
+        for source in self._every_file():
             source.close()
+
+    def _every_file(self) -> Iterable[Source]:
+        return dict.fromkeys((*self.files, *self.sources, *self.companions))
 
     def __enter__(self) -> Self:
         return self

@@ -115,14 +115,6 @@ class Computed(ABC):
         """Why a projection leaves it as it is."""
         return "it is quantised, and its integers and scales are not projected"
 
-    def lengths_over(self, axes: tuple[int, ...]) -> Tensor | None:
-        """The stored part that holds, up to a sign, the norm of each unit over `axes`, if one does.
-
-        It has the weight's axes, so that its own units over `axes` are single numbers.
-        """
-        del axes
-        return None
-
     @abstractmethod
     def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
         """Compute `box` of `tensor`, whose storage this is, into `out`; `read` reads its parts.

@@ -15,7 +15,6 @@ from ckptclamp.cli.options import (
     ReportOptions,
     RuleOptions,
     attest_option,
-    base_option,
     engine_options,
     format_option,
     gather,
@@ -49,7 +48,6 @@ def _outside_settings(
     help="A YAML file that names the checkpoints, and how each is judged.",
 )
 @spec_options
-@base_option
 @option("--strict", is_flag=True, help="Warnings fail the audit too.")
 @baseline_options
 @suppressed_option

@@ -12,7 +12,6 @@ from ckptclamp.cli.options import (
     GateOptions,
     ReportOptions,
     RuleOptions,
-    base_option,
     checkpoint_argument,
     config_option,
     engine_options,
@@ -66,7 +65,6 @@ def inspect_command(
 @click.command("explain")
 @checkpoint_argument
 @spec_options
-@base_option
 @plain_format_option
 @engine_options
 @verbosity_options

@@ -13,6 +13,7 @@ import click
 from ckptclamp.cli.parameters import (
     AXES,
     PATH,
+    SHARE,
     SIZE,
     TOLERANCE,
     option,
@@ -34,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class RuleOptions:
     """What is judged; `config` is where a weights-only Keras file's model config is.
 
-    `base` is the checkpoint that an adapter is judged together with.
+    `base` is the checkpoint that the audited one was made from.
     """
 
     spec: Path | None = None
@@ -51,6 +52,7 @@ class RuleOptions:
     finite: bool = False
     min_norm: float | None = None
     max_l1_norm: float | None = None
+    max_distance: float | None = None
     storage: str | None = None
     allow_import: tuple[str, ...] = ()
     tolerance: float | History | None = None
@@ -155,7 +157,8 @@ config_option = option(
 base_option = option(
     "--base",
     type=PATH,
-    help="The checkpoint that an adapter (LoRA) is added to; the merged weights are judged.",
+    help="The checkpoint that this one was made from: what distances are taken to, and what an adapter "
+    "(LoRA) is added to, so that the merged weights are judged.",
 )
 
 units_options = together(
@@ -214,6 +217,7 @@ spec_options = together(
         metavar="MAX",
         help="Inline rule: sums of magnitudes of at most MAX.",
     ),
+    option("--max-distance", type=SHARE, help="Inline rule: how far from --base, of its norm."),
     option(
         "--storage",
         type=click.Choice(["effective", "raw"]),
@@ -243,6 +247,7 @@ spec_options = together(
         help="allow: units of zeros alone (padding, unseen rows) may lie outside, for every rule.",
     ),
     config_option,
+    base_option,
 )
 
 jobs_option = option(

@@ -64,11 +64,24 @@ class Statistic(StrEnum):
     LOWER = "lower"
     UPPER = "upper"
     """Bounds of something that a constraint on matrices cannot measure exactly."""
+    BASE_NORM = "base_norm"
+    """The norm of the same unit of the base checkpoint; `engine.distance` measures it."""
 
     @property
     def streams(self) -> bool:
         """Whether parts of units tell it."""
-        return self not in (Statistic.MOVE, Statistic.OWN, Statistic.LOWER, Statistic.UPPER)
+        return self not in _NOT_STREAMED
+
+
+_NOT_STREAMED = frozenset(
+    {
+        Statistic.MOVE,
+        Statistic.OWN,
+        Statistic.LOWER,
+        Statistic.UPPER,
+        Statistic.BASE_NORM,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +163,16 @@ class UnitStatistics:
 class ExactSums:
     """What the `size` weights of one unit add up to, as stored, without any rounding.
 
-    `squares` is the sum of their squares, `total` their sum, `magnitudes` the sum of their magnitudes;
-    what the constraint does not need is 0.
+    `squares` is the sum of their squares, `total` their sum, `magnitudes` the sum of their magnitudes,
+    `base_squares` the sum of the squares of the base checkpoint's; what the constraint does not need
+    is 0.
     """
 
     size: int
     squares: Fraction = Fraction(0)
     total: Fraction = Fraction(0)
     magnitudes: Fraction = Fraction(0)
+    base_squares: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ _INTEGERS = 2.0**53
 """Below it every number of every dtype is a float64."""
 
 
-class _NormConstraint(BuiltIn):
+class NormConstraint(BuiltIn):
     """What they have in common: an interval in which each unit's norm must lie."""
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Statistic.NORM})
@@ -119,7 +119,7 @@ class _NormConstraint(BuiltIn):
 
 
 @dataclass(frozen=True)
-class MaxNorm(_NormConstraint):
+class MaxNorm(NormConstraint):
     r"""Norm at most `max_value`: projection onto the L2 ball.
 
     argmin over y of ‖x - y‖₂² subject to ‖y‖₂ ≤ max_value, which is x · max_value / ‖x‖₂ outside of
@@ -140,7 +140,7 @@ class MaxNorm(_NormConstraint):
 
 
 @dataclass(frozen=True)
-class MinMaxNorm(_NormConstraint):
+class MinMaxNorm(NormConstraint):
     r"""Norm between `min_value` and `max_value`: projection onto an annulus.
 
     argmin over y of ‖x - y‖₂² subject to min_value ≤ ‖y‖₂ ≤ max_value, which is
@@ -179,7 +179,7 @@ class MinMaxNorm(_NormConstraint):
 
 
 @dataclass(frozen=True)
-class UnitNorm(_NormConstraint):
+class UnitNorm(NormConstraint):
     r"""Norm exactly 1: projection onto the unit sphere.
 
     argmin over y of ‖x - y‖₂² subject to ‖y‖₂ = 1, which is x / ‖x‖₂. A zero unit has no nearest
@@ -193,7 +193,7 @@ class UnitNorm(_NormConstraint):
 
 
 @dataclass(frozen=True)
-class MinNorm(_NormConstraint):
+class MinNorm(NormConstraint):
     r"""Norm at least `min_value`: no dead unit.
 
     argmin over y of ‖x - y‖₂² subject to ‖y‖₂ ≥ min_value, which is x · min_value / ‖x‖₂ inside of the

@@ -36,6 +36,7 @@ BUILTIN = {
     "Symmetric": "subspaces",
     "LowerTriangular": "subspaces",
     "UpperTriangular": "subspaces",
+    "Distance": "distance",
 }
 """The names of the classes, and the modules that hold them."""
 

@@ -48,10 +48,12 @@ def measure_whole_units(
     """
     kept = kept_axes(len(tensor.shape), axes)
     try:
-        grid = _slabs(tensor, axes, constraint, memory)
+        grid = slabs(tensor, axes, _needed(constraint, tensor, axes), memory)
         for box in map(grid.box, range(len(grid))):
             block = reader.read(tensor, box, None)
-            yield Batch(0, tuple(box[axis] for axis in kept), _measured(constraint, block, axes))
+            yield Batch(
+                0, tuple(box[axis] for axis in kept), measured_whole(constraint, block, axes)
+            )
     except UnreadableError as error:
         yield Failed(0, error.message, error.hint)
 
@@ -80,13 +82,13 @@ def project_whole_units(
         UnreadableError: the tensor cannot be read, or one unit does not fit into `memory` bytes.
         NotWrittenError: it cannot be written.
     """
-    grid = _slabs(tensor, axes, constraint, memory)
+    grid = slabs(tensor, axes, _needed(constraint, tensor, axes), memory)
     job = Job(copy, tensor, axes, constraint, tolerance, Projection.EXACT, grid, spare_zero)
     beforehand = KnownStatistics(job.request, known)
     total = NOTHING
     for box in map(grid.box, range(len(grid))):
         block = copy.read(tensor, box, None)
-        statistics = beforehand.of(box) or _measured(constraint, block, axes)
+        statistics = beforehand.of(box) or measured_whole(constraint, block, axes)
         total += _project_slab(job, constraint, box, block, statistics)
         if progress is not None:
             progress(block.nbytes)
@@ -101,10 +103,13 @@ def needed_bytes(
     return each * math.prod(shape[axis] for axis in axes)
 
 
-def _slabs(
-    tensor: Tensor, axes: tuple[int, ...], constraint: WholeUnitConstraint, memory: int
-) -> Grid:
-    """Cut `tensor` into boxes of whole units that fit into `memory` bytes.
+def _needed(constraint: WholeUnitConstraint, tensor: Tensor, axes: tuple[int, ...]) -> int:
+    itemsize = 8 if tensor.dtype is None else tensor.dtype.itemsize
+    return needed_bytes(constraint, tensor.shape, axes, itemsize)
+
+
+def slabs(tensor: Tensor, axes: tuple[int, ...], one: int, memory: int) -> Grid:
+    """Cut `tensor` into boxes of whole units for `memory` bytes, of which each unit takes `one`.
 
     Raises:
         UnreadableError: one unit does not.
@@ -112,8 +117,6 @@ def _slabs(
     refusal = unreadable(tensor, memory)
     if refusal is not None:
         raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
-    assert tensor.dtype is not None
-    one = needed_bytes(constraint, tensor.shape, axes, tensor.dtype.itemsize)
     if one > memory:
         raise UnreadableError(
             f"one unit needs {one} bytes at once, over the budget of {memory}",
@@ -132,14 +135,14 @@ def _slabs(
     return Grid(tensor.shape, tuple(tile), kept + axes)
 
 
-def _measured(
+def measured_whole(
     constraint: WholeUnitConstraint, block: NDArray[Any], axes: tuple[int, ...]
 ) -> UnitStatistics:
     """Measure what the constraint needs of a block of whole units."""
     if constraint.streaming:
         with np.errstate(all="ignore"):
             return measure_units(np.asarray(block, order="C"), axes, constraint.needs, WORKSPACE)
-    units = _units(block, axes).astype(np.float64)
+    units = units_of(block, axes).astype(np.float64)
     broken = ~np.isfinite(units)
     spread = tuple(range(1, units.ndim))
     nonfinite = np.count_nonzero(broken, axis=spread)
@@ -149,14 +152,14 @@ def _measured(
     )
 
 
-def _units(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+def units_of(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     """The units of a block, shape (units, *their extents)."""
     kept = kept_axes(block.ndim, axes)
     extents = [block.shape[axis] for axis in axes]
     return block.transpose(kept + axes).reshape(-1, *extents)
 
 
-def _put_back(units: NDArray[Any], like: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+def put_back(units: NDArray[Any], like: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     """The block of which `units` are the units; what `_units` does, undone."""
     order = kept_axes(like.ndim, axes) + axes
     there = units.reshape([like.shape[axis] for axis in order])
@@ -171,10 +174,10 @@ def _project_slab(
     before: UnitStatistics,
 ) -> Projected:
     """Project the units of one box, and write those that got better."""
-    units = _units(block, job.axes)
+    units = units_of(block, job.axes)
     lay, (outside, chosen) = (
         constraint.judge(before),
-        job.fixable(before, _sums_of(units, constraint.needs)),
+        job.fixable(before, sums_of(units, constraint.needs)),
     )
     hopeless = int(np.count_nonzero(outside & ~chosen))
     if not chosen.any():
@@ -188,13 +191,13 @@ def _project_slab(
             if sums is None
             else fitted(near, units.dtype, sums)
         )
-        trial = _put_back(stored, block, job.axes)
-        after = _measured(constraint, trial, job.axes)
-        lies = job.judged(after, _sums_of(stored, constraint.needs))
+        trial = put_back(stored, block, job.axes)
+        after = measured_whole(constraint, trial, job.axes)
+        lies = job.judged(after, sums_of(stored, constraint.needs))
         conforms = ~lies.violates(job.tolerance) & (after.nonfinite == 0)
         better = chosen & (conforms | (lies.distance < 0.5 * lay.distance))
     stored[~better] = units[~better]
-    final = _put_back(stored, block, job.axes)
+    final = put_back(stored, block, job.axes)
     changed = changed_units(block, final, job.axes)
     job.write(box, changed, final)
     change = relative(*distances(block, final, job.axes, WORKSPACE))
@@ -202,7 +205,7 @@ def _project_slab(
     return Projected(len(outside), int(np.count_nonzero(changed)), change, left)
 
 
-def _sums_of(units: NDArray[Any], needs: frozenset[Statistic]) -> Sums:
+def sums_of(units: NDArray[Any], needs: frozenset[Statistic]) -> Sums:
     """What sums some of `units` exactly, shape (units, ...)."""
 
     def sums(places: NDArray[np.intp]) -> list[ExactSums]:

@@ -48,13 +48,13 @@ class Assignment:
 
     `axes` are the reduced axes, sorted and non-negative; empty when every weight is a unit of its
     own (elementwise constraints). `location` is the spec's line or the layer's place in the config.
-    `unprojected` is the reason why a violation may be shown but not fixed, if there is one. `mended` is
-    the stored tensor whose projection is that of a `tensor` that is computed from it. `meant`
-    are the axes that were probably meant where `axes` make the constraint vacuous; they are measured
-    for a notice. `tolerance` is relative to the bound; below it units may lie farther out by
+    `unprojected` is the reason why a violation may be shown but not fixed, if there is one. `meant` are
+    the axes that were probably meant where `axes` make the constraint vacuous; they are measured for a
+    notice. `tolerance` is relative to the bound; below it units may lie farther out by
     `shortfall`, which is what Keras' epsilon takes off them. `history` is what the tolerance was
     derived from; ``None`` where a number was stated. `allow_zero` says that units without a weight but
     zeros are let be where they lie outside. `names` are those that the rule gives the axes, if it does.
+    `base` is the same tensor of the base checkpoint, where the constraint compares with it.
     """
 
     tensor: Tensor
@@ -69,12 +69,12 @@ class Assignment:
     location: str | None = None
     notices: tuple[Notice, ...] = ()
     unprojected: str | None = None
-    mended: Tensor | None = None
     meant: tuple[int, ...] | None = None
     shortfall: float = 0.0
     history: History | None = None
     allow_zero: bool = False
     names: tuple[str, ...] = ()
+    base: Tensor | None = None
 
     @property
     def unit_words(self) -> str:

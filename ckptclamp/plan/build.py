@@ -50,6 +50,10 @@ def build_plan(
             such problems are in it.
     """
     spec, caller = spec or Spec(), caller or Leeway()
+    if checkpoint.base is not None:
+        from ckptclamp.plan.base import refuse_idle_base
+
+        refuse_idle_base(checkpoint, spec)
     bound = keras_model(checkpoint, spec.custom_layers)
     entries: list[Entry] = []
     if spec.rules:

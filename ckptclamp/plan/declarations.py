@@ -12,10 +12,10 @@ from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printab
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
+from ckptclamp.plan.parts import why_not_projected
 from ckptclamp.plan.tensors import (
     stored,
     why_not_audited,
-    why_not_projected,
 )
 from ckptclamp.plan.tolerances import Histories, forgiving
 from ckptclamp.plan.units import has_axes, unit_of
@@ -173,7 +173,8 @@ class _Planner:
             label=label,
             location=self.rule,
             notices=(*declaration.notices, *unit.notices),
-            unprojected=why_not_projected(tensor) or _only_audited(constraint),
+            unprojected=why_not_projected(tensor, constraint, unit.axes)
+            or _only_audited(constraint),
             meant=unit.meant,
         )
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
+from ckptclamp.plan.base import compared
 from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
+from ckptclamp.plan.parts import part_to_change, quantised_notice, why_not_projected
 from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import (
     audited_tensors,
@@ -18,16 +20,13 @@ from ckptclamp.plan.tensors import (
     is_effective,
     keras_model,
     matching_tensors,
-    mended_part,
     names_of,
     parts_of,
-    quantised_notice,
     raw_hint,
     stored,
     unread_config_notice,
     why_no_weight,
     why_not_audited,
-    why_not_projected,
 )
 from ckptclamp.plan.tolerances import Histories, forgiving
 from ckptclamp.plan.units import unit_of
@@ -85,6 +84,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
                 seen = seen_by(rule.units, tensor, number)
                 layout = producer.laid(tensor).layout
                 pair = _pair(rule, seen, part, label, layout=layout, keras=bound is not None)
+                pair = compared(pair, rule, checkpoint)
                 pairs.append(forgiving(pair, caller.over(rule.leeway), histories))
             except UsageError as error:
                 refused.append((tensor, error))
@@ -139,20 +139,20 @@ def _pair(
             no_weight=no_weight is not None,
         )
     unit = unit_of(tensor, rule.constraint, seen.units, layout=layout)
-    mended = mended_part(tensor, rule.constraint, unit.axes)
+    changing = part_to_change(tensor, rule.constraint, unit.axes)
+    changes = "" if changing is None else changing.words
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),
         axes=unit.axes,
         rule=rule.id,
         origin=Origin.SPEC,
-        why=_why(rule, tensor, mended),
+        why=_why(rule, tensor, changes),
         severity=rule.severity,
         label=label,
         location=_place(rule),
         notices=(*unit.notices, *(quantised_notice(tensor) if keras else ())),
-        unprojected=why_not_projected(tensor) if mended is None else None,
-        mended=mended,
+        unprojected=why_not_projected(tensor, rule.constraint, unit.axes),
         meant=unit.meant,
         names=seen.names,
     )
@@ -168,7 +168,7 @@ def _place(rule: Rule) -> str | None:
     return None if rule.location is None else str(rule.location)
 
 
-def _why(rule: Rule, tensor: Tensor, mended: Tensor | None) -> str:
+def _why(rule: Rule, tensor: Tensor, changes: str) -> str:
     matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
     if rule.units.named is not None:
         sizes = (f"{name} = {size}" for name, size in rule.units.named.sizes.items())
@@ -178,8 +178,7 @@ def _why(rule: Rule, tensor: Tensor, mended: Tensor | None) -> str:
     storage = tensor.whole.storage
     if not isinstance(storage, Computed):
         return matched
-    changed = "" if mended is None else f"; a projection changes {mended.name} alone"
-    return f"{matched}; from {storage.stored_as}{changed}"
+    return "; ".join(filter(None, (matched, f"from {storage.stored_as}", changes)))
 
 
 def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:

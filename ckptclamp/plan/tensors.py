@@ -258,43 +258,6 @@ def why_no_norm(tensor: Tensor) -> str | None:
     return f"it holds {tensor.dtype} numbers, and nothing tells what weights they stand for"
 
 
-def why_not_projected(tensor: Tensor) -> str | None:
-    """Say why the weights of `tensor` can be judged but not changed; ``None`` if they can be."""
-    storage = tensor.whole.storage
-    if isinstance(storage, Computed):
-        return storage.unprojected
-    return None
-
-
-def mended_part(tensor: Tensor, constraint: Constraint, axes: tuple[int, ...]) -> Tensor | None:
-    """The stored tensor to project in place of a computed one, if that comes to the same.
-
-    Where the norms of its units are stored, a bound on these norms is one on what is stored.
-    """
-    from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
-
-    if isinstance(tensor.storage, Computed) and isinstance(
-        constraint, MaxNorm | MinMaxNorm | UnitNorm
-    ):
-        return tensor.storage.lengths_over(axes)
-    return None
-
-
-def quantised_notice(tensor: Tensor) -> tuple[Notice, ...]:
-    """Tell that what is judged is not what is stored."""
-    storage = tensor.whole.storage
-    if not isinstance(storage, Computed):
-        return ()
-    return (
-        Notice(
-            "dequantised",
-            f"it is judged as the weights that its {storage.stored_as} stand for",
-            tensor=tensor.name,
-            informational=True,
-        ),
-    )
-
-
 def unread_config_notice(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     """Warn that codes may be taken for weights because the config could not be read."""
     if not isinstance(checkpoint.quantisation, Unreadable):

@@ -168,11 +168,16 @@ def _shared(
     So the rules of all of a group stand in one order, and a projection makes the same of all.
     """
     matched = {(e.tensor.name, e.rule) for e in entries if isinstance(e, Assignment)}
+    bases: dict[tuple[str, str, str], Tensor | None] = {}
     for entry in entries:
-        yield entry
         if not isinstance(entry, Assignment) or is_effective(entry.tensor):
+            yield entry
             continue
         name = entry.tensor.whole.name
+        # All of a group are compared with one tensor of a base, lest that unties them.
+        key = (groups.get(name, (name,))[0], entry.tensor.name.removeprefix(name), entry.rule)
+        entry = replace(entry, base=bases.setdefault(key, entry.base))  # noqa: PLW2901 - as it is planned
+        yield entry
         for other in groups.get(name, ()):
             like = _for(entry, tensors[other], name)
             if (like.tensor.name, entry.rule) not in matched:

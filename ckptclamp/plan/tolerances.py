@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.base import Statistic
-from ckptclamp.constraints.tolerance import History, derived_tolerance
+from ckptclamp.constraints.tolerance import FLOOR, History, derived_tolerance
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.units import unit_size
 from ckptclamp.spec.model import ZeroUnits
@@ -50,6 +50,9 @@ def forgiving(entry: Entry, leeway: Leeway, histories: Histories) -> Entry:
     if isinstance(leeway.tolerance, float | int):
         return replace(judged, tolerance=float(leeway.tolerance))
     history = leeway.tolerance or histories.of(entry.tensor)
+    if entry.base is not None:
+        # Rounding moves a weight by a share of itself, and says nothing about a share of a distance.
+        return replace(judged, tolerance=FLOOR, history=history)
     assert entry.tensor.dtype is not None
     return replace(
         judged,

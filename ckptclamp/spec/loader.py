@@ -45,7 +45,8 @@ def load_spec(path: str | Path, *, allow_import: AbstractSet[str] = frozenset())
     except OSError as error:
         raise SpecError(str(path), (SpecProblem(error.strerror or str(error)),)) from error
     spec = _Loader(read_yaml(raw), str(path), allow_import).load()
-    return replace(spec, path=str(path), sha256=hashlib.sha256(raw).hexdigest())
+    base = None if spec.base is None else Path(path).parent / spec.base
+    return replace(spec, base=base, path=str(path), sha256=hashlib.sha256(raw).hexdigest())
 
 
 def spec_from_mapping(
@@ -110,6 +111,7 @@ class _Loader:
             ignore=tuple(ignored.values()),
             splits=tuple(splits.values()),
             preset=whole.preset,
+            base=None if whole.base is None else Path(whole.base),
         )
 
     def _rules(self, whole: SpecForm, builder: RuleBuilder) -> tuple[Rule, ...]:

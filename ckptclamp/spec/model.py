@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.base import Constraint, number
@@ -243,7 +244,8 @@ class Spec:
     `leeway` is that of declared constraints. `custom_objects` maps a constraint's registered name
     in a model config to what it means. `unconstrained` names classes of layers whose code is known
     to set no constraint, and `custom_layers` tells what others are like. `splits` cut tensors into
-    parts that rules may name. `preset` adds rules that come along.
+    parts that rules may name. `preset` adds rules that come along. `base` is the checkpoint that the
+    audited one was made from.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -256,5 +258,6 @@ class Spec:
     ignore: tuple[Suppression, ...] = ()
     splits: tuple[Split, ...] = ()
     preset: Preset | None = None
+    base: Path | None = None
     path: str | None = None
     sha256: str | None = None

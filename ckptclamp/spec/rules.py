@@ -287,6 +287,7 @@ def inline_spec(
     finite: bool = False,
     min_norm: float | None = None,
     max_l1_norm: float | None = None,
+    max_distance: float | None = None,
     axis: Axis = None,
     unit_axis: Axis = None,
     storage: str = "effective",
@@ -310,6 +311,11 @@ def inline_spec(
         "finite": ("Finite", (), finite or None),
         "min-norm": ("MinNorm", ("min_value",), min_norm),
         "max-l1-norm": ("MaxL1Norm", ("max_value",), max_l1_norm),
+        "max-distance": (
+            "Distance",
+            ("max_value", "relative"),
+            None if max_distance is None else (max_distance, True),
+        ),
     }
     PatternChecker().check(tensors)
     stated = units(axis, unit_axis)

@@ -46,7 +46,7 @@ from ckptclamp.spec.values import (
 )
 
 _ARGUMENTS = {
-    "max_value": "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm, SpectralNorm: the largest norm.",
+    "max_value": "MaxNorm, MinMaxNorm, MaxL1Norm, MaxLInfNorm, SpectralNorm: the largest norm; Distance: the largest distance.",
     "min_value": "MinMaxNorm, MinNorm: the smallest norm.",
     "rate": "MinMaxNorm: how far a step of Keras' training moves; not judged.",
     "low": "Clip: the smallest weight.",
@@ -56,11 +56,15 @@ _ARGUMENTS = {
     "max_nonzero": "MaxNonZero, Sparsity: how many weights may differ from 0.",
     "group": "Sparsity: of how many consecutive weights.",
 }
-"""What may be said of a constraint beside its name."""
+"""The numbers that may be said of a constraint beside its name."""
+
+_RELATIVE = "relative"
 
 
 def _arguments(kind: Kind[Any]) -> dict[str, Key[Any]]:
-    return {name: optional(kind, description) for name, description in _ARGUMENTS.items()}
+    numbers = {name: optional(kind, description) for name, description in _ARGUMENTS.items()}
+    share = "Distance: whether the distance is a share of the base's norm."
+    return {**numbers, _RELATIVE: optional(BOOLEAN, share)}
 
 
 class SerialisedForm(Form):
@@ -103,7 +107,7 @@ class PlacedForm(Form):
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that are stated, numbers or references to a model's own config."""
-        return {key: self.given[key] for key in _ARGUMENTS if key in self.given}
+        return {key: self.given[key] for key in (*_ARGUMENTS, _RELATIVE) if key in self.given}
 
 
 class MappedForm(PlacedForm, further=_arguments(NUMBER_OR_REFERENCE)):
@@ -234,6 +238,10 @@ class SpecForm(Form):
     preset = optional(
         choice(Preset),
         "Rules that come along; ``health``: every weight finite, no weight all one value, scales positive, tied tensors equal.",
+    )
+    base = optional(
+        NAME,
+        "The checkpoint that this one was made from, a path from the spec's directory: what Distance compares with, and what an adapter is added to.",
     )
     rules = Key(ListOf(RuleForm), "The rules.", default={})
     split = Key(ListOf(SplitForm), "Tensors that hold several weights along one axis.", default={})

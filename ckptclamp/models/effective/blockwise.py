@@ -16,10 +16,11 @@ import numpy as np
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.tensor import box_shape
 from ckptclamp.errors import UnreadableError
-from ckptclamp.models.effective.grouped import Effective
+from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Plain
 from ckptclamp.models.effective.scaled import misfit
+from ckptclamp.models.effective.weights import Effective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,6 +120,34 @@ class Blockwise(Effective):
             steps = stride * np.arange(extent)
             where += steps.reshape([-1 if i == axis else 1 for i in range(len(box))])
         return weights[where]
+
+    @property
+    def recoded(self) -> Tensor | None:
+        """See `Effective.recoded`."""
+        return self.codes
+
+    def recode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """See `Effective.recode`: the codes that, with the maxima as they are, come nearest."""
+        inside = np.ravel_multi_index(
+            np.ix_(*(np.arange(start, stop) for start, stop in box)), self.shape
+        ).reshape(-1)
+        first, last = int(inside[0]), int(inside[-1]) + 1
+        codes, begin = self._codes(read, first, last)
+        maxima = self.maxima.read(
+            read, first // self.maxima.size, (last - 1) // self.maxima.size + 1
+        )
+        scale = maxima[inside // self.maxima.size - first // self.maxima.size]
+        with np.errstate(all="ignore"):
+            flat = wanted.flat()
+            flat = flat.instead(flat.numbers / scale)
+        where = inside - first + begin
+        codes[where] = np.where(flat.chosen, levels_of(self.table).encode(flat), codes[where])
+        each = 2 * (self.codes.dtype.itemsize if self.codes.dtype is not None else 1)
+        rest = ((0, 1),) * (len(self.codes.shape) - 1)
+        place = ((first // each, -(-last // each)), *rest)
+        assert self.codes.dtype is not None
+        stored = (codes[::2] << 4 | codes[1::2]).view(self.codes.dtype.numpy)
+        return place, stored.reshape(box_shape(place))
 
     def _halves(self, read: Read, box: Box) -> NDArray[np.float64]:
         """The same of a box whose ends lie far apart."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Computed
+from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.errors import UnreadableError
-from ckptclamp.models.effective.numbers import Packed, cut, places
+from ckptclamp.models.effective.numbers import Packed, Plain, cut
+from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,48 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
+    from ckptclamp.models.effective.levels import Wanted
     from ckptclamp.models.effective.numbers import Numbers
-
-PIECE = 1 << 16
-"""Elements that are computed at once: what they take beside the result is a few MiB."""
-
 
 _FAR = 1 << 12
 """Groups that are read for few weights, at most: in a model, all that there are."""
-
-
-class Effective(Computed):
-    """A weight that is computed in float64 from parts that are stored beside each other."""
-
-    __slots__ = ()
-
-    words: str
-
-    @property
-    def stored_as(self) -> str:
-        """See `Computed.stored_as`."""
-        return self.words
-
-    @property
-    def unprojected(self) -> str:
-        """See `Computed.unprojected`."""
-        names = ", ".join(part.name for part in self.parts)
-        return f"it is computed from {names}, which are not projected"
-
-    def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
-        """See `Computed.compute`."""
-        del tensor
-        with np.errstate(all="ignore"):
-            for part in self.pieces(box):
-                out[places(box, part)] = self.piece(read, part)
-
-    def pieces(self, box: Box) -> Iterable[Box]:
-        """Cut `box` into what is computed at once."""
-        return cut(box, PIECE)
-
-    def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
-        """Return a small `box` of the weight."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +142,13 @@ class Grouped(Effective):
         weights = self.codes.read(read, inner)
         if self.zero is not None:
             weights -= self.zero.read(read, inner, self.groups).over()
+        weights *= self._factor(read, inner, weights)
+        if self.constant != 1:
+            weights /= self.constant
+        return weights.swapaxes(-1, -2) if self.transposed else weights
+
+    def _factor(self, read: Read, inner: Box, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By what codes less zero points (`weights`) are multiplied, but for the constant."""
         scales = [(shared, shared.read(read, inner, self.groups)) for shared in self.scales]
         divisors = [(shared, shared.read(read, inner)) for shared in self.divisors]
         for shared, spread in (*scales, *divisors):
@@ -190,10 +161,52 @@ class Grouped(Effective):
             factor = factor * spread.over()
         for _, spread in divisors:
             factor = factor / spread.over()
-        weights *= factor
-        if self.constant != 1:
-            weights /= self.constant
-        return weights.swapaxes(-1, -2) if self.transposed else weights
+        return factor
+
+    def rescaling(self, axes: tuple[int, ...]) -> Rescaling | None:
+        """See `Effective.rescaling`: scales of which none is shared by two units."""
+        rank = len(self.scales[0].blocks)
+        turned = (*range(rank - 2), rank - 1, rank - 2) if self.transposed else tuple(range(rank))
+        kept = {turned[axis] for axis in range(rank) if axis not in axes}
+        for shared in self.scales:
+            part = shared.numbers.tensor
+            if isinstance(shared.numbers, Plain) and is_fine(part) and self._apart(shared, kept):
+                if not kept:
+                    return Rescaling(part, (None,) * len(part.shape))
+                return Rescaling(
+                    part, tuple(turned[axis] if axis in kept else None for axis in shared.axes)
+                )
+        return None
+
+    def _apart(self, shared: Shared, kept: set[int]) -> bool:
+        """Whether each index along each of the axes that are `kept` has numbers of its own."""
+        grouped = None if self.groups is None else self.groups.axis
+        return all(
+            axis in shared.axes and shared.blocks[axis] == 1 and axis != grouped for axis in kept
+        )
+
+    @property
+    def recoded(self) -> Tensor | None:
+        """See `Effective.recoded`."""
+        return self.codes.tensor if self.codes.encodes else None
+
+    def recode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """See `Effective.recode`: the codes that, with the scales as they are, come nearest."""
+        inner = box
+        if self.transposed:
+            inner, wanted = _swapped(box), wanted.turned()
+        with np.errstate(all="ignore"):
+            factor = self._factor(read, inner, np.zeros(wanted.shape))
+            numbers = wanted.numbers * self.constant / factor
+            if self.zero is not None:
+                numbers += self.zero.read(read, inner, self.groups).over()
+        return self.codes.encode(read, inner, wanted.instead(numbers))
+
+
+def is_fine(part: Tensor) -> bool:
+    """Whether `part` holds floats of 16 bits and more, so that a factor goes into them almost unchanged."""
+    dtype = part.dtype
+    return dtype is not None and dtype.kind is Kind.FLOAT and dtype.bits >= 16
 
 
 def _swapped(box: Box) -> Box:

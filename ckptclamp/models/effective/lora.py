@@ -17,10 +17,11 @@ import numpy as np
 
 from ckptclamp.checkpoints.tensor import Unreadable
 from ckptclamp.errors import printable
-from ckptclamp.models.effective.grouped import PIECE, Effective
+from ckptclamp.models.effective.grouped import is_fine
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain
 from ckptclamp.models.effective.reparametrised import WeightNorm, check_floats, roundoff
+from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
+    from ckptclamp.models.effective.levels import Wanted
 
 _SIDES: Final = {
     "lora_A": ("down", False),
@@ -76,8 +78,47 @@ class LowRank(Effective):
         base = () if self.base is None else (self.base,)
         return (*base, self.down, self.up, *self.others)
 
+    @property
+    def unprojected(self) -> str:
+        """See `Computed.unprojected`."""
+        return (
+            f"in its factors {self.up.name} and {self.down.name} only norms of whole rows or columns "
+            "can be brought to a bound"
+        )
+
+    def rescaling(self, axes: tuple[int, ...]) -> Rescaling | None:
+        """See `Effective.rescaling`: a factor for each output goes into `up`, for each input into `down`."""
+        if self.base is not None or not (is_fine(self.up) and is_fine(self.down)):
+            return None
+        rank = len(self.down.shape)
+        kept = [axis for axis in range(rank) if axis not in axes]
+        output = 1 if self.transposed else 0
+        if kept in ([], [output]):
+            ends = (None,) * (len(self.up.shape) - 1)
+            return Rescaling(self.up, (output if kept else None, *ends))
+        if output in kept:
+            return None
+        inputs = (0,) if self.transposed else tuple(range(1, rank))
+        return Rescaling(self.down, (None, *(i if i in kept else None for i in inputs)))
+
+    @property
+    def recoded(self) -> Tensor | None:
+        """See `Effective.recoded`: the weight that the update is added to."""
+        return self.base if self.base is not None and is_fine(self.base) else None
+
+    def recode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """See `Effective.recode`."""
+        assert self.base is not None
+        rest = wanted.numbers - self._update(read, box)
+        return Plain(self.base).encode(read, box, wanted.instead(rest))
+
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
-        """See `Effective.piece`.
+        """See `Effective.piece`."""
+        update = self._update(read, box)
+        return update if self.base is None else Plain(self.base).read(read, box) + update
+
+    def _update(self, read: Read, box: Box) -> NDArray[np.float64]:
+        """What is added to the base weight.
 
         The rank is summed one by one, so that the bits depend neither on the box nor on a library for
         matrices, and read in parts, so that memory has a bound.
@@ -94,8 +135,7 @@ class LowRank(Effective):
             for left, right in zip(up.T, down, strict=True):
                 product += left[:, None] * right
         product *= self.scale
-        weight = product.T if self.transposed else product.reshape([b - a for a, b in box])
-        return weight if self.base is None else Plain(self.base).read(read, box) + weight
+        return product.T if self.transposed else product.reshape([b - a for a, b in box])
 
 
 def low_rank(members: Members) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.models.effective.levels import Wanted, levels_of, round_floats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,6 +51,19 @@ class Numbers(ABC):
             UnreadableError: the tensor cannot be read.
         """
 
+    @property
+    def encodes(self) -> bool:
+        """Whether numbers can be stored anew, one by one."""
+        return False
+
+    def encode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """Return a box of the tensor, and what it is to hold for what is `wanted` in `box` of the array.
+
+        Raises:
+            UnreadableError: the tensor cannot be read.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, slots=True)
 class Plain(Numbers):
@@ -68,6 +82,28 @@ class Plain(Numbers):
         if dtype is not None and dtype.bits == 8 and dtype.kind is Kind.FLOAT:
             return _bytes_table(dtype.name).take(found.view(np.uint8))
         return found.astype(np.float64)
+
+    @property
+    def encodes(self) -> bool:
+        """See `Numbers.encodes`: floats, and integers of 8 bits."""
+        dtype = self.tensor.dtype
+        return dtype is not None and (dtype.kind is Kind.FLOAT or dtype.bits == 8)
+
+    def encode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """See `Numbers.encode`."""
+        held = read(self.tensor, box)
+        if held.dtype.itemsize > 1:
+            return box, np.where(wanted.chosen, round_floats(wanted, held.dtype), held)
+        codes = levels_of(_table_of(held.dtype.name)).encode(wanted)
+        return box, np.where(wanted.chosen, codes, held.view(np.uint8)).view(held.dtype)
+
+
+@lru_cache(maxsize=16)
+def _table_of(name: str) -> tuple[float, ...]:
+    """What each of the 256 bytes is in the dtype `name` of 8 bits."""
+    if name in ("int8", "uint8"):
+        return tuple(np.arange(256, dtype=np.uint8).view(name).astype(np.float64).tolist())
+    return tuple(_bytes_table(name).tolist())
 
 
 @lru_cache(maxsize=16)
@@ -139,6 +175,27 @@ class Nibbles(Numbers):
         begin = start - first * each
         return np.array(self.table)[flat[..., begin : begin + stop - start]]
 
+    @property
+    def encodes(self) -> bool:
+        """See `Numbers.encodes`."""
+        return True
+
+    def encode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """See `Numbers.encode`."""
+        start, stop = box[-1]
+        each = 2 * self.tensor.shape[-1] if self.joined else 2
+        first, last = start // each, -(-stop // each)
+        inner = ((0, self.tensor.shape[-1]),) if self.joined else ()
+        place = (*box[:-1], (first, last), *inner)
+        held = read(self.tensor, place)
+        codes = np.stack([held.view(np.uint8) & 15, held.view(np.uint8) >> 4], axis=-1)
+        flat = codes.reshape(*codes.shape[: len(box) - 1], -1)
+        begin = start - first * each
+        part = flat[..., begin : begin + stop - start]
+        part[...] = np.where(wanted.chosen, levels_of(self.table).encode(wanted), part)
+        pairs = flat.reshape(codes.shape)
+        return place, (pairs[..., 0] | pairs[..., 1] << 4).view(held.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class Packed(Numbers):
@@ -209,6 +266,37 @@ class Packed(Numbers):
             above = np.uint64(self._word) - shift[over]
             found[..., over] |= unsigned[..., last[over] - begin] << above
         return np.moveaxis(found & np.uint64((1 << self.bits) - 1), -1, self.axis)
+
+    @property
+    def encodes(self) -> bool:
+        """See `Numbers.encodes`."""
+        return True
+
+    def encode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """See `Numbers.encode`; bit by bit, since an integer may lie across two words."""
+        start, stop = box[self.axis]
+        first, last = start * self.bits // self._word, -(-stop * self.bits // self._word)
+        place = (*box[: self.axis], (first, last), *box[self.axis + 1 :])
+        held = np.moveaxis(read(self.tensor, place), self.axis, -1)
+        stored = np.unpackbits(
+            np.ascontiguousarray(held).view(np.uint8), axis=-1, bitorder="little"
+        )
+        table = tuple(float(code + self.plus) for code in range(1 << self.bits))
+        codes = np.moveaxis(levels_of(table).encode(wanted), self.axis, -1)
+        mask = np.moveaxis(wanted.chosen, self.axis, -1)
+        at = self._places(np.arange(start, stop)) - first * self._word
+        for bit in range(self.bits):
+            stored[..., at + bit] = np.where(mask, codes >> bit & 1, stored[..., at + bit])
+        words = np.packbits(stored, axis=-1, bitorder="little").view(held.dtype)
+        return place, np.moveaxis(words, -1, self.axis)
+
+    def _places(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first bit of each integer along its axis."""
+        if not self.order:
+            return which * self.bits
+        word, within = np.divmod(which, len(self.order))
+        first: NDArray[np.int64] = np.array(self.order, np.int64)[within] * self.bits
+        return word * self._word + first
 
 
 def packed_words(length: int, bits: int, word: int = 32) -> int:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import UnreadableError
-from ckptclamp.models.effective.grouped import PIECE, Effective
+from ckptclamp.models.effective.grouped import is_fine
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain, cut, places
+from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
+    from ckptclamp.models.effective.levels import Wanted
 
 _MOST: Final = 1 << 20
 """The most numbers that are kept of one tensor: norms, or the elements of a vector."""
@@ -78,10 +80,24 @@ class WeightNorm(Effective):
         directions = inner.parts if isinstance(inner, Computed) else (self.directions,)
         return (*directions, self.lengths)
 
-    def lengths_over(self, axes: tuple[int, ...]) -> Tensor | None:
-        """See `Computed.lengths_over`."""
-        fits = axes == self.axes and len(self.lengths.shape) == len(self.directions.shape)
-        return self.lengths if fits else None
+    @property
+    def unprojected(self) -> str:
+        """See `Computed.unprojected`."""
+        return (
+            f"in its parts only {self.lengths.name} is ever changed, which has no number for these units "
+            "alone, or none for their single weights"
+        )
+
+    def rescaling(self, axes: tuple[int, ...]) -> Rescaling | None:
+        """See `Effective.rescaling`: g, where no number of it belongs to two units."""
+        rank, held = len(self.directions.shape), len(self.lengths.shape)
+        kept = [axis for axis in range(rank) if axis not in axes]
+        if any(axis in self.axes for axis in kept) or not is_fine(self.lengths):
+            return None
+        own = [axis for axis in range(rank) if held == rank or axis not in self.axes]
+        if not kept:
+            return Rescaling(self.lengths, (None,) * held)
+        return Rescaling(self.lengths, tuple(axis if axis in kept else None for axis in own))
 
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
@@ -159,6 +175,14 @@ class SpectralNorm(Effective):
     def parts(self) -> tuple[Tensor, ...]:
         """See `Computed.parts`."""
         return (self.original, self.left, self.right)
+
+    @property
+    def unprojected(self) -> str:
+        """See `Computed.unprojected`."""
+        return (
+            f"{self.original.name} is divided by the singular value that {self.left.name} and "
+            f"{self.right.name} give of it, so that changing a part of it changes all of it"
+        )
 
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
@@ -250,6 +274,17 @@ class Masked(Effective):
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
         return Plain(self.original).read(read, box) * Plain(self.mask).read(read, box)
+
+    @property
+    def recoded(self) -> Tensor | None:
+        """See `Effective.recoded`: the original, where its mask leaves something of it."""
+        return self.original if is_fine(self.original) else None
+
+    def recode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
+        """See `Effective.recode`."""
+        with np.errstate(all="ignore"):
+            unmasked = wanted.numbers / Plain(self.mask).read(read, box)
+        return Plain(self.original).encode(read, box, wanted.instead(unmasked))
 
 
 def pruned(members: Members) -> Tensor:

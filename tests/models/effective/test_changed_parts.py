@@ -1,0 +1,185 @@
+"""A projection of a weight in parts: one part is written, what it then makes conforms, the rest stays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckptclamp.applying.apply import ApplyOptions, apply
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.checkpoints.opening import open_checkpoint
+from ckptclamp.constraints.l1 import MaxL1Norm
+from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.errors import NotWrittenError
+from ckptclamp.models.effective.levels import Wanted, levels_of
+from ckptclamp.models.effective.numbers import NIBBLE_TABLE
+from ckptclamp.plan.parts import part_to_change
+from ckptclamp.plan.tensors import computed_tensors
+from tests.checkpoints.safetensors_files import serialised
+from tests.models.effective.test_random_parts import (
+    FAMILIES,
+    SOME,
+    blocks_of_float8,
+    rows_of_int8,
+)
+
+EXACTLY = AuditOptions(tolerance=0, memory=1 << 24)
+
+
+def stored(tmp_path, family, seed, shape=(32, 64)):
+    """A file of random parts, and the weight that they make."""
+    parts, expected, stated = family(np.random.default_rng(seed), shape)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised({name: np.asarray(part) for name, part in parts.items()}))
+    if stated is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": stated}))
+    return path, expected
+
+
+def opened(path):
+    """The one weight of a file, its values, and the bytes of each tensor."""
+    with open_checkpoint(path) as checkpoint:
+        if not checkpoint.quantisation and (path.parent / "config.json").exists():
+            checkpoint.quantisation = json.loads((path.parent / "config.json").read_text())[
+                "quantization_config"
+            ]
+        ((_, tensor),) = computed_tensors(checkpoint).items()
+        weight = checkpoint.read(tensor, tuple((0, n) for n in tensor.shape))
+        whole = {
+            t.name: checkpoint.read(t, tuple((0, n) for n in t.shape)).tobytes()
+            for t in checkpoint.tensors.values()
+        }
+    return tensor, weight, whole
+
+
+def ruled(name, constraint, **more):
+    """A spec of one rule."""
+    return {"version": 1, "rules": [{"id": "r", "tensors": name, "constraint": constraint, **more}]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@SOME
+@given(seed=st.integers(0, 2**32 - 1), axis=st.integers(0, 1))
+def test_norms_come_to_lie_inside_and_one_part_alone_changes(tmp_path, family, seed, axis):
+    """Half of the units are too long. The others, and every other part, keep their bits."""
+    path, expected = stored(tmp_path, family, seed)
+    norms = np.sqrt((expected**2).sum(axis=axis))
+    bound = float(np.median(norms))
+    before, held, parts = opened(path)
+    spec = ruled(before.name, "MaxNorm", max_value=bound, axis=axis)
+    copy = tmp_path / "copy.safetensors"
+    options = ApplyOptions(audit=EXACTLY, force=True)
+    try:
+        report = apply(path, copy, spec, options)
+    except NotWrittenError as error:
+        assert "is ever changed" in error.message  # weight_norm over the other axis
+        return
+    _, after, changed = opened(copy)
+    now = np.sqrt((after**2).sum(axis=axis))
+    assert (now <= bound * (1 + 1e-12)).all()
+    fine = norms <= bound * (1 - 1e-12)
+    inside = np.take(held, np.flatnonzero(fine), 1 - axis)
+    np.testing.assert_array_equal(np.take(after, np.flatnonzero(fine), 1 - axis), inside)
+    differing = {name for name in parts if parts[name] != changed[name]}
+    assert report.before.results[0].violating == int((~fine).sum())
+    assert len(differing) == 1
+    # The direction of a unit stays, as far as its grid can say it.
+    moved = np.take(after, np.flatnonzero(~fine), 1 - axis)
+    aim = np.take(held, np.flatnonzero(~fine), 1 - axis)
+    dot, lengths = (moved * aim).sum(axis=axis), (moved**2).sum(axis=axis) * (aim**2).sum(axis=axis)
+    assert (dot > 0.9 * np.sqrt(lengths)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("constraint", "more"),
+    [
+        ("Clip", {"low": -1, "high": 1}),
+        ("MaxLInfNorm", {"max_value": 1, "axis": 1}),
+        ("MaxL1Norm", {"max_value": 1, "axis": 1}),
+        ("NonNeg", {}),
+        ("UnitNorm", {"axis": 1}),
+        ("MaxNonZero", {"max_nonzero": 3, "axis": 1}),
+    ],
+)
+def test_other_sets_are_reached_or_nothing_is_written(tmp_path, family, constraint, more):
+    """What was written is audited as it is stored; what the parts cannot hold is refused."""
+    path, expected = stored(tmp_path, family, 3)
+    scale = {
+        "Clip": float(np.abs(expected).max() / 2),
+        "MaxLInfNorm": float(np.abs(expected).max() / 2),
+        "MaxL1Norm": float(np.median(np.abs(expected).sum(axis=1))),
+    }.get(constraint)
+    if scale is not None:
+        more = {k: v * scale if k in ("low", "high", "max_value") else v for k, v in more.items()}
+    before = opened(path)[0]
+    spec = ruled(before.name, constraint, **more)
+    copy = tmp_path / "copy.safetensors"
+    audited = replace(EXACTLY, tolerance=0.02 if constraint == "UnitNorm" else 0)
+    try:
+        apply(path, copy, spec, ApplyOptions(audit=audited))
+    except NotWrittenError:
+        assert not copy.exists()
+        return
+    (result,) = audit(copy, spec, audited).results
+    assert result.verdict == "pass"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_stored_weight_is_found_again(tmp_path, family):
+    """What a weight is, is what it is stored as: no bit moves where nothing moves."""
+    path, _ = stored(tmp_path, family, 5, (96, 32))
+    with open_checkpoint(path) as checkpoint:
+        if (tmp_path / "config.json").exists():
+            checkpoint.quantisation = {"quant_method": "gptq"}
+        ((_, tensor),) = computed_tensors(checkpoint).items()
+        if tensor.storage.recoded is None:
+            pytest.skip("has no element for each weight")
+        box = tuple((n // 3, n - n // 4) for n in tensor.shape)
+        weights = checkpoint.read(tensor, box)
+        for rounding in (-1, 0, 1):
+            wanted = Wanted(
+                weights,
+                np.full(weights.shape, rounding, np.int8),
+                np.ones(weights.shape, bool),
+            )
+            place, held = tensor.storage.recode(checkpoint.read, box, wanted)
+
+            def read(part, asked, place=place, held=held):
+                if part.name != tensor.storage.recoded.name:
+                    return checkpoint.read(part, asked)
+                cut = zip(asked, place, strict=True)
+                return held[tuple(slice(a - s, b - s) for (a, b), (s, _) in cut)]
+
+            again = np.empty(weights.shape)
+            tensor.storage.compute(read, tensor, box, again)
+            np.testing.assert_array_equal(again, weights)
+
+
+def test_levels_round_to_the_side_that_is_asked_for():
+    """4-bit floats: the next below, the nearest, the next above, and no further than there are any."""
+    levels = levels_of(NIBBLE_TABLE)
+    numbers = np.array([0.3, -0.3, 5.1, 9.0, -9.0, 2.0])
+    for rounding, expected in (
+        (-1, [0, -0.5, 4, 6, -6, 2]),
+        (0, [0.5, -0.5, 6, 6, -6, 2]),
+        (1, [0.5, 0, 6, 6, -6, 2]),
+    ):
+        wanted = Wanted(numbers, np.full(6, rounding, np.int8), np.ones(6, bool))
+        np.testing.assert_array_equal(np.array(NIBBLE_TABLE)[levels.encode(wanted)], expected)
+
+
+@pytest.mark.parametrize(("family", "rescaled"), [(blocks_of_float8, False), (rows_of_int8, True)])
+def test_a_row_of_scales_takes_the_factor_and_a_block_of_them_does_not(tmp_path, family, rescaled):
+    """A scale of 16 x 16 weights belongs to 16 rows, so codes are rounded; one of a row is multiplied."""
+    path, _ = stored(tmp_path, family, 1)
+    tensor = opened(path)[0]
+    assert (part_to_change(tensor, MaxNorm(1), (1,)).rescaling is not None) is rescaled
+    assert part_to_change(tensor, MaxNorm(1), (0, 1)).rescaling is not None
+    assert part_to_change(tensor, MaxL1Norm(1), (0, 1)).rescaling is None
