@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES
 from ckptclamp.errors import printable
-from ckptclamp.models.parts import ANY, FAMILIES, FLOAT8, INT8, Dtypes, Family, Part, PartRole
+from ckptclamp.models.parts import ANY, FAMILIES, FLOAT8, INT8, LORA, Dtypes, Family, Part, PartRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from ckptclamp.checkpoints.tensor import Tensor
 
@@ -30,7 +31,9 @@ def find_parts(tensors: Mapping[str, Tensor], quantisation: object = None) -> di
         quantisation: what the model's config says of its quantisation; ``None`` if nothing.
     """
     parts: dict[str, Part] = {}
-    for name, part in chain(_parametrised(tensors), _low_rank(tensors), _of_table(tensors)):
+    table = list(_of_table(tensors))
+    held = {part.weight for _, part in table}
+    for name, part in chain(_parametrised(tensors), _low_rank(tensors, held), table):
         parts.setdefault(name, part)
     parts |= dict(_companions(tensors, parts))
     for family, dtypes in (("float8", FLOAT8), ("int8", INT8)):
@@ -73,7 +76,6 @@ _LOW_RANK: Final = re.compile(
 
 _PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
 
-_LORA: Final = "low-rank adapted (LoRA)"
 _OF_PEFT: Final = "base_model.model."
 """What peft puts before the names of the model that it adapts."""
 
@@ -205,10 +207,10 @@ def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, Part
     return "parametrised", {}
 
 
-def _low_rank(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
+def _low_rank(tensors: Mapping[str, Tensor], held: AbstractSet[str]) -> Iterator[tuple[str, Part]]:
     """Factors of low-rank adapters, by name, and the base weights that they are added to.
 
-    Without a base weight they stand for an update, which has a name of its own: a rule that means
+    A base weight may be one that is `held` in parts of its own. Without a base weight they stand for an update, which has a name of its own: a rule that means
     the weight must not be met by what is added to it.
     """
     modules: dict[str, list[str]] = defaultdict(list)
@@ -219,16 +221,19 @@ def _low_rank(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
         others = {last: f"{module}{last}" for last in _ADAPTED if f"{module}{last}" in tensors}
         alone = not any(_ADAPTED[last] is PartRole.BASE for last in others)
         weight = f"{module}{DELTA if alone else 'weight'}"
-        plain = f"{module.removeprefix(_OF_PEFT)}weight"
-        if alone and module.startswith(_OF_PEFT) and plain in tensors:
-            others["weight"] = weight = plain
+        for plain in (f"{module}weight", f"{module.removeprefix(_OF_PEFT)}weight"):
+            if plain in held:
+                weight = plain
+                others = {k: v for k, v in others.items() if _ADAPTED[k] is not PartRole.BASE}
+            elif alone and module.startswith(_OF_PEFT) and plain in tensors:
+                others["weight"] = weight = plain
         for name in factors:
             rest = name[len(module) :]
             norms = "lora_magnitude_vector" in rest
             role = PartRole.NORMS if norms else PartRole.FACTOR
-            yield name, Part(_LORA, role, weight, "", rest)
+            yield name, Part(LORA, role, weight, "", rest)
         for last, name in others.items():
-            yield name, Part(_LORA, _ADAPTED[last], weight, "", last)
+            yield name, Part(LORA, _ADAPTED[last], weight, "", last)
 
 
 def _module(name: str, match: re.Match[str]) -> str:

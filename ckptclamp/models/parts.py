@@ -59,6 +59,9 @@ class Part:
         )
 
 
+LORA: Final = "low-rank adapted (LoRA)"
+"""A family that may be added to a weight of another."""
+
 Dtypes = frozenset[str]
 FLOAT8: Final[Dtypes] = frozenset(n for n in CODE_DTYPES if n.startswith("float8"))
 _INTEGERS: Final[Dtypes] = frozenset(n for n, d in DTYPES.items() if d.kind is Kind.INTEGER)

@@ -35,16 +35,11 @@ NORMED = {"c.weight_g": 5 * ones(4, 1), "c.weight_v": ones(4, 16) / 10}
 
 
 @pytest.mark.parametrize(
-    ("arrays", "norm", "more", "reason"),
-    [
-        (BLOCKS, 31.25, [], "near to what they were to become"),
-        (NORMED, 5, ["--clip", 0, 1], "in its parts only c.weight_g is ever changed"),
-    ],
+    ("arrays", "norm", "more"),
+    [(BLOCKS, 31.25, []), (NORMED, 5, ["--clip", 0, 1])],
     ids=["float8", "weight norm"],
 )
-def test_what_is_stored_would_pass_and_the_weight_does_not(
-    run, tmp_path, arrays, norm, more, reason
-):
+def test_what_is_stored_would_pass_and_the_weight_does_not(run, tmp_path, arrays, norm, more):
     """The scale, or the length, counts; so the copy that an unaware tool would write is refused.
 
     With a scale of 1000, float8 has nothing between 0 and 1.95.
@@ -59,7 +54,7 @@ def test_what_is_stored_would_pass_and_the_weight_does_not(
     copy = tmp_path / "copy.safetensors"
     refused = run("apply", path, *(more or ROWS), "--tensors", "**", "-o", copy)
     assert refused.returncode == 5
-    assert reason in refused.stderr
+    assert ("only c.weight_g is ever changed" if more else "near to what they") in refused.stderr
     assert not copy.exists()
     assert path.read_bytes() == before
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Unreadable
+from ckptclamp.checkpoints.tensor import Computed, Unreadable
 from ckptclamp.errors import printable
 from ckptclamp.models.effective.grouped import is_fine
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
@@ -104,7 +104,8 @@ class LowRank(Effective):
     @property
     def recoded(self) -> Tensor | None:
         """See `Effective.recoded`: the weight that the update is added to."""
-        return self.base if self.base is not None and is_fine(self.base) else None
+        computed = self.base is None or isinstance(self.base.storage, Computed)
+        return self.base if self.base is not None and not computed and is_fine(self.base) else None
 
     def recode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
         """See `Effective.recode`."""
@@ -164,6 +165,8 @@ def low_rank(members: Members) -> Tensor:
         _check_base(base, shape)
     scale = _scale(members, rank, alpha, peft="lora_A" in down.name or "embedding" in down.name)
     added = "" if base is None else f"base weight {base.name} and "
+    if base is not None and isinstance(base.storage, Computed):
+        added = f"base weight of {base.storage.stored_as}, and "
     storage = LowRank(
         words=f"{added}factors {up.name} · {down.name} times {scale:g}",
         down=down,

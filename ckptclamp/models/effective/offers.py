@@ -14,6 +14,7 @@ from ckptclamp.models.effective.members import Members, NotComputedError
 from ckptclamp.models.effective.packed import gptq_or_awq
 from ckptclamp.models.effective.reparametrised import pruned, spectral_norm, weight_norm
 from ckptclamp.models.effective.scaled import scaled, vectorwise
+from ckptclamp.models.parts import LORA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
     "NVFP4": nvfp4,
     "MXFP4": mxfp4,
     "bitsandbytes 4-bit": four_bits,
-    "low-rank adapted (LoRA)": low_rank,
+    LORA: low_rank,
 }
 """How the weights of each family are computed; those of the others are not."""
 
@@ -67,11 +68,17 @@ def find_effective(
     found = {}
     for weight, members in groups.items():
         plain = weight in tensors and weight not in parts
+        own = [(name, part) for name, part in members if part.family != LORA]
+        adapted = [(name, part) for name, part in members if part.family == LORA]
         try:
             _check_listed([name for name, _ in members], unlisted)
-            endings = _checked(weight, members, tensors, plain=plain)
-            built = Members(weight, endings, stated or {}, read, adapter)
-            found[weight] = _built(members[0][1].family, built)
+            inner: dict[str, Tensor] = {}
+            for some in filter(None, (own, adapted)):
+                endings = _checked(weight, some, tensors, plain=plain) | inner
+                built = Members(weight, endings, stated or {}, read, adapter)
+                found[weight] = _built(some[0][1].family, built)
+                # An adapter is added to what its base is computed to be.
+                inner = {"weight": found[weight]}
         except (NotComputedError, UnreadableError) as error:
             why = error.message if isinstance(error, UnreadableError) else str(error)
             found[weight] = _not_computed(weight, members[0][1].family, why)

@@ -75,11 +75,11 @@ def test_norms_come_to_lie_inside_and_one_part_alone_changes(tmp_path, family, s
     spec = ruled(before.name, "MaxNorm", max_value=bound, axis=axis)
     copy = tmp_path / "copy.safetensors"
     options = ApplyOptions(audit=EXACTLY, force=True)
-    try:
-        report = apply(path, copy, spec, options)
-    except NotWrittenError as error:
-        assert "is ever changed" in error.message  # weight_norm over the other axis
+    if part_to_change(before, MaxNorm(bound), (axis,)) is None:  # weight_norm over the other axis
+        with pytest.raises(NotWrittenError, match="is ever changed"):
+            apply(path, copy, spec, options)
         return
+    report = apply(path, copy, spec, options)
     _, after, changed = opened(copy)
     now = np.sqrt((after**2).sum(axis=axis))
     assert (now <= bound * (1 + 1e-12)).all()

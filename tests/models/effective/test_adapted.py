@@ -1,0 +1,66 @@
+"""An adapter on a base that is itself stored in parts: what the base is computed to be, plus the update."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ckptclamp.auditing.audit import audit
+from ckptclamp.auditing.options import AuditOptions
+from tests.checkpoints.safetensors_files import serialised
+from tests.models.effective import test_random_parts as random_parts
+
+BASES = ("blocks_of_float8", "rows_of_int8", "gptq", "compressed_tensors", "bitsandbytes", "nvfp4")
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_merged_weight_of_a_quantised_base_is_judged(tmp_path, family, dora):
+    """W as its family decodes it + alpha / r B·A; with DoRA the length that is stored for each row."""
+    random = np.random.default_rng(8)
+    parts, weight, stated = getattr(random_parts, family)(random, (32, 64))
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    folder.mkdir()
+    (base / "model.safetensors").write_bytes(
+        serialised({name: np.asarray(part) for name, part in parts.items()})
+    )
+    config = {} if stated is None else {"quantization_config": stated}
+    (base / "config.json").write_text(json.dumps(config))
+    down, up = (random.normal(size=s).astype(np.float32) for s in ((4, 64), (32, 4)))
+    factors = {"lora_A.weight": down, "lora_B.weight": up}
+    if dora:
+        factors["lora_magnitude_vector"] = np.arange(1, 33, dtype=np.float32)
+    adapter = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_dora": dora}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    (folder / "adapter_model.safetensors").write_bytes(
+        serialised({f"base_model.model.l.{name}": array for name, array in factors.items()})
+    )
+    merged = weight + 2 * up.astype(np.float64) @ down.astype(np.float64)
+    norms = np.arange(1, 33) if dora else np.linalg.norm(merged, axis=1)
+    rule = {"id": "r", "tensors": "l.weight", "constraint": "MaxNorm", "max_value": 1e-9}
+    spec = {"version": 1, "rules": [rule | {"unit_axis": 0}]}
+    (result,) = audit(folder, spec, AuditOptions(base=base, worst=32)).results
+    assert result.violating == 32
+    found = {unit.index[0]: unit.measured for unit in result.worst}
+    np.testing.assert_allclose([found[i] for i in range(32)], norms, rtol=1e-9)
+
+
+def test_an_adapter_whose_base_cannot_be_computed_is_not_evaluated(tmp_path):
+    """The reason is that of the base; the update alone is never taken for the weight."""
+    random = np.random.default_rng(8)
+    parts, _, _ = random_parts.blocks_of_float8(random, (32, 64))
+    parts["l.weight_scale_inv"] = -parts["l.weight_scale_inv"]
+    parts |= {"l.lora_A.weight": np.ones((4, 64), np.float32)}
+    parts |= {"l.lora_B.weight": np.ones((32, 4), np.float32)}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised(parts))
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    rule = {"id": "r", "tensors": "**", "constraint": "MaxNorm", "max_value": 1e9}
+    spec = {"version": 1, "rules": [rule | {"unit_axis": 0}]}
+    (result,) = audit(path, spec).results
+    assert result.verdict == "not-evaluated"
+    assert "negative" in result.reason
