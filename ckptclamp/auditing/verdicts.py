@@ -85,22 +85,25 @@ def _measured(
     ):
         yield streamed[item.request], item
     if len(streamed) < len(assignments):
-        yield from _measured_whole(reader, assignments, running.memory)
+        yield from _measured_whole(reader, assignments, running)
 
 
 def _measured_whole(
-    reader: TensorReader, assignments: Sequence[Assignment], memory: int
+    reader: TensorReader, assignments: Sequence[Assignment], running: Running
 ) -> Iterator[tuple[int, Measurement]]:
-    """What only whole units, or a whole tensor, can tell."""
+    """What only whole units, a whole tensor or another checkpoint can tell."""
+    from ckptclamp.constraints.distance import Distance
     from ckptclamp.constraints.whole import (
         MatrixConstraint,
         WholeTensorConstraint,
         WholeUnitConstraint,
     )
+    from ckptclamp.engine.distance import measure_distance
     from ckptclamp.engine.matrices import measure_matrices
     from ckptclamp.engine.whole import measure_whole
     from ckptclamp.engine.whole_units import measure_whole_units
 
+    memory = running.memory
     for index, assignment in enumerate(assignments):
         tensor, constraint, axes = assignment.tensor, assignment.constraint, assignment.axes
         items: Iterable[Measurement] = ()
@@ -110,6 +113,10 @@ def _measured_whole(
             items = measure_matrices(reader, tensor, axes, constraint, memory)
         elif isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
             items = measure_whole_units(reader, tensor, axes, constraint, memory)
+        elif isinstance(constraint, Distance) and assignment.base is not None:
+            items = measure_distance(
+                reader, tensor, assignment.base, axes, constraint, memory=memory, jobs=running.jobs
+            )
         for item in items:
             yield index, item
 

@@ -52,7 +52,7 @@ class RuleOptions:
     finite: bool = False
     min_norm: float | None = None
     max_l1_norm: float | None = None
-    max_distance: float | None = None
+    distance: float | None = None
     storage: str | None = None
     allow_import: tuple[str, ...] = ()
     tolerance: float | History | None = None
@@ -217,7 +217,12 @@ spec_options = together(
         metavar="MAX",
         help="Inline rule: sums of magnitudes of at most MAX.",
     ),
-    option("--max-distance", type=SHARE, help="Inline rule: how far from --base, of its norm."),
+    option(
+        "--max-distance",
+        "distance",
+        type=SHARE,
+        help="Inline rule: how far from --base, of its norm.",
+    ),
     option(
         "--storage",
         type=click.Choice(["effective", "raw"]),

@@ -36,7 +36,7 @@ class WriteUnit(Protocol):
 
 _INLINE = (
     *("max_norm", "min_max_norm", "unit_norm", "non_neg", "clip", "center"),
-    *("finite", "min_norm", "max_l1_norm", "max_distance"),
+    *("finite", "min_norm", "max_l1_norm", "distance"),
 )
 _MOST_WARNINGS = 20
 """On stderr; reports hold all."""

@@ -8,7 +8,7 @@ are rounded the other way, those first that this costs least. What is written is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,7 @@ class _Slab:
             return apart
         return relative_to(apart, measure_units(self.base, axes, _NORM, WORKSPACE))
 
-    def exact(self, block: NDArray[np.float64], places: NDArray[np.intp]) -> list[ExactSums]:
+    def exact(self, block: NDArray[np.float64], places: NDArray[np.intp]) -> Sequence[ExactSums]:
         """Sum the units at `places` exactly."""
         needs = self.job.constraint.needs
         rows = self.rows(block if self.base is None else block - self.base)[places]

@@ -287,7 +287,7 @@ def inline_spec(
     finite: bool = False,
     min_norm: float | None = None,
     max_l1_norm: float | None = None,
-    max_distance: float | None = None,
+    distance: float | None = None,
     axis: Axis = None,
     unit_axis: Axis = None,
     storage: str = "effective",
@@ -314,7 +314,7 @@ def inline_spec(
         "max-distance": (
             "Distance",
             ("max_value", "relative"),
-            None if max_distance is None else (max_distance, True),
+            None if distance is None else (distance, True),
         ),
     }
     PatternChecker().check(tensors)

@@ -19,6 +19,7 @@ from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import NotWrittenError
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.numbers import NIBBLE_TABLE
+from ckptclamp.models.effective.weights import Effective
 from ckptclamp.plan.parts import part_to_change
 from ckptclamp.plan.tensors import computed_tensors
 from tests.checkpoints.safetensors_files import serialised
@@ -139,8 +140,12 @@ def test_every_stored_weight_is_found_again(tmp_path, family):
         if (tmp_path / "config.json").exists():
             checkpoint.quantisation = {"quant_method": "gptq"}
         ((_, tensor),) = computed_tensors(checkpoint).items()
-        if tensor.storage.recoded is None:
+        storage = tensor.storage
+        assert isinstance(storage, Effective)
+        part = storage.recoded
+        if part is None:
             pytest.skip("has no element for each weight")
+        name = part.name
         box = tuple((n // 3, n - n // 4) for n in tensor.shape)
         weights = checkpoint.read(tensor, box)
         for rounding in (-1, 0, 1):
@@ -149,16 +154,16 @@ def test_every_stored_weight_is_found_again(tmp_path, family):
                 np.full(weights.shape, rounding, np.int8),
                 np.ones(weights.shape, bool),
             )
-            place, held = tensor.storage.recode(checkpoint.read, box, wanted)
+            place, held = storage.recode(checkpoint.read, box, wanted)
 
             def read(part, asked, place=place, held=held):
-                if part.name != tensor.storage.recoded.name:
+                if part.name != name:
                     return checkpoint.read(part, asked)
                 cut = zip(asked, place, strict=True)
                 return held[tuple(slice(a - s, b - s) for (a, b), (s, _) in cut)]
 
             again = np.empty(weights.shape)
-            tensor.storage.compute(read, tensor, box, again)
+            storage.compute(read, tensor, box, again)
             np.testing.assert_array_equal(again, weights)
 
 
@@ -180,6 +185,13 @@ def test_a_row_of_scales_takes_the_factor_and_a_block_of_them_does_not(tmp_path,
     """A scale of 16 x 16 weights belongs to 16 rows, so codes are rounded; one of a row is multiplied."""
     path, _ = stored(tmp_path, family, 1)
     tensor = opened(path)[0]
-    assert (part_to_change(tensor, MaxNorm(1), (1,)).rescaling is not None) is rescaled
-    assert part_to_change(tensor, MaxNorm(1), (0, 1)).rescaling is not None
-    assert part_to_change(tensor, MaxL1Norm(1), (0, 1)).rescaling is None
+    rows, whole, sums = (
+        part_to_change(tensor, constraint, axes)
+        for constraint, axes in ((MaxNorm(1), (1,)), (MaxNorm(1), (0, 1)), (MaxL1Norm(1), (0, 1)))
+    )
+    assert rows is not None
+    assert whole is not None
+    assert sums is not None
+    assert (rows.rescaling is not None) is rescaled
+    assert whole.rescaling is not None
+    assert sums.rescaling is None
