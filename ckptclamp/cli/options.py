@@ -157,8 +157,7 @@ config_option = option(
 base_option = option(
     "--base",
     type=PATH,
-    help="The checkpoint that this one was made from: what distances are taken to, and what an adapter "
-    "(LoRA) is added to, so that the merged weights are judged.",
+    help="The checkpoint that this was made from: distances are to it, adapters (LoRA) added to it.",
 )
 
 units_options = together(
@@ -206,23 +205,11 @@ spec_options = together(
         metavar="LOW HIGH",
         help="Inline rule: weights from LOW to HIGH.",
     ),
-    option(
-        "--center", type=float, metavar="MEAN", help="Inline rule: a mean of MEAN in each unit."
-    ),
+    option("--center", type=float, metavar="MEAN", help="Inline rule: units of the mean MEAN."),
     option("--finite", is_flag=True, help="Inline rule: no NaN and no infinity."),
     option("--min-norm", type=float, metavar="MIN", help="Inline rule: norms of at least MIN."),
-    option(
-        "--max-l1-norm",
-        type=float,
-        metavar="MAX",
-        help="Inline rule: sums of magnitudes of at most MAX.",
-    ),
-    option(
-        "--max-distance",
-        "distance",
-        type=SHARE,
-        help="Inline rule: how far from --base, of its norm.",
-    ),
+    option("--max-l1-norm", type=float, metavar="MAX", help="Inline rule: L1 norms up to MAX."),
+    option("--max-distance", "distance", type=SHARE, help="Inline rule: share off --base."),
     option(
         "--storage",
         type=click.Choice(["effective", "raw"]),
