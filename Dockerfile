@@ -1,16 +1,17 @@
 # docker build -t ckptclamp .
 # docker run --rm --network none --read-only -v "$PWD:/data:ro" ckptclamp audit model.safetensors
 FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 WORKDIR /source
 COPY ci/requirements.txt ci/build-requirements.txt ci/
 RUN python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes -r ci/build-requirements.txt \
     && python -m venv /opt/ckptclamp \
     && /opt/ckptclamp/bin/pip install --no-cache-dir --require-hashes -r ci/requirements.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY ci/man_page.py ci/
 COPY ckptclamp ckptclamp
-RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+RUN CKPTCLAMP_REQUIRE_KERNELS=1 /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/ckptclamp/bin/pip install --no-cache-dir --no-deps /dist/ckptclamp-*.whl
 
 FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea

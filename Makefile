@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 FRAMEWORKS ?= .venv-frameworks
 TORTURE ?= .venv-torture
 OLDEST ?= .venv-oldest
-WHEEL_SOURCES := pyproject.toml README.md ci/man_page.py $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
+WHEEL_SOURCES := pyproject.toml hatch_build.py README.md ci/man_page.py $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
 
-.PHONY: help demo test lint types unit oldest sdist lock docs links examples bench fixtures zoo parity torture clean
+.PHONY: help demo test lint types unit oldest sdist lock docs links examples bench fixtures zoo parity torture sanitize clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -129,6 +129,14 @@ $(TORTURE)/installed: $(VENV)/installed
 
 torture: $(TORTURE)/installed ## Mutants, faults, kills, load and fuzzing (takes hours; see torture/)
 	PYTHON=$(TORTURE)/bin/python sh torture/all.sh
+
+# From the source tree, whose own library of kernels is loaded before the installed one.
+SANITIZED := ckptclamp/engine/native/kernels.so
+sanitize: $(VENV)/installed ## Run the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/python ckptclamp/engine/native/build.py -g -fsanitize=address,undefined -fno-sanitize-recover=all
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
+		$(BIN)/pytest $(PYTEST_ARGS) tests/engine/test_kernels.py tests/engine/test_widening.py; \
+		status=$$?; rm -f $(SANITIZED); exit $$status
 
 clean: ## Remove everything that was built
 	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) $(TORTURE) docs/reference dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,35 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import click
-from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = "ckptclamp.1"
-
-
-class ManPageHook(BuildHookInterface[Any]):
-    """Put ``share/man/man1/ckptclamp.1`` into a wheel."""
-
-    PLUGIN_NAME = "custom"
-
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the page and say where it belongs; an editable install has none."""
-        if version == "editable":
-            return
-        sys.path.insert(0, str(ROOT))
-        from ckptclamp import __version__
-        from ckptclamp.cli import cli
-
-        place = ROOT / "build" / PAGE  # what lies beside a wheel would be published with it
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(man_page(cli, __version__), "utf-8")
-        build_data["shared_data"][str(place)] = f"share/man/man1/{PAGE}"
 
 
 def man_page(program: click.Group, version: str) -> str:

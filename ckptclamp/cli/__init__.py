@@ -98,13 +98,51 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+def _verbose(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
+    ctx.meta["verbose"] = given
+
+
+def _show_version(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
+    """Print the version; with ``-v`` what the arithmetic is done by, too."""
+    if not given or ctx.resilient_parsing:
+        return
+    click.echo(f"ckptclamp, version {__version__}")
+    if ctx.meta["verbose"]:
+        import platform
+
+        import numpy as np
+
+        from ckptclamp.engine import kernels
+
+        click.echo(f"Python {platform.python_version()}, NumPy {np.__version__}")
+        click.echo(f"kernels: {kernels.in_use()}")
+    ctx.exit()
+
+
 @click.group(
     cls=LazyGroup,
     epilog=_EXIT_CODES,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, prog_name="ckptclamp")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_verbose,
+    help="With --version: what it runs on, too.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Audit and fix the weight constraints of neural-network checkpoints.
 

@@ -57,11 +57,6 @@ class Movement(ABC):
         del narrow
         return self
 
-    @property
-    def shrinks(self) -> bool:
-        """Whether each result lies between its weight and zero: storage holds such numbers."""
-        return False
-
     def part(self, places: slice | NDArray[np.intp]) -> Self:
         """The movement of some of the units."""
         return type(self)(*(v[places] if np.ndim(v) else v for _, v in self.numbers()))
@@ -81,27 +76,31 @@ class Transform(Movement):
     high: NDArray[np.float64] | float = field(default=np.inf)
 
     @cached_property
-    def _shifts(self) -> bool:
+    def shifts(self) -> bool:
+        """Whether anything is added."""
         return bool(np.any(self.shift))
 
     @cached_property
-    def _bounded(self) -> bool:
+    def bounded(self) -> bool:
+        """Whether anything is clipped."""
         return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
 
     def apply(self, w: NDArray[np.float64], over: Over, out: NDArray[np.float64]) -> None:
         """See `Movement.apply`."""
         np.multiply(w, over(self.scale), out=out)
-        if self._shifts:
+        if self.shifts:
             out += over(self.shift)
-        if self._bounded:
-            np.clip(out, over(self.low), over(self.high), out=out)
+        if self.bounded:
+            # Which zero `np.clip` takes of two is the processor's affair.
+            np.copyto(out, over(self.low), where=out < over(self.low))
+            np.copyto(out, over(self.high), where=out > over(self.high))
 
     def apply_as_keras(self, w: NDArray[Any], over: Over) -> NDArray[Any]:
         """See `Movement.apply_as_keras`."""
         new: NDArray[Any] = w * over(self.scale).astype(w.dtype)
-        if self._shifts:
+        if self.shifts:
             new = new + over(self.shift).astype(w.dtype)
-        if self._bounded:
+        if self.bounded:
             low, high = over(self.low).astype(w.dtype), over(self.high).astype(w.dtype)
             new = np.minimum(np.maximum(new, low), high)
         return new
@@ -110,7 +109,7 @@ class Transform(Movement):
         self, w: NDArray[np.float64], over: Over, moved: NDArray[np.float64]
     ) -> NDArray[np.float64] | float:
         """What rounding took from ``w * scale`` (Dekker 1971), where that is all; see `Movement`."""
-        if self._shifts or self._bounded:
+        if self.shifts or self.bounded:
             return 0.0
         (w_high, w_low), (high, low) = _halved(w), _halved(over(self.scale))
         error = ((w_high * high - moved) + w_high * low + w_low * high) + w_low * low
@@ -120,11 +119,6 @@ class Transform(Movement):
         """See `Movement.narrowed`."""
         low, high = narrow(self.low, self.high)
         return replace(self, low=low, high=high)
-
-    @property
-    def shrinks(self) -> bool:
-        """A factor in [-1, 1], and nothing else."""
-        return not (self._shifts or self._bounded) and bool((np.abs(self.scale) <= 1).all())
 
 
 def _halved(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -21,7 +21,7 @@ from ckptclamp.engine.exact import ExactTotals, settled
 from ckptclamp.engine.executors import in_order
 from ckptclamp.engine.requests import WORKSPACE, Request
 from ckptclamp.engine.statistics import Partial, measure_box, measured
-from ckptclamp.engine.transform import changed_units, distances, relative
+from ckptclamp.engine.transform import compare, relative
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -275,14 +275,9 @@ class Units:
             for piece, some, columns in _pieces(part, some_of, rows.width):
                 before = rows.take(some, columns)
                 after = make(piece, first + some, before)
-                differ[some] |= changed_units(before, after, (1,))
-                found.append(
-                    (
-                        first + some,
-                        differ[some],
-                        distances(before, after, (1,), WORKSPACE),
-                    )
-                )
+                differs, change, peak = compare(before, after, WORKSPACE)
+                differ[some] |= differs
+                found.append((first + some, differ[some], (change, peak)))
                 rows.put(some, columns, after)
         self.job.write(box, differ, block)
         return found
@@ -302,7 +297,7 @@ class _Rows:
             self._extents, self._shape = (self.count,), (self.width,)
 
     def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
-        """A copy of part of the rows at `places`."""
+        """Part of the rows at `places`, C-contiguous; where they lie like that, no copy."""
         rows = self._view[self._at(places)].reshape(len(places), self.width)
         return np.ascontiguousarray(rows[:, columns])
 
@@ -316,6 +311,8 @@ class _Rows:
         self._view[at] = rows.reshape(len(places), *self._shape)
 
     def _at(self, places: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an index
+        if len(self._extents) == 1 and len(places) == places[-1] - places[0] + 1:
+            return slice(places[0], places[-1] + 1)  # they follow each other
         return np.unravel_index(places, self._extents)
 
 

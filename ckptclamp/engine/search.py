@@ -22,11 +22,10 @@ import numpy as np
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.movement import Transform
-from ckptclamp.engine.blocks import Broadcast
 from ckptclamp.engine.job import as_stored
 from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.requests import WORKSPACE
-from ckptclamp.engine.transform import Rounding, inward, round_into
+from ckptclamp.engine.transform import inward, moved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +125,6 @@ class _Search:
         self._u, self._size = dtype.unit_roundoff, statistics.size
         self._adds = Statistic.SUM in self.constraint.needs
         self._precise = dtype.kind is Kind.FLOAT and dtype.itemsize == 8
-        self._signed = dtype.name != "float8_e8m0fnu"
         self._first = self._first_offsets()
         self.outer = self._first.copy()
         self.inner = self.outer.copy()
@@ -380,18 +378,5 @@ class _Search:
     ) -> NDArray[Any]:
         """Move rows past their projection by the `offsets` of their units, and round them."""
         del part
-        movement, over = self.movement.part(places), Broadcast.all_of(rows.shape, (1,))
-        wide = widen(rows, WORKSPACE, "float64")
-        kept = wide is rows or self._precise
-        new = WORKSPACE.array("moved", wide.dtype, wide.shape) if kept else wide
-        movement.apply(wide, over, new)
-        offset = over(offsets[places])
-        further = offset if self._adds else new * offset
-        if self._precise:
-            new += movement.lost(wide, over, new) + further
-        elif offset.any():
-            new += further
-        out = np.empty(rows.shape, rows.dtype)
-        inside = movement.shrinks and self._signed and bool((offset <= 0).all())
-        round_into(out, new, Rounding.NEAREST, in_range=inside)
-        return out
+        movement = self.movement.part(places)
+        return moved(movement, rows, offsets[places], WORKSPACE, adds=self._adds)

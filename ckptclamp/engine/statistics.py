@@ -15,8 +15,8 @@ import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine import kernels
-from ckptclamp.engine.blocks import PIECE, Broadcast, contiguous, kept_axes
-from ckptclamp.engine.kernels import extremes, widen
+from ckptclamp.engine.blocks import Broadcast
+from ckptclamp.engine.kernels import widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +40,12 @@ _MERGE: Mapping[str, np.ufunc] = {
 }
 
 _MERGE_START: Mapping[str, float] = {Statistic.MIN: np.inf, Statistic.MAX: -np.inf}
+
+_NAMES: Mapping[Statistic, str] = {
+    Statistic.NORM: SQUARES,
+    **{s: s.value for s in Statistic if s not in (Statistic.NORM, Statistic.MAX_ABS)},
+}
+"""What the kernels call what is measured."""
 
 EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
 
@@ -136,61 +142,18 @@ def measure_units(
 
 
 def measure_box(
-    block: NDArray[Any],
-    axes: tuple[int, ...],
-    needs: frozenset[Statistic],
-    workspace: Workspace,
-    limit: int = PIECE,
+    block: NDArray[Any], axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
 ) -> Partial:
-    """Do `measure_block` on an array of any size, in pieces that the cache holds."""
-    if block.size <= 2 * limit:
-        return measure_block(block, axes, needs, workspace)
-    values = _without_pieces(block, axes, needs, workspace, limit) if axes else None
-    if values is not None:
-        return Partial(values, _count_nonfinite(values, block, axes))
-    grid = contiguous(block.shape, axes, limit)
-    kept = kept_axes(block.ndim, axes)
-    units = tuple(block.shape[axis] for axis in kept)
-    whole: Values = {}
-    count: NDArray[np.int64] | None = None
-    for index in range(len(grid)):
-        box = grid.box(index)
-        piece = measure_block(block[tuple(slice(*span) for span in box)], axes, needs, workspace)
-        place = tuple(slice(*box[axis]) for axis in kept)
-        for key, value in piece.values.items():
-            target = whole.setdefault(key, np.full(units, _MERGE_START.get(key, 0.0)))
-            _merge_into(_MERGE[key], target[place or ...], value)
-        if piece.nonfinite is not None:
-            count = np.zeros(units, np.int64) if count is None else count
-            _merge_into(np.add, count[place or ...], piece.nonfinite)
-    flat = {key: value.reshape(-1) for key, value in whole.items()}
-    return Partial(flat, None if count is None else count.reshape(-1))
+    """Measure the parts of units in a C-contiguous `block` (storage dtype, the shape of a box).
 
-
-def _without_pieces(
-    block: NDArray[Any],
-    axes: tuple[int, ...],
-    needs: frozenset[Statistic],
-    workspace: Workspace,
-    limit: int,
-) -> Values | None:
-    """Measure norms and extremes in as few calls as there can be, or ``None`` where these do not do."""
-    values: Values = {}
-    if needs & EXTREMES:
-        found = extremes(block, axes)
-        if found is None:
-            return None
-        values[Statistic.MIN], values[Statistic.MAX] = found
-    rest = needs - EXTREMES
-    if not rest:
-        return values
-    if rest != {Statistic.NORM} or _may_leave_range(block.dtype):
-        return None
-    squares = kernels.sum_of_squares_in_pieces(block, axes, workspace, limit)
-    if squares is None:
-        return None
-    values[SQUARES] = squares
-    return values
+    `needs` comes from `measured`. NumPy's floating-point warnings should be off.
+    """
+    if not axes:
+        return _single_weights(block, needs, workspace)
+    values: Values = dict(kernels.measure(block, axes, map(_NAMES.__getitem__, needs), workspace))
+    if SQUARES in values and _may_leave_range(block.dtype):
+        _rescue_squares(values, block, axes, workspace)
+    return Partial(values, _count_nonfinite(values, block, axes, workspace))
 
 
 def extremes_inside(
@@ -201,42 +164,6 @@ def extremes_inside(
     low, high = float(found.values[Statistic.MIN][0]), float(found.values[Statistic.MAX][0])
     inside = found.nonfinite is None and bounds[0] <= low and high <= bounds[1]
     return (low, high) if inside else None
-
-
-def _merge_into(ufunc: np.ufunc, target: NDArray[Any], value: NDArray[Any]) -> None:
-    ufunc(target, value.reshape(target.shape), out=target)
-
-
-def measure_block(
-    block: NDArray[Any], axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
-) -> Partial:
-    """Measure the parts of units in a C-contiguous `block` (storage dtype, the shape of a box).
-
-    `needs` comes from `measured`. NumPy's floating-point warnings should be off.
-    """
-    if not axes:
-        return _single_weights(block, needs, workspace)
-    values: Values = {}
-    found = extremes(block, axes) if needs & EXTREMES else None
-    if found is not None:
-        values[Statistic.MIN], values[Statistic.MAX] = found
-    wide = None if found and needs <= EXTREMES else widen(block, workspace)
-    if wide is not None and needs & EXTREMES and found is None:
-        values[Statistic.MIN] = kernels.reduce(np.minimum, wide, axes)
-        values[Statistic.MAX] = kernels.reduce(np.maximum, wide, axes)
-    if wide is not None:
-        scratch = workspace.float64("scratch", wide.size)
-        if Statistic.NORM in needs:
-            values[SQUARES] = kernels.sum_of_squares(wide, axes, scratch)
-        if Statistic.SUM in needs:
-            values[Statistic.SUM] = kernels.reduce(np.add, wide, axes)
-        if Statistic.SUM_ABS in needs:
-            values[Statistic.SUM_ABS] = kernels.sum_of_magnitudes(wide, axes, scratch)
-        if Statistic.NONZERO in needs:
-            values[Statistic.NONZERO] = kernels.count_nonzero(wide, axes, scratch)
-        if SQUARES in values and _may_leave_range(block.dtype):
-            _rescue_squares(values, wide, axes, scratch)
-    return Partial(values, _count_nonfinite(values, block if wide is None else wide, axes))
 
 
 def _may_leave_range(dtype: np.dtype[Any]) -> bool:
@@ -259,29 +186,29 @@ def _single_weights(
 
 
 def _rescue_squares(
-    values: Values, wide: NDArray[np.float64], axes: tuple[int, ...], scratch: NDArray[np.float64]
+    values: Values, block: NDArray[Any], axes: tuple[int, ...], workspace: Workspace
 ) -> None:
     """Where squares left float64's range, measure the norm again with a power of two taken out."""
     squares = values[SQUARES]
     lost = ~((squares > _TINY) & (squares < _HUGE))
     if not lost.any():
         return
-    magnitudes = np.abs(wide, out=scratch.reshape(wide.shape))
-    peak = kernels.reduce(np.maximum, magnitudes, axes)
+    found = kernels.measure(block, axes, [Statistic.MIN, Statistic.MAX], workspace)
+    peak = np.maximum(-found[Statistic.MIN], found[Statistic.MAX])
     lost &= (peak > 0) & np.isfinite(peak)
     if not lost.any():
         return
     exponent = np.where(lost, np.frexp(peak)[1], 0)
-    scaled = np.ldexp(magnitudes, -Broadcast.all_of(wide.shape, axes)(exponent))
-    norm = np.sqrt(kernels.sum_of_squares(scaled, axes, scratch))
+    scaled = np.ldexp(widen(block, workspace), -Broadcast.all_of(block.shape, axes)(exponent))
+    norm = np.sqrt(kernels.measure(scaled, axes, [SQUARES], workspace)[SQUARES])
     values[Statistic.NORM] = np.where(lost, np.ldexp(norm, exponent), 0.0)
     values[SQUARES] = np.where(lost, 0.0, squares)
 
 
 def _count_nonfinite(
-    values: Values, block: NDArray[Any], axes: tuple[int, ...]
+    values: Values, block: NDArray[Any], axes: tuple[int, ...], workspace: Workspace
 ) -> NDArray[np.int64] | None:
     """Count non-finite weights, but only where a statistic shows that there may be one."""
     if all(map(kernels.all_finite, values.values())):
         return None
-    return kernels.count_nonfinite(block, axes)
+    return kernels.count_nonfinite(widen(block, workspace), axes)

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.constraints.movement import Transform
+from ckptclamp.engine import native
 from ckptclamp.engine.blocks import Broadcast
-from ckptclamp.engine.kernels import extremes, reduce, widen
+from ckptclamp.engine.kernels import reduce, widen
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from ckptclamp.constraints.movement import Movement
@@ -29,25 +33,70 @@ def as_keras(movement: Movement, rows: NDArray[Any]) -> NDArray[Any]:
     return rounded(new.astype(np.float64), rows.dtype, Rounding.NEAREST)
 
 
+def moved(
+    movement: Movement,
+    rows: NDArray[Any],
+    offsets: NDArray[np.float64],
+    workspace: Workspace,
+    *,
+    adds: bool,
+) -> NDArray[Any]:
+    """Move `rows` of units past their projection, and round them to the nearest in their dtype.
+
+    `offsets`, shape (rows,), are added where it `adds`; otherwise 1 + offset is a factor. In float64
+    what rounding took from the projection is put back first.
+    """
+    further = offsets if offsets.any() else None
+    library = native.library()
+    if library is not None and type(movement) is Transform and native.writes(rows):
+        return library.move(rows, _row_movement(movement, further, rows.dtype, adds=adds))
+    over = Broadcast.all_of(rows.shape, (1,))
+    precise = rows.dtype.kind == "f" and rows.dtype.itemsize == 8
+    wide = widen(rows, workspace, "float64")
+    kept = wide is rows or precise
+    new = workspace.array("moved", wide.dtype, wide.shape) if kept else wide
+    movement.apply(wide, over, new)
+    if precise:
+        new += movement.lost(wide, over, new) + over(offsets) * (1.0 if adds else new)
+    elif further is not None:
+        new += over(further) if adds else new * over(further)
+    out = np.empty(rows.shape, rows.dtype)
+    round_into(out, new, Rounding.NEAREST)
+    return out
+
+
+def _row_movement(
+    movement: Transform, offsets: NDArray[np.float64] | None, dtype: np.dtype[Any], *, adds: bool
+) -> native.RowMovement:
+    low, high = (movement.low, movement.high) if movement.bounded else (None, None)
+    shift = movement.shift if movement.shifts else None
+    return native.RowMovement(movement.scale, shift, low, high, offsets, adds, _limits(dtype))
+
+
+def compare(
+    before: NDArray[Any], after: NDArray[Any], workspace: Workspace
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+    """Tell of each row whether a byte differs, the largest change of a weight, and the largest before.
+
+    `before` and `after` have the shape (rows, length) and one dtype.
+    """
+    library = native.library()
+    if library is not None and native.takes(before) and native.takes(after):
+        return library.compare(before, after)
+    return changed_units(before, after, (1,)), *distances(before, after, (1,), workspace)
+
+
 def distances(
     before: NDArray[Any], after: NDArray[Any], axes: tuple[int, ...], workspace: Workspace
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For each unit the largest change of a weight, and the largest magnitude before it."""
-    if before.dtype == np.float32 and before.dtype.isnative:
-        change = workspace.array("change", before.dtype, before.shape)
-        np.subtract(after, before, out=change)
-    else:
-        old = widen(before, workspace, "original")
-        new = widen(after, workspace, "widened")
-        change = workspace.array("change", np.dtype(np.float64), before.shape)
-        np.subtract(new, old, out=change)
+    old = widen(before, workspace, "original")
+    new = widen(after, workspace, "widened")
+    change = workspace.array("change", np.dtype(np.float64), before.shape)
+    np.subtract(new, old, out=change)
     np.abs(change, out=change)
-    largest = reduce(np.maximum, change, axes).astype(np.float64)
-    found = extremes(before, axes)
-    if found is None:
-        wide = widen(before, workspace, "original")
-        found = reduce(np.minimum, wide, axes), reduce(np.maximum, wide, axes)
-    return largest, np.maximum(-found[0], found[1])
+    largest = reduce(np.maximum, change, axes)
+    return largest, reduce(np.maximum, np.abs(old, out=change), axes)
 
 
 def relative(largest: NDArray[np.float64], peak: NDArray[np.float64]) -> float:
@@ -76,24 +125,22 @@ def round_into(
     out: NDArray[Any],
     values: NDArray[np.float64],
     rounding: NDArray[np.int8] | Rounding,
-    *,
-    in_range: bool = False,
 ) -> None:
     """Put finite `values` into `out` in its dtype; `rounding` is one, or broadcasts over them.
 
     What lies beyond the dtype's range becomes its largest number, never an infinity or NaN:
-    `values` are clipped in place, unless the caller knows that they are `in_range`.
+    `values` are clipped in place.
     """
-    native = out.dtype.newbyteorder("=")
-    if native.kind in "iub":
-        out[...] = _to_integers(values, native, np.asarray(rounding))
+    dtype = out.dtype.newbyteorder("=")
+    if dtype.kind in "iub":
+        out[...] = _to_integers(values, dtype, np.asarray(rounding))
         return
-    if not in_range:
-        np.clip(values, *_limits(native), out=values)
+    np.clip(values, *_limits(dtype), out=values)
+    near = _rounded_once(values, dtype) if dtype.name in _ROUNDED_BEFORE else values
     directed = np.any(rounding)
-    stored = np.empty(out.shape, native) if directed and not out.dtype.isnative else out
+    stored = np.empty(out.shape, dtype) if directed and not out.dtype.isnative else out
     with np.errstate(under="ignore"):
-        np.copyto(stored, values, casting="unsafe")
+        np.copyto(stored, near, casting="unsafe")
     if directed:
         _direct(stored, values, np.asarray(rounding))
     if stored is not out:
@@ -140,6 +187,31 @@ def _neighbour(
     direction = np.where(finite >= 0, outward, -outward)
     near = rounded(np.atleast_1d(finite), dtype, np.atleast_1d(direction.astype(np.int8)))
     return np.where(np.isfinite(values), near.astype(np.float64).reshape(values.shape), values)
+
+
+_ROUNDED_BEFORE: Mapping[str, tuple[int, int]] = {
+    "bfloat16": (7, -126),
+    "float8_e4m3fn": (3, -6),
+    "float8_e4m3fnuz": (3, -7),
+    "float8_e5m2": (2, -14),
+    "float8_e5m2fnuz": (2, -15),
+}
+"""Bits of the mantissa, and the exponent of the least normal number, of dtypes that ml_dtypes makes
+of float64 by way of float32: that would round twice."""
+
+
+def _rounded_once(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Round `values` to the nearest numbers of `dtype`, ties to even.
+
+    Adding 1.5 · 2**52 times what the last bit of the mantissa is worth makes float64 round there.
+    """
+    mantissa, least = _ROUNDED_BEFORE[dtype.name]
+    exponent = values.view(np.int64) >> 52 & 0x7FF
+    np.maximum(exponent, 1023 + least, out=exponent)
+    magic = (((exponent + (52 - mantissa)) << 52) | 1 << 51).view(np.float64)
+    rounded_there = values + magic
+    rounded_there -= magic
+    return np.asarray(np.copysign(rounded_there, values))
 
 
 @lru_cache(maxsize=32)

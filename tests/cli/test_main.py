@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+import ckptclamp
 from ckptclamp import cli as program
 from ckptclamp import errors
 
@@ -148,6 +149,16 @@ def test_commands_are_told(ended, capfd: pytest.CaptureFixture[str]):
         program.cli.parse_args(context, [])
     assert leaving.value.exit_code == 2
     assert "Exit codes:" in capfd.readouterr().err
+
+
+def test_the_version_tells_what_does_the_arithmetic(run):
+    """Where a report is doubted, the first question is which kernels made it."""
+    plain = run("--version")
+    assert plain.stdout == f"ckptclamp, version {ckptclamp.__version__}\n"
+    for arguments in (["--version", "-v"], ["-v", "--version"]):
+        lines = run(*arguments, env={"CKPTCLAMP_KERNELS": "numpy"}).stdout.splitlines()
+        assert lines[0] == plain.stdout.strip()
+        assert lines[-1] == "kernels: NumPy"
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,6 @@ class SoftThreshold(Movement):
 
     by: np.ndarray | float = 0.0
 
-    shrinks = True
-
     def apply(self, w, over, out):
         """Take `by` off every magnitude."""
         by = over(self.by)

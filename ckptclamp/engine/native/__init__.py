@@ -1,0 +1,231 @@
+"""The compiled kernels, where a compiler made them: C functions over buffers, called through ctypes.
+
+They let go of the interpreter's lock, and give the same bits as NumPy does (`engine.summation`) at
+every level of instructions. Sizes are checked here: C is handed nothing but whole C-contiguous arrays
+of dtypes that it knows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ckptclamp.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from ckptclamp.engine.blocks import Workspace
+
+    Numbers = NDArray[np.float64] | float
+
+LEVELS = ("baseline", "v3", "v4")
+"""Levels of instructions of x86-64; elsewhere there is only the first."""
+
+VARIABLE = "CKPTCLAMP_KERNELS"
+"""Forces ``numpy`` or a level, for comparison; one that the processor lacks is not used."""
+
+STATISTICS = ("squares", "sum", "sum_abs", "min", "max", "nonzero")
+"""What the kernels measure, in the order of `enum statistic`."""
+
+_DTYPES = {
+    name: code
+    for code, name in enumerate(
+        (
+            "float32",
+            "float16",
+            "bfloat16",
+            "float8_e4m3fn",
+            "float8_e4m3fnuz",
+            "float8_e5m2",
+            "float8_e5m2fnuz",
+            "float8_e8m0fnu",
+            "int8",
+            "uint8",
+            "int16",
+            "uint16",
+            "bool",
+            "float64",
+            "int32",
+            "uint32",
+            "int64",
+            "uint64",
+        )
+    )
+}
+"""`enum dtype`."""
+
+_SIZE, _POINTER = ctypes.c_size_t, ctypes.c_void_p
+_ARGUMENTS = {
+    "to_double": (ctypes.c_int, _POINTER, _SIZE, _POINTER),
+    "rows": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER),
+    "columns": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
+    "move": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
+    "compare": (ctypes.c_int, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
+}
+
+_NOT_WRITTEN = frozenset({"float8_e8m0fnu", "bool", "float64", "int64", "uint64"})
+"""Dtypes that weights are not rounded to here: rare ones, and those as fine as float64."""
+
+
+class _Movement(ctypes.Structure):
+    """`struct movement`."""
+
+    _fields_: ClassVar = [
+        *((name, _POINTER) for name in ("scale", "shift", "low", "high", "offset")),
+        ("least", ctypes.c_double),
+        ("most", ctypes.c_double),
+        ("adds", ctypes.c_int),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class RowMovement:
+    """How rows move: ``clip(w * scale + shift, low, high)``, then times ``1 + offset``, or plus it.
+
+    Each is one number or shape (rows,), ``None`` where nothing of the kind is done. `limits` are the
+    least and the largest number of the dtype; `adds` tells whether the offset is added.
+    """
+
+    scale: Numbers
+    shift: Numbers | None
+    low: Numbers | None
+    high: Numbers | None
+    offset: Numbers | None
+    adds: bool
+    limits: tuple[float, float]
+
+
+class Library:
+    """The kernels at one level of instructions."""
+
+    def __init__(self, library: ctypes.CDLL, level: str) -> None:
+        self.level = level
+        self._functions: dict[str, Any] = {}
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(library, f"ckptclamp_{name}_{level}")
+            function.argtypes, function.restype = arguments, None
+            self._functions[name] = function
+
+    def rows(self, matrix: NDArray[Any], wanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Measure each row of `matrix`, shape (rows, length); returns arrays of shape (rows,)."""
+        found, pointers = _results(wanted, matrix.shape[:1])
+        code, at = _checked(matrix)
+        self._functions["rows"](code, at, *matrix.shape, pointers)
+        return found
+
+    def columns(self, x: NDArray[Any], wanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Measure each column of matrices, shape (batch, rows, length); arrays (batch, length)."""
+        found, pointers = _results(wanted, (x.shape[0], x.shape[2]))
+        code, at = _checked(x)
+        self._functions["columns"](code, at, *x.shape, pointers)
+        return found
+
+    def widen(self, block: NDArray[Any], out: NDArray[np.float64]) -> None:
+        """Put `block` into `out` of as many float64 elements."""
+        code, at = _checked(block)
+        assert out.size == block.size
+        assert out.dtype == np.float64
+        self._functions["to_double"](code, at, block.size, _checked(out)[1])
+
+    def move(self, rows: NDArray[Any], by: RowMovement) -> NDArray[Any]:
+        """Return `rows`, shape (rows, length), moved and rounded to their dtype (`writes`)."""
+        assert writes(rows)
+        numbers = [
+            None if value is None else np.array(np.broadcast_to(value, len(rows)), np.float64)
+            for value in (by.scale, by.shift, by.low, by.high, by.offset)
+        ]
+        pointers = [None if value is None else value.ctypes.data for value in numbers]
+        movement = _Movement(*pointers, *by.limits, by.adds)
+        out = np.empty(rows.shape, rows.dtype)
+        code, at = _checked(rows)
+        self._functions["move"](code, at, *rows.shape, ctypes.byref(movement), _checked(out)[1])
+        return out
+
+    def compare(
+        self, before: NDArray[Any], after: NDArray[Any]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+        """Tell of each row whether a byte differs, the largest change, and the largest magnitude before."""
+        assert before.shape == after.shape
+        assert before.dtype == after.dtype
+        differs = np.empty(len(before), np.bool_)
+        change, peak = np.empty(len(before)), np.empty(len(before))
+        code, at = _checked(before)
+        results = (array.ctypes.data for array in (differs, change, peak))
+        self._functions["compare"](code, at, _checked(after)[1], *before.shape, *results)
+        return differs, change, peak
+
+
+def writes(block: NDArray[Any]) -> bool:
+    """Whether the kernels can round to the dtype of `block`, which they can work on."""
+    return takes(block) and block.dtype.name not in _NOT_WRITTEN
+
+
+def takes(block: NDArray[Any]) -> bool:
+    """Whether the kernels can work on `block` as it lies in memory."""
+    flags = block.flags
+    return bool(
+        flags.c_contiguous
+        and flags.aligned
+        and block.size
+        and block.dtype.isnative
+        and block.dtype.name in _DTYPES
+    )
+
+
+def prepared(block: NDArray[Any], workspace: Workspace) -> NDArray[Any]:
+    """Return `block`, or a copy of it that the kernels can work on: in order, in native bytes."""
+    if takes(block) or not block.size:
+        return block
+    copy = workspace.array("prepared", block.dtype.newbyteorder("="), block.shape)
+    np.copyto(copy, block)
+    return copy
+
+
+def _checked(block: NDArray[Any]) -> tuple[int, int]:
+    assert takes(block)
+    return _DTYPES[block.dtype.name], block.ctypes.data
+
+
+def _results(
+    wanted: Sequence[str], shape: tuple[int, ...]
+) -> tuple[dict[str, NDArray[np.float64]], Any]:
+    found = {name: np.empty(shape) for name in wanted}
+    assert ("min" in found) == ("max" in found)
+    pointers = (_POINTER * len(STATISTICS))(
+        *(found[name].ctypes.data if name in found else None for name in STATISTICS)
+    )
+    return found, pointers
+
+
+def library(environment: Mapping[str, str] = os.environ) -> Library | None:
+    """Return the kernels for this processor, or ``None`` where NumPy is to do the work.
+
+    Raises:
+        UsageError: the environment asks for kernels that do not exist.
+    """
+    wanted = environment.get(VARIABLE, "")
+    if wanted not in {"", "numpy", *LEVELS}:
+        raise UsageError(
+            f"{VARIABLE} is {wanted!r}: expected numpy, or a level: {', '.join(LEVELS)}"
+        )
+    return None if wanted == "numpy" else _at_level(wanted)
+
+
+@cache
+def _at_level(wanted: str) -> Library | None:
+    path = Path(__file__).with_name("kernels.so")
+    if not path.is_file():
+        return None
+    compiled = ctypes.CDLL(os.fspath(path))
+    best: int = compiled.ckptclamp_best_level()
+    level = min(best, LEVELS.index(wanted)) if wanted else best
+    return Library(compiled, LEVELS[level])

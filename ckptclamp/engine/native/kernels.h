@@ -1,0 +1,54 @@
+/* What the compiled kernels share: dtypes, statistics, and the order in which sums are taken.
+ *
+ * The order (docs/numbers.md states it, engine/summation.py keeps the same in NumPy):
+ * - a run of a row, RUN weights, is added up in LANES lanes, weight i in lane i % LANES, and the lanes
+ *   are folded in halves; the runs of a row follow each other;
+ * - narrow columns are folded: `fold` rows of a matrix count as one; the rows of a group, about PIECE
+ *   weights, follow each other, then the groups do, then what was folded is folded in halves.
+ * Every product and every sum is rounded to double once; nothing is fused (-ffp-contract=off).
+ */
+#ifndef CKPTCLAMP_KERNELS_H
+#define CKPTCLAMP_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { LANES = 16, RUN = 2048, WIDE = 256, PIECE = 1 << 18, TILE = 2 * WIDE };
+
+enum dtype {
+    FLOAT32, FLOAT16, BFLOAT16,
+    FLOAT8_E4M3FN, FLOAT8_E4M3FNUZ, FLOAT8_E5M2, FLOAT8_E5M2FNUZ, FLOAT8_E8M0FNU,
+    INT8, UINT8, INT16, UINT16, BOOL,
+    FLOAT64, INT32, UINT32, INT64, UINT64, /* from FLOAT64 on, float does not hold every value */
+};
+
+enum statistic { SQUARES, SUM, MAGNITUDES, MINIMUM, MAXIMUM, NONZERO, STATISTICS };
+
+/* Where each statistic goes, an array of one double for each unit; NULL where it is not asked for.
+ * MINIMUM and MAXIMUM are asked for together; a NaN shows in one of them. */
+typedef double *const results[STATISTICS];
+
+/* Weights as float or as double, exact but for integers beyond 2**53. */
+size_t LEVEL(size_of)(enum dtype dtype);
+void LEVEL(to_float)(enum dtype dtype, const void *weights, size_t count, float *out);
+void LEVEL(to_double)(enum dtype dtype, const void *weights, size_t count, double *out);
+
+/* Of each row of `count`, or of each column of `batch` matrices one after another. */
+void LEVEL(rows)(enum dtype dtype, const void *weights, size_t count, size_t length, results out);
+void LEVEL(columns)(enum dtype dtype, const void *weights, size_t batch, size_t rows, size_t length,
+                    results out);
+
+/* How rows move, numbers for each; NULL where nothing of the kind is done. Weights end between `least`
+ * and `most`, the range of the dtype. */
+struct movement {
+    const double *scale, *shift, *low, *high, *offset;
+    double least, most;
+    int adds; /* the offset is added, instead of 1 + offset multiplied */
+};
+
+void LEVEL(move)(enum dtype dtype, const void *weights, size_t count, size_t length,
+                 const struct movement *by, void *out);
+void LEVEL(compare)(enum dtype dtype, const void *before, const void *after, size_t count,
+                    size_t length, uint8_t *differs, double *change, double *peak);
+
+#endif

@@ -1,0 +1,97 @@
+/* Stored weights as float or double: bits moved to where IEEE 754 has them, no table, no branch. */
+#include "level.h"
+#include "kernels.h"
+
+#include <string.h>
+
+static inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* A small float of `mantissa` bits: moved up to float's exponent, it is short of `power` there.
+ * Its magnitudes from `special` on are infinite or NaN, and get float's exponent for these. */
+static inline float small(uint32_t code, int bits, int mantissa, float power, uint32_t special) {
+    uint32_t sign = code >> (bits - 1), magnitude = code & ((1u << (bits - 1)) - 1);
+    uint32_t moved = bits_of(as_float(magnitude << (23 - mantissa)) * power);
+    uint32_t exponent = magnitude >= special ? 0x7f800000u : 0;
+    return as_float(moved | exponent | sign << 31);
+}
+
+/* Without infinities; the one NaN is the code of minus zero. */
+static inline float unsigned_zero(uint32_t code, int mantissa, float power) {
+    uint32_t sign = code >> 7, magnitude = code & 0x7f;
+    uint32_t moved = bits_of(as_float(magnitude << (23 - mantissa)) * power);
+    return as_float(code == 0x80 ? 0xffc00000u : moved | sign << 31);
+}
+
+static inline float float16(uint16_t c) { return small(c, 16, 10, 0x1p112f, 0x7c00); }
+static inline float bfloat16(uint16_t c) { return as_float((uint32_t)c << 16); }
+static inline float e4m3fn(uint8_t c) { return small(c, 8, 3, 0x1p120f, 0x7f); }
+static inline float e5m2(uint8_t c) { return small(c, 8, 2, 0x1p112f, 0x7c); }
+static inline float e4m3fnuz(uint8_t c) { return unsigned_zero(c, 3, 0x1p119f); }
+static inline float e5m2fnuz(uint8_t c) { return unsigned_zero(c, 2, 0x1p111f); }
+static inline float e8m0fnu(uint8_t c) {
+    uint32_t power = c ? (uint32_t)c << 23 : 0x00400000u; /* the least is half of float's least normal */
+    return as_float(c == 0xff ? 0x7fc00000u : power);
+}
+
+size_t LEVEL(size_of)(enum dtype dtype) {
+    static const uint8_t sizes[] = {4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 2, 2, 1, 8, 4, 4, 8, 8};
+    return sizes[dtype];
+}
+
+#define EACH(type, value)                                                                          \
+    {                                                                                              \
+        const type *restrict codes = weights;                                                      \
+        for (size_t i = 0; i < count; i++) {                                                       \
+            type c = codes[i];                                                                     \
+            out[i] = value;                                                                        \
+        }                                                                                          \
+        return;                                                                                    \
+    }
+
+void LEVEL(to_float)(enum dtype dtype, const void *weights, size_t count, float *restrict out) {
+    switch (dtype) {
+    case FLOAT32: EACH(float, c)
+    case FLOAT16: EACH(uint16_t, float16(c))
+    case BFLOAT16: EACH(uint16_t, bfloat16(c))
+    case FLOAT8_E4M3FN: EACH(uint8_t, e4m3fn(c))
+    case FLOAT8_E4M3FNUZ: EACH(uint8_t, e4m3fnuz(c))
+    case FLOAT8_E5M2: EACH(uint8_t, e5m2(c))
+    case FLOAT8_E5M2FNUZ: EACH(uint8_t, e5m2fnuz(c))
+    case FLOAT8_E8M0FNU: EACH(uint8_t, e8m0fnu(c))
+    case INT8: EACH(int8_t, (float)c)
+    case UINT8: EACH(uint8_t, (float)c)
+    case INT16: EACH(int16_t, (float)c)
+    case UINT16: EACH(uint16_t, (float)c)
+    case BOOL: EACH(uint8_t, (float)(c != 0))
+    default: return;
+    }
+}
+
+void LEVEL(to_double)(enum dtype dtype, const void *weights, size_t count, double *restrict out) {
+    switch (dtype) {
+    case FLOAT64: EACH(double, c)
+    case FLOAT32: EACH(float, (double)c)
+    case INT32: EACH(int32_t, (double)c)
+    case UINT32: EACH(uint32_t, (double)c)
+    case INT64: EACH(int64_t, (double)c)
+    case UINT64: EACH(uint64_t, (double)c)
+    default: break;
+    }
+    float near[RUN];
+    size_t size = LEVEL(size_of)(dtype);
+    for (size_t i = 0; i < count; i += RUN) {
+        size_t some = count - i < RUN ? count - i : RUN;
+        LEVEL(to_float)(dtype, (const char *)weights + i * size, some, near);
+        for (size_t k = 0; k < some; k++) out[i + k] = near[k];
+    }
+}
