@@ -16,7 +16,7 @@ from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine.executors import Meter, in_phase, threads
 from ckptclamp.engine.matrices import project_matrices
-from ckptclamp.engine.measure import COPIES, affordable
+from ckptclamp.engine.measure import affordable
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.requests import Batch, MeasurementCache
 from ckptclamp.engine.whole_units import project_whole_units
@@ -65,7 +65,7 @@ def project_tensors(
     meter = Meter(
         in_phase(running.progress, "projecting"), sum(tensor.nbytes for tensor in tensors)
     )
-    jobs = affordable(running.jobs or default_jobs(), tensors, running.memory, copies=COPIES)
+    jobs = affordable(running.jobs or default_jobs(), tensors, running.memory, projecting=True)
     with threads(jobs) as pool:
         at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)
         return [

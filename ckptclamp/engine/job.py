@@ -16,6 +16,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.tensor import Chunked, box_shape
 from ckptclamp.constraints.base import UnitStatistics
+from ckptclamp.engine import native
 from ckptclamp.engine.blocks import PIECE, Broadcast, kept_axes, within
 from ckptclamp.engine.exact import ExactTotals, settled
 from ckptclamp.engine.executors import in_order
@@ -184,13 +185,26 @@ class Units:
         boxes: Mapping[Box, slice],
         block_of: Callable[[Box], NDArray[Any]],
         pool: Executor | None = None,
+        *,
         window: int = 1,
+        room: int = 0,
     ) -> None:
         self.job = job
         self.count = max(units.stop for units in boxes.values())
         self._boxes, self._block_of = list(boxes.items()), block_of
-        self._pool, self._window = pool, window
+        self._pool, self._window, self._room = pool, window, room
+        self._held: dict[int, _Held] = {}
+        self._holding: NDArray[np.bool_] | None = None
         self._kept = kept_axes(len(job.tensor.shape), job.axes)
+
+    def hold(self, chosen: NDArray[np.bool_]) -> None:
+        """Keep the rows of the `chosen` units, if there is room; later passes are over some of these."""
+        tensor = self.job.tensor
+        if self._holding is not None:
+            return
+        needed = np.count_nonzero(chosen) * self.job.request.unit * (tensor.nbytes // tensor.size)
+        if needed <= self._room:
+            self._holding = chosen
 
     def run(
         self, work: Work[Result], active: NDArray[np.bool_]
@@ -248,16 +262,28 @@ class Units:
         self, work: Work[Result], active: NDArray[np.bool_], part: int
     ) -> list[tuple[int, NDArray[np.intp], Result]]:
         """Do `work` with one box."""
-        box, units = self._boxes[part]
+        units = self._boxes[part][1]
         first, chosen = units.start, np.flatnonzero(active[units])
         if not len(chosen):
             return []
-        rows = _Rows(self._block_of(box), self.job.axes, self._kept)
+        rows = self._rows(part)
         with np.errstate(all="ignore"):
             return [
                 (part, first + some, work(part, first + some, rows.take(some, columns)))
                 for part, some, columns in _pieces(part, chosen, rows.width)
             ]
+
+    def _rows(self, part: int) -> _Rows | _Held:
+        """The rows of a box; those that are kept, read once."""
+        box, units = self._boxes[part]
+        if part in self._held:
+            return self._held[part]
+        rows = _Rows(self._block_of(box), self.job.axes, self._kept)
+        if self._holding is None:
+            return rows
+        places = np.flatnonzero(self._holding[units])
+        self._held[part] = _Held(places, rows.take(places, slice(0, rows.width)))
+        return self._held[part]
 
     def _write_box(
         self, make: Make, chosen: NDArray[np.bool_], part: int
@@ -291,18 +317,25 @@ class _Rows:
         self._extents = tuple(block.shape[axis] for axis in kept)
         self._shape = tuple(block.shape[axis] for axis in axes)
         self.count, self.width = math.prod(self._extents), math.prod(self._shape)
-        self._view = block.transpose(order)
+        self._view, self._columns = block.transpose(order), None
         if order == tuple(range(block.ndim)):
             self._view = block.reshape(self.count, self.width)
             self._extents, self._shape = (self.count,), (self.width,)
+        elif (*axes, *kept) == tuple(range(block.ndim)):
+            self._columns = block.reshape(self.width, self.count)
 
     def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
-        """Part of the rows at `places`, C-contiguous; where they lie like that, no copy."""
+        """Part of the rows at `places`, C-contiguous; no copy where they lie like that."""
+        if self._columns is not None and (library := native.library()) is not None:
+            return library.gather(self._columns[columns], places)
         rows = self._view[self._at(places)].reshape(len(places), self.width)
         return np.ascontiguousarray(rows[:, columns])
 
     def put(self, places: NDArray[np.intp], columns: slice, new: NDArray[Any]) -> None:
         """Replace part of the rows at `places`."""
+        if self._columns is not None and (library := native.library()) is not None:
+            library.scatter(self._columns[columns], places, new)
+            return
         at = self._at(places)
         rows = new
         if new.shape[1] < self.width:
@@ -314,6 +347,29 @@ class _Rows:
         if len(self._extents) == 1 and len(places) == places[-1] - places[0] + 1:
             return slice(places[0], places[-1] + 1)  # they follow each other
         return np.unravel_index(places, self._extents)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Some rows of a block, those at `places`."""
+
+    places: NDArray[np.intp]
+    rows: NDArray[Any]
+
+    @property
+    def width(self) -> int:
+        """Weights in a row."""
+        return int(self.rows.shape[1])
+
+    def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
+        """Part of the rows at `places`, C-contiguous."""
+        if len(places) == len(self.places):
+            return np.ascontiguousarray(self.rows[:, columns])
+        at = np.searchsorted(self.places, places)
+        assert np.array_equal(self.places[at], places)
+        following = at[-1] - at[0] + 1 == len(at)
+        some = self.rows[at[0] : at[-1] + 1] if following else self.rows[at]
+        return np.ascontiguousarray(some[:, columns])
 
 
 def _pieces(

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["all_finite", "count_nonfinite", "in_use", "measure", "reduce", "widen"]
 
 
+_EXTREMES = frozenset({"min", "max"})
+"""Measured together."""
+
+
 def in_use() -> str:
     """Name the kernels that do the work here, for people: NumPy's, or the level of compiled ones."""
     library = native.library()
@@ -43,17 +47,19 @@ def measure(
 ) -> Values:
     """Measure each unit of `block`, in its storage dtype; `axes` are the reduced ones, sorted.
 
-    `wanted` are of "squares", "sum", "sum_abs", "min", "max" (these two together) and "nonzero".
+    `wanted` are of "squares", "sum", "sum_abs", "min", "max" and "nonzero".
     Returns float64 arrays of shape (units,), in C order of the kept axes. A NaN shows in each of
     them but the last, as may an infinity; where a minimum is NaN, so is the maximum.
     """
     extents, rows = merged(block.shape, axes)
+    wanted = set(wanted)
+    names = sorted(wanted | _EXTREMES if wanted & _EXTREMES else wanted)
     if rows or len(extents) == 1:
         length = extents[-1] if rows else 1
-        found = _rows(block.reshape(-1, length), sorted(wanted), workspace)
+        found = _rows(block.reshape(-1, length), names, workspace)
         rest = extents[:-1] if rows else extents
     else:
-        found = _columns(block.reshape(-1, *extents[-2:]), sorted(wanted), workspace)
+        found = _columns(block.reshape(-1, *extents[-2:]), names, workspace)
         rest = _without_reduced(extents)
     found = {name: _over(rest, name, value, workspace) for name, value in found.items()}
     for value in found.values():
@@ -61,7 +67,7 @@ def measure(
     if "min" in found:
         lost = np.isnan(found["min"]) | np.isnan(found["max"])
         found["min"][lost] = found["max"][lost] = np.nan
-    return found
+    return {name: value for name, value in found.items() if name in wanted}
 
 
 def widen(block: NDArray[Any], workspace: Workspace, name: str = "widened") -> NDArray[np.float64]:
@@ -114,7 +120,7 @@ def _over(
     """Join parts of units: of `extents` every second one is still to be reduced, never the last."""
     while len(extents) > 1:
         x = parts.reshape(-1, *extents[-2:])
-        if name in {"min", "max"}:
+        if name in _EXTREMES:
             parts = (np.minimum if name == "min" else np.maximum).reduce(x, axis=1)
         else:
             parts = _columns(x, ["sum"], workspace)["sum"]

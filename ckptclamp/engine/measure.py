@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 256 << 20
 
-COPIES = 4
+_COPIES = 4
 """Blocks that a job has in hand, at most, when it projects: read, chosen, tried, and as they will be."""
 
 _PIECES = 6
@@ -133,14 +133,26 @@ def _chunk_bytes(tensor: Tensor) -> int:
     return 4 * math.prod(tensor.storage.chunk_shape) * tensor.dtype.itemsize
 
 
+def room_for_rows(memory: int) -> int:
+    """The part of the `memory` of a projection in which rows stay from one pass to the next."""
+    return memory // 4
+
+
 def affordable(
-    jobs: int, tensors: Sequence[Tensor], memory: int, *, waiting: int = 0, copies: int = 1
+    jobs: int,
+    tensors: Sequence[Tensor],
+    memory: int,
+    *,
+    waiting: int = 0,
+    projecting: bool = False,
 ) -> int:
     """As many of `jobs` as the memory has room for.
 
-    Each has some `copies` of a block, pieces of it as float64, a chunk to decode, and bytes of
-    results `waiting` for their turn.
+    Each has a block, or copies of it where it is `projecting`, pieces of it as float64, a chunk to
+    decode, and bytes of results `waiting` for their turn.
     """
+    copies = _COPIES if projecting else 1
+    memory -= room_for_rows(memory) if projecting else 0
     chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
     itemsize = max((t.dtype.itemsize for t in tensors if t.dtype is not None), default=0)
     each = copies * itemsize * BLOCK + _PIECES * 8 * PIECE + chunk + 2 * waiting

@@ -14,7 +14,7 @@ from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.job import NOTHING, Job, Projected, Units, as_stored
-from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, unreadable
+from ckptclamp.engine.measure import DEFAULT_MEMORY, affordable, room_for_rows, unreadable
 from ckptclamp.engine.requests import WORKSPACE, Batch, KnownStatistics, read
 from ckptclamp.engine.search import nearest
 from ckptclamp.engine.statistics import extremes_inside
@@ -76,14 +76,14 @@ def project(
         return NOTHING
     grid = grid_of(tensor, axes, block)
     job = Job(copy, tensor, axes, constraint, tolerance, projection, grid, spare_zero)
-    jobs = affordable(jobs or default_jobs(), [tensor], memory, copies=COPIES)
+    jobs = affordable(jobs or default_jobs(), [tensor], memory, projecting=True)
     small = tensor.size <= SEGMENT
     with threads(1 if small or pool is not None else jobs) as own:
         total, at_work = NOTHING, None if small else pool or own
         for weights, done in (
             _whole_units(job, at_work, 2 * jobs, known)
             if job.grid.completes(axes)
-            else _spanning_units(job, at_work, 2 * jobs, known)
+            else _spanning_units(job, at_work, 2 * jobs, known, room_for_rows(memory))
         ):
             total += done
             if progress is not None:
@@ -150,11 +150,12 @@ def _fix_box(job: Job, box: Box, known: UnitStatistics | None) -> Projected:
 
 
 def _spanning_units(
-    job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
+    job: Job, pool: Executor | None, window: int, known: Sequence[Batch], room: int
 ) -> Iterator[tuple[int, Projected]]:
     """Project units that no box holds whole, as many at a time as there is room for.
 
-    Each pass over their weights reads the boxes again, and what is tried is never written.
+    Each pass over their weights reads the boxes again, unless there is `room` in bytes for those that
+    move; what is tried is never written.
     """
     beforehand = KnownStatistics(job.request, known)
     for boxes in _unit_groups(job):
@@ -169,7 +170,9 @@ def _spanning_units(
             placed[box] = where[units]
         found = [part for part in parts if part is not None]
         statistics = UnitStatistics.joined(found) if len(found) == len(parts) else None
-        group = Units(job, placed, bound(read, job.copy, job.tensor), pool, window)
+        group = Units(
+            job, placed, bound(read, job.copy, job.tensor), pool, window=window, room=room
+        )
         yield sum(map(count_of, boxes)), _fix(group, statistics)
 
 
@@ -195,6 +198,7 @@ def _fix(units: Units, known: UnitStatistics | None) -> Projected:
         left = int(np.count_nonzero(outside & ~chosen))
         if not chosen.any():
             return Projected(units.count, 0, 0.0, left)
+        units.hold(chosen)
         make, accepted, lost = nearest(units, statistics, chosen)
         return units.write(make, accepted) + Projected(0, 0, 0.0, left + int(np.sum(lost)))
 

@@ -80,6 +80,7 @@ def nearest(
     outside = search.begin()
     if not outside.any():
         return search.make, chosen, outside
+    units.hold(outside)
     fits = search.reach(outside)
     search.tighten(fits)
     search.split(fits)

@@ -69,11 +69,17 @@ _ARGUMENTS = {
     "rows": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER),
     "columns": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
     "move": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
+    "gather": (_SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER),
+    "scatter": (_SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER),
     "compare": (ctypes.c_int, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
 }
 
-_NOT_WRITTEN = frozenset({"float8_e8m0fnu", "bool", "float64", "int64", "uint64"})
-"""Dtypes that weights are not rounded to here: rare ones, and those as fine as float64."""
+_WRITTEN = frozenset(
+    code
+    for name, code in _DTYPES.items()
+    if name not in {"float8_e8m0fnu", "bool", "float64", "int64", "uint64"}
+)
+"""Dtypes that weights are rounded to here: not rare ones, nor those as fine as float64."""
 
 
 class _Movement(ctypes.Structure):
@@ -163,22 +169,46 @@ class Library:
         self._functions["compare"](code, at, _checked(after)[1], *before.shape, *results)
         return differs, change, peak
 
+    def gather(self, matrix: NDArray[Any], columns: NDArray[np.intp]) -> NDArray[Any]:
+        """Return some columns of a C-contiguous `matrix`, one row for each of `columns`."""
+        rows = np.empty((len(columns), len(matrix)), matrix.dtype)
+        self._transpose("gather", matrix, columns, rows)
+        return rows
+
+    def scatter(self, matrix: NDArray[Any], columns: NDArray[np.intp], rows: NDArray[Any]) -> None:
+        """Replace some columns of `matrix` by `rows`; what `gather` does, undone."""
+        assert rows.shape == (len(columns), len(matrix))
+        self._transpose("scatter", matrix, columns, np.ascontiguousarray(rows, matrix.dtype))
+
+    def _transpose(
+        self, name: str, matrix: NDArray[Any], columns: NDArray[np.intp], rows: NDArray[Any]
+    ) -> None:
+        height, width = matrix.shape
+        assert matrix.flags.c_contiguous
+        assert not len(columns) or 0 <= columns.min() <= columns.max() < width
+        places = np.ascontiguousarray(columns, np.int64)
+        at, to = matrix.ctypes.data, rows.ctypes.data
+        size, count = matrix.itemsize, len(places)
+        self._functions[name](size, at, height, width, places.ctypes.data, count, to)
+
 
 def writes(block: NDArray[Any]) -> bool:
     """Whether the kernels can round to the dtype of `block`, which they can work on."""
-    return takes(block) and block.dtype.name not in _NOT_WRITTEN
+    return takes(block) and _code(block.dtype) in _WRITTEN
 
 
 def takes(block: NDArray[Any]) -> bool:
     """Whether the kernels can work on `block` as it lies in memory."""
     flags = block.flags
     return bool(
-        flags.c_contiguous
-        and flags.aligned
-        and block.size
-        and block.dtype.isnative
-        and block.dtype.name in _DTYPES
+        flags.c_contiguous and flags.aligned and block.size and _code(block.dtype) is not None
     )
+
+
+@cache
+def _code(dtype: np.dtype[Any]) -> int | None:
+    """Which of `enum dtype` it is, if any; NumPy takes its time to name one."""
+    return _DTYPES.get(dtype.name) if dtype.isnative else None
 
 
 def prepared(block: NDArray[Any], workspace: Workspace) -> NDArray[Any]:
@@ -192,7 +222,9 @@ def prepared(block: NDArray[Any], workspace: Workspace) -> NDArray[Any]:
 
 def _checked(block: NDArray[Any]) -> tuple[int, int]:
     assert takes(block)
-    return _DTYPES[block.dtype.name], block.ctypes.data
+    code = _code(block.dtype)
+    assert code is not None
+    return code, block.ctypes.data
 
 
 def _results(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIBRARY = "kernels.so"
-SOURCES = ("widen", "measure", "move")
+SOURCES = ("widen", "measure", "move", "gather")
 
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra")
 """No `-ffast-math`, and nothing fused: the sums are the same on every machine."""
@@ -67,7 +67,9 @@ def build(library: Path = HERE / LIBRARY, extra: tuple[str, ...] = ()) -> Path:
         _run(
             [*compiler, *FLAGS, *extra, "-shared", HERE / "dispatch.c", *objects, "-o", made, "-lm"]
         )
-        shutil.copyfile(made, library)
+        beside = library.with_suffix(".new")
+        shutil.copyfile(made, beside)
+        beside.replace(library)  # a library that is in use is never written to
     return library
 
 

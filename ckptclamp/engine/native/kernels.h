@@ -51,4 +51,10 @@ void LEVEL(move)(enum dtype dtype, const void *weights, size_t count, size_t len
 void LEVEL(compare)(enum dtype dtype, const void *before, const void *after, size_t count,
                     size_t length, uint8_t *differs, double *change, double *peak);
 
+/* Some columns of a matrix of elements of `size` bytes as `count` rows of `height`, and back. */
+void LEVEL(gather)(size_t size, const void *matrix, size_t height, size_t width,
+                   const int64_t *columns, size_t count, void *rows);
+void LEVEL(scatter)(size_t size, void *matrix, size_t height, size_t width, const int64_t *columns,
+                    size_t count, const void *rows);
+
 #endif
