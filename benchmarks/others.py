@@ -11,7 +11,7 @@ import processes
 from setting import COMMAND, MATRIX, Setting, audit
 from table import Row, compared
 
-TIME_LIMIT, MEMORY_LIMIT = 0.5, 1 / 20
+TIME_LIMIT, MEMORY_LIMIT = 1 / 4, 1 / 20
 
 
 def scripts(setting: Setting) -> Iterator[Row]:

@@ -28,6 +28,7 @@ from setting import Setting
 
 GROUPS: dict[str, Callable[[Setting], Iterator[table.Row]]] = {
     "audit": audits.warm,
+    "numpy": audits.by_numpy,
     "statistics": audits.statistics,
     "cold": audits.cold,
     "peers": others.scripts,
