@@ -282,7 +282,9 @@ class Units:
         if self._holding is None:
             return rows
         places = np.flatnonzero(self._holding[units])
-        self._held[part] = _Held(places, rows.take(places, slice(0, rows.width)))
+        held = rows.take(places, slice(0, rows.width))
+        # What is read lies in a buffer that the next box is read into.
+        self._held[part] = _Held(places, held if held.base is None else held.copy())
         return self._held[part]
 
     def _write_box(

@@ -22,6 +22,7 @@ import numpy as np
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.movement import Transform
+from ckptclamp.engine.blocks import Broadcast
 from ckptclamp.engine.job import as_stored
 from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.requests import WORKSPACE

@@ -1,7 +1,6 @@
 /* Columns of a matrix as rows, and back, by way of a tile in the second-level cache: long stretches of the
  * matrix and several whole lines of each row at a time. Rows of a tile are no power of two apart, which
  * would have them push each other out. */
-#include "level.h"
 #include "kernels.h"
 
 enum { ACROSS = 1024, DOWN = 256, LINE = 64 }; /* bytes */

@@ -10,6 +10,8 @@
 #ifndef CKPTCLAMP_KERNELS_H
 #define CKPTCLAMP_KERNELS_H
 
+#include "level.h"
+
 #include <stddef.h>
 #include <stdint.h>
 

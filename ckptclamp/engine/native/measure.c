@@ -1,5 +1,4 @@
 /* Statistics of the rows and of the columns of matrices; the order of sums stands in kernels.h. */
-#include "level.h"
 #include "kernels.h"
 
 #include <math.h>

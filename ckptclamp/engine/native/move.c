@@ -3,7 +3,6 @@
  * Rows of `count` units, each moved by numbers of its own:
  * clip(w · scale + shift, low, high), then once more times 1 + offset, or plus it.
  */
-#include "level.h"
 #include "kernels.h"
 #include "narrow.h"
 

@@ -1,5 +1,4 @@
 /* Stored weights as float or double: bits moved to where IEEE 754 has them, no table, no branch. */
-#include "level.h"
 #include "kernels.h"
 
 #include <string.h>
