@@ -81,7 +81,7 @@ COMMANDS = sorted({line for page in PAGES if page.exists() for line in command_l
 def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
     """The command that `words` name, and the words after its name."""
     command: click.Command = cli
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and not words[0].startswith("-"):
         found = command.get_command(click.Context(command), words[0])
         assert found is not None, f"there is no command {words[0]!r}"
         command, words = found, words[1:]
