@@ -110,6 +110,7 @@ fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real 
 	$(FRAMEWORKS)/bin/python fixtures/sets/make_sets.py
 	$(FRAMEWORKS)/bin/python fixtures/layouts/make_layouts.py
 	$(FRAMEWORKS)/bin/python fixtures/effective/make_effective.py
+	$(FRAMEWORKS)/bin/python fixtures/effective/load_copies.py
 	$(FRAMEWORKS)/bin/python fixtures/hugging_face/make_hugging_face.py
 
 zoo: $(FRAMEWORKS)/installed ## Every constrained layer in every layout, checked against real Keras
