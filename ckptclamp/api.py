@@ -37,7 +37,7 @@ def init(
 
         >>> import ckptclamp
         >>> text = ckptclamp.init("model.safetensors", headroom=0.5)
-        >>> "constraint: MaxNorm" in text, "max_value: 7.795" in text
+        >>> "constraint: MaxNorm" in text, "max_value: 9" in text
         (True, True)
 
     Raises:

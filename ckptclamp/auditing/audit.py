@@ -172,9 +172,10 @@ def audit_plan(
         )
         checkpoint.verify_integrity()
         hashed = digests.result()
+        summary = summarise(checkpoint, hashed)
     checkpoint.verify_unchanged()
     report = AuditReport(
-        checkpoint=summarise(checkpoint, hashed),
+        checkpoint=summary,
         results=tuple(results),
         unmatched=plan.unmatched,
         notices=notices,

@@ -113,7 +113,7 @@ def inspect(
         >>> import ckptclamp
         >>> inspection = ckptclamp.inspect("model.safetensors", norms=True)
         >>> [(tensor.name, tensor.shape, tensor.norms.units) for tensor in inspection.tensors]
-        [('dense.bias', (3,), 1), ('dense.kernel', (4, 3), 4)]
+        [('dense.bias', (3,), 1), ('dense.kernel', (4, 3), 3)]
 
     Raises:
         UnreadableError: the checkpoint cannot be opened, or changed while it was read.
