@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ckptclamp import system
-from ckptclamp.checkpoints.checkpoint import as_bytes, read_box, read_view
+from ckptclamp.checkpoints.reading import as_bytes, read_box, read_view
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,

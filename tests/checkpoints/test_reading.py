@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.checkpoint import read_box
 from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (
     Box,

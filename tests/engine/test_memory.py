@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.checkpoints.checkpoint import read_box
+from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.norms import MinMaxNorm

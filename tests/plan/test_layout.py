@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.checkpoint import read_view
 from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.checkpoints.reading import read_view
 from ckptclamp.checkpoints.tensor import Box, Constant, Tensor, View
 from ckptclamp.errors import UsageError
 from ckptclamp.plan.layout import numbers, seen_by
