@@ -28,13 +28,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+_TYPED = re.compile(r"^```(?:console|sh)$", re.MULTILINE)
 PAGES = [
-    ROOT / "README.md",
-    *(
-        DOCS / f"{name}.md"
-        for name in ("index", "ci", "tutorial", "units", "projection", "effective-weights")
-    ),
-    *sorted((DOCS / "how-to").glob("*.md")),
+    page
+    for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("how-to/*.md")))
+    if page.exists() and _TYPED.search(page.read_text("utf-8"))
 ]
 """The pages with examples that run."""
 
