@@ -70,6 +70,7 @@ def _against_cat(
 ) -> processes.Comparison:
     path = files.save(setting.folder / "audit.safetensors", dtype, shape, setting.size)
     ours = audit(path, "--axis", ",".join(map(str, axes)), "--max-norm", "1e4")
+    ours += ["--storage", "raw"] if dtype == "int8" else []
     found = processes.compare(cat(path), [*prefix, *ours], times=setting.times)
     path.unlink()
     return found
