@@ -310,7 +310,10 @@ def suspicious(
 def defaulted(
     tensor: str, shape: Shape, axes: Axes, layout: Layout = Layout.UNKNOWN
 ) -> Notice | None:
-    """Tell which axis of a matrix was taken where the rule states none."""
+    """Tell which axis of a matrix was taken where the rule states none.
+
+    In a file that has its units along that axis it is a warning: other units were probably meant.
+    """
     if len(shape) != 2 or axes != (0,):
         return None
     return Notice(
@@ -318,7 +321,7 @@ def defaulted(
         f"no axis is stated, so it is Keras' default of 0: a unit is {unit_words(shape, axes)}",
         hint=_STATED[layout],
         tensor=tensor,
-        informational=True,
+        informational=layout is not Layout.FIRST,
     )
 
 

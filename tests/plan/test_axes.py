@@ -6,14 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.constraints.custom import CallableConstraint
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.errors import UsageError
 from ckptclamp.plan.producers import Layout
-from ckptclamp.plan.units import reduced_axes
+from ckptclamp.plan.units import reduced_axes, unit_of
 from ckptclamp.spec.model import Units
 
+TENSOR = Tensor("weight", (4, 5), DTYPES["float32"], Contiguous(0, 0))
 OWN = CallableConstraint(abs, "own")
 
 
@@ -102,3 +105,11 @@ def test_a_layout_that_is_not_known_is_not_asserted():
     assert "nothing says whose layout" in hint
     assert "PyTorch and MLX have it, axis [1, 2, 3] would make a unit one of 64 filters" in hint
     assert "Keras and Flax have it, axis [0, 1, 2]: one of 3 filters" in hint
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_another_default_than_the_producer_has_is_a_warning(layout):
+    """In a PyTorch file Keras' axis 0 is probably not meant; `--strict` has to hear of it."""
+    (notice,) = unit_of(TENSOR, MaxNorm(), Units(), layout=layout).notices
+    assert notice.code == "default-axis"
+    assert notice.informational == (layout is not Layout.FIRST)
