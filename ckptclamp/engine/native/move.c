@@ -3,8 +3,11 @@
  * Rows of `count` units, each moved by numbers of its own:
  * clip(w · scale + shift, low, high), then once more times 1 + offset, or plus it.
  */
+#include "bits.h"
 #include "kernels.h"
 #include "narrow.h"
+
+#include <string.h>
 
 /* One row, moved; what need not be done is not, since adding 0 makes minus zero 0. */
 static inline void move_row(double *restrict w, size_t count, const struct movement *by, size_t row) {
@@ -81,8 +84,7 @@ static inline double largest(const double *restrict x, size_t count, double so_f
         uint64_t bits = double_bits(x[i]) & UINT64_MAX >> 1;
         most = bits > most ? bits : most;
     }
-    memcpy(&so_far, &most, sizeof so_far);
-    return so_far;
+    return double_of(most);
 }
 
 /* Of each row: whether a byte is another, the largest change of a weight, and the largest weight. */

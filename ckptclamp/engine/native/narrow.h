@@ -3,31 +3,16 @@
 #ifndef CKPTCLAMP_NARROW_H
 #define CKPTCLAMP_NARROW_H
 
-#include "kernels.h"
+#include "bits.h"
 
 #include <math.h>
-#include <string.h>
-
-static inline uint64_t double_bits(double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static inline uint32_t float_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 /* The nearest multiple of what the last of `mantissa` bits is worth, for numbers no smaller than
  * 2**`least` normal and for smaller ones subnormal: adding 1.5 · 2**52 of these makes double round. */
 static inline double nearest(double value, int mantissa, int least) {
     int64_t exponent = (int64_t)(double_bits(value) >> 52 & 0x7ff), floor = 1023 + least;
     exponent = exponent < floor ? floor : exponent;
-    uint64_t bits = (uint64_t)(exponent + 52 - mantissa) << 52 | UINT64_C(1) << 51;
-    double magic;
-    memcpy(&magic, &bits, sizeof magic);
+    double magic = double_of((uint64_t)(exponent + 52 - mantissa) << 52 | UINT64_C(1) << 51);
     return copysign(value + magic - magic, value);
 }
 

@@ -1,48 +1,36 @@
 /* Stored weights as float or double: bits moved to where IEEE 754 has them, no table, no branch. */
+#include "bits.h"
 #include "kernels.h"
 
-#include <string.h>
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
-
-static inline float as_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint32_t bits_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 /* A small float of `mantissa` bits: moved up to float's exponent, it is short of `power` there.
  * Its magnitudes from `special` on are infinite or NaN, and get float's exponent for these. */
 static inline float small(uint32_t code, int bits, int mantissa, float power, uint32_t special) {
     uint32_t sign = code >> (bits - 1), magnitude = code & ((1u << (bits - 1)) - 1);
-    uint32_t moved = bits_of(as_float(magnitude << (23 - mantissa)) * power);
+    uint32_t moved = float_bits(float_of(magnitude << (23 - mantissa)) * power);
     uint32_t exponent = magnitude >= special ? 0x7f800000u : 0;
-    return as_float(moved | exponent | sign << 31);
+    return float_of(moved | exponent | sign << 31);
 }
 
 /* Without infinities; the one NaN is the code of minus zero. */
 static inline float unsigned_zero(uint32_t code, int mantissa, float power) {
     uint32_t sign = code >> 7, magnitude = code & 0x7f;
-    uint32_t moved = bits_of(as_float(magnitude << (23 - mantissa)) * power);
-    return as_float(code == 0x80 ? 0xffc00000u : moved | sign << 31);
+    uint32_t moved = float_bits(float_of(magnitude << (23 - mantissa)) * power);
+    return float_of(code == 0x80 ? 0xffc00000u : moved | sign << 31);
 }
 
 static inline float float16(uint16_t c) { return small(c, 16, 10, 0x1p112f, 0x7c00); }
-static inline float bfloat16(uint16_t c) { return as_float((uint32_t)c << 16); }
+static inline float bfloat16(uint16_t c) { return float_of((uint32_t)c << 16); }
 static inline float e4m3fn(uint8_t c) { return small(c, 8, 3, 0x1p120f, 0x7f); }
 static inline float e5m2(uint8_t c) { return small(c, 8, 2, 0x1p112f, 0x7c); }
 static inline float e4m3fnuz(uint8_t c) { return unsigned_zero(c, 3, 0x1p119f); }
 static inline float e5m2fnuz(uint8_t c) { return unsigned_zero(c, 2, 0x1p111f); }
 static inline float e8m0fnu(uint8_t c) {
     uint32_t power = c ? (uint32_t)c << 23 : 0x00400000u; /* the least is half of float's least normal */
-    return as_float(c == 0xff ? 0x7fc00000u : power);
+    return float_of(c == 0xff ? 0x7fc00000u : power);
 }
 
 size_t LEVEL(size_of)(enum dtype dtype) {
