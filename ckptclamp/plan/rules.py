@@ -31,10 +31,10 @@ from ckptclamp.plan.tensors import (
 from ckptclamp.plan.tolerances import Histories, forgiving
 from ckptclamp.plan.units import unit_of
 from ckptclamp.spec.model import Leeway, Rule, Spec, Storage
-from ckptclamp.spec.patterns import TensorPatterns
+from ckptclamp.spec.patterns import TensorPatterns, single_choices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
@@ -96,7 +96,7 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
     nearest = _Nearest(audited)
     partly = (
         _matches_in_part(spec.rules[index], unused, nearest)
-        for index, unused in patterns.never_met().items()
+        for index, unused in _never_met(patterns, audited.values(), labels).items()
         if matching[index] and spec.rules[index].required
     )
     yield from pairs
@@ -273,6 +273,26 @@ def _across_dots(pattern: str) -> str:
     if not dotted or pattern.startswith(("!", "re:")):
         return pattern
     return _LONE_STAR.sub("**", pattern)
+
+
+def _never_met(
+    patterns: TensorPatterns, tensors: Iterable[Tensor], labels: Mapping[str, str]
+) -> dict[int, list[str]]:
+    """What matched no tensor, by rule: patterns, and of those that did match single choices of a brace."""
+    idle = patterns.never_met()
+    met = [
+        [p for p in rule if p not in idle.get(index, ())]
+        for index, rule in enumerate(patterns.rules)
+    ]
+    choices = single_choices(met)
+    if not choices:
+        return idle
+    alone = TensorPatterns([*choices.values()])
+    matching_tensors(alone, tensors, labels)
+    places = [*choices]
+    for place, unused in alone.never_met().items():
+        idle.setdefault(places[place], []).extend(unused)
+    return dict(sorted(idle.items()))
 
 
 def _matches_in_part(rule: Rule, unused: Sequence[str], nearest: _Nearest) -> Notice:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 from ckptclamp.spec.characters import DOT, SLASH, WITHIN, character_class, literal
 
 _ANY = "(?:..)*"
@@ -20,6 +23,29 @@ def from_glob(glob: str) -> str:
     if end < len(glob):
         raise ValueError("a '}' that closes nothing; write [}] for the sign itself")
     return text
+
+
+def narrower(glob: str) -> Iterator[str]:
+    """Yield `glob` with one of its outermost braces replaced by one of its choices, for each of them.
+
+    A misspelt choice is found among them whatever the other braces hold; which choices of several
+    braces go together is not asked.
+    """
+    at, depth = 0, 0
+    signs: list[int] = []
+    while at < len(glob):
+        if glob[at] == "[" and (end := _class_end(glob, at)):
+            at = end
+            continue
+        depth += glob[at] == "{"
+        if depth == 1 and glob[at] in "{,}":
+            signs.append(at)
+        depth -= glob[at] == "}"
+        at += 1
+        if signs and depth == 0:
+            head, tail = glob[: signs[0]], glob[at:]
+            yield from (head + glob[a + 1 : b] + tail for a, b in pairwise(signs))
+            signs = []
 
 
 def _alternative(glob: str, at: int, depth: int) -> tuple[str, int]:

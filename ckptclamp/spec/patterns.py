@@ -22,11 +22,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from ckptclamp.errors import UsageError
 from ckptclamp.spec.characters import character_class, escape, literal, marked
-from ckptclamp.spec.globs import from_glob
+from ckptclamp.spec.globs import from_glob, narrower
 
 _EXCLUDE = "!"
 _REGULAR = "re:"
@@ -44,6 +45,9 @@ _GIVEN_UP = 40_000
 
 _OVERHEAD = 100
 """How many instructions take as long to compile as is spent on any pattern, however small."""
+
+_NARROWER_SIZE = 1_000_000
+"""How many instructions of a spec's patterns with one choice of a brace are tried by themselves."""
 
 _MEMORY = 2 << 20
 """Bytes for one expression while it is checked, so that a literal of `_MAX_LENGTH` fits."""
@@ -176,6 +180,26 @@ class PatternChecker:
             size, refusal = _GIVEN_UP, error
         self._size += size + _OVERHEAD
         return refusal or (_too_large_together() if self._size > _MAX_SIZE else None)
+
+
+def single_choices(rules: Sequence[Sequence[str]]) -> dict[int, list[str]]:
+    """Return the patterns of each rule that has braces, each with one choice of one brace alone.
+
+    Exclusions and regular expressions are left out, and so is what goes beyond `_NARROWER_SIZE`
+    together: it only serves to tell of choices that are misspelt.
+    """
+    found: dict[int, list[str]] = {}
+    size = 0
+    for rule, patterns in enumerate(rules):
+        globs = (p for p in patterns if "{" in p and not p.startswith((_EXCLUDE, _REGULAR)))
+        for choice in chain.from_iterable(map(narrower, globs)):
+            if not choice or choice.startswith((_EXCLUDE, _REGULAR)):  # these mean something alone
+                continue
+            size += _expression(choice).size + _OVERHEAD
+            if size > _NARROWER_SIZE:
+                return found
+            found.setdefault(rule, []).append(choice)
+    return found
 
 
 def literal_head(pattern: str) -> str:

@@ -114,6 +114,34 @@ def test_a_pattern_without_a_match():
 
 
 @pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("a.*.{q_prj,k_proj,v_proj}.weight", ["a.*.q_prj.weight"]),
+        ("{a,b}.*.{q_proj,out,up}.weight", []),
+        ("{a,c}.0.{q_proj,{k,v}_proj}.weight", ["c.0.{q_proj,{k,v}_proj}.weight"]),
+        ("[a{]{.,/}0.q_proj.weight", ["[a{]/0.q_proj.weight"]),
+        ("{re:a,!a,a}.0.q_proj.weight", []),
+        ("{a.0.q_proj.weight,}", []),
+        ("{nothing,none}", None),
+    ],
+)
+def test_a_choice_of_a_brace_without_a_match(pattern: str, told: list[str] | None):
+    """A misspelt choice is told as a misspelt pattern is; not which of two braces' choices go together."""
+    names = [f"a.0.{name}.weight" for name in ("q_proj", "k_proj", "v_proj")]
+    names += [f"b.0.{name}.weight" for name in ("up", "out")]
+    checkpoint = Described([tensor(name, 2) for name in names])
+    plan = build_plan(checkpoint, spec_of({"tensors": pattern, "constraint": "NonNeg"}))
+    assert bool(plan.unmatched) == (told is None)
+    found = [n for n in plan.notices if n.code == "pattern-matches-nothing"]
+    assert len(found) == len(told or ())
+    for notice, words in zip(found, told or (), strict=True):
+        assert f"no tensor matches {words}, though" in notice.message
+    optional = {"tensors": pattern, "constraint": "NonNeg", "required": False}
+    notices = build_plan(checkpoint, spec_of(optional)).notices
+    assert all(notice.code == "no-match" for notice in notices)
+
+
+@pytest.mark.parametrize(
     ("pattern", "expected"),
     [
         ("**", ["w"]),
