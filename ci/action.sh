@@ -99,8 +99,11 @@ audit() {
         output json "$reports/report.json"
         output sarif "$reports/report.sarif"
         output junit "$reports/junit.xml"
-        # Without an audit there are no findings, which would close those of earlier ones.
-        grep -q '^ "schema": "ckptclamp-failure-1"' "$reports/report.json" || output audited true
+        # Without an audit there are no findings, which would close those of earlier ones. There is one
+        # where the document, or a section of it, is a report.
+        if grep -Eq '^ (  )?"schema": "ckptclamp-report-1"' "$reports/report.json"; then
+            output audited true
+        fi
         cat "$reports/report.md" >>"$GITHUB_STEP_SUMMARY"
     else
         echo "::error title=ckptclamp::there is no report (exit $code); the log says why"

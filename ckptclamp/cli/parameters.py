@@ -227,3 +227,16 @@ def from_settings(name: str) -> bool:
     """Whether a parameter has its value from the project's settings."""
     source = click.get_current_context().get_parameter_source(name)
     return source is click.core.ParameterSource.DEFAULT_MAP
+
+
+def from_command_line(name: str) -> bool:
+    """Whether a parameter has its value from the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def not_in_effect(name: str) -> None:
+    """Take note that what the settings say of a parameter decides nothing in this run."""
+    if from_settings(name):
+        context = click.get_current_context()
+        context.set_parameter_source(name, click.core.ParameterSource.DEFAULT)

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from ckptclamp.cli.parameters import SETTINGS, from_settings, settings_in_effect
+from ckptclamp.cli.parameters import (
+    SETTINGS,
+    from_command_line,
+    from_settings,
+    not_in_effect,
+    settings_in_effect,
+)
 from ckptclamp.errors import CkptclampError, ExitCode, Notice
 
 if TYPE_CHECKING:
@@ -44,7 +50,7 @@ _MOST_WARNINGS = 20
 
 def load_rules(rules: RuleOptions) -> Spec | None:
     """Make the spec that options ask for; ``None`` if they say nothing."""
-    spec = _stated_rules(rules)
+    spec = _stated_rules(with_spec_settled(rules))
     if rules.preset is None:
         return spec
     from ckptclamp.spec.model import Preset, Spec
@@ -52,16 +58,28 @@ def load_rules(rules: RuleOptions) -> Spec | None:
     return replace(spec or Spec(), preset=Preset(rules.preset))
 
 
+def with_spec_settled(rules: RuleOptions) -> RuleOptions:
+    """`rules` without the spec of the settings, where an inline rule of the command line displaces it.
+
+    One of the environment does not: who calls the program sees neither of the two.
+    """
+    if not from_settings("spec") or not any(map(from_command_line, _inline(rules))):
+        return rules
+    not_in_effect("spec")
+    return replace(rules, spec=None)
+
+
+def _inline(rules: RuleOptions) -> dict[str, Any]:
+    """The constraints of an inline rule that are given."""
+    given = {name: getattr(rules, name) for name in _INLINE}
+    return {n: v for n, v in given.items() if v is not None and v is not False}  # 0 is a bound
+
+
 def _stated_rules(rules: RuleOptions) -> Spec | None:
     """Those of a file or of an inline rule."""
-    given = {name: getattr(rules, name) for name in _INLINE}
-    inline = {n: v for n, v in given.items() if v is not None and v is not False}  # 0 is a bound
+    inline = _inline(rules)
     places = (rules.tensors, rules.axis, rules.unit_axis, rules.storage)
     path = rules.spec
-    if (inline or any(places)) and from_settings("spec"):
-        path = None
-        default = click.core.ParameterSource.DEFAULT
-        click.get_current_context().set_parameter_source("spec", default)
     if path is not None:
         if inline or any(places):
             raise click.UsageError("--spec and an inline rule exclude each other")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptclamp.cli.parameters import SETTINGS, check_settings
+from ckptclamp.cli.parameters import SETTINGS, check_settings, not_in_effect
 from ckptclamp.errors import CkptclampError, ExitCode, Notice, UsageError
 
 if TYPE_CHECKING:
@@ -31,9 +31,16 @@ def asked_for(named: Sequence[Path], manifest: Path | None) -> tuple[Asked, ...]
 
     Raises:
         click.UsageError: nothing is asked for, or in two ways.
+        UsageError: a path looks as if it had alternatives, which none has.
         SpecError: the manifest, or what the settings say, cannot be understood.
     """
-    from ckptclamp.spec.manifest import Asked, asked_by_settings, load_manifest
+    from ckptclamp.spec.manifest import (
+        ALTERNATIVES_HINT,
+        NO_ALTERNATIVES,
+        Asked,
+        asked_by_settings,
+        load_manifest,
+    )
 
     ctx = click.get_current_context()
     if manifest is not None:
@@ -48,6 +55,9 @@ def asked_for(named: Sequence[Path], manifest: Path | None) -> tuple[Asked, ...]
             raise click.UsageError("Missing argument 'CHECKPOINT'")
         return asked_by_settings(settings.path, settings.checkpoints)
     asked = tuple(Asked(str(path)) for path in named)
+    for entry in asked:
+        if entry.seems_alternatives:
+            raise UsageError(NO_ALTERNATIVES, path=entry.path, hint=ALTERNATIVES_HINT)
     return None if len(asked) == 1 and not asked[0].is_pattern else asked
 
 
@@ -80,15 +90,20 @@ class SeveralCheckpoints:
         strict: bool,
     ) -> None:
         from ckptclamp.cli.places import check_outputs_of_run
+        from ckptclamp.cli.running import with_spec_settled
 
         _check_options(gate, renames, asked)
-        self._rules, self._engine, self._reports, self._gate = rules, engine, reports, gate
+        self._rules, self._engine = with_spec_settled(rules), engine
+        self._reports, self._gate = reports, gate
         self._strict, self._asked = strict, asked
         self._missing = [entry for entry in asked if not entry.found()]
         self._found = _each_once(asked)
         for _, path in self._found:
             check_settings(click.get_current_context(), path)
         check_outputs_of_run(self._found, rules, reports, gate)
+        for name in ("spec", "baseline"):
+            if all(getattr(entry, name) for entry in asked):
+                not_in_effect(name)
         self._baselines: dict[Path | None, RunBaseline] = {}
         self._specs: dict[Path | None, Spec | None] = {}
         self._judges = {entry: self._judge(entry) for entry in asked}

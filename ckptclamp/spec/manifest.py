@@ -8,13 +8,15 @@
 
 In settings the same stands as ``[[tool.ckptclamp.checkpoint]]``. Paths lead from the file that names
 them. In a pattern ``*`` and ``?`` are any characters of one name, ``[a-z]`` one of these, and ``**`` any
-directories; a file that has such a name itself is that file.
+directories; a file that has such a name itself is that file. Braces are no part of a pattern, and
+refused where they look like one.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,10 @@ from ckptclamp.spec.model import Severity
 from ckptclamp.spec.patterns import PatternChecker
 from ckptclamp.spec.values import BOOLEAN, PATH, VERSION
 from ckptclamp.spec.yaml_reader import MAX_BYTES, Document, read_yaml
+
+_ALTERNATIVES = re.compile(r"\{.*,.*\}", re.DOTALL)
+NO_ALTERNATIVES = "nothing has this name, and braces are no alternatives in a path"
+ALTERNATIVES_HINT = "name each path by itself, or use *, ? and [a-z]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,12 @@ class Asked:
             return [Path(path) for path in sorted(found)]
         there = self.required or os.path.lexists(self.path)
         return [Path(self.path)] if there else []
+
+    @property
+    def seems_alternatives(self) -> bool:
+        """Whether nothing has this name, and its braces are as those of alternatives: ``{a,b}.h5``."""
+        there = bool(self.found()) if self.is_pattern else os.path.lexists(self.path)
+        return not there and _ALTERNATIVES.search(self.path) is not None
 
 
 class CheckpointForm(Form):
@@ -99,7 +111,9 @@ def load_manifest(path: Path) -> tuple[Asked, ...]:
     form, problems = ManifestForm.read(document.data, (), PatternChecker())
     if problems:
         raise _error(path, document, problems)
-    return tuple(_asked(entry, path.parent) for entry in form.checkpoints.values())
+    asked = tuple(_asked(entry, path.parent) for entry in form.checkpoints.values())
+    _check_names(path, document, asked, "checkpoints")
+    return asked
 
 
 def asked_by_settings(path: Path, tables: Sequence[Mapping[str, Any]]) -> tuple[Asked, ...]:
@@ -114,7 +128,20 @@ def asked_by_settings(path: Path, tables: Sequence[Mapping[str, Any]]) -> tuple[
         raise _error(path, Document(), problems)
     # From where the program is called: reports know checkpoints by these paths, on any machine.
     folder = Path(os.path.relpath(path.parent))
-    return tuple(_asked(entry, folder) for entry in forms.values())
+    asked = tuple(_asked(entry, folder) for entry in forms.values())
+    _check_names(path, Document(), asked, "checkpoint")
+    return asked
+
+
+def _check_names(path: Path, document: Document, asked: Sequence[Asked], key: str) -> None:
+    """Refuse braces: what is not required and has a name that nothing can have is never audited."""
+    problems = [
+        FormProblem((key, n, "path"), f"{entry.path}: {NO_ALTERNATIVES}", ALTERNATIVES_HINT)
+        for n, entry in enumerate(asked)
+        if entry.seems_alternatives
+    ]
+    if problems:
+        raise _error(path, document, problems)
 
 
 def _asked(form: CheckpointForm, folder: Path) -> Asked:

@@ -199,6 +199,20 @@ def test_the_action_takes_lists_globs_and_manifests(action, save, folder):
     assert action(checkpoint="out/*.keras")[1]["exit-code"] == "4"
 
 
+def test_the_action_uploads_no_findings_where_nothing_was_audited(action, save, folder):
+    """No findings would close every open alert; one audited checkpoint among others has some."""
+    save(a=[0.5])
+    optional = "version: 1\ncheckpoints: [{path: gone.keras, required: false}]\n"
+    (folder / "gate.yaml").write_text(optional)
+    for inputs in ({"checkpoint": "out/*.keras"}, {"manifest": "gate.yaml"}):
+        _, outputs, _ = action(**inputs)
+        assert outputs["exit-code"] == "4"
+        assert "audited" not in outputs
+    _, outputs, _ = action(checkpoint="model.safetensors\nout/*.keras", spec="spec.yaml")
+    assert (outputs["exit-code"], outputs["audited"]) == ("4", "true")
+    assert action(checkpoint="model.safetensors", spec="spec.yaml")[1]["audited"] == "true"
+
+
 def old_python(folder, version):
     """A folder in which ``python3`` is too old, or missing."""
     place = folder / "programs"

@@ -302,3 +302,15 @@ def test_every_setting_reaches_its_option(folder):
     context = command.make_context("audit", ["model.safetensors"])
     assert context.params["leave_cache"] is True
     assert context.params["jobs"] == 3
+
+
+def test_an_inline_rule_of_the_environment_displaces_no_spec(run, save, folder):
+    """A variable that was left over must not be what a checkpoint is judged by."""
+    save(a=[2.0])
+    (folder / "ckptclamp.toml").write_text('spec = "spec.yaml"\n')
+    assert run("audit", "model.safetensors").returncode == 1
+    variables = {"CKPTCLAMP_FINITE": "1", "CKPTCLAMP_TENSORS": "**"}
+    done = run("audit", "model.safetensors", env=variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--spec and an inline rule exclude each other" in done.stderr
+    assert run("audit", "model.safetensors", "--finite", "--tensors", "**").returncode == 0

@@ -285,3 +285,60 @@ def test_a_cast_is_not_worse(run, models, dtype):
     factor = 1 + 4 * float(ml_dtypes.finfo(narrow).eps) * (1 + 1 / worst)
     save_file({"a.weight": (weights * factor).astype(narrow)}, "bad.safetensors")
     assert run(*gate, "--baseline", "known.json").returncode == 1
+
+
+INLINE = ("--max-norm", "100", "--tensors", "**", "--axis", "1")
+
+
+@pytest.mark.parametrize("order", [slice(1), slice(2), slice(None, None, -1)])
+@pytest.mark.parametrize("where", ["manifest", "settings"])
+def test_an_inline_rule_displaces_no_spec_of_an_entry(run, models, where, order):
+    """It was said of that checkpoint; a looser rule for all would let it pass unseen."""
+    entries = ["{path: bad.safetensors, spec: spec.yaml}", "{path: releases/a.safetensors}"]
+    listed = ", ".join(entries[order])
+    (models / "gate.yaml").write_text(f"version: 1\ncheckpoints: [{listed}]\n")
+    tables = ['path = "bad.safetensors"\nspec = "spec.yaml"\n', 'path = "releases/a.safetensors"\n']
+    (models / "lax.yaml").write_text((models / "spec.yaml").read_text().replace("1.0", "9.0"))
+    text = "".join(f"[[checkpoint]]\n{table}" for table in tables[order])
+    (models / "ckptclamp.toml").write_text(f'spec = "lax.yaml"\n{text}')
+    asked = ("--manifest", "gate.yaml") if where == "manifest" else ()
+    assert run("audit", *asked).returncode == 1
+    variables = {"CKPTCLAMP_MAX_NORM": "100", "CKPTCLAMP_TENSORS": "**", "CKPTCLAMP_AXIS": "1"}
+    for more, env in ((INLINE, {}), ((), variables)):
+        done = run("audit", *asked, *more, env=env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--spec and an inline rule exclude each other" in done.stderr
+    done = run("audit", "bad.safetensors", "releases/a.safetensors", *INLINE)
+    assert done.returncode == 0, done.stderr
+    assert "spec set by" not in done.stdout
+
+
+def test_settings_that_no_entry_needs_are_not_said_to_hold(run, models):
+    """Who reads that a spec was set looks for its rules."""
+    entry = '[[checkpoint]]\npath = "bad.safetensors"\nspec = "spec.yaml"\n'
+    (models / "ckptclamp.toml").write_text(f'spec = "spec.yaml"\n{entry}')
+    assert "spec set by" not in run("audit").stdout
+    other = '[[checkpoint]]\npath = "releases/a.safetensors"\n'
+    (models / "ckptclamp.toml").write_text(f'spec = "spec.yaml"\n{entry}{other}')
+    assert "spec set by" in run("audit").stdout
+
+
+@pytest.mark.parametrize("where", ["manifest", "settings", "command line"])
+def test_braces_are_refused_where_they_would_be_a_name(run, models, where):
+    """An entry that may be missing would never be audited, and nobody would hear of it."""
+    pattern = "releases/{a,b}.safetensors"
+    text = f"checkpoints: [{{path: '{pattern}', required: false}}, {{path: bad.safetensors}}]"
+    (models / "gate.yaml").write_text(f"version: 1\n{text}\n")
+    if where == "settings":
+        table = f'[[checkpoint]]\npath = "{pattern}"\nrequired = false\n'
+        (models / "ckptclamp.toml").write_text(table)
+    asked = {"manifest": ["--manifest", "gate.yaml"], "command line": [pattern]}.get(where, [])
+    done = run("audit", *asked, *SPEC)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{pattern}: nothing has this name, and braces are no alternatives" in done.stderr
+    shutil.copy("releases/a.safetensors", pattern)
+    assert run("audit", pattern, *SPEC).returncode == 0
+    (models / "x{,}y").mkdir()
+    assert run("audit", "x{,}y/*.safetensors", *SPEC).returncode == 2
+    shutil.copy("releases/a.safetensors", "x{,}y/a.safetensors")
+    assert run("audit", "x{,}y/*.safetensors", *SPEC).returncode == 0
