@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckptclamp.applying.companions import Companion, bring, companion_notices, companions_in
+from ckptclamp.applying.companions import Companion, bring, companions_in, left_behind
 from ckptclamp.applying.directories import DirectoryStage
 from ckptclamp.applying.leftovers import find_leftovers
 from ckptclamp.applying.parts import changed_parts, part_notices
@@ -182,7 +182,7 @@ class _Job:
             others = companions_in(checkpoint.folder, files, follow_symlinks=links)
         places = [*files, *(other.place for other in others)]
         to.check(places, sum(files.values()) + sum(other.size for other in others))
-        self.notices += companion_notices(checkpoint, files, others)
+        self.notices += left_behind(checkpoint, files)
         return others
 
     def _changing(self, todo: Sequence[Assignment]) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 _MOST = 100_000
-_WEIGHTS = re.compile(
-    r".+\.(?:bin|ckpt|gguf|h5|keras|msgpack|npz|onnx|pb|pth?|safetensors|tflite)", re.DOTALL
-)
-"""The names of files in which other loaders find weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +31,6 @@ class Companion:
     path: Path
     size: int
     folder: bool = False
-
-    @property
-    def holds_weights(self) -> bool:
-        """Whether it may be loaded instead of what is judged, by its name."""
-        return _WEIGHTS.fullmatch(self.place) is not None
 
 
 def companions_in(
@@ -119,29 +109,15 @@ def bring(stage: DirectoryStage, companions: Sequence[Companion], *, follow_syml
             stage.complete(companion.place, os.fstat(source.fd).st_mode & 0o777)
 
 
-def companion_notices(
-    checkpoint: Checkpoint, files: Collection[str], companions: Sequence[Companion]
-) -> tuple[Notice, ...]:
-    """What a reader must know of files that come along unjudged, or are left behind."""
-    if checkpoint.folder is not None:
-        unjudged = [companion.place for companion in companions if companion.holds_weights]
-        if not unjudged:
-            return ()
-        said = (
-            f"{_some(unjudged)} came along as it was: its weights, if it holds any, were not judged"
-        )
-        return (Notice("unjudged-weights", said, hint="remove what nobody is to load"),)
-    if not checkpoint.several_files:
+def left_behind(checkpoint: Checkpoint, files: Collection[str]) -> tuple[Notice, ...]:
+    """What a reader must know of files beside an index that do not come along."""
+    if checkpoint.folder is not None or not checkpoint.several_files:
         return ()
     beside = checkpoint.files[0].path.parent
     left = sorted(p.name for p in beside.iterdir() if p.name not in files and not is_hidden(p.name))
     if not left:
         return ()
-    said = f"{_some(left)} beside the index is not in the copy"
+    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+    said = f"{left[0]}{more} beside the index is not in the copy"
     hint = "name the directory, not the index, to copy all of it"
     return (Notice("not-copied", said, hint=hint, informational=True),)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-    return f"{names[0]}{more}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp import __version__
+from ckptclamp.auditing.notices import format_notices
 from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Running
 from ckptclamp.auditing.results import (
     EQUAL,
@@ -22,19 +23,17 @@ from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
-from ckptclamp.checkpoints.unfinished import journals
 from ckptclamp.engine.executors import Phases
-from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError, printable
+from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError
 from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import all_names, unmerged
-from ckptclamp.spec.model import Declared, Preset, Spec, Suppression
+from ckptclamp.spec.model import Preset, Spec, Suppression
 
 if TYPE_CHECKING:
     from ckptclamp.engine.requests import MeasurementCache
 
 _HASHED_UNASKED = 64 * MEBIBYTE
-_SHOWN = 5
 
 
 def audit(
@@ -166,7 +165,7 @@ def audit_plan(
             results += [_untied(notice) for notice in tied]
             tied = ()
         notices = (
-            *_format_notices(checkpoint, spec),
+            *format_notices(checkpoint, spec),
             *plan.notices,
             *tied,
         )
@@ -200,53 +199,6 @@ def ignored(
     """The ignore rules of `spec`, and the names by which they may mean a tensor."""
     rules = spec.ignore if spec else ()
     return rules, all_names(checkpoint) if rules else {}
-
-
-def _interrupted(checkpoint: Checkpoint) -> tuple[Notice, ...]:
-    """Warn where an apply in place was interrupted: some files are the old ones, others the new."""
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    if not (checkpoint.several_files and journals(folder)):
-        return ()
-    said = (
-        "an apply in place was interrupted here: some of its files are replaced, others are not yet"
-    )
-    return (Notice("interrupted-apply", said, hint=f"`ckptclamp clean {folder}` finishes it"),)
-
-
-def opening_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
-    """What opening `checkpoint` showed; a warning where an index leaves tensors out, for example."""
-    notices = tuple(Notice("format", note, informational=True) for note in checkpoint.notes)
-    notices += _interrupted(checkpoint)
-    unlisted = checkpoint.unlisted
-    if not unlisted:
-        return notices
-    shown = ", ".join(printable(name) for name in unlisted[:_SHOWN])
-    rest = f" and {len(unlisted) - _SHOWN:,} more" if len(unlisted) > _SHOWN else ""
-    left_out = Notice(
-        "not-in-index",
-        f"its shards hold what its index does not list, and what goes by the index does not load: "
-        f"{shown}{rest}",
-        hint="rules govern it all the same; save the set again, or correct the index",
-        tensor=unlisted[0] if len(unlisted) == 1 else None,
-    )
-    return (*notices, left_out)
-
-
-def _format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, ...]:
-    """What opening the checkpoint showed, such as a name that disagrees with the content."""
-    notices = opening_notices(checkpoint)
-    weights_only = checkpoint.keras is not None and checkpoint.keras.config is None
-    if weights_only and (spec or Spec()).declared is Declared.AUDIT:
-        without = Notice(
-            "no-config",
-            "it holds the weights of a Keras model, but not the config that declares constraints, so "
-            "none of these is audited",
-            hint="--config names the JSON, or the .keras, that has it; declared: ignore says that "
-            "only rules count",
-            informational=True,
-        )
-        return (*notices, without)
-    return notices
 
 
 def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[Notice]:

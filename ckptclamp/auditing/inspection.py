@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.auditing.audit import as_spec, digests_of, opened, opening_notices, summarise
+from ckptclamp.auditing.audit import as_spec, digests_of, opened, summarise
+from ckptclamp.auditing.notices import opening_notices
 from ckptclamp.auditing.options import AuditOptions, Running
 from ckptclamp.auditing.results import CheckpointSummary
 from ckptclamp.checkpoints.checkpoint import Checkpoint

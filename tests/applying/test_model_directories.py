@@ -99,9 +99,28 @@ def test_everything_comes_along(which: str, request: pytest.FixtureRequest, tmp_
 def test_other_weights_are_named(alone: Path, tmp_path: Path):
     """Who loads another file of the directory loads what nobody judged."""
     (alone / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    (notice,) = apply(alone, tmp_path / "copy", SPEC).notices[-1:]
-    assert (notice.code, notice.informational) == ("unjudged-weights", False)
-    assert "pytorch_model.bin came along as it was" in notice.message
+    (alone / "custom" / "old.keras").write_bytes(b"")
+    (alone / hidden_name("model.keras")).write_bytes(b"")
+    for report in (audit(alone, SPEC), apply(alone, tmp_path / "copy", SPEC).after):
+        assert report is not None
+        (notice,) = report.notices
+        assert (notice.code, notice.informational) == ("unjudged-weights", False)
+        assert "also holds custom/old.keras (and 1 more): its weights" in notice.message
+    conforming = {"version": 1, "rules": [{"tensors": "w", "constraint": "NonNeg"}]}
+    assert audit(alone, conforming).exit_code == 0
+    assert audit(alone, conforming, AuditOptions(strict=True)).exit_code == 1
+    assert not audit(alone / "model.safetensors", conforming).notices
+
+
+def test_a_set_is_no_other_weights(model: Path):
+    """Shards are what is judged; a folder that cannot be looked into may hold anything."""
+    assert not audit(model, SPEC).notices
+    closed = model / "closed"
+    closed.mkdir(mode=0)
+    if os.access(closed, os.R_OK):
+        pytest.skip("may read everything")
+    (notice,) = audit(model, SPEC).notices
+    assert "also holds closed/:" in notice.message
 
 
 def test_an_index_is_only_the_set(model: Path, tmp_path: Path):

@@ -1,0 +1,58 @@
+"""What else lies in a model's directory that other loaders would take weights from."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptclamp.checkpoints.unfinished import is_hidden
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
+
+_MOST = 100_000
+"""How many files are looked at, by name."""
+
+_WEIGHTS = re.compile(
+    r".+\.(?:bin|ckpt|gguf|h5|keras|msgpack|npz|onnx|pb|pth?|safetensors|tflite)", re.DOTALL
+)
+"""The names of files in which other loaders find weights."""
+
+
+def other_weights(checkpoint: Checkpoint) -> list[str]:
+    """The files in the directory of `checkpoint` that may hold weights and are none of its own.
+
+    By their names, and in order. A folder that cannot be looked into is named as well, and so is what
+    lies behind very many files; where no directory was named, nothing is.
+    """
+    if checkpoint.folder is None:
+        return []
+    own = {source.path for source in checkpoint.files}
+    found: list[str] = []
+    for looked, (place, path) in enumerate(_files(checkpoint.folder, found)):
+        if looked == _MOST:
+            return [*sorted(found), f"what lies behind {_MOST:,} files"]
+        if path not in own and _WEIGHTS.fullmatch(path.name):
+            found.append(place)
+    return sorted(found)
+
+
+def _files(directory: Path, unread: list[str]) -> Iterator[tuple[str, Path]]:
+    """Each file in `directory`, but those in the making; `unread` gets folders that cannot be read."""
+
+    def place_of(path: Path) -> str:
+        return path.relative_to(directory).as_posix()
+
+    def keep(error: OSError) -> None:
+        unread.append(f"{place_of(Path(error.filename))}/")
+
+    for folder, folders, files in os.walk(directory, onerror=keep):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in files:
+            if not is_hidden(name):
+                path = Path(folder) / name
+                yield place_of(path), path
