@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from ckptclamp.checkpoints.tensor import Contiguous, Unreadable, View
 from ckptclamp.errors import printable
 from ckptclamp.plan import Assignment
-from ckptclamp.plan.tensors import is_effective, parts_of
+from ckptclamp.plan.tensors import audited_tensors, is_effective, parts_of
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -72,8 +73,11 @@ def find_ties(
     stated = [pair for pair in _stated(checkpoint, tensors) if not own.isdisjoint(pair)]
     if groups is None:
         groups = _joined([*stated, *_equal(checkpoint, tensors, own)])
+    shared = _Shared(
+        {name: group for group in groups for name in group}, tensors, stated, checkpoint
+    )
     return Ties(
-        tuple(_shared(entries, {name: group for group in groups for name in group}, tensors)),
+        tuple(shared.entries(entries)),
         groups,
         tuple((tensors[one], tensors[other]) for one, other in stated),
     )
@@ -130,15 +134,18 @@ def _glance(checkpoint: Checkpoint, tensor: Tensor) -> bytes:
     return source.read_at(start, min(_GLANCE, stop - start))
 
 
-def _digest(checkpoint: Checkpoint, tensor: Tensor) -> bytes | None:
-    """A digest of all bytes; ``None`` where one element is repeated, which is how weights begin."""
+def _digest(checkpoint: Checkpoint, tensor: Tensor, *, constants: bool = False) -> bytes | None:
+    """A digest of all bytes; ``None`` where one element is repeated, which is how weights begin.
+
+    With `constants` those have one, too.
+    """
     (start, stop), source = _place(checkpoint, tensor)
     digest, first, constant = hashlib.sha256(), b"", True
     for block in source.blocks(start, stop - start):
         digest.update(block)
         first = first or block[: tensor.nbytes // tensor.size]
         constant = constant and block == first * (len(block) // len(first))
-    return None if constant else digest.digest()
+    return None if constant and not constants else digest.digest()
 
 
 def _place(checkpoint: Checkpoint, tensor: Tensor) -> tuple[Extent, Source]:
@@ -160,29 +167,93 @@ def _joined(groups: Iterable[Sequence[str]]) -> Groups:
     return tuple(map(tuple, unique.values()))
 
 
-def _shared(
-    entries: Sequence[Entry], groups: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]
-) -> Iterator[Entry]:
+class _Shared:
     """Every entry, each followed by its like for the tied tensors that its rule does not match.
 
     So the rules of all of a group stand in one order, and a projection makes the same of all.
     """
-    matched = {(e.tensor.name, e.rule) for e in entries if isinstance(e, Assignment)}
-    bases: dict[tuple[str, str, str], Tensor | None] = {}
-    for entry in entries:
-        if not isinstance(entry, Assignment) or is_effective(entry.tensor):
-            yield entry
-            continue
+
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[str]],
+        tensors: Mapping[str, Tensor],
+        stated: Sequence[tuple[str, str]],
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._groups = groups
+        self._tensors = tensors
+        self._stated = stated
+        self._base = checkpoint.base
+        self._equal: dict[Sequence[str], list[list[str]]] = {}
+
+    def entries(self, entries: Sequence[Entry]) -> Iterator[Entry]:
+        """What is planned of all of them."""
+        asked = {(e.tensor.name, e.rule) for e in entries if isinstance(e, Assignment)}
+        matched = set(asked)
+        for entry in entries:
+            name = "" if not isinstance(entry, Assignment) else entry.tensor.whole.name
+            group = self._groups.get(name, ())
+            if not isinstance(entry, Assignment) or is_effective(entry.tensor) or not group:
+                yield entry
+                continue
+            first, alike = entry, group
+            if entry.base is not None:
+                alike = self._alike(entry, group, asked)
+                other = next((one for one in group if one not in alike), None)
+                if other is not None:
+                    first = replace(entry, unprojected=entry.unprojected or _untied(other))
+            yield first
+            for one in alike:
+                like = _for(first, self._tensors[one], name)
+                if (like.tensor.name, entry.rule) not in matched:
+                    matched.add((like.tensor.name, entry.rule))
+                    yield like
+
+    def _alike(
+        self, entry: Assignment, group: Sequence[str], asked: AbstractSet[tuple[str, str]]
+    ) -> Sequence[str]:
+        """Those of `group` that may be compared with the same base as `entry`, itself among them.
+
+        They are equal in the base, too, or tied by the config and not matched by the rule. Whatever the
+        rule matches is judged by its own base.
+        """
+        assert self._base is not None
+        if group not in self._equal:
+            self._equal[group] = _equal_in(self._base, group)
         name = entry.tensor.whole.name
-        # All of a group are compared with one tensor of a base, lest that unties them.
-        key = (groups.get(name, (name,))[0], entry.tensor.name.removeprefix(name), entry.rule)
-        entry = replace(entry, base=bases.setdefault(key, entry.base))  # noqa: PLW2901 - as it is planned
-        yield entry
-        for other in groups.get(name, ()):
-            like = _for(entry, tensors[other], name)
-            if (like.tensor.name, entry.rule) not in matched:
-                matched.add((like.tensor.name, entry.rule))
-                yield like
+        suffix = entry.tensor.name.removeprefix(name)
+        tied = [
+            pair
+            for pair in self._stated
+            if set(pair) <= set(group)
+            and not all((f"{one}{suffix}", entry.rule) in asked for one in pair)
+        ]
+        return next(some for some in _joined([*self._equal[group], *tied]) if name in some)
+
+
+def _untied(other: str) -> str:
+    return (
+        f"it is equal to {printable(other)}, and the base does not hold them as equal: each would be "
+        "moved towards a base of its own, which unties them"
+    )
+
+
+def _equal_in(base: Checkpoint, group: Sequence[str]) -> list[list[str]]:
+    """`group` by what is the same in `base`; what that does not hold differs from nothing else there."""
+    held: dict[object, list[str]] = defaultdict(list)
+    absent: list[str] = []
+    audited = audited_tensors(base)
+    for name in group:
+        tensor = audited.get(name)
+        if tensor is None:
+            absent.append(name)
+            continue
+        key: object = name
+        if _comparable(tensor):
+            key = _kind(tensor), _digest(base, tensor, constants=True)
+        held[key].append(name)
+    found = list(held.values())
+    return [[*found[0], *absent]] if len(found) == 1 else [*found, *([name] for name in absent)]
 
 
 def _for(entry: Assignment, tensor: Tensor, other: str) -> Assignment:

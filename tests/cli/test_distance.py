@@ -176,16 +176,71 @@ def test_a_report_and_a_statement_name_the_base_with_its_digest(run, tmp_path, p
     assert "base/base.safetensors" not in parameters
 
 
-def test_tied_tensors_are_compared_with_one_and_stay_tied(run, tmp_path):
-    """Though the base holds two different ones."""
-    same = np.arange(12, dtype=np.float32).reshape(3, 4)
-    tuned = written(tmp_path / "tuned.safetensors", a_weight=same, b_weight=same.copy())
-    base = written(tmp_path / "base.safetensors", a_weight=same + 1, b_weight=same - 1)
+SAME = np.arange(12, dtype=np.float32).reshape(3, 4)
+APART = ("--max-distance", "1%", *ROWS)
+
+
+def equal_ones(tmp_path, one, other):
+    """A fine-tune of two matrices with the same bytes, and a base of these two."""
+    return (
+        written(tmp_path / "tuned.safetensors", a_weight=SAME, b_weight=SAME.copy()),
+        written(tmp_path / "base.safetensors", a_weight=one, b_weight=other),
+    )
+
+
+def test_every_tensor_is_compared_with_its_own_base(run, tmp_path):
+    """Though a sibling has come to hold the same bytes, and has not moved at all."""
+    tuned, base = equal_ones(tmp_path, SAME, SAME - 1)
+    answer = run("audit", tuned, "--base", base, *APART, "-f", "json")
+    assert answer.returncode == 1, answer.stdout
+    results = json.loads(answer.stdout)["report"]["results"]
+    assert {r["tensor"]: r["measured_max"] > 0 for r in results} == {
+        "a.weight": False,
+        "b.weight": True,
+    }
+    only = ["--base", base, "--max-distance", "1%", "--unit-axis", 0, "--tensors"]
+    assert run("audit", tuned, *only, "a.weight").returncode == 0
+    assert run("audit", tuned, *only, "b.weight").returncode == 1
     copy = tmp_path / "copy.safetensors"
-    rule = ["--base", base, "--max-distance", "1%", *ROWS]
+    for extra in ((), ("--dry-run",)):
+        refused = run("apply", tuned, "--base", base, *APART, "-o", copy, *extra)
+        assert refused.returncode == 5, refused.stderr
+        assert "b.weight" in refused.stderr
+        assert "it is equal to a.weight, and the base does not hold them as equal" in refused.stderr
+        assert not copy.exists()
+
+
+@pytest.mark.parametrize("base", [SAME + 1, np.ones_like(SAME)])
+@pytest.mark.parametrize("pattern", ["*.weight", "b.weight"])
+def test_tensors_that_are_equal_in_the_base_too_stay_equal(run, tmp_path, base, pattern):
+    """Also where the rule is about one of them, or the base holds one number throughout."""
+    tuned, beside = equal_ones(tmp_path, base, base.copy())
+    copy = tmp_path / "copy.safetensors"
+    rule = ["--base", beside, "--max-distance", "1%", "--unit-axis", 0, "--tensors", pattern]
     assert run("apply", tuned, *rule, "-o", copy).returncode == 0
     with safe_open(copy, "numpy") as file:
-        np.testing.assert_array_equal(file.get_tensor("a.weight"), file.get_tensor("b.weight"))
+        now = file.get_tensor("a.weight")
+        assert not np.array_equal(now, SAME)
+        np.testing.assert_array_equal(now, file.get_tensor("b.weight"))
+
+
+def test_a_tie_that_the_config_states_is_kept_where_the_rule_is_about_one(run, tmp_path):
+    """The other one has no distance of its own; where the rule is about both, each has."""
+    named = ("model.embed_tokens.weight", "lm_head.weight")
+    tuned = tmp_path / "tuned.safetensors"
+    tuned.write_bytes(serialised({name: SAME.copy() for name in named}))
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(serialised({named[0]: SAME + 1, named[1]: SAME}))
+    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    copy = tmp_path / "copy.safetensors"
+    rule = ["--base", base, "--max-distance", "1%", "--unit-axis", 0, "--tensors"]
+    assert run("apply", tuned, *rule, named[0], "-o", copy).returncode == 0
+    with safe_open(copy, "numpy") as file:
+        now = file.get_tensor(named[0])
+        assert not np.array_equal(now, SAME)
+        np.testing.assert_array_equal(now, file.get_tensor(named[1]))
+    assert run("audit", tuned, *rule, "**").returncode == 1
+    assert run("apply", tuned, *rule, "**", "-o", tmp_path / "other").returncode == 5
 
 
 def test_weights_in_parts_are_compared_as_the_model_computes_with_them(run, tmp_path):
