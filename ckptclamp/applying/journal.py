@@ -58,6 +58,9 @@ def replace_files(
             except OSError as error:
                 _undo(folder, done, former, error, len(moves))
                 raise
+    except HalfReplacedError:
+        former.clear()  # what was there has no other name until the others are replaced, too
+        raise
     finally:
         for name in former.values():
             with suppress(OSError):
@@ -78,17 +81,30 @@ def _second_names(folder: Folder, moves: Sequence[Move]) -> dict[str, str]:
 def _undo(
     folder: Folder, done: Sequence[Move], former: dict[str, str], error: OSError, count: int
 ) -> None:
-    """Put back what was replaced."""
+    """Put back what was replaced, all of it, or as little as leaves a journal that can be finished."""
+    left = list(done)
     try:
-        for move in reversed(done):
-            folder.move(former[move.name], move.name)
-            del former[move.name]
-    except (OSError, KeyError):
+        while left and all(move.name in former for move in left):
+            _put_back(folder, left[-1], former[left[-1].name])
+            del former[left.pop().name]
+    except OSError:
+        pass  # what is left says so
+    if left:
         raise HalfReplacedError(
-            f"{len(done)} of {count} files were replaced, the next cannot be: {error.strerror}",
+            f"{len(left)} of {count} files were replaced, the next cannot be: {error.strerror}",
             path=folder.path,
             hint="mend that, then `ckptclamp clean` on the directory replaces the others",
         ) from error
+
+
+def _put_back(folder: Folder, move: Move, former: str) -> None:
+    """Undo one move: what is new gets its hidden name again first, so that it is not lost."""
+    folder.link(move.name, move.temporary)
+    try:
+        folder.move(former, move.name)
+    except OSError:
+        folder.remove(move.temporary)
+        raise
 
 
 def replace_directory(

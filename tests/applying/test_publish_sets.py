@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ckptclamp.applying.apply import apply
-from ckptclamp.applying.leftovers import find_leftovers
+from ckptclamp.applying.apply import ApplyOptions, apply
+from ckptclamp.applying.leftovers import Outcome, clean, find_leftovers
 from ckptclamp.applying.publication import staged
+from ckptclamp.auditing.audit import audit
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, UsageError
@@ -218,3 +219,54 @@ def test_files_of_a_set_stay_in_their_directory(sharded: Checkpoint, tmp_path: P
             stage.create("assets/words/list.txt", 3)
         stage.publish()
     assert (tmp_path / "copy" / "assets" / "words" / "list.txt").stat().st_size == 3
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, step: str, name: str, times: int) -> None:
+    """Let the system refuse to link or to replace a file of that name, as often as `times`."""
+    real = getattr(Folder, step)
+    refused: list[str] = []
+
+    def refusing(folder: Folder, old: str, new: str) -> None:
+        if name == (old if step == "link" else new) and len(refused) < times:
+            refused.append(name)
+            raise PermissionError(1, "Operation not permitted")
+        real(folder, old, new)
+
+    monkeypatch.setattr(Folder, step, refusing)
+
+
+@pytest.mark.parametrize("first", ["linked", "not linked", "not put back"])
+def test_what_was_replaced_is_put_back_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+):
+    """A set that cannot be put back keeps what is new, and all that its journal needs."""
+    rule = {"tensors": "*", "constraint": "MaxNorm", "max_value": 1, "axis": 0}
+    spec = {"version": 1, "rules": [rule]}
+    shards = {f"{letter}.safetensors": {letter: np.ones(3, np.float32)} for letter in "abc"}
+    write_set(tmp_path, shards)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        refuse(patch, "move", "c.safetensors", 1)
+        if first == "not linked":
+            refuse(patch, "link", "a.safetensors", 1)
+        if first == "not put back":
+            replace = Folder.move
+
+            def move(folder: Folder, old: str, new: str) -> None:
+                if new == "a.safetensors" and contents(tmp_path)[new] != before[new]:
+                    raise PermissionError(1, "Operation not permitted")
+                replace(folder, old, new)
+
+            patch.setattr(Folder, "move", move)
+        with pytest.raises(NotWrittenError) as caught:
+            apply(tmp_path, None, spec, ApplyOptions(in_place=True))
+    if first == "linked":
+        assert contents(tmp_path) == before
+        return
+    replaced = 2 if first == "not linked" else 1
+    assert f"{replaced} of 3 files were replaced, the next cannot be" in caught.value.message
+    lost = {"a.safetensors"} if first == "not linked" else set()
+    assert {before[name] for name in before.keys() - lost} <= set(contents(tmp_path).values())
+    assert {cleaned.outcome for cleaned in clean(tmp_path)} <= {Outcome.FINISHED, Outcome.REMOVED}
+    assert contents(tmp_path).keys() == before.keys()
+    assert audit(tmp_path, spec).exit_code == 0
