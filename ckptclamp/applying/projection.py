@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class Work:
     """What all tensors of one copy have in common.
 
-    `kept` is what an audit of the `original` measured, whose weights `copy` still has.
+    `kept` is what an audit of the `original` measured, whose weights `copy` still has, but for those of
+    the stored tensors that are `written` since: one of them may be a part of other weights, too.
     """
 
     original: Checkpoint
@@ -45,6 +46,7 @@ class Work:
     pool: Executor | None = None
     jobs: int = 1
     progress: Callable[[int], None] | None = None
+    written: set[str] = field(default_factory=set)
 
 
 def project_tensors(
@@ -138,13 +140,19 @@ def _spans(assignment: Assignment, tensor: Tensor, axes: tuple[int, ...]) -> boo
 
 
 def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projected]:
-    changed = False
     for assignment in assignments:
         known = work.kept.take(assignment.tensor, assignment.rule)
-        # What was measured is true of the weights as they were.
-        projected = _project_one(work, assignment, () if changed else known)
-        changed |= projected.changed > 0
+        fresh = assignment.tensor.whole.name not in work.written
+        projected = _project_one(work, assignment, known if fresh else ())
+        if projected.changed:
+            work.written.add(_written_by(assignment))
         yield projected
+
+
+def _written_by(assignment: Assignment) -> str:
+    """The name of the stored tensor that a projection writes."""
+    changing = part_to_change(assignment.tensor, assignment.constraint, assignment.axes)
+    return (assignment.tensor if changing is None else changing.part).whole.name
 
 
 def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> Projected:

@@ -195,3 +195,23 @@ def test_a_row_of_scales_takes_the_factor_and_a_block_of_them_does_not(tmp_path,
     assert (rows.rescaling is not None) is rescaled
     assert whole.rescaling is not None
     assert sums.rescaling is None
+
+
+def test_a_part_that_another_rule_changed_is_measured_again(tmp_path):
+    """What was measured of a factor is no longer true once the update that it makes was projected."""
+    random = np.random.default_rng(0)
+    factors = {"l.lora_A.weight": (4, 32), "l.lora_B.weight": (16, 4)}
+    drawn = {name: random.normal(size=n).astype(np.float32) for name, n in factors.items()}
+    drawn["l.lora_B.weight"] *= 5
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(serialised(drawn))
+    adapter = {"peft_type": "LORA", "r": 4, "lora_alpha": 4}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    update = {"id": "u", "tensors": "l.delta_weight", "constraint": "MaxNorm", "max_value": 5}
+    factor = {"id": "f", "tensors": "l.lora_B.weight", "constraint": "MaxNorm", "max_value": 3}
+    rules = [update | {"axis": 1}, factor | {"axis": 1, "storage": "raw"}]
+    alone, both = tmp_path / "alone.safetensors", tmp_path / "both.safetensors"
+    apply(path, alone, {"version": 1, "rules": rules[:1]})
+    report = apply(path, both, {"version": 1, "rules": rules})
+    assert [change.tensor for change in report.changes] == ["l.delta_weight"]
+    assert both.read_bytes() == alone.read_bytes()
