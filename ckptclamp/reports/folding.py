@@ -45,10 +45,11 @@ def _numbers(column: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(column))
     if len(distinct) == 1:
         return distinct[0]
-    values = sorted(map(int, distinct))
-    low, high = values[0], values[-1]
-    if high - low + 1 == len(values):
-        return f"{{{low}…{high}}}" if len(values) > 2 else f"{{{low}, {high}}}"
-    if len(values) <= _LISTED:
-        return f"{{{', '.join(map(str, values))}}}"
-    return f"{{{len(values):,} of {low}…{high}}}"
+    ordered = sorted(distinct, key=lambda number: (int(number), number))
+    low, high = ordered[0], ordered[-1]
+    plain = all(number == str(int(number)) for number in ordered)  # 1 and 001 are no neighbours
+    if plain and len(ordered) > 2 and int(high) - int(low) + 1 == len(ordered):
+        return f"{{{low}…{high}}}"
+    if len(ordered) <= _LISTED:
+        return f"{{{', '.join(ordered)}}}"
+    return f"{{{len(ordered):,} of {low}…{high}}}"

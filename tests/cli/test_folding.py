@@ -95,3 +95,8 @@ def test_norms_of_alike_tensors_are_those_of_all(run, large):
     assert float(smallest) == pytest.approx(min(n["minimum"] for n in norms), rel=1e-3)
     assert float(mean) == pytest.approx(np.mean([n["mean"] for n in norms]), rel=1e-3)
     assert float(largest) == pytest.approx(max(n["maximum"] for n in norms), rel=1e-3)
+
+
+def test_leading_zeros_are_part_of_a_number():
+    """0.1 and 0.001 are two numbers; told as one they must not become the same."""
+    assert merged(["min_0.1/kernel", "min_0.001/kernel"]) == "min_0.{001, 1}/kernel"

@@ -199,9 +199,10 @@ def test_what_keras_trained_in_half_precision_passes(run, fixtures):
 
 def test_explain_says_what_will_be_forgiven(run, trained):
     """Before any weight is read."""
-    done = run("explain", trained / "minima.keras", "--epsilon", 1e-6, "--zero-units", "allow")
+    arguments = ("explain", "-v", trained / "minima.keras")
+    done = run(*arguments, "--epsilon", 1e-6, "--zero-units", "allow")
     assert "tolerance: 2e-06 (relative; below a minimum 0.02; trained); zero units" in done.stdout
-    done = run("explain", trained / "minima.keras", "--tolerance", 0.25)
+    done = run(*arguments, "--tolerance", 0.25)
     assert "tolerance: 0.25 (relative)\n" in done.stdout
 
 

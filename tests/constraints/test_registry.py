@@ -39,7 +39,8 @@ def test_every_builtin_says_its_arguments():
     assert arguments_of("Clip") == ("low", "high")
     for name in BUILTIN:
         assert canonical(name) == name
-        needed = {argument: {"group": 4}.get(argument, 1) for argument in arguments_of(name)}
+        values = {"group": 4, "relative": True}
+        needed = {argument: values.get(argument, 1) for argument in arguments_of(name)}
         assert set(make(name, needed).get_config()) == set(needed)
 
 
