@@ -330,7 +330,7 @@ def test_the_pytest_plugin_asserts_with_the_report(run, save, folder):
     assert "1 of 1 unit violates MaxNorm(max_value=1)" in failed.stdout
     (line,) = [line for line in failed.stdout.splitlines() if "does not conform" in line]
     after = failed.stdout.splitlines()[failed.stdout.splitlines().index(line) + 1 :][:2]
-    assert "error[r]: a: " in after[0]
+    assert "error[bounded]: a.weight: " in after[0]
     assert after[1].endswith("exit 1")
     save(a=[0.5])
     assert "4 passed" in call(*command, cwd=folder).stdout
