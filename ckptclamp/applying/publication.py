@@ -174,6 +174,12 @@ def _existing(
     _check_kind(status, target, like)
     if itself and not in_place:
         raise UsageError("is the input itself", path=target, hint="--in-place replaces it")
+    if not itself and _holds_base(path, like):
+        raise UsageError(
+            "is the base that is read, or holds it",
+            path=target,
+            hint="write the copy somewhere else",
+        )
     if itself and not system.moves_open_files():
         raise UsageError(
             "cannot be replaced on this system while it is read",
@@ -192,6 +198,13 @@ def _check_kind(status: os.stat_result, target: Path, like: Checkpoint) -> None:
         raise UsageError("exists, and is not a directory, as the copy will be", path=target)
     if not like.several_files and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise UsageError("exists, and is not a file, as the copy will be", path=target)
+
+
+def _holds_base(path: Path, like: Checkpoint) -> bool:
+    """Tell whether `path` leads to a file of the input's base, or is a directory around one."""
+    files = () if like.base is None else (*like.base.files, *like.base.sources)
+    around = [place for file in files for place in (file.path, *file.path.resolve().parents)]
+    return any(place.exists() and path.samefile(place) for place in around)
 
 
 def is_input(path: Path, like: Checkpoint) -> bool:

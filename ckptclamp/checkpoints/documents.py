@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 QUANTISATION = "hf_quant_config.json"
+CONFIGS = (CONFIG, ADAPTER, QUANTISATION)
+"""What is read beside the weights of a model."""
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 MAX_BYTES = 64 << 20

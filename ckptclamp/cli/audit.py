@@ -98,7 +98,14 @@ def audit_command(
         )
     else:
         report = SeveralCheckpoints(
-            asked, rules, engine, reports, gate=gate, renames=renames, strict=strict
+            asked,
+            rules,
+            engine,
+            reports,
+            gate=gate,
+            renames=renames,
+            strict=strict,
+            manifest=manifest,
         ).run()
     finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))

@@ -7,7 +7,7 @@ command line is read once more, leniently, since it may be what is wrong.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +143,10 @@ class _Asked:
     def of(cls, ctx: click.Context) -> _Asked:
         values = _leniently(ctx)
         checkpoints = list(_texts(values.get("checkpoint")))
-        return cls(tuple(_outputs(values)), checkpoints[0] if len(checkpoints) == 1 else None)
+        return cls(
+            tuple(_outputs(values, _formats(ctx))),
+            checkpoints[0] if len(checkpoints) == 1 else None,
+        )
 
 
 def _leniently(ctx: click.Context) -> Mapping[str, Any]:
@@ -163,15 +166,18 @@ def _leniently(ctx: click.Context) -> Mapping[str, Any]:
     return {**values, "": rest}
 
 
-def _outputs(values: Mapping[str, Any]) -> Iterator[Output]:
-    """The reports that were asked for, but for places where something else must stay."""
+def _outputs(values: Mapping[str, Any], choices: Sequence[str]) -> Iterator[Output]:
+    """The reports that were asked for, but for places where something else must stay.
+
+    `choices` are the formats that the command has.
+    """
     from ckptclamp.reports import REPORTERS, STDOUT, UNITS, Output, check_places, parse_outputs
 
     others = {name: value for name, value in values.items() if name not in ("written", "format")}
     read = [Path(text) for value in others.values() for text in _texts(value) if text]
     read += _named_by_settings()
     name = values.get("format")
-    asked = name if name in REPORTERS else None
+    asked = name if name in REPORTERS and name in choices else None
     shown = asked not in (None, "text")  # text stands on stderr anyway
     found: dict[str, list[Output]] = {}
     for text in _texts(values.get("written")):
@@ -187,6 +193,15 @@ def _outputs(values: Mapping[str, Any]) -> Iterator[Output]:
             yield outputs[0]
     if shown and asked is not None:
         yield Output(asked, STDOUT)
+
+
+def _formats(ctx: click.Context) -> Sequence[str]:
+    """The formats that ``--format`` of the command knows."""
+    from ckptclamp.reports import REPORTERS
+
+    kinds = [param.type for param in ctx.command.params if param.name == "format"]
+    chosen = [kind.choices for kind in kinds if isinstance(kind, click.Choice)]
+    return chosen[0] if chosen else list(REPORTERS)
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -21,9 +21,11 @@ def check_outputs_of_run(
     rules: RuleOptions,
     reports: ReportOptions,
     gate: GateOptions,
+    *,
+    manifest: Path | None = None,
 ) -> None:
     """Refuse what `check_outputs` refuses, for reports about several checkpoints."""
-    read: list[Path | None] = [rules.spec, rules.config, rules.base]
+    read: list[Path | None] = [manifest, rules.spec, rules.config, rules.base]
     for entry, path in asked:
         read += [path, entry.spec, entry.config]
     check_written(read, [gate.write_baseline])
@@ -41,7 +43,7 @@ def check_outputs(
     read = [rules.spec, rules.config]
     if gate.output is not None:
         _check_copy(gate.output, read)
-    read += [checkpoint, gate.output]
+    read += [checkpoint, gate.output, rules.base]
     # The baseline that a project's settings name may be the one that is written again.
     check_written(read, [gate.write_baseline])
     known = [gate.baseline, gate.write_baseline]

@@ -44,7 +44,7 @@ _OF_A_REPORT = {
 """What means something where nothing is audited any more."""
 
 
-@click.command("report")
+@click.command("report", cls=ReportedCommand)
 @click.argument("result", type=PATH, nargs=-1, required=True)
 @format_option
 @report_option("-o", units=False)

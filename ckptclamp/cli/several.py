@@ -88,6 +88,7 @@ class SeveralCheckpoints:
         gate: GateOptions,
         renames: tuple[str, ...],
         strict: bool,
+        manifest: Path | None = None,
     ) -> None:
         from ckptclamp.cli.places import check_outputs_of_run
         from ckptclamp.cli.running import with_spec_settled
@@ -100,7 +101,7 @@ class SeveralCheckpoints:
         self._found = _each_once(asked)
         for _, path in self._found:
             check_settings(click.get_current_context(), path)
-        check_outputs_of_run(self._found, rules, reports, gate)
+        check_outputs_of_run(self._found, rules, reports, gate, manifest=manifest)
         for name in ("spec", "baseline"):
             if all(getattr(entry, name) for entry in asked):
                 not_in_effect(name)

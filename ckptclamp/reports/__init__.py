@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.documents import CONFIGS
 from ckptclamp.checkpoints.opening import CHECKPOINTS, PARTS
 from ckptclamp.errors import CkptclampError, UsageError
 
@@ -258,7 +259,8 @@ def check_places(
 def _files(path: Path) -> Iterator[Path]:
     """`path`, and what belongs to it if it is a checkpoint of several files.
 
-    Which files an index names is not known before it is read; all that may be shards lie beside it.
+    Which files an index names is not known before it is read; all that may be shards lie beside it, and
+    the configs that are read with any weights.
     """
     yield path
     inside = path.is_dir()
@@ -266,7 +268,8 @@ def _files(path: Path) -> Iterator[Path]:
         entries = list((path if inside else path.parent).iterdir())
     except OSError:  # whoever opens the checkpoint tells why
         return
-    yield from (e for e in entries if e.name.endswith(PARTS if inside else CHECKPOINTS))
+    parts = PARTS if inside else CHECKPOINTS
+    yield from (e for e in entries if e.name.endswith(parts) or e.name in CONFIGS)
 
 
 def known_as(path: Path) -> set[str | tuple[int, int]]:

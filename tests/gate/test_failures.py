@@ -126,3 +126,11 @@ def test_a_statement_that_cannot_be_written_is_a_warning_in_the_report(run, save
     assert "attestation-not-written" in done.stdout
     notices = json.loads((folder / "r.json").read_text())["report"]["notices"]
     assert "attestation-not-written" in {notice["code"] for notice in notices}
+
+
+def test_a_format_that_a_command_lacks_is_not_written(run, folder):
+    """What cannot be asked for is no answer to asking for it."""
+    (folder / "x.json").write_text("{}")
+    done = run("verify-attestation", "x.json", "-f", "sarif")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert run("verify-attestation", "x.json", "-f", "json").stdout.startswith("{")

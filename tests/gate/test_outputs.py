@@ -181,3 +181,45 @@ def test_every_list_of_units_is_written(run, save, folder):
     lines = (folder / "one.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in lines] == [[0], [1]]
     assert (folder / "other.jsonl").read_text().splitlines() == lines
+
+
+def test_a_manifest_is_not_written_over(run, save, folder):
+    """It says which checkpoints the next gate is about."""
+    save(a=[0.5])
+    text = "version: 1\ncheckpoints: [{path: model.safetensors, spec: spec.yaml}]\n"
+    (folder / "gate.yaml").write_text(text)
+    for option in (("-o", "json=./gate.yaml"), ("--write-baseline", "gate.yaml")):
+        done = run("audit", "--manifest", "gate.yaml", *option)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert (folder / "gate.yaml").read_text() == text
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json", "hf_quant_config.json"])
+def test_a_config_beside_the_weights_is_not_written_over(run, save, folder, name):
+    """It is read with them, though nobody names it."""
+    save(a=[0.5])
+    (folder / name).write_text("{}")
+    assert run(*GATE, "-o", f"json={name}").returncode == 2
+    assert (folder / name).read_text() == "{}"
+
+
+@pytest.mark.parametrize("target", ["base.safetensors", "same.safetensors"])
+def test_a_copy_does_not_replace_the_base_that_it_is_compared_with(run, save, folder, target):
+    """Neither one of the command line nor one that the spec names, by whatever name."""
+    save(a=[2.0])
+    save(file="base.safetensors", a=[0.5])
+    (folder / "same.safetensors").hardlink_to("base.safetensors")
+    (folder / "near.yaml").write_text(
+        "version: 1\nbase: base.safetensors\n"
+        "rules: [{tensors: a.weight, constraint: Distance, max_value: 1, axis: 1}]\n"
+    )
+    inline = ("--base", "base.safetensors", "--max-distance", "1", "--tensors", "**", "--axis", "1")
+    before = content(folder)
+    for rules in (inline, ("--spec", "near.yaml")):
+        for more in ((), ("--dry-run",)):
+            done = run("apply", "model.safetensors", *rules, "-o", target, "--force", *more)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert f"{target}: is the base that is read" in done.stderr
+    assert content(folder) == before
+    done = run("apply", "model.safetensors", *inline, "-o", "copy.safetensors")
+    assert done.returncode == 0, done.stderr

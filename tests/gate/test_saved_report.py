@@ -96,3 +96,19 @@ def test_what_is_read_is_never_written_over(run, save, folder, option):
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
     done = run("apply", path, "--spec", "spec.yaml", "-o", "x", "--attest", "x")
     assert done.returncode == 2
+
+
+def test_what_cannot_be_converted_leaves_no_older_report(run, save, folder):
+    """A pipeline that collects reports must not collect those of yesterday."""
+    save(a=[0.5])
+    run(*GATE, "-o", "json=report.json")
+    assert run("report", "report.json", "-o", "r.md", "-o", "r.xml").returncode == 0
+    (folder / "report.json").write_text("{}")
+    for given, code in ((["report.json"], 2), (["gone.json"], 3), (["report.json", "--x"], 2)):
+        (folder / "r.md").write_text("yesterday's")
+        done = run("report", *given, "-o", "r.md", "-o", "r.xml")
+        assert done.returncode == code
+        assert "Fail" in (folder / "r.md").read_text()
+        assert "<error" in (folder / "r.xml").read_text()
+    done = run("report", "report.json", "-o", "json=report.json")
+    assert (done.returncode, (folder / "report.json").read_text()) == (2, "{}")
