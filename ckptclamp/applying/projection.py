@@ -146,6 +146,9 @@ def _one_round(work: Work, assignments: Sequence[Assignment]) -> Iterator[Projec
         projected = _project_one(work, assignment, known if fresh else ())
         if projected.changed:
             work.written.add(_written_by(assignment))
+            from ckptclamp.models.effective.reparametrised import forget_norms
+
+            forget_norms()
         yield projected
 
 

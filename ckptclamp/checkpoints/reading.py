@@ -7,6 +7,7 @@ once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +78,23 @@ def read_box(
             case Constant():
                 out[...] = _element(tensor.storage.fill, out)
             case Computed():
-                tensor.storage.compute(partial(read_box, sources), tensor, box, out)
+                tensor.storage.compute(BoxReader(tuple(sources)), tensor, box, out)
     except UnreadableError as error:
         raise type(error)(
             error.message, path=error.path or _path(sources), tensor=tensor.name, hint=error.hint
         ) from error
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class BoxReader:
+    """Reads boxes of what lies in `sources`; equal to another one that reads the same files."""
+
+    sources: tuple[Source, ...]
+
+    def __call__(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
+        """See `read_box`."""
+        return read_box(self.sources, tensor, box, buffer)
 
 
 def read_view(

@@ -40,25 +40,56 @@ _SURE, _NOT = 0.98, 0.9
 """How parallel W v and u are along the axis that u belongs to, at least, and along others at most."""
 
 
+class _Once:
+    """What is computed by the first who asks for it, while the others wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: NDArray[np.float64] | None = None
+
+    def get(self, make: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
+        """What `make` returned, or returns now."""
+        with self._lock:
+            if self._found is None:
+                self._found = make()
+            return self._found
+
+
 class _Recent:
-    """What took a pass over a tensor, kept for the few weights that are at work at once."""
+    """What took a pass over a tensor, kept for the few weights that are at work at once.
+
+    A weight of parts may be a part itself, so that what is computed asks for more; nothing is locked
+    then but what is computed, which never asks for itself.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._found: dict[Effective, NDArray[np.float64]] = {}
+        self._kept: dict[tuple[Effective, Read], _Once] = {}
 
-    def get(self, owner: Effective, make: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
-        """What `make` returned for `owner`, or returns now."""
+    def get(
+        self, owner: Effective, read: Read, make: Callable[[], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """What `make` returned for `owner` by what `read` reads, or returns now."""
         with self._lock:
-            if owner not in self._found:
-                while len(self._found) >= self._most:
-                    del self._found[next(iter(self._found))]
-                self._found[owner] = make()
-            return self._found[owner]
+            once = self._kept.pop((owner, read), None) or _Once()
+            while len(self._kept) >= self._most:
+                del self._kept[next(iter(self._kept))]
+            self._kept[owner, read] = once
+        return once.get(make)
+
+    def forget(self) -> None:
+        """Keep nothing: what was read has been overwritten."""
+        with self._lock:
+            self._kept.clear()
 
 
-_RECENT: Final = _Recent(4)
+_RECENT: Final = _Recent(8)
+
+
+def forget_norms() -> None:
+    """Compute norms and singular values anew, because parts of weights were overwritten."""
+    _RECENT.forget()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +132,7 @@ class WeightNorm(Effective):
 
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
-        norms = _RECENT.get(self, lambda: self._norms(read))[self._kept(box)]
+        norms = _RECENT.get(self, read, lambda: self._norms(read))[self._kept(box)]
         where = [(0, 1) if axis in self.axes else span for axis, span in enumerate(box)]
         if len(self.axes) == len(box):
             where = [(0, 1)] * len(self.lengths.shape)
@@ -186,7 +217,7 @@ class SpectralNorm(Effective):
 
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
-        sigma = _RECENT.get(self, lambda: np.array(self._sigma(read)))
+        sigma = _RECENT.get(self, read, lambda: np.array(self._sigma(read)))
         return Plain(self.original).read(read, box) / sigma
 
     def _sigma(self, read: Read) -> float:

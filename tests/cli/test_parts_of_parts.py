@@ -1,0 +1,80 @@
+"""Weights of which a part is itself computed from parts, as a user audits them and has them changed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from tests.checkpoints.safetensors_files import serialised
+
+LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+
+
+def with_adapter(folder, parts, module="l.", shape=(32, 64), **config):
+    """A file of a base in these parts and an adapter of it; returned are its path and B·A alpha / r."""
+    random = np.random.default_rng(9)
+    down, up = (random.normal(size=s).astype(np.float32) for s in ((4, shape[1]), (shape[0], 4)))
+    factors = {f"{module}lora_A.weight": down, f"{module}lora_B.weight": up}
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(serialised(parts | factors))
+    (folder / "adapter_config.json").write_text(json.dumps(LORA | config))
+    return path, 2 * up.astype(np.float64) @ down.astype(np.float64)
+
+
+def bases_by_norms(prefix):
+    """A base with a length and directions, and one that is divided by its singular value; and the weights."""
+    random = np.random.default_rng(4)
+    directions = random.normal(size=(32, 64)).astype(np.float32)
+    lengths = np.linspace(1, 2, 32, dtype=np.float32)[:, None]
+    wide = directions.astype(np.float64)
+    left, _, right = np.linalg.svd(wide, full_matrices=False)
+    u, v = left[:, 0].astype(np.float32), right[0].astype(np.float32)
+    sigma = u.astype(np.float64) @ wide @ v.astype(np.float64)
+    return {
+        "weight-normalised": (
+            {f"{prefix}weight_g": lengths, f"{prefix}weight_v": directions},
+            lengths * wide / np.linalg.norm(wide, axis=1, keepdims=True),
+        ),
+        "spectrally normalised": (
+            {f"{prefix}weight_orig": directions, f"{prefix}weight_u": u, f"{prefix}weight_v": v},
+            wide / sigma,
+        ),
+    }
+
+
+@pytest.mark.parametrize("family", ["weight-normalised", "spectrally normalised"])
+def test_lengths_of_what_has_lengths_itself_are_computed(run, tmp_path, family):
+    """DoRA on a weight that takes a pass of its own; an answer, not a wait without an end."""
+    parts, _ = bases_by_norms("l.")[family]
+    lengths = {"l.lora_magnitude_vector": np.arange(1, 33, dtype=np.float32)}
+    path, _ = with_adapter(tmp_path, parts | lengths, use_dora=True)
+    rule = ("--max-norm", 31.5, "--unit-axis", 0, "--tensors", "l.weight", "-f", "json")
+    answer = run("audit", path, *rule)
+    assert answer.returncode == 1, answer.stderr
+    (result,) = json.loads(answer.stdout)["report"]["results"]
+    assert result["violating"] == 1
+    assert result["measured_max"] == pytest.approx(32, rel=1e-9)
+
+
+def test_norms_are_those_of_what_was_written(run, tmp_path):
+    """A rule moves the directions first, then another one the weight that they are of."""
+    random = np.random.default_rng(0)
+    name = "l.parametrizations.weight.original"
+    parts = {
+        f"{name}0": np.abs(random.normal(size=(8, 1)).astype(np.float32)) * 2 + 1,
+        f"{name}1": random.normal(size=(8, 6)).astype(np.float32) * 3,
+    }
+    path, copy = tmp_path / "m.safetensors", tmp_path / "copy.safetensors"
+    path.write_bytes(serialised(parts))
+    rule = {"constraint": "MaxNorm", "max_value": 1, "axis": 1}
+    spec = tmp_path / "spec.json"
+    rules = [rule | {"tensors": "l.weight"}, rule | {"tensors": f"{name}1", "storage": "raw"}]
+    spec.write_text(json.dumps({"version": 1, "rules": rules}))
+    answer = run("apply", path, "--spec", spec, "-o", copy)
+    assert answer.returncode == 0, answer.stderr
+    with safe_open(copy, "numpy") as file:
+        lengths = file.get_tensor(f"{name}0")
+    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
