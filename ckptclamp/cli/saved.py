@@ -206,7 +206,8 @@ def verify_attestation_command(
 ) -> None:
     """Compare STATEMENT, as --attest wrote it, with the files on disk.
 
-    It may be in the DSSE envelope or the Sigstore bundle that a signer put around it.
+    So are the configs beside them and the files of a base, on which the answer hung as well; files of
+    a base that are nowhere to be found are said to be "not compared". It may be in the DSSE envelope or the Sigstore bundle that a signer put around it.
 
     Returns 0 if every file is the one that was audited and the audit passed, 1 if a file or the
     spec differs or the audit had failed, 3 if a file cannot be read. Who wrote the statement is
@@ -245,7 +246,7 @@ def _json(verification: Verification) -> str:
 def _lines(verification: Verification) -> list[str]:
     from ckptclamp.reports.wording import plural
 
-    lines = [_line(checked) for checked in verification.files]
+    lines = [_line(checked) for checked in (*verification.files, *verification.decided)]
     if verification.spec is not None:
         lines.append(f"spec {_line(verification.spec)}")
     if verification.envelope is not None:

@@ -30,7 +30,7 @@ from ckptclamp.auditing.results import (
     FileDigest,
     Summary,
 )
-from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.checkpoints.documents import ADAPTER, parse_strict
 from ckptclamp.checkpoints.huggingface import blob_of
 from ckptclamp.checkpoints.source import Source, sha256
 from ckptclamp.errors import ExitCode, UnreadableError, UsageError
@@ -40,6 +40,10 @@ from ckptclamp.reports.codec import codec, json_text
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 AUDIT_TYPE = "urn:ckptclamp:attestation:audit:v1"
 APPLY_TYPE = "urn:ckptclamp:attestation:apply:v1"
+
+_BASE = "base/"
+_NO_FILES = frozenset({"baseline", "config"})
+"""Parameters with a digest that are options, and name no file of the model's."""
 
 _MAX_BYTES = 1 << 26
 _HEX_DIGITS = frozenset("0123456789abcdef")
@@ -78,11 +82,12 @@ class Match(StrEnum):
     SAME = "same"
     DIFFERS = "differs"
     UNREADABLE = "unreadable"
+    NOT_COMPARED = "not compared"
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One subject of a statement and what was found of it on disk."""
+    """One file of a statement and what was found of it on disk."""
 
     name: str
     match: Match
@@ -93,7 +98,8 @@ class Checked:
 class Verification:
     """What became of a statement: its files, the spec that was asked for, and its own answer.
 
-    `envelope` is what the statement came in, whose signatures are not verified here.
+    `decided` are the files that the answer also hung on: configs beside the checkpoint, and those of
+    a base. `envelope` is what the statement came in, whose signatures are not verified here.
     """
 
     files: tuple[Checked, ...]
@@ -101,11 +107,12 @@ class Verification:
     version: str
     spec: Checked | None = None
     envelope: Envelope | None = None
+    decided: tuple[Checked, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
         """3 if a file cannot be read, 1 if one differs or the attested audit did not pass."""
-        checks = [*self.files, *([self.spec] if self.spec else [])]
+        checks = [*self.files, *self.decided, *([self.spec] if self.spec else [])]
         if any(check.match is Match.UNREADABLE for check in checks):
             return ExitCode.INCOMPLETE
         if self.attested != ExitCode.OK or any(c.match is Match.DIFFERS for c in checks):
@@ -123,7 +130,9 @@ def verify(
 ) -> Verification:
     """Compare the statement at `path` with the files in `directory` (by default beside it).
 
-    The statement may lie in a DSSE envelope or a Sigstore bundle. With `spec`, the audit must have
+    So are the configs that decided the answer, and the files of a base where `renamed` names them or
+    they lie in a folder called ``base``; what is said to be "not compared" is not. The statement may
+    lie in a DSSE envelope or a Sigstore bundle. With `spec`, the audit must have
     been made with that very file. `renamed` says where files are now that have another name or place
     than in the statement. Names in the statement never lead out of the directory, and symbolic links
     are followed only if asked for.
@@ -135,20 +144,43 @@ def verify(
     path = Path(path)
     subjects, predicate, envelope = _load(path)
     renamed = renamed or {}
-    _check_renamed(renamed, subjects)
+    decided = _decided(predicate)
+    based = "base" in (predicate.get("parameters") or {})
+    _check_renamed(renamed, {**subjects, **decided})
     root = Path(directory) if directory is not None else path.parent
+
+    def check(name: str, digest: str) -> Checked:
+        if name in renamed:
+            return _compare(Path(renamed[name]), name, digest)
+        of_base = name in decided and (name.startswith(_BASE) or (based and name != ADAPTER))
+        if of_base and not os.path.lexists(root / name):  # it may lie beside the base
+            return Checked(name, Match.NOT_COMPARED, f"--map {name}=PATH says where it is")
+        return _check_file(root, name, digest, follow_symlinks)
+
     return Verification(
-        files=tuple(
-            _compare(Path(renamed[name]), name, digest)
-            if name in renamed
-            else _check_file(root, name, digest, follow_symlinks)
-            for name, digest in subjects.items()
+        files=tuple(check(name, digest) for name, digest in subjects.items()),
+        decided=tuple(
+            check(name, digest) for name, digest in decided.items() if name not in subjects
         ),
         attested=predicate["exitCode"],
         version=str(predicate["tool"]["version"]),
         spec=_check_spec(Path(spec), predicate.get("spec")) if spec is not None else None,
         envelope=envelope,
     )
+
+
+def _decided(predicate: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of each file that is no subject, and without which the answer could be another."""
+    named = predicate.get("parameters")
+    if not isinstance(named, dict):
+        return {}
+    found = {}
+    for name, value in named.items():
+        kind, _, digest = str(value).partition(":")
+        whole = kind == "sha256" and len(digest) == 64 and not set(digest) - _HEX_DIGITS
+        if whole and name not in _NO_FILES:
+            found[name] = digest
+    return found
 
 
 def _check_renamed(renamed: Mapping[str, str | Path], subjects: Mapping[str, str]) -> None:

@@ -8,8 +8,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from safetensors.numpy import save_file
 
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
@@ -108,6 +110,51 @@ def test_a_laxer_spec_is_noticed(run, save, folder):
         run, "audit", "model.safetensors", "--tensors", "*.weight", "--max-norm", "9", "--axis", "1"
     )
     assert run(*verify).returncode == 1
+
+
+def test_a_config_that_decided_the_answer_is_compared(run, folder):
+    """Another scale of an adapter makes other weights of the same bytes."""
+    model = folder / "adapter"
+    model.mkdir()
+    parts = {"lora_A": np.ones((1, 4), np.float32), "lora_B": np.full((4, 1), 0.1, np.float32)}
+    save_file(
+        {f"base_model.model.q.{n}.weight": p for n, p in parts.items()},
+        model / "adapter_model.safetensors",
+    )
+    config = model / "adapter_config.json"
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+    save_file({"q.weight": np.zeros((4, 4), np.float32)}, folder / "m.safetensors")
+    gate = ("audit", model, "--base", "m.safetensors", "--spec", "spec.yaml")
+    attested(run, *gate)
+    verify = ("verify-attestation", "statement.json", "--directory", model)
+    verify += ("--map", "m.safetensors=m.safetensors")
+    done = run(*verify)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "adapter_config.json: same" in done.stdout
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 100}))
+    done = run(*verify)
+    assert done.returncode == 1
+    assert "adapter_config.json: differs" in done.stdout
+    config.unlink()
+    assert run(*verify).returncode == 3
+
+
+def test_a_base_is_compared_where_it_is_found(run, save, folder):
+    """A distance is one to the base that was there; where that is not known it is said."""
+    save(a=[0.5])
+    base = save("m.safetensors", a=[0.5])
+    rule = ("--tensors", "*.weight", "--max-distance", "0.1", "--axis", "1")
+    attested(run, "audit", "model.safetensors", "--base", base, *rule)
+    done = run("verify-attestation", "statement.json")
+    assert done.returncode == 0
+    assert "base/m.safetensors: not compared: --map base/m.safetensors=PATH" in done.stdout
+    mapped = ("verify-attestation", "statement.json", "--map", "base/m.safetensors=m.safetensors")
+    assert "base/m.safetensors: same" in run(*mapped).stdout
+    base.write_bytes(base.read_bytes()[:-1] + b"\x01")
+    assert run(*mapped).returncode == 1
+    (folder / "base").mkdir()
+    base.rename(folder / "base" / "m.safetensors")
+    assert run("verify-attestation", "statement.json").returncode == 1
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside", "a\\..\\b", ""])
