@@ -122,6 +122,9 @@ class Gate:
     ) -> AuditReport:
         """Do what the function `assert_conforms` does."""
         __tracebackhide__ = True
+        base = options.get("base")
+        if base is not None:
+            options["base"] = self.root / base
         return assert_conforms(
             self.root / path,
             self.root / spec if isinstance(spec, (str, Path)) else spec,

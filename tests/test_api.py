@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -265,3 +266,20 @@ def test_the_message_of_an_assertion_stays_short(tmp_path):
         assert_conforms(tmp_path / "m.safetensors", {"version": 1, "rules": [rule]})
     assert len(str(failed.value).splitlines()) == 13
     assert "and 90 more" in str(failed.value)
+
+
+def test_the_base_of_the_fixture_is_found_from_the_rootdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base of the same name in the working directory is another base."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    save_file({"w": np.ones((2, 2), np.float32)}, tmp_path / "model.safetensors")
+    save_file({"w": np.zeros((2, 2), np.float32)}, tmp_path / "base.safetensors")
+    shutil.copy(tmp_path / "model.safetensors", elsewhere / "base.safetensors")
+    monkeypatch.chdir(elsewhere)
+    rule = {"tensors": "w", "constraint": "Distance", "max_value": 0.1, "axis": 1}
+    with pytest.raises(AssertionError, match="2 of 2 units violate"):
+        Gate(tmp_path).assert_conforms(
+            "model.safetensors", {"version": 1, "rules": [rule]}, base=Path("base.safetensors")
+        )
