@@ -126,8 +126,8 @@ def test_a_config_that_decided_the_answer_is_compared(run, folder):
     save_file({"q.weight": np.zeros((4, 4), np.float32)}, folder / "m.safetensors")
     gate = ("audit", model, "--base", "m.safetensors", "--spec", "spec.yaml")
     attested(run, *gate)
-    verify = ("verify-attestation", "statement.json", "--directory", model)
-    verify += ("--map", "m.safetensors=m.safetensors")
+    mapped = ("--map", "m.safetensors=m.safetensors")
+    verify = ("verify-attestation", "statement.json", "--directory", model, *mapped)
     done = run(*verify)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "adapter_config.json: same" in done.stdout
