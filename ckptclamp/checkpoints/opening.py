@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -193,6 +193,27 @@ def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits
             return open_index(source, follow_symlinks=follow_symlinks, header_limit=limits.header)
 
 
+def named_as_file(path: Path) -> Path:
+    """The file that is opened where `path` is the directory of one checkpoint; else `path` itself.
+
+    A directory of Keras has no such file.
+    """
+    if not path.is_dir():
+        return path
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError:  # whoever opens it tells why
+        return path
+    found = [] if names >= KERAS_DIRECTORY else _checkpoints_in(names)
+    return path / found[0] if len(found) == 1 else path
+
+
+def _checkpoints_in(names: Set[str]) -> list[str]:
+    """The indexes among the `names` in a directory, or where there is none the single files."""
+    indexes = {name for name in names if name.endswith(tuple(SHARDS))}
+    return sorted(indexes or {name for name in names if name.endswith(".safetensors")})
+
+
 def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkpoint:
     """Open a Keras directory, or the one checkpoint that a directory holds."""
     try:
@@ -205,9 +226,8 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
         directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
         _check_limits(directory, limits)
         return directory
-    indexes = {name for name in names if name.endswith(tuple(SHARDS))}
+    found = _checkpoints_in(names)
     singles = {name for name in names if name.endswith(".safetensors")}
-    found = sorted(indexes or singles)
     if not found:
         what, hint = _foreign_directory(names)
         raise NotACheckpointError(f"not a checkpoint: {what}", path=path, hint=hint)

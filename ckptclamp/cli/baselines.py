@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptclamp.cli.parameters import PATH, from_settings, option, together
-from ckptclamp.errors import Notice
+from ckptclamp.errors import Notice, UsageError
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import AuditReport
@@ -84,6 +84,19 @@ class RunBaseline:
             from ckptclamp.gate.known import Baselines
 
             self._known = Baselines({}, several=True)
+
+    def refuse_of_one(self) -> None:
+        """Refuse to write what is known of several into the baseline of one checkpoint.
+
+        Raises:
+            UsageError: it is that of one.
+        """
+        if self._written is not None and self._known is not None and not self._known.several:
+            raise UsageError(
+                "is the baseline of one checkpoint, and these are several",
+                path=self._written,
+                hint="write another file",
+            )
 
     def check(self, checkpoint: Path) -> None:
         """Refuse to write it where it is that of another checkpoint than this one.

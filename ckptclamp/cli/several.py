@@ -108,6 +108,9 @@ class SeveralCheckpoints:
         self._baselines: dict[Path | None, RunBaseline] = {}
         self._specs: dict[Path | None, Spec | None] = {}
         self._judges = {entry: self._judge(entry) for entry in asked}
+        if len(self._found) > 1:
+            for baseline in self._baselines.values():
+                baseline.refuse_of_one()
 
     def _judge(self, entry: Asked) -> _Judge:
         from ckptclamp.cli.baselines import RunBaseline

@@ -19,6 +19,7 @@ from pathlib import Path
 from ckptclamp.auditing.renames import Renames
 from ckptclamp.auditing.results import EQUAL, AuditReport, Result, Suppressed, Verdict
 from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.checkpoints.opening import named_as_file
 from ckptclamp.errors import ExitCode, NothingEvaluatedError, Notice, UnreadableError, UsageError
 from ckptclamp.gate.known import Baseline, Entry
 from ckptclamp.reports.codec import codec, json_text
@@ -36,8 +37,12 @@ _FLOAT32_ROUNDOFF = 2.0**-24
 def checkpoint_identity(
     checkpoint: str | Path, baseline: str | Path, name: str | None = None
 ) -> str:
-    """What the file `baseline` calls `checkpoint`: the `name` that was given, or else its path."""
-    known_as = name or project_path(Path(checkpoint), Path(baseline).absolute().parent)
+    """What the file `baseline` calls `checkpoint`: the `name` that was given, or else its path.
+
+    A directory is called by the file that is opened in it, as its report calls it.
+    """
+    file = named_as_file(Path(checkpoint))
+    known_as = name or project_path(file, Path(baseline).absolute().parent)
     return str(codec(str).encode(known_as))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckptclamp.auditing.results import AuditReport
 from ckptclamp.auditing.runs import Document, Failure, Run, subject
-from ckptclamp.errors import ExitCode
+from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports.wording import (
     counted_words,
     plural,
@@ -59,7 +59,9 @@ def _no_report(failure: Failure) -> str:
     if len(failure.problems) != 1:
         return f"no report: {plural(len(failure.problems), 'problem')}"
     (problem,) = failure.problems
-    return f"no report: {sentence(problem.message)}"
+    other = problem.path not in (None, failure.checkpoint)
+    told = f"{printable(str(problem.path))}: {problem.message}" if other else problem.message
+    return f"no report: {sentence(told)}"
 
 
 def _run_line(run: Run) -> str:

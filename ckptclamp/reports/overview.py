@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptclamp.auditing.results import AuditReport
 from ckptclamp.auditing.runs import Answer, Failure, Run, checkpoint_of
 from ckptclamp.reports.findings import Finding, Level, findings
 from ckptclamp.reports.headlines import answer_line
@@ -33,9 +34,11 @@ def overview_lines(
             yield from render(answer, options).splitlines()
             yield ""
     quiet = options.verbose < 0
+    strict = any(isinstance(answer, AuditReport) and answer.strict for answer in document.answers)
+    failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
     for finding in findings(document):
         # What is said of the run; where sections are left out, what is wrong in them.
-        if finding.checkpoint is None or (quiet and finding.level is Level.ERROR):
+        if finding.checkpoint is None or (quiet and finding.level in failing):
             yield from _finding(finding, options, help_=not quiet)
     for answer in document.answers:
         yield from _told(f"{_name(answer)}: {answer_line(answer)}", _color(answer), options)

@@ -219,7 +219,7 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _meant(name: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, ALLOWED, n=1)
+    close = difflib.get_close_matches(name, [CHECKPOINT, *ALLOWED], n=1)
     if close:
         return f"did you mean {close[0]}?"
     return f"known here: {', '.join(ALLOWED)}; all else belongs on the command line"

@@ -314,3 +314,10 @@ def test_an_inline_rule_of_the_environment_displaces_no_spec(run, save, folder):
     assert (done.returncode, done.stdout) == (2, "")
     assert "--spec and an inline rule exclude each other" in done.stderr
     assert run("audit", "model.safetensors", "--finite", "--tensors", "**").returncode == 0
+
+
+def test_the_plural_of_a_table_is_taken_for_it(run, save, folder):
+    """Its tables would be refused otherwise with a list of all that is known."""
+    save(a=[0.5])
+    (folder / "pyproject.toml").write_text('[[tool.ckptclamp.checkpoints]]\npath = "x"\n')
+    assert "did you mean checkpoint?" in run("audit", "model.safetensors").stderr

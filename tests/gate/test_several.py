@@ -344,3 +344,57 @@ def test_braces_are_refused_where_they_would_be_a_name(run, models, where):
     assert run("audit", "x{,}y/*.safetensors", *SPEC).returncode == 2
     shutil.copy("releases/a.safetensors", "x{,}y/a.safetensors")
     assert run("audit", "x{,}y/*.safetensors", *SPEC).returncode == 0
+
+
+def test_a_baseline_knows_a_directory_and_its_index_as_one(run, folder, fixtures):
+    """Whoever names the directory, the index or the report of either means the same checkpoint."""
+    import ckptclamp
+
+    shutil.copytree(fixtures / "violating" / "sharded_transformer", "st")
+    shutil.copy(fixtures / "specs" / "transformer.yaml", "rules.yaml")
+    index = str(next(Path("st").glob("*.json")))
+    rules = ("--spec", "rules.yaml")
+    for name in ("st", index):
+        assert run("audit", name, *rules, "--write-baseline", "known.json").returncode == 0
+        for other in ("st", index):
+            assert run("audit", other, *rules, "--baseline", "known.json").returncode == 0
+            done = run("baseline", "prune", other, *rules, "--baseline", "known.json")
+            assert done.returncode == 0, done.stderr
+            report = ckptclamp.audit(other, "rules.yaml")
+            assert ckptclamp.baseline(report, "known.json").passed
+    assert run("audit", "st", *rules, "-o", "json=report.json").returncode == 1
+    done = run("baseline", "prune", "report.json", "--baseline", "known.json")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_quiet_strict_run_names_what_failed_it(run, models):
+    """Warnings fail it; a line for each, as where it is one checkpoint."""
+    text = (models / "spec.yaml").read_text() + "    severity: warning\n"
+    (models / "spec.yaml").write_text(text)
+    both = ("audit", "bad.safetensors", "releases/a.safetensors", *SPEC, "-q")
+    assert "warning[bounded]" not in run(*both).stdout
+    done = run(*both, "--strict")
+    assert done.returncode == 1
+    assert "warning[bounded]: bad.safetensors: a.weight" in done.stdout
+
+
+def test_a_missing_config_is_not_told_of_the_checkpoint(run, models):
+    """Its name stands before what is wrong with it."""
+    listed = "checkpoints: [{path: bad.safetensors, spec: spec.yaml, config: gone.json}]"
+    (models / "gate.yaml").write_text(f"version: 1\n{listed}\n")
+    done = run("audit", "--manifest", "gate.yaml", "-q")
+    assert done.returncode == 3
+    assert "bad.safetensors: no report: gone.json: " in done.stdout
+
+
+def test_the_baseline_of_one_is_not_written_for_several(run, models):
+    """Told before the first is measured, and nothing is changed."""
+    run("audit", "bad.safetensors", *SPEC, "--write-baseline", "known.json")
+    before = Path("known.json").read_bytes()
+    both = ("audit", "bad.safetensors", "releases/a.safetensors", *SPEC)
+    done = run(*both, "--write-baseline", "known.json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "known.json: is the baseline of one checkpoint" in done.stderr
+    assert Path("known.json").read_bytes() == before
+    again = ("audit", "bad.safe*", *SPEC, "--write-baseline", "known.json")
+    assert run(*again).returncode == 0
