@@ -18,7 +18,7 @@ from ckptclamp.checkpoints.tensor import View, box_shape
 from ckptclamp.constraints.base import ROUNDOFF, Statistic
 from ckptclamp.constraints.distance import Distance
 from ckptclamp.constraints.whole import WholeUnitConstraint
-from ckptclamp.engine.blocks import Broadcast
+from ckptclamp.engine.blocks import Broadcast, kept_axes
 from ckptclamp.engine.distance import relative_to
 from ckptclamp.engine.job import NOTHING, Job, Projected
 from ckptclamp.engine.requests import WORKSPACE
@@ -39,13 +39,15 @@ if TYPE_CHECKING:
 _NUMBERS = 24
 """Numbers of float64 that each weight of a slab takes, at most."""
 
-_TRIALS = 6
+_TRIALS = 8
 """How often units that float64 alone left outside are tried again, a little further inside."""
 
 _NEAR = 0.5
 """How far a unit may be stored from its nearest point, relative to that: a coarse grid holds it, or not."""
 
 _NORM = frozenset({Statistic.NORM})
+_SUMMED = frozenset({Statistic.NORM, Statistic.SUM_ABS})
+"""What is nearer to its bound when weights are all smaller, or all larger."""
 
 
 def needed_bytes(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
@@ -104,14 +106,19 @@ class _Slab:
         hopeless = int(np.count_nonzero(outside & ~chosen))
         if not chosen.any():
             return Projected(len(outside), 0, 0.0, hopeless)
-        target = np.where(self.over(chosen), self.target(before, measured), before)
+        aim = target = np.where(self.over(chosen), self.target(before, measured), before)
         after = self.nearest(target, before)
         found, still = self.outside(after)
+        tried = found
         for trial in range(_TRIALS):
-            if not (chosen & still).any():
+            again = chosen & still
+            if not again.any():
                 break
-            further = np.where(self.over(chosen & still), self.beyond(target, found, trial), target)
-            after = np.where(self.over(chosen & still), self.nearest(further, before), after)
+            aim = np.where(self.over(again), self.beyond(aim, tried, trial), aim)
+            other = np.where(self.over(again), self.nearest(aim, before), after)
+            tried, out = self.outside(other)
+            apart, least = (job.constraint.judge(one).distance for one in (tried, found))
+            after = np.where(self.over(again & (~out | (apart < least))), other, after)
             found, still = self.outside(after)
         lies, lay = (job.constraint.judge(one).distance for one in (found, measured))
         held = self.near(after, target)
@@ -131,9 +138,18 @@ class _Slab:
     def beyond(
         self, target: NDArray[np.float64], found: UnitStatistics, trial: int
     ) -> NDArray[np.float64]:
-        """Targets a little past the bound, by what float64 loses; further with each trial."""
+        """Targets past the bound by what storing the last ones missed it by, or what float64 loses.
+
+        It is more with each trial, because what is less than a step of the grid stores the same
+        weights again. The last trial of a distance is the base itself.
+        """
+        if self.base is not None and trial == _TRIALS - 1:
+            return np.broadcast_to(self.base, target.shape)
         judged = self.job.constraint.judge(found)
-        step = (self.size + 8) * ROUNDOFF * 8.0**trial
+        step = np.full(len(found), (self.size + 8) * ROUNDOFF * 8.0**trial)
+        if self.job.constraint.needs & _SUMMED:
+            missed = 4.0**trial * judged.distance / judged.bound
+            step = np.maximum(step, np.fmin(missed, _NEAR))
         factor = np.where(judged.measured < judged.bound, 1 + step, 1 - step)
         centre = 0.0 if self.base is None else self.base
         return np.asarray(centre + (target - centre) * self.over(factor))
@@ -143,8 +159,13 @@ class _Slab:
         return Broadcast.all_of(box_shape(self.box), self.job.axes)(per_unit)
 
     def rows(self, block: NDArray[Any]) -> NDArray[Any]:
-        """The weights of each unit, shape (units, weights)."""
-        return units_of(block, self.job.axes).reshape(-1, self.size)
+        """The weights of each unit, shape (units, weights), C-contiguous.
+
+        What adds them up does so in one order then, whichever units are in memory beside them.
+        """
+        kept = kept_axes(block.ndim, self.job.axes)
+        units = math.prod(block.shape[axis] for axis in kept)
+        return np.ascontiguousarray(block.transpose(kept + self.job.axes).reshape(units, self.size))
 
     def back(self, rows: NDArray[Any]) -> NDArray[Any]:
         """A block of rows; what `rows` does, undone."""
@@ -161,16 +182,22 @@ class _Slab:
 
     def measured(self, block: NDArray[np.float64]) -> UnitStatistics:
         """Measure what the constraint needs of weights."""
-        constraint, axes = self.job.constraint, self.job.axes
-        if isinstance(constraint, WholeUnitConstraint):
-            return measured_whole(constraint, block, axes)
+        constraint = self.job.constraint
+        if isinstance(constraint, WholeUnitConstraint) and not constraint.streaming:
+            return measured_whole(constraint, block, self.job.axes)
         if self.base is None:
-            return measure_units(block, axes, constraint.needs, WORKSPACE)
-        apart = measure_units(block - self.base, axes, _NORM, WORKSPACE)
+            return self.statistics(block, constraint.needs)
+        apart = self.statistics(block - self.base, _NORM)
         assert isinstance(constraint, Distance)
-        if not constraint.relative:
-            return apart
-        return relative_to(apart, measure_units(self.base, axes, _NORM, WORKSPACE))
+        return (
+            relative_to(apart, self.statistics(self.base, _NORM)) if constraint.relative else apart
+        )
+
+    def statistics(self, block: NDArray[np.float64], needs: frozenset[Statistic]) -> UnitStatistics:
+        """Measure what `needs` names of the units of a block."""
+        if not self.job.axes:
+            return measure_units(np.asarray(block, order="C"), (), needs, WORKSPACE)
+        return measure_units(self.rows(block), (1,), needs, WORKSPACE)
 
     def exact(self, block: NDArray[np.float64], places: NDArray[np.intp]) -> Sequence[ExactSums]:
         """Sum the units at `places` exactly."""
@@ -224,7 +251,7 @@ class _Slab:
         if constraint.needs == {Statistic.MAX_ABS}:
             over = np.abs(near) > self.over(judged.bound)
             return -np.sign(near * over).astype(np.int8)
-        if not (constraint.needs & {Statistic.NORM, Statistic.SUM_ABS}):
+        if not constraint.needs & _SUMMED:
             return None
         outward = self.over(np.where(judged.measured > judged.bound, -1, 1))
         centre = 0.0 if self.base is None else self.base
@@ -285,8 +312,11 @@ class _Slab:
                 )
 
     def near(self, after: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which units are stored near their nearest points, and not as zeros for want of a finer grid."""
-        if self.job.constraint.elementwise:
+        """Which units are stored near their nearest points, and not as zeros for want of a finer grid.
+
+        Towards a base they come near to that, which is no loss.
+        """
+        if self.job.constraint.elementwise or self.base is not None:
             return np.ones(len(self.rows(after)), np.bool_)
         off, size = (np.square(self.rows(one)).sum(axis=1) for one in (after - target, target))
         return np.asarray(off <= _NEAR**2 * size)

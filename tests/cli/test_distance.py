@@ -324,3 +324,36 @@ def test_random_distances_are_right_and_a_copy_is_about_as_near_as_can_be(tmp_pa
     target = base.astype(np.float64) + apart * share
     plain = np.linalg.norm(target.astype(kinds[1]).astype(np.float64) - target)
     assert np.linalg.norm(now - target) <= 1.5 * plain + 1e-12 * np.linalg.norm(target)
+
+
+@pytest.mark.parametrize("more", [{"max_value": 3}, {"max_value": 0.3, "relative": True}])
+def test_a_copy_is_the_same_whatever_the_memory(tmp_path, more):
+    """The norm of a column is added up in one order, however many columns lie in memory beside it."""
+    random = np.random.default_rng(0)
+    tuned = written(tmp_path / "tuned.safetensors", q_weight=random.normal(size=(64, 40)))
+    base = written(tmp_path / "base.safetensors", q_weight=random.normal(size=(64, 40)))
+    rule = {"id": "r", "tensors": "q.weight", "constraint": "Distance", "unit_axis": 1, **more}
+    copies = set()
+    for memory in (20_000, 50_000, 1 << 30):
+        copy = tmp_path / "copy.safetensors"
+        options = ApplyOptions(audit=AuditOptions(base=base, memory=memory), force=True)
+        apply(tuned, copy, {"version": 1, "rules": [rule]}, options)
+        copies.add(copy.read_bytes())
+    assert len(copies) == 1
+
+
+def test_a_unit_on_a_coarse_grid_comes_back_as_far_as_to_its_base(tmp_path):
+    """Where no number lies between a weight and the base's, the base's conforms, however small both are."""
+    step = 2.0**-9  # the smallest float8_e4m3fn
+    weights, like = np.zeros((2, 4)), np.zeros((2, 4))
+    weights[:, 0] = like[:, 0] = step
+    weights[0, 1] = step
+    tuned = written(
+        tmp_path / "tuned.safetensors", q_weight=weights.astype(ml_dtypes.float8_e4m3fn)
+    )
+    base = written(tmp_path / "base.safetensors", q_weight=like.astype(ml_dtypes.float8_e4m3fn))
+    rule = {"id": "r", "tensors": "q.weight", "constraint": "Distance", "unit_axis": 0}
+    spec = {"version": 1, "rules": [rule | {"max_value": 0.76, "relative": True}]}
+    copy = tmp_path / "copy.safetensors"
+    apply(tuned, copy, spec, ApplyOptions(audit=AuditOptions(base=base)))
+    assert copy.read_bytes() == base.read_bytes()

@@ -215,3 +215,21 @@ def test_a_part_that_another_rule_changed_is_measured_again(tmp_path):
     report = apply(path, both, {"version": 1, "rules": rules})
     assert [change.tensor for change in report.changes] == ["l.delta_weight"]
     assert both.read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.parametrize("bound", [0.15, 0.9, 12.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_base_under_an_update_comes_inside_a_sum_and_then_stays(tmp_path, bound, seed):
+    """Weights that are to be 0 are not quite that beside an update: the others make room for them."""
+    random = np.random.default_rng(seed)
+    shapes = {"l.weight": (12, 150), "l.lora_down.weight": (3, 150), "l.lora_up.weight": (12, 3)}
+    parts = {name: random.normal(size=n).astype(np.float32) for name, n in shapes.items()}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised(parts | {"l.alpha": np.array(2, np.float32)}))
+    spec = ruled("l.weight", "MaxL1Norm", max_value=bound, axis=1)
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    apply(path, once, spec, ApplyOptions(audit=EXACTLY))
+    assert not apply(once, twice, spec, ApplyOptions(audit=EXACTLY)).changes
+    near = MaxL1Norm(bound).nearest(opened(path)[1])
+    # Half a step of the largest base weights for each of those that are to be 0, at most.
+    assert np.abs(opened(once)[1] - near).max() < 150 * 2.0**-24
