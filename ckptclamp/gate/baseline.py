@@ -72,7 +72,7 @@ def record(report: AuditReport, checkpoint: str, previous: Baseline | None = Non
             entries.append(known[result.tensor, result.rule])
         by_others = result.suppressed is not None and result.suppressed.by != "baseline"
         if result.verdict is Verdict.VIOLATION and not by_others:
-            entry = _entry(result)
+            entry = _entry(result, _base(report, result))
             old = known.get(entry.identity, entry)
             entries.append(replace(entry, reason=old.reason, expires=old.expires))
     return Baseline(tuple(entries), checkpoint)
@@ -91,7 +91,9 @@ def compare(
     if baseline.of_another(checkpoint):
         return replace(report, notices=(*report.notices, *_foreign(baseline, checkpoint)))
     known = baseline.by_identity()
-    results = tuple(_judged(r, known.get((r.tensor, r.rule)), today) for r in report.results)
+    results = tuple(
+        _judged(r, known.get((r.tensor, r.rule)), today, _base(report, r)) for r in report.results
+    )
     notices = (*report.notices, *_foreign(baseline, checkpoint), *_leftovers(report, baseline))
     return replace(report, results=results, notices=notices)
 
@@ -120,16 +122,16 @@ def prune(baseline: Baseline, report: AuditReport, checkpoint: str) -> Baseline:
             path=report.checkpoint.path,
             hint="give the checkpoint and the spec that it was written for",
         )
-    pruned = [_tightened(entry, results.get(entry.identity)) for entry in baseline.entries]
+    pruned = [_tightened(entry, results.get(entry.identity), report) for entry in baseline.entries]
     return replace(baseline, entries=tuple(entry for entry in pruned if entry is not None))
 
 
-def _tightened(entry: Entry, result: Result | None) -> Entry | None:
+def _tightened(entry: Entry, result: Result | None, report: AuditReport) -> Entry | None:
     if result is None or result.verdict is Verdict.PASS:
         return None
     if result.verdict is Verdict.NOT_EVALUATED:
         return entry
-    if not entry.same_rule(result):
+    if not entry.same_rule(result, _base(report, result)):
         return None
     old, new = entry.worst_distance, worst_distance(result)
     return replace(
@@ -140,7 +142,12 @@ def _tightened(entry: Entry, result: Result | None) -> Entry | None:
     )
 
 
-def _entry(result: Result) -> Entry:
+def _base(report: AuditReport, result: Result) -> str | None:
+    """The name of the checkpoint that `result` is about the distance to, if it is about one."""
+    return report.parameters.get("base") if result.constraint.startswith("Distance(") else None
+
+
+def _entry(result: Result, base: str | None) -> Entry:
     return Entry(
         tensor=result.tensor,
         rule=result.rule,
@@ -149,6 +156,7 @@ def _entry(result: Result) -> Entry:
         violating=result.violating,
         nonfinite=result.nonfinite,
         worst_distance=worst_distance(result),
+        base=base,
     )
 
 
@@ -177,10 +185,10 @@ def worst_distance(result: Result) -> float | None:
     return max(distances)
 
 
-def _judged(result: Result, entry: Entry | None, today: datetime.date) -> Result:
+def _judged(result: Result, entry: Entry | None, today: datetime.date, base: str | None) -> Result:
     if entry is None or result.verdict is not Verdict.VIOLATION or result.suppressed is not None:
         return result
-    objection = _objection(result, entry, today)
+    objection = _objection(result, entry, today, base)
     if objection is not None:
         return replace(result, notices=(*result.notices, objection))
     reason = entry.reason or "known when the baseline was written"
@@ -197,17 +205,21 @@ def _recorded(result: Result) -> Notice:
     )
 
 
-def _objection(result: Result, entry: Entry, today: datetime.date) -> Notice | None:
+def _objection(
+    result: Result, entry: Entry, today: datetime.date, base: str | None
+) -> Notice | None:
     """Why `entry` does not suppress `result`, if it does not."""
     if entry.expired(today):
         code = "baseline-expired"
         message = f"the baseline's entry for rule {entry.rule} expired on {entry.expires}"
         hint = "fix the weights, or give the entry a new date"
-    elif not entry.same_rule(result):
+    elif not entry.same_rule(result, base):
         code = "baseline-outdated"
+        before, now = ("" if b is None else f" from {b}" for b in (entry.base, base))
         message = (
             f"the baseline knows rule {entry.rule} as {entry.constraint} over axes "
-            f"{list(entry.axes)}, now it is {result.constraint} over axes {list(result.axes)}"
+            f"{list(entry.axes)}{before}, now it is {result.constraint} over axes "
+            f"{list(result.axes)}{now}"
         )
         hint = "write the baseline again with --write-baseline"
     elif grown := "; ".join(_grown(result, entry)):

@@ -30,7 +30,8 @@ class Entry:
 
     `constraint` and `axes` are what the numbers were measured against. `worst_distance` is how far
     outside the bound the worst unit with finite weights lay, ``None`` where there was none.
-    `reason` and `expires` (``2027-01-31``, the last day on which it holds) are for people to write.
+    `base` is the name of the checkpoint that a distance was one to; ``None`` where it is none, and in
+    files of earlier versions. `reason` and `expires` (``2027-01-31``, the last day on which it holds) are for people to write.
     """
 
     tensor: str
@@ -40,6 +41,7 @@ class Entry:
     violating: int
     nonfinite: int
     worst_distance: float | None = None
+    base: str | None = None
     reason: str | None = None
     expires: str | None = None
 
@@ -52,9 +54,10 @@ class Entry:
         """Whether its last day has passed."""
         return self.expires is not None and datetime.date.fromisoformat(self.expires) < today
 
-    def same_rule(self, result: Result) -> bool:
-        """Whether its numbers can be compared with those of `result`."""
-        return (self.constraint, self.axes) == (result.constraint, result.axes)
+    def same_rule(self, result: Result, base: str | None) -> bool:
+        """Whether its numbers can be compared with those of `result`, whose distances are to `base`."""
+        same = (self.constraint, self.axes) == (result.constraint, result.axes)
+        return same and self.base in (None, base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -537,3 +537,24 @@ def test_an_assertion_compares_with_the_baseline_of_its_checkpoint(known, folder
     conforms("other.safetensors", checkpoint_name="model.safetensors")
     with pytest.raises(AssertionError, match="baseline-of-another"):
         conforms(folder / "other.safetensors")
+
+
+def test_a_distance_is_known_from_its_base(run, save, folder):
+    """Far from one base says nothing of another; an entry without a base is one of earlier versions."""
+    save(a=[2.0])
+    save("m.safetensors", a=[1.0])
+    save("other.safetensors", a=[1.0])
+    rule = ("--tensors", "*.weight", "--max-distance", "5%", "--axis", "1")
+    gate = ("audit", "model.safetensors", *rule, "--baseline", "known.json", "--base")
+    assert run(
+        *gate[:-3], "--write-baseline", "known.json", "--base", "m.safetensors"
+    ).returncode in (0, 1)
+    known = (folder / "known.json").read_text()
+    assert '"base": "m.safetensors"' in known
+    assert run(*gate, "m.safetensors").returncode == 0
+    done = run(*gate, "other.safetensors")
+    assert done.returncode == 1
+    assert "baseline-outdated" in done.stdout
+    assert "from m.safetensors" in " ".join(done.stdout.split())
+    (folder / "known.json").write_text(known.replace(', "base": "m.safetensors"', ""))
+    assert run(*gate, "other.safetensors").returncode == 0
