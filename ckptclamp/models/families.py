@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,6 @@ from ckptclamp.models.parts import ANY, FAMILIES, FLOAT8, INT8, LORA, Dtypes, Fa
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     from ckptclamp.checkpoints.tensor import Tensor
 
@@ -30,12 +30,15 @@ def find_parts(tensors: Mapping[str, Tensor], quantisation: object = None) -> di
         tensors: every tensor of a checkpoint, by name.
         quantisation: what the model's config says of its quantisation; ``None`` if nothing.
     """
+    own: dict[str, Part] = {}
+    parametrised, table = list(_parametrised(tensors)), list(_of_table(tensors))
+    for name, part in chain(parametrised, table):
+        own.setdefault(name, part)
     parts: dict[str, Part] = {}
-    table = list(_of_table(tensors))
-    held = {part.weight for _, part in table}
-    for name, part in chain(_parametrised(tensors), _low_rank(tensors, held), table):
+    for name, part in chain(parametrised, _low_rank(tensors, own), table):
         parts.setdefault(name, part)
     parts |= dict(_companions(tensors, parts))
+    parts |= dict(_wrapped(parts))
     for family, dtypes in (("float8", FLOAT8), ("int8", INT8)):
         if any(p.role is PartRole.CODES and _dtype(tensors[n]) in dtypes for n, p in parts.items()):
             lacks = f"the scale that other {family} weights have"
@@ -82,9 +85,12 @@ _OF_PEFT: Final = "base_model.model."
 DELTA: Final = "delta_weight"
 """What an update is called in its module."""
 
+_WRAPPED: Final = "base_layer.weight"
+"""What peft calls the weight that an adapter is added to, in a module with one."""
+
 _ADAPTED: Final = {
     "weight": PartRole.BASE,
-    "base_layer.weight": PartRole.BASE,
+    _WRAPPED: PartRole.BASE,
     "alpha": PartRole.SCALING,
     "dora_scale": PartRole.NORMS,
 }
@@ -207,12 +213,14 @@ def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, Part
     return "parametrised", {}
 
 
-def _low_rank(tensors: Mapping[str, Tensor], held: AbstractSet[str]) -> Iterator[tuple[str, Part]]:
+def _low_rank(tensors: Mapping[str, Tensor], own: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
     """Factors of low-rank adapters, by name, and the base weights that they are added to.
 
-    A base weight may be one that is `held` in parts of its own. Without a base weight they stand for an update, which has a name of its own: a rule that means
-    the weight must not be met by what is added to it.
+    A base weight may be held in parts of its `own`, by which it is then computed. Without a base weight
+    they stand for an update, which has a name of its own: a rule that means the weight must not be met
+    by what is added to it.
     """
+    held = {part.weight for part in own.values()}
     modules: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         if (match := _LOW_RANK.search(name)) is not None:
@@ -221,10 +229,15 @@ def _low_rank(tensors: Mapping[str, Tensor], held: AbstractSet[str]) -> Iterator
         others = {last: f"{module}{last}" for last in _ADAPTED if f"{module}{last}" in tensors}
         alone = not any(_ADAPTED[last] is PartRole.BASE for last in others)
         weight = f"{module}{DELTA if alone else 'weight'}"
-        for plain in (f"{module}weight", f"{module.removeprefix(_OF_PEFT)}weight"):
-            if plain in held:
+        for stem in dict.fromkeys((module, module.removeprefix(_OF_PEFT))):
+            plain = f"{stem}weight"
+            if not held.isdisjoint((plain, f"{stem}{_WRAPPED}")):
                 weight = plain
-                others = {k: v for k, v in others.items() if _ADAPTED[k] is not PartRole.BASE}
+                others = {
+                    last: name
+                    for last, name in others.items()
+                    if _ADAPTED[last] is not PartRole.BASE or name not in own
+                }
             elif alone and module.startswith(_OF_PEFT) and plain in tensors:
                 others["weight"] = weight = plain
         for name in factors:
@@ -234,6 +247,15 @@ def _low_rank(tensors: Mapping[str, Tensor], held: AbstractSet[str]) -> Iterator
             yield name, Part(LORA, role, weight, "", rest)
         for last, name in others.items():
             yield name, Part(LORA, _ADAPTED[last], weight, "", last)
+
+
+def _wrapped(parts: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
+    """The parts of base weights inside a module with an adapter, as parts of that module's weight."""
+    adapted = {part.weight for part in parts.values() if part.family == LORA}
+    for name, part in parts.items():
+        weight = f"{part.weight.removesuffix(_WRAPPED)}weight"
+        if part.weight.endswith(_WRAPPED) and weight in adapted and part.family != LORA:
+            yield name, replace(part, weight=weight)
 
 
 def _module(name: str, match: re.Match[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -78,3 +79,90 @@ def test_norms_are_those_of_what_was_written(run, tmp_path):
     with safe_open(copy, "numpy") as file:
         lengths = file.get_tensor(f"{name}0")
     np.testing.assert_allclose(lengths, 1, rtol=1e-6)
+
+
+def parametrised(prefix):
+    """Lengths and directions as torch's parametrizations call them; and the weight."""
+    (parts, weight) = bases_by_norms(prefix)["weight-normalised"]
+    names = {"weight_g": "original0", "weight_v": "original1"}
+    return {
+        f"{prefix}parametrizations.weight.{names[name.removeprefix(prefix)]}": part
+        for name, part in parts.items()
+    }, weight
+
+
+def pruned(prefix):
+    """An original and a mask; and the weight."""
+    random = np.random.default_rng(5)
+    original = random.normal(size=(32, 64)).astype(np.float32)
+    mask = (random.random((32, 64)) < 0.5).astype(np.float32)
+    return {f"{prefix}weight_orig": original, f"{prefix}weight_mask": mask}, original * mask
+
+
+def in_float8(prefix):
+    """Codes with a scale for each row; and the weight."""
+    random = np.random.default_rng(6)
+    codes = random.normal(size=(32, 64)).astype(ml_dtypes.float8_e4m3fn)
+    scales = np.full((32, 1), 0.01, np.float32)
+    parts = {f"{prefix}weight": codes, f"{prefix}weight_scale": scales}
+    return parts, codes.astype(np.float64) * scales.astype(np.float64)
+
+
+BASES = {
+    "weight-normalised": lambda prefix: bases_by_norms(prefix)["weight-normalised"],
+    "spectrally normalised": lambda prefix: bases_by_norms(prefix)["spectrally normalised"],
+    "parametrised": parametrised,
+    "pruned": pruned,
+    "float8": in_float8,
+}
+
+
+@pytest.mark.parametrize("pattern", ["**", "l.weight"])
+@pytest.mark.parametrize("prefix", ["l.", "l.base_layer."])
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+def test_an_adapter_is_added_to_a_base_in_parts(run, tmp_path, base, prefix, pattern):
+    """However they are called, beside the factors or in the module that peft wraps."""
+    parts, weight = base(prefix)
+    path, update = with_adapter(tmp_path, parts)
+    rule = ("--max-norm", 1e-9, "--unit-axis", 0, "--tensors", pattern, "-f", "json")
+    answer = run("audit", path, *rule)
+    assert answer.returncode == 1, answer.stderr
+    (result,) = json.loads(answer.stdout)["report"]["results"]
+    assert result["tensor"] == "l.weight"
+    norms = np.linalg.norm(weight + update, axis=1)
+    assert result["measured_max"] == pytest.approx(norms.max(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"l.base_layer.parametrizations.weight.original": np.ones((32, 64), np.float32)},
+        {
+            "l.weight": np.ones((32, 64), np.float32),
+            "l.base_layer.weight": np.ones((32, 64), np.float32),
+        },
+    ],
+    ids=["unknown parametrisation", "two bases"],
+)
+def test_a_base_that_nothing_can_be_added_to_is_not_evaluated(run, tmp_path, parts):
+    """The base alone is not what the model computes with."""
+    path, _ = with_adapter(tmp_path, parts)
+    answer = run("audit", path, "--max-norm", 1e9, "--unit-axis", 0, "--tensors", "**")
+    assert answer.returncode == 3, answer.stdout
+    assert "l.weight" in answer.stdout
+
+
+def test_an_adapter_is_merged_with_a_parametrised_base_of_another_file(run, tmp_path):
+    """As peft names its factors, and torch the parts."""
+    parts, weight = parametrised("l.")
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(serialised(parts))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    path, update = with_adapter(folder, {}, module="base_model.model.l.")
+    rule = ("--max-norm", 1e-9, "--unit-axis", 0, "--tensors", "**", "-f", "json")
+    answer = run("audit", path, "--base", base, *rule)
+    assert answer.returncode == 1, answer.stderr
+    (result,) = json.loads(answer.stdout)["report"]["results"]
+    norms = np.linalg.norm(weight + update, axis=1)
+    assert result["measured_max"] == pytest.approx(norms.max(), rel=1e-6)

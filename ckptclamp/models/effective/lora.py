@@ -160,6 +160,8 @@ def low_rank(members: Members) -> Tensor:
     shape = shape[::-1] if transposed else shape
     if math.prod(shape) > _MOST * (down.size + up.size):
         raise NotComputedError(f"its factors are too thin for a product of {extents(shape)}")
+    if all(ending in members.tensors for ending in _BASES):
+        raise NotComputedError("it has two base weights")
     base, alpha = members.get(*_BASES), members.get("alpha")
     if base is not None:
         _check_base(base, shape)
