@@ -169,7 +169,8 @@ def audit_plan(
             *plan.notices,
             *tied,
         )
-        checkpoint.verify_integrity()
+        for one in filter(None, (checkpoint, checkpoint.base)):
+            one.verify_integrity()
         hashed = digests.result()
         summary = summarise(checkpoint, hashed)
     checkpoint.verify_unchanged()

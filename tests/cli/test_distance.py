@@ -286,6 +286,26 @@ def test_heads_and_parts_are_compared_with_the_same_part_of_the_base(run, tmp_pa
         np.testing.assert_array_equal(file.get_tensor("o.weight")[:, 4:], np.full((4, 4), 0.25))
 
 
+def test_a_damaged_base_is_no_base(run, tmp_path):
+    """Its archive says so by a checksum; else the damage could lie nearer than what was there."""
+    tuned, base = tmp_path / "tuned.npz", tmp_path / "base.npz"
+    np.savez(tuned, w=np.ones((64, 64), np.float32))
+    np.savez(base, w=np.full((64, 64), 1.5, np.float32))
+    rule = ("--base", base, "--max-distance", 0.1, "--unit-axis", 0, "--tensors", "w")
+    assert run("audit", tuned, *rule).returncode == 1
+    data = base.read_bytes()
+    old, new = (np.full((64, 64), value, np.float32).tobytes() for value in (1.5, 1))
+    assert old in data
+    base.write_bytes(data.replace(old, new))
+    copy = tmp_path / "copy.npz"
+    for call in (("audit", tuned), ("apply", tuned, "-o", copy)):
+        answer = run(*call, *rule)
+        assert answer.returncode == 3, answer.stdout
+        assert "base.npz" in answer.stderr
+        assert "checksum" in answer.stderr
+    assert not copy.exists()
+
+
 DTYPES = st.sampled_from([np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 
 
