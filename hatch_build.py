@@ -36,7 +36,7 @@ class WheelHook(BuildHookInterface[Any]):
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{platform}"
-            build_data["force_include"][str(library)] = str(NATIVE / library.name)
+            build_data["force_include"][str(library)] = str(NATIVE / "lib" / library.name)
         page = made / PAGE
         page.write_text(self._man_page(), "utf-8")
         build_data["shared_data"][str(page)] = f"share/man/man1/{PAGE}"

@@ -89,11 +89,11 @@ def grid_of(tensor: Tensor, axes: tuple[int, ...], block: int = BLOCK) -> Grid:
 def contiguous(shape: tuple[int, ...], axes: tuple[int, ...], block: int = BLOCK) -> Grid:
     """Cut an array in C order: whole trailing axes first, so that a box is one run of bytes.
 
-    Where a trailing kept axis is so long that a box would see fewer than eight weights of a unit,
+    Where a trailing kept axis is so long that a box would see fewer than sixteen weights of a unit,
     the box is narrower and taller: its partial sums would otherwise be as large as the data.
     """
     unit = math.prod(shape[axis] for axis in axes)
-    kept_limit = max(block // 8, block // unit, 1)
+    kept_limit = max(block // 16, block // unit, 1)
     tile, room, striped = [1] * len(shape), block, False
     for axis in reversed(range(len(shape))):
         narrow = axis not in axes and kept_limit < room

@@ -166,7 +166,7 @@ def _result_bytes(group: Group) -> int:
     for _, request in group.requests:
         # A weight that is a unit is each of its own statistics.
         arrays = 1 + (len(request.needs) if request.axes else 1)
-        total += 8 * arrays * -(-weights // min(request.unit, 8))
+        total += 8 * arrays * -(-weights // min(request.unit, 16))
     return total
 
 

@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LIBRARY = "kernels.so"
+LIBRARY = "lib/kernels.so"
+"""In a folder of its own, which is no package: Python would take the file for a module."""
 SOURCES = ("widen", "measure", "move", "gather")
 
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra")
@@ -43,6 +44,7 @@ def build(library: Path = HERE / LIBRARY, extra: tuple[str, ...] = ()) -> Path:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if shutil.which(compiler[0]) is None:
         raise FileNotFoundError(f"no C compiler {compiler[0]!r}")
+    library.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         objects = []
         for level, flags in levels().items():
