@@ -89,8 +89,9 @@ def _summary(shown: Shown) -> str:
     audit: Any = getattr(shown, "after", None) or getattr(shown, "before", shown)
     census = audit.census
     path = printable(str(getattr(shown, "output", None) or audit.checkpoint.path))
+    violations = "violation" if census.violations == 1 else "violations"
     return (
-        f"{path}: {census.passed:,} pass, {census.violations:,} violations, "
+        f"{path}: {census.passed:,} pass, {census.violations:,} {violations}, "
         f"{census.not_evaluated:,} not evaluated; exit {int(shown.exit_code)}"
     )
 

@@ -398,3 +398,11 @@ def test_the_baseline_of_one_is_not_written_for_several(run, models):
     assert Path("known.json").read_bytes() == before
     again = ("audit", "bad.safe*", *SPEC, "--write-baseline", "known.json")
     assert run(*again).returncode == 0
+
+
+def test_a_report_shows_one_violation_as_one(models):
+    """In a notebook it is the first thing that is read."""
+    import ckptclamp
+
+    assert "1 violation," in repr(ckptclamp.audit("bad.safetensors", "spec.yaml"))
+    assert "0 violations," in repr(ckptclamp.audit("releases/a.safetensors", "spec.yaml"))
