@@ -328,14 +328,14 @@ class _Rows:
 
     def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
         """Part of the rows at `places`, C-contiguous; no copy where they lie like that."""
-        if self._columns is not None and (library := native.library()) is not None:
+        if self._columns is not None and (library := native.loaded()) is not None:
             return library.gather(self._columns[columns], places)
         rows = self._view[self._at(places)].reshape(len(places), self.width)
         return np.ascontiguousarray(rows[:, columns])
 
     def put(self, places: NDArray[np.intp], columns: slice, new: NDArray[Any]) -> None:
         """Replace part of the rows at `places`."""
-        if self._columns is not None and (library := native.library()) is not None:
+        if self._columns is not None and (library := native.loaded()) is not None:
             library.scatter(self._columns[columns], places, new)
             return
         at = self._at(places)

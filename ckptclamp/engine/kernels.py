@@ -38,7 +38,7 @@ _EXTREMES = frozenset({"min", "max"})
 
 def in_use() -> str:
     """Name the kernels that do the work here, for people: NumPy's, or the level of compiled ones."""
-    library = native.library()
+    library = native.loaded()
     return "NumPy" if library is None else f"compiled, level {library.level}"
 
 
@@ -75,7 +75,7 @@ def widen(block: NDArray[Any], workspace: Workspace, name: str = "widened") -> N
 
     Every value but integers beyond 2**53 is exact.
     """
-    library = native.library()
+    library = native.loaded()
     if library is None or block.dtype == np.float64 or not native.takes(block):
         return numpy_kernels.widen(block, workspace, name)
     wide = workspace.float64(name, block.size).reshape(block.shape)
@@ -95,14 +95,14 @@ def count_nonfinite(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[np.in
 
 
 def _rows(x: NDArray[Any], names: Sequence[str], workspace: Workspace) -> Values:
-    library = native.library()
+    library = native.loaded()
     if library is None:
         return numpy_kernels.rows(x, names, workspace)
     return library.rows(native.prepared(x, workspace), names)
 
 
 def _columns(x: NDArray[Any], names: Sequence[str], workspace: Workspace) -> Values:
-    library = native.library()
+    library = native.loaded()
     if library is None:
         return numpy_kernels.columns(x, names, workspace)
     return library.columns(native.prepared(x, workspace), names)

@@ -47,7 +47,7 @@ def moved(
     what rounding took from the projection is put back first.
     """
     further = offsets if offsets.any() else None
-    library = native.library()
+    library = native.loaded()
     if library is not None and type(movement) is Transform and native.writes(rows):
         return library.move(rows, _row_movement(movement, further, rows.dtype, adds=adds))
     over = Broadcast.all_of(rows.shape, (1,))
@@ -80,7 +80,7 @@ def compare(
 
     `before` and `after` have the shape (rows, length) and one dtype.
     """
-    library = native.library()
+    library = native.loaded()
     if library is not None and native.takes(before) and native.takes(after):
         return library.compare(before, after)
     return changed_units(before, after, (1,)), *distances(before, after, (1,), workspace)

@@ -24,7 +24,7 @@ REAL = sorted(name for name, dtype in DTYPES.items() if dtype.kind is not Kind.C
 ROUNDED = sorted(set(REAL) - {"bool"})
 WORKSPACE = Workspace()
 
-compiled = pytest.mark.skipif(native.library() is None, reason="no compiled kernels")
+compiled = pytest.mark.skipif(native.loaded() is None, reason="no compiled kernels")
 
 
 @pytest.fixture(params=native.LEVELS)
@@ -212,7 +212,7 @@ def test_kernels_take_nothing_that_they_cannot_read():
 def test_a_level_that_does_not_exist_is_an_error():
     """A typing error must not measure with other kernels than were asked for."""
     with pytest.raises(UsageError, match="CKPTCLAMP_KERNELS is 'v9'"):
-        native.library({native.VARIABLE: "v9"})
+        native.loaded({native.VARIABLE: "v9"})
 
 
 SPEC = """

@@ -138,13 +138,12 @@ class Library:
     def widen(self, block: NDArray[Any], out: NDArray[np.float64]) -> None:
         """Put `block` into `out` of as many float64 elements."""
         code, at = _checked(block)
-        assert out.size == block.size
-        assert out.dtype == np.float64
+        _require(out.size == block.size and out.dtype == np.float64)
         self._functions["to_double"](code, at, block.size, _checked(out)[1])
 
     def move(self, rows: NDArray[Any], by: RowMovement) -> NDArray[Any]:
         """Return `rows`, shape (rows, length), moved and rounded to their dtype (`writes`)."""
-        assert writes(rows)
+        _require(writes(rows))
         numbers = [
             None if value is None else np.array(np.broadcast_to(value, len(rows)), np.float64)
             for value in (by.scale, by.shift, by.low, by.high, by.offset)
@@ -160,8 +159,7 @@ class Library:
         self, before: NDArray[Any], after: NDArray[Any]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
         """Tell of each row whether a byte differs, the largest change, and the largest magnitude before."""
-        assert before.shape == after.shape
-        assert before.dtype == after.dtype
+        _require(before.shape == after.shape and before.dtype == after.dtype)
         differs = np.empty(len(before), np.bool_)
         change, peak = np.empty(len(before)), np.empty(len(before))
         code, at = _checked(before)
@@ -177,15 +175,15 @@ class Library:
 
     def scatter(self, matrix: NDArray[Any], columns: NDArray[np.intp], rows: NDArray[Any]) -> None:
         """Replace some columns of `matrix` by `rows`; what `gather` does, undone."""
-        assert rows.shape == (len(columns), len(matrix))
+        _require(rows.shape == (len(columns), len(matrix)))
         self._transpose("scatter", matrix, columns, np.ascontiguousarray(rows, matrix.dtype))
 
     def _transpose(
         self, name: str, matrix: NDArray[Any], columns: NDArray[np.intp], rows: NDArray[Any]
     ) -> None:
         height, width = matrix.shape
-        assert matrix.flags.c_contiguous
-        assert not len(columns) or 0 <= columns.min() <= columns.max() < width
+        _require(matrix.flags.c_contiguous and matrix.itemsize in {1, 2, 4, 8})
+        _require(not len(columns) or 0 <= columns.min() <= columns.max() < width)
         places = np.ascontiguousarray(columns, np.int64)
         at, to = matrix.ctypes.data, rows.ctypes.data
         size, count = matrix.itemsize, len(places)
@@ -220,10 +218,16 @@ def prepared(block: NDArray[Any], workspace: Workspace) -> NDArray[Any]:
     return copy
 
 
+def _require(holds: bool) -> None:
+    """Let nothing reach C that would have it read or write elsewhere; no `assert`, which ``-O`` drops."""
+    if not holds:
+        raise ValueError("an array of another size, dtype or layout than the kernels take")
+
+
 def _checked(block: NDArray[Any]) -> tuple[int, int]:
-    assert takes(block)
+    _require(takes(block))
     code = _code(block.dtype)
-    assert code is not None
+    assert code is not None  # or it would not be taken
     return code, block.ctypes.data
 
 
@@ -231,14 +235,14 @@ def _results(
     wanted: Sequence[str], shape: tuple[int, ...]
 ) -> tuple[dict[str, NDArray[np.float64]], Any]:
     found = {name: np.empty(shape) for name in wanted}
-    assert ("min" in found) == ("max" in found)
+    _require(("min" in found) == ("max" in found))
     pointers = (_POINTER * len(STATISTICS))(
         *(found[name].ctypes.data if name in found else None for name in STATISTICS)
     )
     return found, pointers
 
 
-def library(environment: Mapping[str, str] = os.environ) -> Library | None:
+def loaded(environment: Mapping[str, str] = os.environ) -> Library | None:
     """Return the kernels for this processor, or ``None`` where NumPy is to do the work.
 
     Raises:
