@@ -132,9 +132,9 @@ torture: $(TORTURE)/installed ## Mutants, faults, kills, load and fuzzing (takes
 	PYTHON=$(TORTURE)/bin/python sh torture/all.sh
 
 # From the source tree, whose own library of kernels is loaded before the installed one.
-SANITIZED := ckptclamp/engine/native/lib/kernels.so
+SANITIZED := ckptclamp/engine/kernels/native/lib/kernels.so
 sanitize: $(VENV)/installed ## Run the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(BIN)/python ckptclamp/engine/native/build.py -g -fsanitize=address,undefined -fno-sanitize-recover=all
+	$(BIN)/python ckptclamp/engine/kernels/native/build.py -g -fsanitize=address,undefined -fno-sanitize-recover=all
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 		$(BIN)/pytest $(PYTEST_ARGS) tests/engine/test_kernels.py tests/engine/test_widening.py; \
 		status=$$?; rm -f $(SANITIZED); exit $$status

@@ -15,7 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 REQUIRED = "CKPTCLAMP_REQUIRE_KERNELS"
 """Set where wheels are made for others: a failure to compile is then one of the build."""
 
-NATIVE = Path("ckptclamp", "engine", "native")
+NATIVE = Path("ckptclamp", "engine", "kernels", "native")
 PAGE = "ckptclamp.1"
 
 

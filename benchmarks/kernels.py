@@ -13,7 +13,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Box, Contiguous, Tensor
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Request
+from ckptclamp.engine.measure.requests import Request
 
 _WEIGHTS = 1 << 26
 _ROUNDS = 5

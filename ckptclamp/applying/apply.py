@@ -33,7 +33,7 @@ from ckptclamp.checkpoints.huggingface import is_blob
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.engine.executors import concurrently, in_phase
-from ckptclamp.engine.requests import MeasurementCache
+from ckptclamp.engine.measure.requests import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan

@@ -15,11 +15,11 @@ from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine.executors import Meter, in_phase, threads
-from ckptclamp.engine.matrices import project_matrices
 from ckptclamp.engine.measure import affordable
+from ckptclamp.engine.measure.requests import Batch, MeasurementCache
 from ckptclamp.engine.project import Projected, differing_units, project
-from ckptclamp.engine.requests import Batch, MeasurementCache
-from ckptclamp.engine.whole_units import project_whole_units
+from ckptclamp.engine.project.matrices import project_matrices
+from ckptclamp.engine.project.whole_units import project_whole_units
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.parts import part_to_change
 from ckptclamp.spec.model import Projection
@@ -204,8 +204,8 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
 
 def _project_parts(work: Work, assignment: Assignment) -> Projected:
     """Project what is computed from parts, or compared with a base."""
-    from ckptclamp.engine.rescale import project_rescaled
-    from ckptclamp.engine.stored import project_stored
+    from ckptclamp.engine.project.rescale import project_rescaled
+    from ckptclamp.engine.project.stored import project_stored
 
     tensor, axes, constraint = assignment.tensor, assignment.axes, assignment.constraint
     changing = part_to_change(tensor, constraint, axes)
@@ -237,7 +237,7 @@ def _project_parts(work: Work, assignment: Assignment) -> Projected:
 
 def _project_whole(work: Work, assignment: Assignment) -> Projected:
     from ckptclamp.constraints.whole import WholeTensorConstraint
-    from ckptclamp.engine.whole import project_whole
+    from ckptclamp.engine.project.whole import project_whole
 
     assert isinstance(assignment.constraint, WholeTensorConstraint)
     return project_whole(

@@ -19,7 +19,7 @@ from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.measure import unreadable
-from ckptclamp.engine.statistics import Partial, measure_box
+from ckptclamp.engine.measure.statistics import Partial, measure_box
 from ckptclamp.errors import Notice, UnreadableError, printable
 from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 

@@ -28,10 +28,10 @@ from ckptclamp.checkpoints.tensor import (
 )
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
-from ckptclamp.engine import matrices, stored, whole, whole_units
 from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Batch, Failed, Request
+from ckptclamp.engine.measure.requests import Batch, Failed, Request
+from ckptclamp.engine.project import matrices, stored, whole, whole_units
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan

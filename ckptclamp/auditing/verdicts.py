@@ -14,10 +14,10 @@ import numpy as np
 from ckptclamp.auditing.excuses import Excuses
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.constraints.base import Judgement, UnitStatistics
-from ckptclamp.engine.exact import settled, sums_of_stored
 from ckptclamp.engine.executors import Meter, in_phase
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Batch, Failed, Measurement, Request, Screened
+from ckptclamp.engine.measure.exact import settled, sums_of_stored
+from ckptclamp.engine.measure.requests import Batch, Failed, Measurement, Request, Screened
 from ckptclamp.errors import UnreadableError
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.constraints.base import ExactSums
     from ckptclamp.engine.histogram import UnitHistogram
-    from ckptclamp.engine.requests import MeasurementCache
+    from ckptclamp.engine.measure.requests import MeasurementCache
 
 OnUnit = Callable[[Assignment, WorstUnit], None]
 """Called with every violating unit, in the order of the tensor."""
@@ -98,10 +98,10 @@ def _measured_whole(
         WholeTensorConstraint,
         WholeUnitConstraint,
     )
-    from ckptclamp.engine.distance import measure_distance
-    from ckptclamp.engine.matrices import measure_matrices
-    from ckptclamp.engine.whole import measure_whole
-    from ckptclamp.engine.whole_units import measure_whole_units
+    from ckptclamp.engine.measure.distance import measure_distance
+    from ckptclamp.engine.project.matrices import measure_matrices
+    from ckptclamp.engine.project.whole import measure_whole
+    from ckptclamp.engine.project.whole_units import measure_whole_units
 
     memory = running.memory
     for index, assignment in enumerate(assignments):
@@ -335,9 +335,9 @@ def _exact_sums(
     """Read what lies at `places` of `batch` again, and sum it exactly."""
     from ckptclamp.constraints.distance import Distance
     from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
-    from ckptclamp.engine.distance import exact_distances
-    from ckptclamp.engine.matrices import exact_of_matrices
-    from ckptclamp.engine.whole import exact_of_whole
+    from ckptclamp.engine.measure.distance import exact_distances
+    from ckptclamp.engine.project.matrices import exact_of_matrices
+    from ckptclamp.engine.project.whole import exact_of_whole
 
     constraint, tolerance = of.constraint, of.tolerance
     if isinstance(constraint, WholeTensorConstraint):

@@ -16,7 +16,7 @@ from ckptclamp.auditing.results import Verdict
 from ckptclamp.auditing.verdicts import Tally
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Request
+from ckptclamp.engine.measure.requests import Request
 from ckptclamp.errors import UnreadableError, UsageError
 from ckptclamp.plan.build import build_plan
 from ckptclamp.spec.loader import spec_from_mapping

@@ -14,7 +14,7 @@ from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import History
-from ckptclamp.engine.requests import Batch
+from ckptclamp.engine.measure.requests import Batch
 from tests.auditing.test_tally import assignment, batch, tallied
 
 

@@ -15,7 +15,7 @@ from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.constraints.linear import NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
-from ckptclamp.engine.requests import Batch, Failed, Screened
+from ckptclamp.engine.measure.requests import Batch, Failed, Screened
 from ckptclamp.errors import Notice
 from ckptclamp.plan import Assignment, Origin
 from ckptclamp.plan.units import unit_words

@@ -7,8 +7,8 @@ import pytest
 
 from ckptclamp.constraints.norms import MaxNorm
 from ckptclamp.engine.measure import measure
+from ckptclamp.engine.measure.requests import Batch, Failed, MeasurementCache, Request
 from ckptclamp.engine.project import project
-from ckptclamp.engine.requests import Batch, Failed, MeasurementCache, Request
 from ckptclamp.spec.model import Projection
 from tests.engine.raw import InMemory
 

@@ -16,8 +16,8 @@ from ckptclamp.constraints.matrices import Orthonormal, SpectralNorm
 from ckptclamp.constraints.orders import RowSigns
 from ckptclamp.constraints.subspaces import LowerTriangular, Symmetric, UpperTriangular
 from ckptclamp.constraints.whole import RadialConstraint
-from ckptclamp.engine.matrices import project_matrices
-from ckptclamp.engine.whole import project_whole
+from ckptclamp.engine.project.matrices import project_matrices
+from ckptclamp.engine.project.whole import project_whole
 from ckptclamp.plan import Assignment, Origin
 from tests.auditing.test_exact_verdicts import judged
 from tests.engine.raw import InMemory

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
 from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
-from ckptclamp.engine.transform import Rounding, rounded
-from ckptclamp.engine.whole_units import project_whole_units
+from ckptclamp.engine.project.transform import Rounding, rounded
+from ckptclamp.engine.project.whole_units import project_whole_units
 from tests.auditing.test_exact_verdicts import judged
 from tests.engine.raw import InMemory
 from tests.engine.test_nearest import FLOATS, INTEGERS, matrices, numpy_dtype, rms, wide

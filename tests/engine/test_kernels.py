@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.constraints.movement import Transform
-from ckptclamp.engine import kernels, native
+from ckptclamp.engine import kernels
 from ckptclamp.engine.blocks import PIECE, Workspace
-from ckptclamp.engine.transform import compare, moved
+from ckptclamp.engine.kernels import native
+from ckptclamp.engine.project.transform import compare, moved
 from ckptclamp.errors import UsageError
 
 REAL = sorted(name for name, dtype in DTYPES.items() if dtype.kind is not Kind.COMPLEX)

@@ -10,8 +10,8 @@ from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.matrices import Orthonormal, SpectralNorm
 from ckptclamp.constraints.subspaces import LowerTriangular, Symmetric
 from ckptclamp.constraints.tolerance import trained_tolerance
-from ckptclamp.engine.matrices import measure_matrices, project_matrices
-from ckptclamp.engine.requests import Batch, Failed
+from ckptclamp.engine.measure.requests import Batch, Failed
+from ckptclamp.engine.project.matrices import measure_matrices, project_matrices
 from ckptclamp.errors import UnreadableError
 from tests.engine.raw import InMemory
 

@@ -17,7 +17,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Chunked, Contiguous, Tensor
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Batch, Failed, Request, Screened
+from ckptclamp.engine.measure.requests import Batch, Failed, Request, Screened
 from ckptclamp.errors import UnreadableError
 from tests.engine.raw import InMemory, units_of
 

@@ -27,7 +27,7 @@ from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.norms import MinMaxNorm
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
-from ckptclamp.engine.requests import Request
+from ckptclamp.engine.measure.requests import Request
 
 path, shape, axes, jobs, budget = sys.argv[1], *(eval(a) for a in sys.argv[2:])
 source = Source.open(Path(path))

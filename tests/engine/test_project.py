@@ -14,10 +14,10 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import trained_tolerance
-from ckptclamp.engine.exact import settled, sums_of_stored
 from ckptclamp.engine.measure import measure
+from ckptclamp.engine.measure.exact import settled, sums_of_stored
+from ckptclamp.engine.measure.requests import Batch, Request
 from ckptclamp.engine.project import project
-from ckptclamp.engine.requests import Batch, Request
 from ckptclamp.spec.model import Projection
 from tests.engine.raw import InMemory, units_of
 

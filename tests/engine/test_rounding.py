@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.engine.transform import Rounding, inward, rounded
+from ckptclamp.engine.project.transform import Rounding, inward, rounded
 
 SMALL = (
     "float16",

@@ -13,9 +13,9 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Batch, Request
-from ckptclamp.engine.transform import Rounding, rounded
-from ckptclamp.engine.whole_units import project_whole_units
+from ckptclamp.engine.measure.requests import Batch, Request
+from ckptclamp.engine.project.transform import Rounding, rounded
+from ckptclamp.engine.project.whole_units import project_whole_units
 from ckptclamp.errors import UnreadableError
 from tests.engine.raw import InMemory, units_of
 

@@ -7,8 +7,8 @@ import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.custom import CallableConstraint
-from ckptclamp.engine.requests import Batch, Failed
-from ckptclamp.engine.whole import measure_whole, project_whole
+from ckptclamp.engine.measure.requests import Batch, Failed
+from ckptclamp.engine.project.whole import measure_whole, project_whole
 from ckptclamp.errors import UnreadableError
 from tests.engine.raw import InMemory
 

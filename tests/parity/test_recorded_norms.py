@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Batch, Request
+from ckptclamp.engine.measure.requests import Batch, Request
 from tests.parity.records import DTYPES, records
 
 RELATIVE = 4 * np.finfo(np.float64).eps

@@ -16,11 +16,11 @@ import numpy as np
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.constraints.movement import Transform
 from ckptclamp.engine.blocks import grid_of
-from ckptclamp.engine.exact import sums_of_stored
-from ckptclamp.engine.job import NOTHING, Job, Projected
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Batch, Failed
-from ckptclamp.engine.transform import Rounding, rounded
+from ckptclamp.engine.measure.exact import sums_of_stored
+from ckptclamp.engine.measure.requests import Batch, Failed
+from ckptclamp.engine.project.job import NOTHING, Job, Projected
+from ckptclamp.engine.project.transform import Rounding, rounded
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 

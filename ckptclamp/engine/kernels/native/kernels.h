@@ -1,6 +1,6 @@
 /* What the compiled kernels share: dtypes, statistics, and the order in which sums are taken.
  *
- * The order (docs/numbers.md states it, engine/numpy_kernels.py keeps the same):
+ * The order (docs/numbers.md states it, engine/kernels/numpy_kernels.py keeps the same):
  * - a run of a row, RUN weights, is added up in LANES lanes, weight i in lane i % LANES, and the lanes
  *   are folded in halves; the runs of a row follow each other;
  * - narrow columns are folded: `fold` rows of a matrix count as one; the rows of a group, about PIECE

@@ -18,7 +18,7 @@ import numpy as np
 
 from ckptclamp.constraints.base import ExactSums, Statistic
 from ckptclamp.engine.blocks import PIECE, grid_of
-from ckptclamp.engine.requests import read
+from ckptclamp.engine.measure.requests import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.checkpoints.tensor import Box
     from ckptclamp.constraints.base import Constraint, Judgement
-    from ckptclamp.engine.requests import Request
+    from ckptclamp.engine.measure.requests import Request
 
 _SCALE = 2240
 """Totals are integers in units of 2**-2240: below the square of the least float64, with room for

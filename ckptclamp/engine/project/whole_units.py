@@ -11,13 +11,13 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, Grid, kept_axes
-from ckptclamp.engine.exact import ExactTotals
-from ckptclamp.engine.fitting import fitted
-from ckptclamp.engine.job import NOTHING, Job, Projected
 from ckptclamp.engine.measure import unreadable
-from ckptclamp.engine.requests import WORKSPACE, Batch, Failed, KnownStatistics, Measurement
-from ckptclamp.engine.statistics import measure_units
-from ckptclamp.engine.transform import Rounding, changed_units, distances, relative, rounded
+from ckptclamp.engine.measure.exact import ExactTotals
+from ckptclamp.engine.measure.requests import WORKSPACE, Batch, Failed, KnownStatistics, Measurement
+from ckptclamp.engine.measure.statistics import measure_units
+from ckptclamp.engine.project.fitting import fitted
+from ckptclamp.engine.project.job import NOTHING, Job, Projected
+from ckptclamp.engine.project.transform import Rounding, changed_units, distances, relative, rounded
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.constraints.base import ExactSums, Statistic
     from ckptclamp.constraints.whole import WholeUnitConstraint
-    from ckptclamp.engine.job import Sums
+    from ckptclamp.engine.project.job import Sums
 
 _COPIES = 5
 """Arrays of a slab in its storage dtype: read, by units, rounded, tried, and as it will be."""

@@ -23,16 +23,16 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.movement import Transform
 from ckptclamp.engine.blocks import Broadcast
-from ckptclamp.engine.job import as_stored
 from ckptclamp.engine.kernels import widen
-from ckptclamp.engine.requests import WORKSPACE
-from ckptclamp.engine.transform import inward, moved
+from ckptclamp.engine.measure.requests import WORKSPACE
+from ckptclamp.engine.project.job import as_stored
+from ckptclamp.engine.project.transform import inward, moved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.constraints.base import ExactSums, UnitStatistics
-    from ckptclamp.engine.job import Make, Units
+    from ckptclamp.engine.project.job import Make, Units
 
 _LARGE = 1024
 """Weights in a unit from which on it aims a little inside its bound at once."""

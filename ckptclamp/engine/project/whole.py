@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.engine.exact import settled
-from ckptclamp.engine.requests import Batch, Failed, Measurement
+from ckptclamp.engine.measure.exact import settled
+from ckptclamp.engine.measure.requests import Batch, Failed, Measurement
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.constraints.base import ExactSums
     from ckptclamp.constraints.whole import WholeTensorConstraint
-    from ckptclamp.engine.job import Projected
+    from ckptclamp.engine.project.job import Projected
 
 
 def measure_whole(
@@ -100,8 +100,8 @@ def project_whole(
     Raises:
         UnreadableError: as `measure_whole` answers `Failed`.
     """
-    from ckptclamp.engine.job import Projected
-    from ckptclamp.engine.transform import Rounding, rounded
+    from ckptclamp.engine.project.job import Projected
+    from ckptclamp.engine.project.transform import Rounding, rounded
 
     keras = projection is Projection.KERAS
     project = constraint.apply_keras if keras else constraint.apply

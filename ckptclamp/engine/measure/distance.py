@@ -14,9 +14,9 @@ import numpy as np
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.base import ExactSums, Statistic, UnitStatistics
-from ckptclamp.engine.exact import sums_of_stored
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.requests import Batch, Failed, Measurement, Request
+from ckptclamp.engine.measure.exact import sums_of_stored
+from ckptclamp.engine.measure.requests import Batch, Failed, Measurement, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

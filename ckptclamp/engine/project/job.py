@@ -16,13 +16,13 @@ import numpy as np
 
 from ckptclamp.checkpoints.tensor import Chunked, box_shape
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine import native
 from ckptclamp.engine.blocks import PIECE, Broadcast, kept_axes, within
-from ckptclamp.engine.exact import ExactTotals, settled
 from ckptclamp.engine.executors import in_order
-from ckptclamp.engine.requests import WORKSPACE, Request
-from ckptclamp.engine.statistics import Partial, measure_box, measured
-from ckptclamp.engine.transform import compare, relative
+from ckptclamp.engine.kernels import native
+from ckptclamp.engine.measure.exact import ExactTotals, settled
+from ckptclamp.engine.measure.requests import WORKSPACE, Request
+from ckptclamp.engine.measure.statistics import Partial, measure_box, measured
+from ckptclamp.engine.project.transform import compare, relative
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,11 +13,11 @@ import numpy as np
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.constraints.whole import SIDE, Derived
 from ckptclamp.engine.blocks import kept_axes
-from ckptclamp.engine.exact import settled
-from ckptclamp.engine.job import NOTHING, Projected
 from ckptclamp.engine.measure import unreadable
-from ckptclamp.engine.requests import Batch, Failed, Measurement
-from ckptclamp.engine.transform import Rounding, rounded
+from ckptclamp.engine.measure.exact import settled
+from ckptclamp.engine.measure.requests import Batch, Failed, Measurement
+from ckptclamp.engine.project.job import NOTHING, Projected
+from ckptclamp.engine.project.transform import Rounding, rounded
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:

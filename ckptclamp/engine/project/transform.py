@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.movement import Transform
-from ckptclamp.engine import native
 from ckptclamp.engine.blocks import Broadcast
-from ckptclamp.engine.kernels import reduce, widen
+from ckptclamp.engine.kernels import native, reduce, widen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ from ckptclamp.checkpoints.tensor import Chunked, Computed
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, count_of, grid_of
 from ckptclamp.engine.executors import in_order, threads
-from ckptclamp.engine.requests import (
+from ckptclamp.engine.measure.requests import (
     Answer,
     Batch,
     Failed,

@@ -13,12 +13,12 @@ from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
 from ckptclamp.engine.executors import in_order, threads
-from ckptclamp.engine.job import NOTHING, Job, Projected, Units, as_stored
 from ckptclamp.engine.measure import DEFAULT_MEMORY, affordable, room_for_rows, unreadable
-from ckptclamp.engine.requests import WORKSPACE, Batch, KnownStatistics, read
-from ckptclamp.engine.search import nearest
-from ckptclamp.engine.statistics import extremes_inside
-from ckptclamp.engine.transform import as_keras, changed_units
+from ckptclamp.engine.measure.requests import WORKSPACE, Batch, KnownStatistics, read
+from ckptclamp.engine.measure.statistics import extremes_inside
+from ckptclamp.engine.project.job import NOTHING, Job, Projected, Units, as_stored
+from ckptclamp.engine.project.search import nearest
+from ckptclamp.engine.project.transform import as_keras, changed_units
 from ckptclamp.errors import UnreadableError
 from ckptclamp.spec.model import Projection
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.base import ROUNDOFF, Statistic
-from ckptclamp.engine.exact import ExactTotals
-from ckptclamp.engine.transform import Rounding, one_step, rounded
+from ckptclamp.engine.measure.exact import ExactTotals
+from ckptclamp.engine.project.transform import Rounding, one_step, rounded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

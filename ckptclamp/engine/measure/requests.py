@@ -17,7 +17,7 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Box, Tensor, box_shape, one_run
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine.blocks import Grid, Workspace, adjacent, kept_axes
-from ckptclamp.engine.statistics import Partial, extremes_inside, measure_box, measured
+from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measure_box, measured
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from ckptclamp.constraints.base import ROUNDOFF, Statistic
 from ckptclamp.constraints.distance import Distance
 from ckptclamp.constraints.whole import WholeUnitConstraint
 from ckptclamp.engine.blocks import Broadcast, kept_axes
-from ckptclamp.engine.distance import relative_to
-from ckptclamp.engine.job import NOTHING, Job, Projected
-from ckptclamp.engine.requests import WORKSPACE
-from ckptclamp.engine.statistics import measure_units
-from ckptclamp.engine.transform import relative, rounded
-from ckptclamp.engine.whole_units import measured_whole, put_back, slabs, sums_of, units_of
+from ckptclamp.engine.measure.distance import relative_to
+from ckptclamp.engine.measure.requests import WORKSPACE
+from ckptclamp.engine.measure.statistics import measure_units
+from ckptclamp.engine.project.job import NOTHING, Job, Projected
+from ckptclamp.engine.project.transform import relative, rounded
+from ckptclamp.engine.project.whole_units import measured_whole, put_back, slabs, sums_of, units_of
 from ckptclamp.models.effective.levels import Wanted
 from ckptclamp.models.effective.weights import Effective
 from ckptclamp.spec.model import Projection

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.engine import native, numpy_kernels
-from ckptclamp.engine.numpy_kernels import merged, reduce
+from ckptclamp.engine.kernels import native, numpy_kernels
+from ckptclamp.engine.kernels.numpy_kernels import merged, reduce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
-    from ckptclamp.engine.numpy_kernels import Values
+    from ckptclamp.engine.kernels.numpy_kernels import Values
 
 
 __all__ = ["all_finite", "count_nonfinite", "in_use", "measure", "reduce", "widen"]
