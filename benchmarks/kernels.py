@@ -11,7 +11,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Box, Contiguous, Tensor
-from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Request
 

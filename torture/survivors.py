@@ -51,8 +51,8 @@ MODULES = {
     ],
     "auditing/suppression": ["auditing/test_ignoring.py", "gate/test_suppression.py"],
     "constraints/base": ["constraints", "auditing/test_tally.py"],
-    "constraints/norms": ["constraints"],
-    "constraints/linear": ["constraints"],
+    "constraints/sets/norms": ["constraints"],
+    "constraints/sets/linear": ["constraints"],
     "constraints/tolerance": ["constraints"],
     "cli/__init__": ["cli/test_main.py", "cli/test_bad_input.py"],
 }

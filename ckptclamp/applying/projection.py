@@ -13,7 +13,7 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Computed
-from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
+from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine.executors import Meter, in_phase, threads
 from ckptclamp.engine.measure import affordable
 from ckptclamp.engine.measure.requests import Batch, MeasurementCache
@@ -236,7 +236,7 @@ def _project_parts(work: Work, assignment: Assignment) -> Projected:
 
 
 def _project_whole(work: Work, assignment: Assignment) -> Projected:
-    from ckptclamp.constraints.whole import WholeTensorConstraint
+    from ckptclamp.constraints.sets.whole import WholeTensorConstraint
     from ckptclamp.engine.project.whole import project_whole
 
     assert isinstance(assignment.constraint, WholeTensorConstraint)

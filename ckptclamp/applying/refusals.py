@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ckptclamp.auditing.results import AuditReport, Result, Verdict
 from ckptclamp.checkpoints.tensor import Computed
-from ckptclamp.constraints.norms import MinMaxNorm
+from ckptclamp.constraints.sets.norms import MinMaxNorm
 from ckptclamp.errors import NothingEvaluatedError, NotWrittenError, UnreadableError, printable
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import exclusive

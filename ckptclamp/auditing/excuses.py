@@ -80,7 +80,7 @@ class Excuses:
 
     def _may_except_zeros(self) -> bool:
         """Whether a rule can; the health preset cannot, to which zeros are what is wrong."""
-        from ckptclamp.constraints.soundness import OpenSet
+        from ckptclamp.constraints.sets.soundness import OpenSet
 
         return not isinstance(self.assignment.constraint, OpenSet)
 

@@ -27,7 +27,7 @@ from ckptclamp.checkpoints.tensor import (
     View,
 )
 from ckptclamp.constraints.base import Statistic
-from ckptclamp.constraints.whole import MatrixConstraint, WholeUnitConstraint
+from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine.histogram import Histogram, UnitHistogram
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Batch, Failed, Request

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 from ckptclamp.auditing.options import Reporting
 from ckptclamp.auditing.results import Verdict
 from ckptclamp.auditing.verdicts import judge
-from ckptclamp.constraints.linear import Clip, NonNeg
-from ckptclamp.constraints.norms import UnitNorm
+from ckptclamp.constraints.sets.linear import Clip, NonNeg
+from ckptclamp.constraints.sets.norms import UnitNorm
 from ckptclamp.plan import Assignment, Origin
 from ckptclamp.plan.tensors import keras_model, stored
 from ckptclamp.plan.tolerances import Histories, forgiving

@@ -300,7 +300,7 @@ def _bounded(
     headroom: float,
     laid: Laid,
 ) -> StartingRule:
-    from ckptclamp.constraints.norms import MaxNorm
+    from ckptclamp.constraints.sets.norms import MaxNorm
 
     axes = default_axes(len(tensors[0].shape), None, layout=laid.layout)
     doubt = laid.doubt if len(tensors[0].shape) > 1 else ""

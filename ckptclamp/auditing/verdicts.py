@@ -92,8 +92,8 @@ def _measured_whole(
     reader: TensorReader, assignments: Sequence[Assignment], running: Running
 ) -> Iterator[tuple[int, Measurement]]:
     """What only whole units, a whole tensor or another checkpoint can tell."""
-    from ckptclamp.constraints.distance import Distance
-    from ckptclamp.constraints.whole import (
+    from ckptclamp.constraints.sets.distance import Distance
+    from ckptclamp.constraints.sets.whole import (
         MatrixConstraint,
         WholeTensorConstraint,
         WholeUnitConstraint,
@@ -333,8 +333,8 @@ def _exact_sums(
     reader: TensorReader, of: Assignment, batch: Batch, places: NDArray[np.intp]
 ) -> list[ExactSums]:
     """Read what lies at `places` of `batch` again, and sum it exactly."""
-    from ckptclamp.constraints.distance import Distance
-    from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
+    from ckptclamp.constraints.sets.distance import Distance
+    from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeTensorConstraint
     from ckptclamp.engine.measure.distance import exact_distances
     from ckptclamp.engine.project.matrices import exact_of_matrices
     from ckptclamp.engine.project.whole import exact_of_whole

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.base import Constraint, Judgement, Movement, Statistic, UnitStatistics
-from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.constraints.sets.whole import WholeTensorConstraint
 from ckptclamp.errors import CkptclampError, UnreadableError, UsageError
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def suggestion(word: str, known: Iterable[str], owner: str | None = None) -> str
 
 
 def _class(name: str) -> type[Constraint]:
-    module = importlib.import_module(f"ckptclamp.constraints.{BUILTIN[name]}")
+    module = importlib.import_module(f"ckptclamp.constraints.sets.{BUILTIN[name]}")
     constraint: type[Constraint] = getattr(module, name)
     return constraint
 

@@ -22,7 +22,7 @@ _HINT = "--base PATH names it, or `base: PATH` in the spec"
 
 def compares(constraint: Constraint) -> bool:
     """Whether `constraint` is about a base checkpoint."""
-    from ckptclamp.constraints.distance import Distance
+    from ckptclamp.constraints.sets.distance import Distance
 
     return isinstance(constraint, Distance)
 

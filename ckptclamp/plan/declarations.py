@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.constraints.orders import ORDERS, OfRows
 from ckptclamp.constraints.registry import make
+from ckptclamp.constraints.sets.orders import ORDERS, OfRows
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
@@ -253,7 +253,7 @@ def _only_audited(constraint: Constraint) -> str | None:
         return f"a declared {type(constraint).__name__} is only audited"
     if constraint.streaming:
         return None
-    from ckptclamp.constraints.whole import RadialConstraint
+    from ckptclamp.constraints.sets.whole import RadialConstraint
 
     if not isinstance(constraint, RadialConstraint):
         return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ckptclamp.checkpoints.documents import CONFIG
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import NotComputed, Role, Tensor, Unreadable
-from ckptclamp.constraints.soundness import Positive, Sound, Varied
+from ckptclamp.constraints.sets.soundness import Positive, Sound, Varied
 from ckptclamp.models.parts import PartRole
 from ckptclamp.plan import Assignment, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (

@@ -37,8 +37,8 @@ def part_to_change(
     takes it, and the direction stays as it is. Otherwise each weight becomes the nearest that its
     codes can say.
     """
-    from ckptclamp.constraints.norms import NormConstraint
-    from ckptclamp.constraints.whole import MatrixConstraint, WholeTensorConstraint
+    from ckptclamp.constraints.sets.norms import NormConstraint
+    from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeTensorConstraint
 
     storage = tensor.whole.storage
     if not isinstance(storage, Effective):

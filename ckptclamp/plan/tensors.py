@@ -185,7 +185,7 @@ def why_not_audited(tensor: Tensor, constraint: Constraint | None = None) -> str
 
 def _are_finite(tensor: Tensor, constraint: Constraint | None) -> bool:
     """Whether truth values are all that `constraint` asks for."""
-    from ckptclamp.constraints.linear import Finite
+    from ckptclamp.constraints.sets.linear import Finite
 
     is_truth = tensor.dtype is not None and tensor.dtype.kind is Kind.BOOLEAN
     return is_truth and isinstance(constraint, Finite)

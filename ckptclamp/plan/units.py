@@ -75,7 +75,7 @@ def _check_matrix(constraint: Constraint, extents: Shape) -> None:
     """Refuse units that are no matrices where the constraint is about matrices."""
     if constraint.streaming:
         return
-    from ckptclamp.constraints.whole import MatrixConstraint
+    from ckptclamp.constraints.sets.whole import MatrixConstraint
 
     if isinstance(constraint, MatrixConstraint):
         constraint.check_unit(extents)
@@ -85,7 +85,7 @@ def has_axes(constraint: Constraint) -> bool:
     """Whether `constraint` is about units: not each weight by itself, nor the whole tensor at once."""
     if constraint.streaming:
         return not constraint.elementwise
-    from ckptclamp.constraints.whole import WholeTensorConstraint
+    from ckptclamp.constraints.sets.whole import WholeTensorConstraint
 
     return not isinstance(constraint, WholeTensorConstraint)
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from ckptclamp.applying.apply import ApplyOptions, apply
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.spec.loader import spec_from_mapping
 from ckptclamp.spec.model import Units

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ckptclamp.auditing.options import Reporting, Running
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.constraints.linear import CenterAround, Clip, MaxLInfNorm
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.linear import CenterAround, Clip, MaxLInfNorm
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.plan import Assignment, Origin
 from tests.engine.raw import InMemory
 

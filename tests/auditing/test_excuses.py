@@ -11,8 +11,8 @@ from ckptclamp.auditing.results import Verdict
 from ckptclamp.auditing.verdicts import MOST_ZEROS
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.linear import CenterAround, Clip, NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.engine.measure.requests import Batch
 from tests.auditing.test_tally import assignment, batch, tallied

@@ -13,8 +13,8 @@ from ckptclamp.auditing.verdicts import Tally
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.linear import NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
+from ckptclamp.constraints.sets.linear import NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm
 from ckptclamp.engine.measure.requests import Batch, Failed, Screened
 from ckptclamp.errors import Notice
 from ckptclamp.plan import Assignment, Origin

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ckptclamp.constraints.linear import CenterAround
+from ckptclamp.constraints.sets.linear import CenterAround
 from ckptclamp.errors import UsageError
 
 WEIGHTS = st.floats(-1e3, 1e3, allow_subnormal=False)

@@ -14,7 +14,7 @@ from ckptclamp.errors import UnreadableError, UsageError
 
 SOURCE = '''
 import numpy as np
-from ckptclamp.constraints.linear import Clip
+from ckptclamp.constraints.sets.linear import Clip
 
 class KerasStyle:
     def __init__(self, ref_value=0.0):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.constraints.linear import Clip, NonNeg
+from ckptclamp.constraints.sets.linear import Clip, NonNeg
 from ckptclamp.errors import UsageError
 
 NUMBERS = st.floats(-1e6, 1e6)

@@ -10,8 +10,8 @@ import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Constraint, Judgement, Transform
-from ckptclamp.constraints.linear import Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.linear import Clip, NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import KERAS_EPSILON
 from ckptclamp.errors import UsageError
 

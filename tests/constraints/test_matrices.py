@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.matrices import Orthonormal, SpectralNorm
-from ckptclamp.constraints.subspaces import LowerTriangular, Symmetric, UpperTriangular
-from ckptclamp.constraints.whole import Derived
+from ckptclamp.constraints.sets.matrices import Orthonormal, SpectralNorm
+from ckptclamp.constraints.sets.subspaces import LowerTriangular, Symmetric, UpperTriangular
+from ckptclamp.constraints.sets.whole import Derived
 from ckptclamp.errors import UnreadableError, UsageError
 
 PLENTY = 1 << 30

@@ -12,10 +12,10 @@ from hypothesis.extra.numpy import arrays
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Statistic
-from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
-from ckptclamp.constraints.linear import Finite, MaxLInfNorm
-from ckptclamp.constraints.norms import MinNorm
-from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
+from ckptclamp.constraints.sets.l1 import MaxL1Norm, Simplex
+from ckptclamp.constraints.sets.linear import Finite, MaxLInfNorm
+from ckptclamp.constraints.sets.norms import MinNorm
+from ckptclamp.constraints.sets.sparsity import MaxNonZero, Sparsity
 from ckptclamp.errors import UsageError
 
 NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import UsageError
 
 WEIGHTS = st.floats(-1e3, 1e3, allow_subnormal=False)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ckptclamp.constraints.orders import BoundedSums, Monotonic, PartialOrder, RowSigns
+from ckptclamp.constraints.sets.orders import BoundedSums, Monotonic, PartialOrder, RowSigns
 from ckptclamp.errors import UsageError
 
 SIZES = (2, 3, 2)

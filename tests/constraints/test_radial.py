@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ckptclamp.constraints.registry import make
-from ckptclamp.constraints.whole import RadialConstraint
+from ckptclamp.constraints.sets.whole import RadialConstraint
 from ckptclamp.errors import UsageError
 
 RADIAL = RadialConstraint()

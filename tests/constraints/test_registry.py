@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ckptclamp.constraints.linear import Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make
+from ckptclamp.constraints.sets.linear import Clip, NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import UsageError
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.linear import CenterAround
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.linear import CenterAround
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import (
     CHANCE,
     FLOOR,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Batch, Failed, MeasurementCache, Request
 from ckptclamp.engine.project import project

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ckptclamp.auditing.options import Reporting, Running
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.constraints.matrices import Orthonormal, SpectralNorm
-from ckptclamp.constraints.orders import RowSigns
-from ckptclamp.constraints.subspaces import LowerTriangular, Symmetric, UpperTriangular
-from ckptclamp.constraints.whole import RadialConstraint
+from ckptclamp.constraints.sets.matrices import Orthonormal, SpectralNorm
+from ckptclamp.constraints.sets.orders import RowSigns
+from ckptclamp.constraints.sets.subspaces import LowerTriangular, Symmetric, UpperTriangular
+from ckptclamp.constraints.sets.whole import RadialConstraint
 from ckptclamp.engine.project.matrices import project_matrices
 from ckptclamp.engine.project.whole import project_whole
 from ckptclamp.plan import Assignment, Origin

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
-from ckptclamp.constraints.sparsity import MaxNonZero, Sparsity
+from ckptclamp.constraints.sets.l1 import MaxL1Norm, Simplex
+from ckptclamp.constraints.sets.sparsity import MaxNonZero, Sparsity
 from ckptclamp.engine.project.transform import Rounding, rounded
 from ckptclamp.engine.project.whole_units import project_whole_units
 from tests.auditing.test_exact_verdicts import judged

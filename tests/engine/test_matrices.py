@@ -7,8 +7,8 @@ import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Statistic
-from ckptclamp.constraints.matrices import Orthonormal, SpectralNorm
-from ckptclamp.constraints.subspaces import LowerTriangular, Symmetric
+from ckptclamp.constraints.sets.matrices import Orthonormal, SpectralNorm
+from ckptclamp.constraints.sets.subspaces import LowerTriangular, Symmetric
 from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.engine.measure.requests import Batch, Failed
 from ckptclamp.engine.project.matrices import measure_matrices, project_matrices

@@ -24,7 +24,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.constraints.base import Statistic
-from ckptclamp.constraints.norms import MinMaxNorm
+from ckptclamp.constraints.sets.norms import MinMaxNorm
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.project import project
 from ckptclamp.engine.measure.requests import Request

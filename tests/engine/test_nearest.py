@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.constraints.linear import CenterAround, Clip
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.linear import CenterAround, Clip
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.engine.project import project
 from tests.engine.raw import InMemory, units_of

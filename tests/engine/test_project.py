@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.linear import CenterAround, Clip, NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.exact import settled, sums_of_stored

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.base import Statistic
-from ckptclamp.constraints.l1 import MaxL1Norm, Simplex
+from ckptclamp.constraints.sets.l1 import MaxL1Norm, Simplex
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Batch, Request
 from ckptclamp.engine.project.transform import Rounding, rounded

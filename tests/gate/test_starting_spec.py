@@ -27,7 +27,7 @@ from ckptclamp.auditing.starting_spec import (
     starting_spec,
 )
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.errors import ExitCode, NothingEvaluatedError
 from ckptclamp.plan import Origin
 from ckptclamp.plan.tensors import computed_tensors, exact_pattern, parts_of

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from ckptclamp import apply
 from ckptclamp.applying.apply import ApplyOptions
 from ckptclamp.constraints.base import Statistic, Transform, UnitStatistics
-from ckptclamp.constraints.norms import MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.norms import MinMaxNorm, UnitNorm
 from ckptclamp.spec.model import Projection
 from tests.parity.records import BACKENDS, DTYPES, Record, records
 from tests.parity.ulps import ulps_apart

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.constraints.custom import CallableConstraint
-from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.sets.linear import CenterAround, Clip, NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.errors import UsageError
 from ckptclamp.plan.producers import Layout
 from ckptclamp.plan.units import reduced_axes, unit_of

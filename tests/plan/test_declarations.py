@@ -9,9 +9,9 @@ import pytest
 
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.tensor import Role
-from ckptclamp.constraints.linear import Clip
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm
-from ckptclamp.constraints.whole import RadialConstraint
+from ckptclamp.constraints.sets.linear import Clip
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm
+from ckptclamp.constraints.sets.whole import RadialConstraint
 from ckptclamp.errors import SpecError
 from ckptclamp.plan import Origin
 from ckptclamp.plan.build import build_plan
@@ -278,7 +278,7 @@ def test_declared_custom_class_is_imported_only_if_allowed(tmp_path, monkeypatch
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "own.py").write_text(
-        "from ckptclamp.constraints.linear import CenterAround as Base\n"
+        "from ckptclamp.constraints.sets.linear import CenterAround as Base\n"
         "class CenterAround(Base):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.checkpoints.tensor import Role, Unreadable
-from ckptclamp.constraints.linear import Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.sets.linear import Clip, NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.constraints.tolerance import cast_tolerance
 from ckptclamp.errors import SpecError, UsageError
 from ckptclamp.plan import Origin, UnmatchedRule

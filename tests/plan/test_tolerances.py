@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.constraints.norms import UnitNorm
+from ckptclamp.constraints.sets.norms import UnitNorm
 from ckptclamp.constraints.tolerance import History, cast_tolerance, derived_tolerance
 from ckptclamp.errors import UsageError
 from ckptclamp.plan import Assignment

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from ckptclamp.constraints.custom import CallableConstraint
-from ckptclamp.constraints.linear import CenterAround, Clip, NonNeg
-from ckptclamp.constraints.norms import MaxNorm, MinMaxNorm, UnitNorm
+from ckptclamp.constraints.sets.linear import CenterAround, Clip, NonNeg
+from ckptclamp.constraints.sets.norms import MaxNorm, MinMaxNorm, UnitNorm
 from ckptclamp.errors import SpecError
 from ckptclamp.spec.loader import load_spec, spec_from_mapping
 from ckptclamp.spec.model import CustomLayer, Declared, Projection, Severity, Storage, Units

@@ -99,7 +99,7 @@ CASES = cases(
         ("imports a module", code("torture.hostile.evil", "Evil"), REFUSED, "Evil"),
         (
             "named as ours",
-            code("ckptclamp.constraints.norms", "MaxNorm", max_value=1, axis=0),
+            code("ckptclamp.constraints.sets.norms", "MaxNorm", max_value=1, axis=0),
             REFUSED,
             "",
         ),

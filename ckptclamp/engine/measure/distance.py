@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
-    from ckptclamp.constraints.distance import Distance
+    from ckptclamp.constraints.sets.distance import Distance
 
 _NORM = frozenset({Statistic.NORM})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.constraints.base import Statistic, UnitStatistics
-from ckptclamp.constraints.whole import SIDE, Derived
+from ckptclamp.constraints.sets.whole import SIDE, Derived
 from ckptclamp.engine.blocks import kept_axes
 from ckptclamp.engine.measure import unreadable
 from ckptclamp.engine.measure.exact import settled
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.constraints.base import ExactSums
-    from ckptclamp.constraints.whole import Matrix, MatrixConstraint, Part
+    from ckptclamp.constraints.sets.whole import Matrix, MatrixConstraint, Part
 
 _TRIALS = 6
 """How often a projection is tried again, further inside, before a matrix is left."""

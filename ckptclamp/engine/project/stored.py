@@ -16,8 +16,8 @@ import numpy as np
 
 from ckptclamp.checkpoints.tensor import View, box_shape
 from ckptclamp.constraints.base import ROUNDOFF, Statistic
-from ckptclamp.constraints.distance import Distance
-from ckptclamp.constraints.whole import WholeUnitConstraint
+from ckptclamp.constraints.sets.distance import Distance
+from ckptclamp.constraints.sets.whole import WholeUnitConstraint
 from ckptclamp.engine.blocks import Broadcast, kept_axes
 from ckptclamp.engine.measure.distance import relative_to
 from ckptclamp.engine.measure.requests import WORKSPACE

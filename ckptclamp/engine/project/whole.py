@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.constraints.base import ExactSums
-    from ckptclamp.constraints.whole import WholeTensorConstraint
+    from ckptclamp.constraints.sets.whole import WholeTensorConstraint
     from ckptclamp.engine.project.job import Projected
 
 

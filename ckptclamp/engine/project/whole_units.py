@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.constraints.base import ExactSums, Statistic
-    from ckptclamp.constraints.whole import WholeUnitConstraint
+    from ckptclamp.constraints.sets.whole import WholeUnitConstraint
     from ckptclamp.engine.project.job import Sums
 
 _COPIES = 5

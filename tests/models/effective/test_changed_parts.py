@@ -14,8 +14,8 @@ from ckptclamp.applying.apply import ApplyOptions, apply
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.opening import open_checkpoint
-from ckptclamp.constraints.l1 import MaxL1Norm
-from ckptclamp.constraints.norms import MaxNorm
+from ckptclamp.constraints.sets.l1 import MaxL1Norm
+from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.errors import NotWrittenError
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.numbers import NIBBLE_TABLE

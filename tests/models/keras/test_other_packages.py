@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES
-from ckptclamp.constraints.orders import ORDERS
 from ckptclamp.constraints.registry import make
+from ckptclamp.constraints.sets.orders import ORDERS
 from ckptclamp.constraints.tolerance import trained_tolerance
 from ckptclamp.models.keras.model import BoundModel
 from ckptclamp.models.keras.other_packages import known_constraint, layer_names

@@ -21,7 +21,7 @@ from ckptclamp.constraints.base import (
     Statistic,
     two_sum,
 )
-from ckptclamp.constraints.whole import SIDE, Derived, Matrix, MatrixConstraint, Part, cut
+from ckptclamp.constraints.sets.whole import SIDE, Derived, Matrix, MatrixConstraint, Part, cut
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ckptclamp.constraints.base import BuiltIn, ExactSums, Judgement, Statistic, number, ordered
-from ckptclamp.constraints.whole import WholeTensorConstraint
+from ckptclamp.constraints.sets.whole import WholeTensorConstraint
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, number
-from ckptclamp.constraints.whole import WholeUnitConstraint
+from ckptclamp.constraints.sets.whole import WholeUnitConstraint
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

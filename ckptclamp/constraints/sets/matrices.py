@@ -23,7 +23,7 @@ from ckptclamp.constraints.base import (
     Statistic,
     norm_bound,
 )
-from ckptclamp.constraints.spectra import (
+from ckptclamp.constraints.sets.spectra import (
     MOST_PRODUCTS,
     eigenvalue_bounds,
     exceeds,
@@ -33,7 +33,7 @@ from ckptclamp.constraints.spectra import (
     product_error,
     summed_exactly,
 )
-from ckptclamp.constraints.whole import Derived, Matrix, MatrixConstraint, Part
+from ckptclamp.constraints.sets.whole import Derived, Matrix, MatrixConstraint, Part
 from ckptclamp.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:

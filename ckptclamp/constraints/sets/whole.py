@@ -19,7 +19,7 @@ from ckptclamp.constraints.base import (
     Judgement,
     Statistic,
 )
-from ckptclamp.constraints.spectra import largest_of
+from ckptclamp.constraints.sets.spectra import largest_of
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ckptclamp.constraints.base import BuiltIn, Judgement, Statistic, norm_bound, number, two_sum
-from ckptclamp.constraints.whole import WholeUnitConstraint
+from ckptclamp.constraints.sets.whole import WholeUnitConstraint
 from ckptclamp.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The sets that weights may be held to: a small class each."""
