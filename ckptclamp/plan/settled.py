@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, printable
-from ckptclamp.models.keras.v3 import LISTS
+from ckptclamp.models.keras.layouts.v3 import LISTS
 from ckptclamp.plan import Assignment, Entry, NotEvaluated
 from ckptclamp.plan.tensors import names_of
 from ckptclamp.spec.model import utc_today

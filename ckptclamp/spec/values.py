@@ -172,7 +172,7 @@ def _is_name(value: object) -> bool:
 
 
 def _layer_class(value: object) -> str:
-    from ckptclamp.models.keras.other_packages import layer_names
+    from ckptclamp.models.keras.layers.packages import layer_names
 
     if not isinstance(value, str) or value not in layer_names():
         import difflib

@@ -6,7 +6,7 @@ import gc
 import weakref
 from dataclasses import replace
 
-from ckptclamp.models.keras.v3 import bind_v3
+from ckptclamp.models.keras.layouts.v3 import bind_v3
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import all_names, keras_model
 from ckptclamp.spec.loader import spec_from_mapping

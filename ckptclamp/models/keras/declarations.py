@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.errors import Notice, printable
-from ckptclamp.models.keras.binding import NAME_IT, Bound, Unbound
 from ckptclamp.models.keras.candidates import Candidates
 from ckptclamp.models.keras.constraints import (
     ParsedConstraint,
@@ -16,11 +15,12 @@ from ckptclamp.models.keras.constraints import (
     names_a_builtin,
 )
 from ckptclamp.models.keras.dequantisation import is_quantised
-from ckptclamp.models.keras.other_packages import known_constraint
+from ckptclamp.models.keras.layers.packages import known_constraint
+from ckptclamp.models.keras.layouts.binding import NAME_IT, Bound, Unbound
 from ckptclamp.models.keras.tree import Layer, is_layer, short_name
 
 if TYPE_CHECKING:
-    from ckptclamp.models.keras.lattice import Implied
+    from ckptclamp.models.keras.layers.lattice import Implied
     from ckptclamp.models.keras.model import BoundModel
 
 

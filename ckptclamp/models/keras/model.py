@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
-from ckptclamp.models.keras.binding import Bindings, Bound
 from ckptclamp.models.keras.config import variable_dtype
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
 from ckptclamp.models.keras.dequantisation import find_dequantised
-from ckptclamp.models.keras.other_layers import STATISTICS
-from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.layers.others import STATISTICS
+from ckptclamp.models.keras.layouts.binding import Bindings, Bound
+from ckptclamp.models.keras.layouts.repeats import RepeatedLayers
+from ckptclamp.models.keras.layouts.v3 import LISTS, V3Groups, bind_v3, join
 from ckptclamp.models.keras.tree import Layer, read_model
-from ckptclamp.models.keras.v3 import LISTS, V3Groups, bind_v3, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ class BoundModel:
         self.repeats = RepeatedLayers(self.layers)
         self.bindings: Bindings = {}
         if root is not None and self.legacy:
-            from ckptclamp.models.keras.legacy import bind_legacy
+            from ckptclamp.models.keras.layouts.legacy import bind_legacy
 
             self.bindings = bind_legacy(model, root, tensors)
         elif root is not None:

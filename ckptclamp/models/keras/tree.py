@@ -11,11 +11,11 @@ from ckptclamp.errors import RefusedError
 from ckptclamp.models.keras.config import LayerConfig, as_integer, as_mapping
 from ckptclamp.models.keras.dequantisation import quantised_variables
 from ckptclamp.models.keras.layers import FAMILIES, Family, Variable
-from ckptclamp.models.keras.other_layers import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
-from ckptclamp.models.keras.other_packages import family_of, known_layer
+from ckptclamp.models.keras.layers.others import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
+from ckptclamp.models.keras.layers.packages import family_of, known_layer
 
 if TYPE_CHECKING:
-    from ckptclamp.models.keras.lattice import Implied
+    from ckptclamp.models.keras.layers.lattice import Implied
     from ckptclamp.spec.model import CustomLayer
 
 _MAX_DEPTH: Final = 64

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ckptclamp.models.keras.layers import FAMILIES
-from ckptclamp.models.keras.other_layers import DATA_DEPENDENT, WEIGHTLESS
+from ckptclamp.models.keras.layers.others import DATA_DEPENDENT, WEIGHTLESS
 from ckptclamp.models.keras.tree import read_model
 
 TABLE = json.loads(

@@ -17,8 +17,8 @@ from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.constraints.registry import make
 from ckptclamp.constraints.sets.orders import ORDERS
 from ckptclamp.constraints.tolerance import trained_tolerance
+from ckptclamp.models.keras.layers.packages import known_constraint, layer_names
 from ckptclamp.models.keras.model import BoundModel
-from ckptclamp.models.keras.other_packages import known_constraint, layer_names
 from ckptclamp.models.keras.tree import read_model, to_snake_case
 from ckptclamp.plan.build import build_plan
 from tests.models.keras.models import layer, legacy, sequential, v3

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.binding import (
+from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
+from ckptclamp.models.keras.layouts.binding import (
     Bindings,
     Bound,
     Unbound,
@@ -25,8 +26,7 @@ from ckptclamp.models.keras.binding import (
     hint_for,
     unbound_below,
 )
-from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
-from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.layouts.repeats import RepeatedLayers
 from ckptclamp.models.keras.tree import Layer
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptclamp.models.keras import lattice
 from ckptclamp.models.keras.config import LayerConfig, Shape, as_shape, times
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
-from ckptclamp.models.keras.layers import FAMILIES, Family, Variable, Variables
+from ckptclamp.models.keras.layers import FAMILIES, Family, Variable, Variables, lattice
 
 _ADDONS: Final = "tensorflow_addons"
 _LATTICE: Final = "tensorflow_lattice"

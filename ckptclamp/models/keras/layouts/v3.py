@@ -10,7 +10,8 @@ from typing import Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
-from ckptclamp.models.keras.binding import (
+from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
+from ckptclamp.models.keras.layouts.binding import (
     Binding,
     Bindings,
     Bound,
@@ -19,8 +20,7 @@ from ckptclamp.models.keras.binding import (
     hint_for,
     unbound_below,
 )
-from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
-from ckptclamp.models.keras.repeats import RepeatedLayers
+from ckptclamp.models.keras.layouts.repeats import RepeatedLayers
 from ckptclamp.models.keras.tree import Layer
 
 LISTS: Final = ("layers", "_layer_checkpoint_dependencies")

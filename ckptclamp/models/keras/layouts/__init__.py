@@ -1,0 +1,1 @@
+"""Where each generation of Keras stores the variables of its layers."""
