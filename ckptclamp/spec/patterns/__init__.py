@@ -26,8 +26,8 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ckptclamp.errors import UsageError
-from ckptclamp.spec.characters import character_class, escape, literal, marked
-from ckptclamp.spec.globs import from_glob, narrower
+from ckptclamp.spec.patterns.characters import character_class, escape, literal, marked
+from ckptclamp.spec.patterns.globs import from_glob, narrower
 
 _EXCLUDE = "!"
 _REGULAR = "re:"

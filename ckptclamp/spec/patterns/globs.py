@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from ckptclamp.spec.characters import DOT, SLASH, WITHIN, character_class, literal
+from ckptclamp.spec.patterns.characters import DOT, SLASH, WITHIN, character_class, literal
 
 _ANY = "(?:..)*"
 _ONE_WITHIN = "(?:[012].|3[^/])"
