@@ -205,7 +205,7 @@ def ignored(
 def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[Notice]:
     """Warn of copies of one variable that differ."""
     if plan.tied:
-        from ckptclamp.auditing.drift import tied_notices
+        from ckptclamp.auditing.comparison.drift import tied_notices
 
         yield from tied_notices(checkpoint, plan.tied, memory, keras=checkpoint.keras is not None)
 

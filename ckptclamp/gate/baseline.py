@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ckptclamp.auditing.renames import Renames
+from ckptclamp.auditing.comparison.renames import Renames
 from ckptclamp.auditing.results import EQUAL, AuditReport, Result, Suppressed, Verdict
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.opening import named_as_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.comparison import Comparison
-from ckptclamp.auditing.drift import worst_first
+from ckptclamp.auditing.comparison.drift import worst_first
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import codec, json_text
 from ckptclamp.reports.inspection import sparkline
@@ -15,7 +15,7 @@ from ckptclamp.reports.wording import plural, sentence, shape_words, unit_index
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckptclamp.auditing.drift import TensorDrift
+    from ckptclamp.auditing.comparison.drift import TensorDrift
     from ckptclamp.reports import RenderOptions
 
 SCHEMA = "ckptclamp-diff-1"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptclamp.auditing.audit import audit
-from ckptclamp.auditing.drift import tied_notices
+from ckptclamp.auditing.comparison.drift import tied_notices
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.errors import ExitCode
 from tests.engine.raw import InMemory

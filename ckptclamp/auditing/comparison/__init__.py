@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptclamp.auditing.audit import opened
-from ckptclamp.auditing.drift import TensorDrift, measure_drift
+from ckptclamp.auditing.comparison.drift import TensorDrift, measure_drift
+from ckptclamp.auditing.comparison.renames import Renames
 from ckptclamp.auditing.options import Opening
-from ckptclamp.auditing.renames import Renames
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable

@@ -20,8 +20,8 @@ from typing import TypeVar
 from ckptclamp.auditing.audit import audit, opened
 from ckptclamp.auditing.inspection import TensorSummary, inspect
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.auditing.recognition import Recognised, recognise
 from ckptclamp.auditing.results import Verdict
+from ckptclamp.auditing.starting_spec.recognition import Recognised, recognise
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.constraints.registry import canonical
