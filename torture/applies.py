@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ckptclamp
 from ckptclamp.applying.leftovers import clean
-from ckptclamp.checkpoints.unfinished import JOURNAL, is_hidden
+from ckptclamp.checkpoints.directories.unfinished import JOURNAL, is_hidden
 from torture.mutating import FIXTURES
 
 _INPUTS = {

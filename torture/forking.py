@@ -22,7 +22,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from ckptclamp.checkpoints.hdf5 import sandbox
+from ckptclamp.checkpoints.formats.hdf5 import sandbox
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ def _hear(fd: int, deadline: float) -> bytes | None:
 def warm_workers() -> None:
     """From now on the HDF5 worker is a fork of this process, which must not open any HDF5 file."""
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
-    from ckptclamp.checkpoints.hdf5 import worker  # noqa: F401 - loaded for the forks
+    from ckptclamp.checkpoints.formats.hdf5 import worker  # noqa: F401 - loaded for the forks
 
     replaced = SimpleNamespace(
         Popen=WarmWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
@@ -176,7 +176,7 @@ class WarmWorker:
 
 def _work(command: list[str], streams: tuple[int, ...], keep: tuple[int, ...]) -> None:
     """Become the worker that `command` would have started."""
-    from ckptclamp.checkpoints.hdf5 import worker
+    from ckptclamp.checkpoints.formats.hdf5 import worker
 
     try:
         for number, fd in enumerate(streams):

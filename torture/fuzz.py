@@ -25,9 +25,9 @@ import atheris
 
 with atheris.instrument_imports(include=["ckptclamp"]):
     from ckptclamp.checkpoints import documents
-    from ckptclamp.checkpoints.keras.zip_directory import read_directory
+    from ckptclamp.checkpoints.formats.safetensors import parse_header
+    from ckptclamp.checkpoints.formats.zip.directory import read_directory
     from ckptclamp.checkpoints.opening import open_checkpoint, open_source
-    from ckptclamp.checkpoints.safetensors import parse_header
     from ckptclamp.checkpoints.source import Source
     from ckptclamp.checkpoints.tensor import KerasModel, Tensor
     from ckptclamp.errors import CkptclampError

@@ -29,7 +29,7 @@ from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorC
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
 from ckptclamp.checkpoints.copying import Preview
-from ckptclamp.checkpoints.huggingface import is_blob
+from ckptclamp.checkpoints.directories.huggingface import is_blob
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.engine.executors import concurrently, in_phase

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptclamp.checkpoints.copying import compare_bytes, copy_bytes, writing
+from ckptclamp.checkpoints.directories.unfinished import is_hidden
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.unfinished import is_hidden
 from ckptclamp.errors import Notice, NotWrittenError, RefusedError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptclamp import system
 from ckptclamp.applying.journal import HalfReplacedError, replace_directory
 from ckptclamp.applying.staging import Stage, inherited, or_not_written, umask
-from ckptclamp.checkpoints.unfinished import hidden_name
+from ckptclamp.checkpoints.directories.unfinished import hidden_name
 from ckptclamp.errors import NotWrittenError
 from ckptclamp.system import Folder
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp import system
 from ckptclamp.applying.staging import Stage, or_not_written
-from ckptclamp.checkpoints.unfinished import hidden_name
+from ckptclamp.checkpoints.directories.unfinished import hidden_name
 
 if TYPE_CHECKING:
     from ckptclamp.system import Folder

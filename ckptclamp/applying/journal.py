@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptclamp import system
 from ckptclamp.applying.files import NewFile
+from ckptclamp.checkpoints.directories.unfinished import JOURNAL, Journal, Move, hidden_name, mark
 from ckptclamp.checkpoints.source import Source
-from ckptclamp.checkpoints.unfinished import JOURNAL, Journal, Move, hidden_name, mark
 from ckptclamp.errors import NotWrittenError
 
 if TYPE_CHECKING:

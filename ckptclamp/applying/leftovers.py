@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp import system
 from ckptclamp.applying.journal import finish
-from ckptclamp.checkpoints.unfinished import JOURNAL, is_hidden, made_for
+from ckptclamp.checkpoints.directories.unfinished import JOURNAL, is_hidden, made_for
 from ckptclamp.errors import CkptclampError, UnreadableError
 from ckptclamp.system import Folder
 

@@ -23,8 +23,8 @@ from ckptclamp.applying.files import FileStage
 from ckptclamp.applying.sets import SetStage
 from ckptclamp.applying.staging import Stage, check_room, or_not_written
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.huggingface import is_blob
-from ckptclamp.checkpoints.unfinished import journals, made_for
+from ckptclamp.checkpoints.directories.huggingface import is_blob
+from ckptclamp.checkpoints.directories.unfinished import journals, made_for
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
 

@@ -131,7 +131,7 @@ def check_isolation(path: str | Path) -> None:
     Raises:
         UnreadableError: this system lacks a layer of it.
     """
-    from ckptclamp.checkpoints.hdf5.sandbox import missing_sandbox_layers
+    from ckptclamp.checkpoints.formats.hdf5.sandbox import missing_sandbox_layers
 
     missing = missing_sandbox_layers()
     if missing:

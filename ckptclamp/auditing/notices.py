@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.others import other_weights
-from ckptclamp.checkpoints.unfinished import journals
+from ckptclamp.checkpoints.directories.others import other_weights
+from ckptclamp.checkpoints.directories.unfinished import journals
 from ckptclamp.errors import Notice, printable
 from ckptclamp.spec.model import Declared, Spec
 

@@ -172,23 +172,23 @@ def _check_limits(checkpoint: Checkpoint, limits: Limits) -> None:
 def _open_kind(kind: Kind, source: Source, follow_symlinks: bool, limits: Limits) -> Checkpoint:
     match kind:
         case Kind.SAFETENSORS:
-            from ckptclamp.checkpoints.safetensors import SafetensorsCheckpoint
+            from ckptclamp.checkpoints.formats.safetensors import SafetensorsCheckpoint
 
             return SafetensorsCheckpoint(source, limits.header)
         case Kind.HDF5:
-            from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint
+            from ckptclamp.checkpoints.formats.hdf5.file import Hdf5Checkpoint
 
             return Hdf5Checkpoint(source)
         case Kind.ZIP:
-            from ckptclamp.checkpoints.keras.archive import KerasArchive
+            from ckptclamp.checkpoints.formats.zip.archive import KerasArchive
 
             return KerasArchive(source, limits)
         case Kind.NPZ:
-            from ckptclamp.checkpoints.npz import NpzCheckpoint
+            from ckptclamp.checkpoints.formats.npz import NpzCheckpoint
 
             return NpzCheckpoint(source, limits)
         case Kind.JSON:
-            from ckptclamp.checkpoints.sharded import open_index
+            from ckptclamp.checkpoints.formats.sharded import open_index
 
             return open_index(source, follow_symlinks=follow_symlinks, header_limit=limits.header)
 
@@ -221,7 +221,7 @@ def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkp
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), path=path) from error
     if names >= KERAS_DIRECTORY:
-        from ckptclamp.checkpoints.keras.archive import open_keras_directory
+        from ckptclamp.checkpoints.formats.zip.archive import open_keras_directory
 
         directory = open_keras_directory(path, follow_symlinks=follow_symlinks)
         _check_limits(directory, limits)

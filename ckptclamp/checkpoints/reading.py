@@ -160,7 +160,7 @@ def _read_runs(source: Source, origin: int, runs: Runs, out: NDArray[np.uint8]) 
 def _read_chunks(
     source: Source, chunked: Chunked, parts: Iterable[ChunkPart], out: NDArray[Any]
 ) -> None:
-    from ckptclamp.checkpoints.hdf5.filters import decode_into
+    from ckptclamp.checkpoints.formats.hdf5.filters import decode_into
 
     places = np.moveaxis(as_bytes(out).reshape(*out.shape, out.itemsize), -1, 0)
     for part in parts:

@@ -14,7 +14,7 @@ from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from ckptclamp import system
-from ckptclamp.checkpoints.huggingface import blob_of
+from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
-    from ckptclamp.checkpoints.checksums import Checksums
+    from ckptclamp.checkpoints.formats.zip.checksums import Checksums
 
 
 _BLOCK = 1 << 20

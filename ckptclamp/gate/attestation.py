@@ -30,8 +30,8 @@ from ckptclamp.auditing.results import (
     FileDigest,
     Summary,
 )
+from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.documents import ADAPTER, parse_strict
-from ckptclamp.checkpoints.huggingface import blob_of
 from ckptclamp.checkpoints.source import Source, sha256
 from ckptclamp.errors import ExitCode, UnreadableError, UsageError
 from ckptclamp.gate.envelopes import Envelope, opened

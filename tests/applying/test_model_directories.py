@@ -20,7 +20,7 @@ from ckptclamp.applying.apply import ApplyOptions, apply
 from ckptclamp.applying.leftovers import Outcome, clean
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.checkpoints.unfinished import hidden_name, is_hidden, journals
+from ckptclamp.checkpoints.directories.unfinished import hidden_name, is_hidden, journals
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
 from tests.applying.publishing import names

@@ -268,7 +268,7 @@ def test_the_meant_axis_is_told_beside_the_stated_one(tmp_path: Path):
 def test_required_isolation_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     """The missing walls, the file, and the way out."""
     monkeypatch.setattr(
-        "ckptclamp.checkpoints.hdf5.sandbox.missing_sandbox_layers",
+        "ckptclamp.checkpoints.formats.hdf5.sandbox.missing_sandbox_layers",
         lambda: ("landlock", "seccomp"),
     )
     with pytest.raises(UnreadableError) as caught:

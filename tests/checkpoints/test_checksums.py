@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ckptclamp import audit
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.checkpoints import checksums as module
-from ckptclamp.checkpoints.checksums import Checksums, crc32, crc32_of, crc32_of_both
+from ckptclamp.checkpoints.formats.zip import checksums as module
+from ckptclamp.checkpoints.formats.zip.checksums import Checksums, crc32, crc32_of, crc32_of_both
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import UnreadableError
 

@@ -14,7 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zlib_ng import zlib_ng
 
-from ckptclamp.checkpoints.hdf5.filters import decode_chunk, decode_into, encode_chunk, fletcher32
+from ckptclamp.checkpoints.formats.hdf5.filters import (
+    decode_chunk,
+    decode_into,
+    encode_chunk,
+    fletcher32,
+)
 from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.errors import UnreadableError
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.hdf5 import sandbox
-from ckptclamp.checkpoints.hdf5.file import Answer, Hdf5Checkpoint, Place
+from ckptclamp.checkpoints.formats.hdf5 import sandbox
+from ckptclamp.checkpoints.formats.hdf5.file import Answer, Hdf5Checkpoint, Place
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ckptclamp.checkpoints.hdf5.file import Answer, Place
+from ckptclamp.checkpoints.formats.hdf5.file import Answer, Place
 from ckptclamp.checkpoints.tensor import Chunk, Chunked
 from ckptclamp.errors import RefusedError
 

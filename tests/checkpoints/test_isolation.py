@@ -25,7 +25,7 @@ ESCAPES = {
 
 PROGRAM = """
 import os, resource, socket, sys
-from ckptclamp.checkpoints.hdf5.isolation import lock_down
+from ckptclamp.checkpoints.formats.hdf5.isolation import lock_down
 opened = os.open(sys.argv[2], os.O_RDWR)
 walls = lock_down(memory=64 << 20, file_size=1024)
 print(*walls, flush=True)

@@ -14,7 +14,7 @@ import pytest
 
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.keras.zip_directory import read_directory
+from ckptclamp.checkpoints.formats.zip.directory import read_directory
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError, UnreadableError

@@ -11,7 +11,7 @@ from ckptclamp.applying.companions import bring, companions_in
 from ckptclamp.applying.directories import DirectoryStage
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
-from ckptclamp.checkpoints.keras.archive import open_keras_directory
+from ckptclamp.checkpoints.formats.zip.archive import open_keras_directory
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.errors import NotWrittenError, RefusedError
 from tests.checkpoints.contract import Arrays, CheckpointContract

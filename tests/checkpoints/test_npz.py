@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ckptclamp.checkpoints.keras.zip_directory import read_directory
+from ckptclamp.checkpoints.formats.zip.directory import read_directory
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Limits, Source
 from ckptclamp.checkpoints.tensor import Unreadable

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from ckptclamp.checkpoints.safetensors import (
+from ckptclamp.checkpoints.formats.safetensors import (
     Header,
     SafetensorsCheckpoint,
     parse_header,

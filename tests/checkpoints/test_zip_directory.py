@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckptclamp.checkpoints.keras.zip_directory import Directory, read_directory
+from ckptclamp.checkpoints.formats.zip.directory import Directory, read_directory
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import CkptclampError, NotACheckpointError, RefusedError
 from tests.checkpoints.zip_files import archive

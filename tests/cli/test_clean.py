@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ckptclamp.applying.leftovers import Outcome, clean
-from ckptclamp.checkpoints.unfinished import hidden_name
+from ckptclamp.checkpoints.directories.unfinished import hidden_name
 
 AT_WORK = """
 import sys

@@ -57,7 +57,7 @@ COPIES = (
 def main() -> None:
     """Take the calls away, then run everything."""
     lacks = [CALLS[name] for name in sys.argv[1].split(",") if name]
-    from ckptclamp.checkpoints.hdf5 import sandbox
+    from ckptclamp.checkpoints.formats.hdf5 import sandbox
 
     taken = "; ".join(
         ["import os, shutil, signal, sys, tempfile", "from ckptclamp import system", *lacks]

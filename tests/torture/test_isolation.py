@@ -12,8 +12,8 @@ import pytest
 
 from ckptclamp import audit
 from ckptclamp.auditing.options import AuditOptions
-from ckptclamp.checkpoints.hdf5 import sandbox
-from ckptclamp.checkpoints.hdf5.isolation import SANDBOX_LAYERS
+from ckptclamp.checkpoints.formats.hdf5 import sandbox
+from ckptclamp.checkpoints.formats.hdf5.isolation import SANDBOX_LAYERS
 from ckptclamp.errors import RefusedError, UnreadableError
 from torture.mutating import FIXTURES
 

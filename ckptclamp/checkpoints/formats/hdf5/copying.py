@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile
-from ckptclamp.checkpoints.hdf5 import sandbox
-from ckptclamp.checkpoints.hdf5.filters import encode_chunk
+from ckptclamp.checkpoints.formats.hdf5 import sandbox
+from ckptclamp.checkpoints.formats.hdf5.filters import encode_chunk
 from ckptclamp.checkpoints.reading import as_bytes, read_chunk
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import (

@@ -25,8 +25,8 @@ import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o
 
 from ckptclamp import system
-from ckptclamp.checkpoints.hdf5 import datasets, isolation
-from ckptclamp.checkpoints.hdf5.datasets import ChunkBudget, describe_dataset
+from ckptclamp.checkpoints.formats.hdf5 import datasets, isolation
+from ckptclamp.checkpoints.formats.hdf5.datasets import ChunkBudget, describe_dataset
 from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:

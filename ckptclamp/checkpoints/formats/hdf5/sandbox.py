@@ -43,7 +43,7 @@ _WINDOWS_CRASHES = 0xC0000000
 """From there on an exit status is an exception that nobody handled."""
 _BOOTSTRAP = (
     "import sys; sys.path += sys.argv[1].split('\\n'); del sys.argv[1]; "
-    "from ckptclamp.checkpoints.hdf5.worker import main; main()"
+    "from ckptclamp.checkpoints.formats.hdf5.worker import main; main()"
 )
 _ERRORS: Mapping[str, type[UnreadableError]] = {
     error.__name__: error for error in (UnreadableError, NotACheckpointError, RefusedError)
@@ -105,7 +105,7 @@ def _started(task: Task) -> Iterator[subprocess.Popen[bytes]]:
 @cache
 def missing_sandbox_layers() -> tuple[str, ...]:
     """Return the layers of the sandbox that this system lacks, by trying on a worker without a file."""
-    from ckptclamp.checkpoints.hdf5.isolation import SANDBOX_LAYERS
+    from ckptclamp.checkpoints.formats.hdf5.isolation import SANDBOX_LAYERS
 
     fd = system.open_to_read(Path(os.devnull), follow_symlinks=True)
     try:

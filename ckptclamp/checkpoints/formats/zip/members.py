@@ -7,9 +7,9 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.checksums import crc32, crc32_of
 from ckptclamp.checkpoints.copying import FileCopy, ScratchFile, writing
-from ckptclamp.checkpoints.keras.zip_directory import (
+from ckptclamp.checkpoints.formats.zip.checksums import crc32, crc32_of
+from ckptclamp.checkpoints.formats.zip.directory import (
     DEFLATED,
     FULL32,
     STORED,

@@ -14,16 +14,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Never
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
-from ckptclamp.checkpoints.checksums import Checksums
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
-from ckptclamp.checkpoints.keras.zip_directory import STORED, Member, read_directory
-from ckptclamp.checkpoints.keras.zip_members import (
+from ckptclamp.checkpoints.formats.safetensors import MAX_NAME_CHARACTERS, MAX_RANK
+from ckptclamp.checkpoints.formats.zip.checksums import Checksums
+from ckptclamp.checkpoints.formats.zip.directory import STORED, Member, read_directory
+from ckptclamp.checkpoints.formats.zip.members import (
     PatchedArchive,
     check_unpacked,
     inflate_to_file,
     verify_members,
 )
-from ckptclamp.checkpoints.safetensors import MAX_NAME_CHARACTERS, MAX_RANK
 from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
 from ckptclamp.errors import NotWrittenError, RefusedError
 

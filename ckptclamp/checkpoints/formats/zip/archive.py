@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
-from ckptclamp.checkpoints.checksums import Checksums
 from ckptclamp.checkpoints.copying import ScratchFile, copy_bytes, writing
 from ckptclamp.checkpoints.documents import (
     CONFIG,
@@ -24,9 +23,10 @@ from ckptclamp.checkpoints.documents import (
     parse_document,
     read_document,
 )
-from ckptclamp.checkpoints.hdf5.file import Hdf5Checkpoint, Place, describe_hdf5
-from ckptclamp.checkpoints.keras.zip_directory import STORED, Directory, Member, read_directory
-from ckptclamp.checkpoints.keras.zip_members import (
+from ckptclamp.checkpoints.formats.hdf5.file import Hdf5Checkpoint, Place, describe_hdf5
+from ckptclamp.checkpoints.formats.zip.checksums import Checksums
+from ckptclamp.checkpoints.formats.zip.directory import STORED, Directory, Member, read_directory
+from ckptclamp.checkpoints.formats.zip.members import (
     PatchedArchive,
     check_unpacked,
     inflate_to_file,
@@ -272,7 +272,7 @@ class KerasDirectory(Checkpoint):
 
     def copy_to(self, target: Target) -> StoredCopy:
         """Copy the weights and the documents; see `Checkpoint.copy_to`."""
-        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
+        from ckptclamp.checkpoints.formats.hdf5.copying import Hdf5Copy
 
         known = list(zip((WEIGHTS, CONFIG, METADATA), self.files, strict=False))
         return Hdf5Copy(known, target, reopen=lambda files: KerasDirectory(target.path, files))

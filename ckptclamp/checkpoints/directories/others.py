@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.unfinished import is_hidden
+from ckptclamp.checkpoints.directories.unfinished import is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

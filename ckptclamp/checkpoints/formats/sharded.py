@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
+from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.documents import parse_strict
-from ckptclamp.checkpoints.huggingface import blob_of
 from ckptclamp.checkpoints.source import Source, open_all
 from ckptclamp.checkpoints.tensor import Contiguous, KerasLayout, KerasModel, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ckptclamp.checkpoints.hdf5.file import Hdf5Description
+    from ckptclamp.checkpoints.formats.hdf5.file import Hdf5Description
 
 
 _INDEX_BYTES = 64 << 20
@@ -161,7 +161,7 @@ class ShardedSafetensors(_Shards):
     def __init__(
         self, index: Source, weight_map: WeightMap, shards: Sequence[Source], header_limit: int
     ) -> None:
-        from ckptclamp.checkpoints.safetensors import read_header
+        from ckptclamp.checkpoints.formats.safetensors import read_header
 
         super().__init__(index, weight_map, shards)
         self._header_limit = header_limit
@@ -199,7 +199,7 @@ class ShardedKeras(_Shards):
     format = "keras-weights-shards"
 
     def __init__(self, index: Source, weight_map: WeightMap, shards: Sequence[Source]) -> None:
-        from ckptclamp.checkpoints.hdf5.file import Place, describe_hdf5
+        from ckptclamp.checkpoints.formats.hdf5.file import Place, describe_hdf5
 
         super().__init__(index, weight_map, shards)
         described = [
@@ -235,7 +235,7 @@ class ShardedKeras(_Shards):
 
     def copy_to(self, target: Target) -> StoredCopy:
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
-        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
+        from ckptclamp.checkpoints.formats.hdf5.copying import Hdf5Copy
 
         count = len(self.sources)
         return Hdf5Copy(

@@ -17,7 +17,7 @@ from unicodedata import normalize
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import keras_named, parse_document
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
-from ckptclamp.checkpoints.hdf5 import sandbox
+from ckptclamp.checkpoints.formats.hdf5 import sandbox
 from ckptclamp.checkpoints.tensor import (
     Chunk,
     Chunked,
@@ -81,7 +81,7 @@ class Hdf5Checkpoint(Checkpoint):
 
     def copy_to(self, target: Target) -> StoredCopy:
         """See `Checkpoint.copy_to`; compressed chunks may move inside the copy."""
-        from ckptclamp.checkpoints.hdf5.copying import Hdf5Copy
+        from ckptclamp.checkpoints.formats.hdf5.copying import Hdf5Copy
 
         return Hdf5Copy(
             [(self.path.name, self.sources[0])],

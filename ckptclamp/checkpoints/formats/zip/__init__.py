@@ -1,0 +1,1 @@
+"""Zip archives, read so that they have one meaning: `.keras` and `.npz`."""
