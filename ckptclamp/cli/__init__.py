@@ -75,7 +75,7 @@ class LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module in ``ckptclamp.cli`` and return it, ``<name>_command``."""
+        """Import the command's module in `ckptclamp.cli.commands` and return it, ``<name>_command``."""
         if cmd_name not in _COMMANDS:
             if ctx.resilient_parsing:  # a shell completes the name
                 return None
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
         if cmd_name in self.commands:
             return self.commands[cmd_name]
         name = cmd_name.replace("-", "_")
-        module = importlib.import_module(f"ckptclamp.cli.{_HOMES.get(name, name)}")
+        module = importlib.import_module(f"ckptclamp.cli.commands.{_HOMES.get(name, name)}")
         command = getattr(module, f"{name}_command")
         assert isinstance(command, click.Command)
         return command

@@ -1,1 +1,0 @@
-"""Keras' own containers: a .keras archive, a directory, split weights."""
