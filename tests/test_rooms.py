@@ -47,6 +47,16 @@ def running(tree: ast.AST) -> Iterator[ast.AST]:
             yield from running(node)
 
 
+def test_no_room_has_more_than_a_dozen_doors() -> None:
+    """What a folder is about can be taken in at a glance."""
+    doors: dict[str, set[str]] = {}
+    for module in MODULES:
+        folder, _, name = module.rpartition(".")
+        doors.setdefault(folder, set()).add(name)
+    del doors["ckptclamp"]
+    assert {folder: names for folder, names in doors.items() if len(names) > 12} == {}
+
+
 def room(module: str) -> str:
     """The first name below the package."""
     return module.split(".")[1]

@@ -106,7 +106,7 @@ def opened(path: str | Path, opening: Opening, spec: Spec | None = None) -> Chec
 
 def _add_base(checkpoint: Checkpoint, path: Path, opening: Opening) -> None:
     """Open the base checkpoint at `path`; every factor of an adapter must belong to a weight of it."""
-    from ckptclamp.checkpoints.base import add_base, compare_with
+    from ckptclamp.plan.base import add_base, compare_with
 
     adapter = unmerged(checkpoint) is not None
     base = open_checkpoint(path, follow_symlinks=opening.follow_symlinks, limits=opening.limits)

@@ -33,10 +33,10 @@ from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Batch, Failed, Request
 from ckptclamp.engine.project import matrices, stored, whole, whole_units
 from ckptclamp.errors import ExitCode, Notice
+from ckptclamp.models.producers import producer_of
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.parts import part_to_change
-from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import audited_tensors, is_effective, keras_model, parts_of
 from ckptclamp.plan.units import default_axes, has_axes, unit_words
 from ckptclamp.spec.model import Spec, Units

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
+from ckptclamp.models.producers import producer_of
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
 from ckptclamp.plan.base import compared
 from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
 from ckptclamp.plan.parts import part_to_change, quantised_notice, why_not_projected
-from ckptclamp.plan.producers import producer_of
 from ckptclamp.plan.tensors import (
     audited_tensors,
     governed,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.parts import Part
-    from ckptclamp.plan.producers import Layout
+    from ckptclamp.models.producers import Layout
 
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20

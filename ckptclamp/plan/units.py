@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, UsageError
-from ckptclamp.plan.producers import Layout
+from ckptclamp.models.producers import Layout
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.folding import grouped, merged, template
+from ckptclamp.reports.names import grouped, merged, template
 from ckptclamp.reports.wording import file_size, interval, plural, shape_words, unmatched_words
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
-from ckptclamp.reports.folding import grouped, merged, template
+from ckptclamp.reports.names import grouped, merged, template
 from ckptclamp.reports.tables import Column, Table, first_that_fits, table_lines
 from ckptclamp.reports.wording import file_size, number, plural, shape_words
 

@@ -4,6 +4,8 @@ The names of one model begin alike, and differ in a number or in a word somewher
 beginning and an end that all of them share go first; then words lose their ends, each in the same way
 wherever it stands and never so far that it could be another word. ``…`` stands where, or before what,
 something is missing. Names that differ stay different.
+
+Names that differ in numbers alone can be told as one (`fold`): ``model.layers.{0…49}.mlp.weight``.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|.", re.DOTALL)
 """A word of letters, a number, or one sign."""
@@ -147,3 +150,49 @@ def _alike(shown: Mapping[str, str]) -> list[list[str]]:
     for name, form in shown.items():
         groups[form].append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+_NUMBER = re.compile(r"(?<![^\W_])\d+(?![^\W_])")
+"""A number that is a word of its own: ``layers.12.attn``, ``dense_3``, never ``conv2d``."""
+
+_LISTED = 4
+"""Numbers that are listed one by one where they do not follow each other."""
+
+Item = TypeVar("Item")
+
+
+def template(text: str) -> str:
+    """`text` with its numbers left open: what texts have in common that are told as one."""
+    return _NUMBER.sub("#", text)
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """The items of the same key together, in the order in which keys appear."""
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def merged(texts: Sequence[str]) -> str:
+    """One text for several of the same template: where their numbers differ, all of these."""
+    first = texts[0]
+    if all(text == first for text in texts):
+        return first
+    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    numbers = iter([_numbers(column) for column in columns])
+    return _NUMBER.sub(lambda _: next(numbers), first)
+
+
+def _numbers(column: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(column))
+    if len(distinct) == 1:
+        return distinct[0]
+    ordered = sorted(distinct, key=lambda number: (int(number), number))
+    low, high = ordered[0], ordered[-1]
+    plain = all(number == str(int(number)) for number in ordered)  # 1 and 001 are no neighbours
+    if plain and len(ordered) > 2 and int(high) - int(low) + 1 == len(ordered):
+        return f"{{{low}…{high}}}"
+    if len(ordered) <= _LISTED:
+        return f"{{{', '.join(ordered)}}}"
+    return f"{{{len(ordered):,} of {low}…{high}}}"

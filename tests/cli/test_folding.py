@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from ckptclamp.reports.folding import merged, template
+from ckptclamp.reports.names import merged, template
 
 
 @pytest.mark.parametrize(

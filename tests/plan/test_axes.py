@@ -12,7 +12,7 @@ from ckptclamp.constraints.custom import CallableConstraint
 from ckptclamp.constraints.sets.linear import CenterAround, Clip, NonNeg
 from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.errors import UsageError
-from ckptclamp.plan.producers import Layout
+from ckptclamp.models.producers import Layout
 from ckptclamp.plan.units import reduced_axes, unit_of
 from ckptclamp.spec.model import Units
 

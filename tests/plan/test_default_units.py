@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptclamp.errors import UsageError
-from ckptclamp.plan.producers import Layout
+from ckptclamp.models.producers import Layout
 from ckptclamp.plan.units import default_axes
 from ckptclamp.spec.model import Units
 

@@ -20,7 +20,7 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode
-from ckptclamp.plan.producers import producer_of
+from ckptclamp.models.producers import producer_of
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.plan.units import default_axes
 from ckptclamp.spec.model import Units

@@ -27,9 +27,9 @@ from ckptclamp.constraints.base import Constraint
 from ckptclamp.constraints.registry import canonical
 from ckptclamp.errors import NothingEvaluatedError, printable
 from ckptclamp.models.parts import Part
+from ckptclamp.models.producers import Laid, Producer, producer_of
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
-from ckptclamp.plan.producers import Laid, Producer, producer_of
 from ckptclamp.plan.tensors import (
     ExactPatterns,
     audited_tensors,
@@ -340,7 +340,7 @@ def render_spec(spec: StartingSpec, schema: str | None = SCHEMA) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # noqa: S701 - YAML, in which every filter escapes for itself
-        loader=PackageLoader("ckptclamp.auditing", ""),
+        loader=PackageLoader("ckptclamp.auditing.starting_spec", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -2,7 +2,7 @@
 
 What passes is counted, and listed where more is asked for. A reader begins at the prompt: what is
 wrong stands nearest to it, and what is only told stands above. On a terminal names are shortened so
-that a row is a line; elsewhere nothing is cut.
+that a row is a line; elsewhere nothing is cut. A run over several checkpoints begins with a table of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
-from ckptclamp.auditing.runs import Document, Failure, Run, subject
+from ckptclamp.auditing.runs import Answer, Document, Failure, Run, checkpoint_of, subject
 from ckptclamp.errors import printable
 from ckptclamp.reports.findings import (
     Finding,
@@ -20,6 +20,7 @@ from ckptclamp.reports.findings import (
     findings,
     worst_first,
 )
+from ckptclamp.reports.headlines import answer_line
 from ckptclamp.reports.tables import Column, first_that_fits, table_lines, wrapped
 from ckptclamp.reports.wording import (
     CHANGE_HEADS,
@@ -43,7 +44,7 @@ from ckptclamp.reports.wording import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ckptclamp.auditing.results import CheckpointSummary, Result
     from ckptclamp.errors import ExitCode
@@ -75,8 +76,6 @@ def _columns(heads: Sequence[str]) -> list[Column]:
 def render(report: Document, options: RenderOptions) -> str:
     """Return the report as text that ends with a line break."""
     if isinstance(report, (Failure, Run)):
-        from ckptclamp.reports.overview import overview_lines
-
         return "\n".join(overview_lines(report, options, render)) + "\n"
     page = _Page(options)
     lines = page.audit(report) if isinstance(report, AuditReport) else page.apply(report)
@@ -266,3 +265,68 @@ class _Page:
 
     def _wrapped(self, text: str) -> list[str]:
         return wrapped(text, self.options.width)
+
+
+_BOLD, _RED, _GREEN, _YELLOW = "1", "1;31", "32", "1;33"
+
+
+def overview_lines(
+    document: Run | Failure,
+    options: RenderOptions,
+    render: Callable[[Answer, RenderOptions], str],
+) -> Iterator[str]:
+    """Yield the lines of `document`; `render` makes the text of one report in it."""
+    if isinstance(document, Failure):
+        yield from _failure(document, options)
+        return
+    if options.verbose >= 0:
+        for answer in document.answers:
+            yield _painted(_BOLD, f"=== {_name(answer)}", options)
+            yield from render(answer, options).splitlines()
+            yield ""
+    quiet = options.verbose < 0
+    strict = any(isinstance(answer, AuditReport) and answer.strict for answer in document.answers)
+    failing = {Level.ERROR, Level.WARNING} if strict else {Level.ERROR}
+    for finding in findings(document):
+        # What is said of the run; where sections are left out, what is wrong in them.
+        if finding.checkpoint is None or (quiet and finding.level in failing):
+            yield from _finding(finding, options, help_=not quiet)
+    for answer in document.answers:
+        yield from _told(f"{_name(answer)}: {answer_line(answer)}", _color(answer), options)
+    yield from _told(answer_line(document), _color(document), options)
+
+
+def _failure(failure: Failure, options: RenderOptions) -> Iterator[str]:
+    for finding in findings(failure):
+        yield from _finding(finding, options)
+    problems = plural(len(failure.problems), "problem")
+    line = f"no report of {_name(failure)}: {problems}; exit {int(failure.exit_code)}"
+    yield from _told(line, _RED, options)
+
+
+def _told(text: str, color: str, options: RenderOptions) -> Iterator[str]:
+    """One line, or on a terminal several that are broken between words."""
+    for line in wrapped(text, options.width):
+        yield _painted(color, line, options)
+
+
+def _finding(finding: Finding, options: RenderOptions, *, help_: bool = True) -> Iterator[str]:
+    color = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _BOLD}[finding.level]
+    head = f"{finding.level}[{finding.code}]"
+    first, *rest = wrapped(f"{head}: {finding.sentence}", options.width)
+    yield _painted(color, head, options) + first.removeprefix(head)
+    yield from rest
+    if finding.help and help_:
+        yield from wrapped(f"  = help: {finding.help}", options.width)
+
+
+def _name(answer: Answer) -> str:
+    return file_path(checkpoint_of(answer) or "a checkpoint")
+
+
+def _color(document: Answer | Run) -> str:
+    return _RED if document.exit_code else _GREEN
+
+
+def _painted(color: str, text: str, options: RenderOptions) -> str:
+    return f"\x1b[{color}m{text}\x1b[0m" if options.color else text
