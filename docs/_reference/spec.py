@@ -138,7 +138,7 @@ def _linked(match: re.Match[str]) -> str:
 
 
 def _constraint(name: str) -> str:
-    module = importlib.import_module(f"ckptclamp.constraints.{BUILTIN[name]}")
+    module = importlib.import_module(f"ckptclamp.constraints.sets.{BUILTIN[name]}")
     kind = getattr(module, name)
     arguments = [field for field in dataclasses.fields(kind) if field.init]
     shown = ", ".join(
