@@ -117,8 +117,8 @@ def missing_sandbox_layers() -> tuple[str, ...]:
 
 def _command(task: Task, number: int) -> list[str]:
     """Isolated mode drops user-wide and relative import paths; ours and h5py's are added back."""
-    homes = [str(Path(__file__).resolve().parents[3])]
-    for package in ("h5py", "numpy"):
+    homes = []
+    for package in ("ckptclamp", "h5py", "numpy"):
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:
             homes.append(str(Path(spec.origin).resolve().parents[1]))
