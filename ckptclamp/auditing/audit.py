@@ -157,33 +157,19 @@ def audit_plan(
     tell_progress(checkpoint, options)
     with digests_of(checkpoint, options.hash, options.jobs) as digests:
         results = [
-            *_judge_all(checkpoint, plan.assignments, options, kept),
-            *(_not_evaluated(entry) for entry in plan.not_evaluated),
+            *judge_all(checkpoint, plan.assignments, options, kept),
+            *(unjudged(entry) for entry in plan.not_evaluated),
         ]
-        tied = tuple(_tied_notices(checkpoint, plan, options.memory))
+        tied = tuple(warnings_of_ties(checkpoint, plan, options.memory))
         if spec is not None and spec.preset is Preset.HEALTH:
-            results += [_untied(notice) for notice in tied]
+            results += [untied(notice) for notice in tied]
             tied = ()
-        notices = (
-            *format_notices(checkpoint, spec),
-            *plan.notices,
-            *tied,
-        )
-        for one in filter(None, (checkpoint, checkpoint.base)):
-            one.verify_integrity()
-        hashed = digests.result()
-        summary = summarise(checkpoint, hashed)
+        report = without_results(checkpoint, plan, spec, options, digests)
     checkpoint.verify_unchanged()
-    report = AuditReport(
-        checkpoint=summary,
+    report = replace(
+        report,
         results=tuple(results),
-        unmatched=plan.unmatched,
-        notices=notices,
-        spec_path=spec.path if spec else None,
-        spec_sha256=spec.sha256 if spec else None,
-        parameters=_parameters(options, spec) | _configs(checkpoint) | _base(checkpoint, hashed),
-        tool_version=__version__,
-        strict=options.strict,
+        notices=(*report.notices, *tied),
         seconds=time.monotonic() - started,
     )
     rules, names = ignored(checkpoint, spec)
@@ -194,6 +180,31 @@ def audit_plan(
     return suppress(report, rules, names, settling=plan.settling)
 
 
+def without_results(
+    checkpoint: Checkpoint, plan: Plan, spec: Spec | None, options: AuditOptions, digests: Digests
+) -> AuditReport:
+    """What a report says beside results, when all that was to be read was read; waits for `digests`.
+
+    Raises:
+        UnreadableError: a container does not hold what it promises, or a file cannot be read.
+    """
+    notices = (*format_notices(checkpoint, spec), *plan.notices)
+    for one in filter(None, (checkpoint, checkpoint.base)):
+        one.verify_integrity()
+    hashed = digests.result()
+    return AuditReport(
+        checkpoint=summarise(checkpoint, hashed),
+        results=(),
+        unmatched=plan.unmatched,
+        notices=notices,
+        spec_path=spec.path if spec else None,
+        spec_sha256=spec.sha256 if spec else None,
+        parameters=_parameters(options, spec) | _configs(checkpoint) | _base(checkpoint, hashed),
+        tool_version=__version__,
+        strict=options.strict,
+    )
+
+
 def ignored(
     checkpoint: Checkpoint, spec: Spec | None
 ) -> tuple[Sequence[Suppression], Mapping[str, Sequence[str]]]:
@@ -202,7 +213,7 @@ def ignored(
     return rules, all_names(checkpoint) if rules else {}
 
 
-def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[Notice]:
+def warnings_of_ties(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[Notice]:
     """Warn of copies of one variable that differ."""
     if plan.tied:
         from ckptclamp.auditing.comparison.drift import tied_notices
@@ -210,7 +221,7 @@ def _tied_notices(checkpoint: Checkpoint, plan: Plan, memory: int) -> Iterator[N
         yield from tied_notices(checkpoint, plan.tied, memory, keras=checkpoint.keras is not None)
 
 
-def _untied(notice: Notice) -> Result:
+def untied(notice: Notice) -> Result:
     """Copies of one variable that differ, as what the health preset calls a violation."""
     from ckptclamp.plan.health import TIED
 
@@ -227,11 +238,11 @@ def _untied(notice: Notice) -> Result:
     )
 
 
-def _judge_all(
+def judge_all(
     checkpoint: Checkpoint,
     assignments: Sequence[Assignment],
     options: AuditOptions,
-    kept: MeasurementCache | None,
+    kept: MeasurementCache | None = None,
 ) -> list[Result]:
     """Judge `assignments`; for degenerate axes, also say what the intended ones would show."""
     degenerate = [i for i, a in enumerate(assignments) if a.meant is not None]
@@ -259,7 +270,8 @@ def _with_figure(result: Result, intended: Result) -> Result:
     return replace(result, notices=notices)
 
 
-def _not_evaluated(entry: NotEvaluated) -> Result:
+def unjudged(entry: NotEvaluated) -> Result:
+    """What the plan says cannot be judged, as a result."""
     tensor = entry.tensor
     return Result(
         tensor=tensor.name if tensor else entry.subject,

@@ -92,6 +92,11 @@ class Source:
             raise NotACheckpointError("not a regular file", path=path)
         return cls(path, fd, status)
 
+    @property
+    def version(self) -> str:
+        """What tells this file from what its name may lead to at another time."""
+        return f"mtime:{self.identity.mtime_ns}"
+
     @classmethod
     def from_fd(cls, fd: int, path: Path) -> Self:
         """Take over `fd`, a regular file that need not have a name; `path` is only shown."""

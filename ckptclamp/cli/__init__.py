@@ -23,6 +23,7 @@ _COMMANDS = {
     "inspect": "Show what a checkpoint holds and declares.",
     "explain": "Show which rule applies to which tensor, and what one unit is.",
     "init": "Write a first spec for a checkpoint.",
+    "merge": "Merge the parts of an audit into its report.",
     "diff": "Show how far the weights of two checkpoints lie apart.",
     "baseline": "Maintain the baseline: the violations that a gate accepts.",
     "report": "Convert a saved JSON report into other formats.",

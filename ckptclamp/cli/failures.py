@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +171,15 @@ def _outputs(values: Mapping[str, Any], choices: Sequence[str]) -> Iterator[Outp
 
     `choices` are the formats that the command has.
     """
-    from ckptclamp.reports import REPORTERS, STDOUT, UNITS, Output, check_places, parse_outputs
+    from ckptclamp.reports import (
+        PARTIAL,
+        REPORTERS,
+        STDOUT,
+        UNITS,
+        Output,
+        check_places,
+        parse_outputs,
+    )
 
     others = {name: value for name, value in values.items() if name not in ("written", "format")}
     read = [Path(text) for value in others.values() for text in _texts(value) if text]
@@ -183,6 +191,8 @@ def _outputs(values: Mapping[str, Any], choices: Sequence[str]) -> Iterator[Outp
     for text in _texts(values.get("written")):
         with suppress(CkptclampError, OSError, ValueError):
             (output,) = parse_outputs([text], asked)
+            if output.format == PARTIAL:  # so that an earlier part is not taken for this one
+                output = replace(output, format="json")
             if output.format != UNITS:
                 if output.path != STDOUT:
                     check_places(read, [Path(output.path)], _copy(values))

@@ -102,14 +102,22 @@ class ReportOptions:
         Raises:
             UsageError: as `parse_outputs` does; ask before the work begins.
         """
-        from ckptclamp.reports import parse_outputs
+        from ckptclamp.reports import PARTIAL, parse_outputs
 
         source, sources = (
             click.get_current_context().get_parameter_source,
             click.core.ParameterSource,
         )
         asked = source("format") in (sources.COMMANDLINE, sources.ENVIRONMENT)
-        return tuple(parse_outputs(self.written, self.format if asked else None))
+        outputs = tuple(parse_outputs(self.written, self.format if asked else None))
+        if click.get_current_context().params.get("part") is None:
+            for output in outputs:
+                if output.format == PARTIAL:
+                    from ckptclamp.errors import UsageError
+
+                    hint = "`ckptclamp audit --part 1/16 -o partial=FILE` makes one"
+                    raise UsageError("there is no part here to write", path=output.path, hint=hint)
+        return outputs
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def reported_options(
 def wants_histograms(reports: ReportOptions) -> bool:
     """Only the HTML report draws them, and JSON is what an HTML report can be made from later."""
     wanted = [reports.format, *(output.format for output in reports.reports)]
-    return bool({"html", "json"} & set(wanted))
+    return bool({"html", "json", "partial"} & set(wanted))
 
 
 def _model_config(
@@ -286,13 +286,17 @@ def finish(
 
 def _with_settings(report: AuditReport | ApplyReport | Run) -> AuditReport | ApplyReport | Run:
     """Tell in the report which settings file gave options their defaults."""
+    notice = settings_notice()
+    return report if notice is None else replace(report, notices=(*report.notices, notice))
+
+
+def settings_notice() -> Notice | None:
+    """Which settings file gave options their defaults, if one did."""
     settings = click.get_current_context().meta.get(SETTINGS)
     names = settings_in_effect()
     if settings is None or not names:
-        return report
-    said = f"{', '.join(names)} set by {settings.path}"
-    notice = Notice("settings", said, informational=True)
-    return replace(report, notices=(*report.notices, notice))
+        return None
+    return Notice("settings", f"{', '.join(names)} set by {settings.path}", informational=True)
 
 
 def program_exit(code: ExitCode, *, zero: bool) -> int:

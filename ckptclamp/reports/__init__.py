@@ -126,6 +126,11 @@ STDOUT = "-"
 UNITS = "units"
 """Not a rendering of a report: every violating unit, written while the audit runs (`units_file`)."""
 
+PARTIAL = "partial"
+"""Not a report either: what one part of an audit found (`formats.partial`)."""
+
+_NO_REPORTS = (UNITS, PARTIAL)
+
 
 SUFFIXES = {
     ".sarif": "sarif",
@@ -186,10 +191,12 @@ def _parse_output(text: str, format_: str | None) -> Output:
     output = _of_path(text, format_) if bare else Output(name, path)
     if not output.path:
         raise UsageError(f"{text!r} names no file", hint="for example json=report.json")
-    if output.format != UNITS:
+    if output.format not in _NO_REPORTS:
         reporter_named(output.format)
     elif output.path == STDOUT:
-        raise UsageError("units are written to a file", hint="for example units=units.jsonl")
+        raise UsageError(
+            f"{output.format} is written to a file", hint=f"for example {output.format}=FILE"
+        )
     if output.path != STDOUT:
         check_place(Path(output.path))
     return output
@@ -305,7 +312,7 @@ def write_reports(
         CkptclampError: a report could not be written (exit 3).
     """
     _check_distinct(outputs)
-    rendered_later = [output for output in outputs if output.format != UNITS]
+    rendered_later = [output for output in outputs if output.format not in _NO_REPORTS]
     plain = replace(options, width=None, color=False, verbose=max(options.verbose, 0))
     rendered = [
         reporter_named(o.format).stream(report, options if o.path == STDOUT else plain)

@@ -13,6 +13,7 @@ from ckptclamp.spec.model import Severity
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ckptclamp.auditing.parts.partial import PartialReport
     from ckptclamp.auditing.results import (
         CheckpointSummary,
         Result,
@@ -329,6 +330,15 @@ def summary_line(report: AuditReport, exit_code: ExitCode) -> str:
     """The counts of an audit in one line that ends with the program's exit code."""
     return "; ".join(
         [*counted_words(report.census, len(report.unmatched)), f"exit {int(exit_code)}"]
+    )
+
+
+def part_line(part: PartialReport) -> str:
+    """What one part of an audit comes to, in one line that says that it is no answer of the gate."""
+    counted = "; ".join(counted_words(part.census, len(part.whole.unmatched)))
+    return (
+        f"part {part.part} of {part.of} ({file_size(part.nbytes)} of {file_size(part.total)}): {counted}; "
+        f"exit {int(part.exit_code)} is that of this part alone, `ckptclamp merge` decides"
     )
 
 

@@ -68,6 +68,7 @@ COMMAND_LINE_ONLY: Mapping[str, str] = {
     "manifest": "says which checkpoints are judged, and how loudly",
     "map": "says which file stands for which",
     "output": "writes a file",
+    "part": "leaves the rest of the checkpoint to others",
     "rename": "says which tensors a baseline is about",
     "report": "writes a file",
     "schema": "writes a file",

@@ -25,8 +25,10 @@ from ckptclamp.cli.options import (
     verbosity_options,
 )
 from ckptclamp.cli.parameters import PATH, check_settings, option
+from ckptclamp.cli.parts import run_part, share_named
 
 if TYPE_CHECKING:
+    from ckptclamp.auditing.parts import Share
     from ckptclamp.auditing.results import AuditReport
     from ckptclamp.auditing.runs import Run
 
@@ -46,6 +48,13 @@ def _outside_settings(
     "--manifest",
     type=PATH,
     help="A YAML file that names the checkpoints, and how each is judged.",
+)
+@option(
+    "--part",
+    metavar="N/M",
+    callback=share_named,
+    help="Judge only the N-th of M parts, of about as many bytes each, and write it with "
+    "-o partial=PATH for `ckptclamp merge`.",
 )
 @spec_options
 @option("--strict", is_flag=True, help="Warnings fail the audit too.")
@@ -73,6 +82,7 @@ def audit_command(
     checkpoint: tuple[Path, ...],
     *,
     manifest: Path | None,
+    part: Share | None,
     rules: RuleOptions,
     gate: GateOptions,
     reports: ReportOptions,
@@ -85,12 +95,19 @@ def audit_command(
 
     The report goes to stdout, everything else to stderr. Several checkpoints, globs, a manifest, or
     without any of these the `checkpoint` tables of the project's settings, make one report with a
-    section for each, and one exit code.
+    section for each, and one exit code. The exit code of a part is no answer of the gate.
     """
     from ckptclamp.cli.running import finish, program_exit
     from ckptclamp.cli.several import SeveralCheckpoints, asked_for
 
     asked = asked_for(checkpoint, manifest)
+    if part is not None:
+        if asked is not None:
+            raise click.UsageError("--part is about one checkpoint")
+        found = run_part(
+            checkpoint[0], part, rules, engine, reports, gate=gate, renames=renames, strict=strict
+        )
+        ctx.exit(program_exit(found.exit_code, zero=exit_zero))
     report: AuditReport | Run
     if asked is None:
         report = _audited(

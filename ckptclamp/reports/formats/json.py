@@ -32,8 +32,9 @@ SCHEMA = "ckptclamp-report-1"
 FAILURE_SCHEMA = "ckptclamp-failure-1"
 RUN_SCHEMA = "ckptclamp-run-1"
 
-_MAX_BYTES = 1 << 29
-_MAX_DEPTH = 16
+MAX_BYTES = 1 << 29
+"""The longest document that is read."""
+MAX_DEPTH = 16
 _HEAD = 256
 _KINDS = {"audit": codec(AuditReport), "apply": codec(ApplyReport)}
 
@@ -46,7 +47,7 @@ def render(report: Document, options: RenderOptions) -> str:
 def stream(report: Document, options: RenderOptions) -> Iterator[str]:
     """Yield what `render` returns piece by piece, so that a large report need not be in memory."""
     del options
-    yield from _lines(_run(report) if isinstance(report, Run) else _answer(report), "")
+    yield from lines(_run(report) if isinstance(report, Run) else _answer(report), "")
     yield "\n"
 
 
@@ -91,19 +92,19 @@ def _apply(report: ApplyReport) -> dict[str, Any]:
     return members
 
 
-def _lines(value: Value, indent: str) -> Iterator[str]:
-    """Objects a line a member, arrays of objects a line an item, all else in one line."""
+def lines(value: Value, indent: str) -> Iterator[str]:
+    """Yield `value` as JSON: objects a line a member, arrays of objects a line an item, all else in one line."""
     inner = indent + " "
     if isinstance(value, dict) and not all(map(_is_plain, value.values())):
         for i, (key, member) in enumerate(value.items()):
             yield f"{',' if i else '{'}\n{inner}{json_text(key)}: "
-            yield from _lines(member, inner)
+            yield from lines(member, inner)
         yield f"\n{indent}}}"
     elif isinstance(value, map) or (isinstance(value, list) and not all(map(_is_plain, value))):
         opening = "["
         for item in value:
             yield f"{opening}\n{inner}"
-            yield from _lines(item, inner) if _is_document(item) else (json_text(item),)
+            yield from lines(item, inner) if _is_document(item) else (json_text(item),)
             opening = ","
         yield f"\n{indent}]" if opening == "," else "[]"
     else:
@@ -126,7 +127,7 @@ def read_document(path: Path) -> Document:
         UsageError: it is none of these in this version.
     """
     with closing(Source.open(path)) as source:
-        if source.size > _MAX_BYTES:
+        if source.size > MAX_BYTES:
             raise RefusedError(f"is {source.size} bytes long, too large for a report", path=path)
         return load_document(source.read_at(0, source.size), path=path)
 
@@ -175,7 +176,7 @@ def load_document(data: bytes | str, *, path: str | PathLike[str] | None = None)
     """
     encoded = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     document = parse_strict(
-        encoded, max_depth=_MAX_DEPTH, max_bytes=_MAX_BYTES, what="report", path=path
+        encoded, max_depth=MAX_DEPTH, max_bytes=MAX_BYTES, what="report", path=path
     )
     try:
         if isinstance(document, dict) and document.get("schema") == RUN_SCHEMA:
@@ -191,7 +192,7 @@ def load_document(data: bytes | str, *, path: str | PathLike[str] | None = None)
 
 def _checked_run(document: dict[str, Value]) -> Run:
     members = {"schema", "exit_code", "census", "tool_version", "seconds", "notices", "checkpoints"}
-    _check_members(document, members, "$")
+    check_members(document, members, "$")
     answers = document.get("checkpoints")
     notices = document.get("notices")
     if not isinstance(answers, list) or not isinstance(notices, list):
@@ -202,7 +203,7 @@ def _checked_run(document: dict[str, Value]) -> Run:
         codec(str).decode(document.get("tool_version"), "$.tool_version"),
         codec(float).decode(document.get("seconds"), "$.seconds"),
     )
-    _check_answer(document, run.exit_code, run.census, "$")
+    check_answer(document, run.exit_code, run.census, "$")
     return run
 
 
@@ -212,13 +213,13 @@ def _checked_answer(document: Value, place: str) -> Answer:
         return _checked_failure(codec(Failure).decode(failure, place), place)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise MisfitError(f"{place}.schema must be {SCHEMA!r}")
-    _check_members(document, {"schema", "kind", "exit_code", "census", "report"}, place)
+    check_members(document, {"schema", "kind", "exit_code", "census", "report"}, place)
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise MisfitError(f"{place}.kind must be audit or apply")
     report = _KINDS[kind].decode(document.get("report"), f"{place}.report")
     assert isinstance(report, (AuditReport, ApplyReport))
-    _check_answer(document, report.exit_code, subject(report).census, place)
+    check_answer(document, report.exit_code, subject(report).census, place)
     return report
 
 
@@ -229,13 +230,14 @@ def _checked_failure(failure: Failure, place: str) -> Failure:
     return failure
 
 
-def _check_members(document: dict[str, Value], known: set[str], place: str) -> None:
+def check_members(document: dict[str, Value], known: set[str], place: str) -> None:
+    """Raise `MisfitError` if `document`, which stands at `place`, has members that are not `known`."""
     unknown = document.keys() - known
     if unknown:
         raise MisfitError(f"{place} has {min(unknown)!r}, which is unknown here")
 
 
-def _check_answer(document: dict[str, Value], code: ExitCode, counts: Summary, place: str) -> None:
+def check_answer(document: dict[str, Value], code: ExitCode, counts: Summary, place: str) -> None:
     """Refuse an exit code or a census that is not that of the results."""
     if codec(int).decode(document.get("exit_code"), f"{place}.exit_code") != code:
         raise MisfitError(f"{place}.exit_code is not that of its results")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.auditing.runs import Answer, Document, Failure, Run, checkpoint_of, subject
-from ckptclamp.errors import printable
+from ckptclamp.errors import ExitCode, printable
 from ckptclamp.reports.findings import (
     Finding,
     Kind,
@@ -31,6 +31,7 @@ from ckptclamp.reports.wording import (
     change_cells,
     file_path,
     isolation,
+    part_line,
     plural,
     result_cells,
     sentence,
@@ -46,8 +47,8 @@ from ckptclamp.reports.wording import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ckptclamp.auditing.parts.partial import PartialReport
     from ckptclamp.auditing.results import CheckpointSummary, Result
-    from ckptclamp.errors import ExitCode
     from ckptclamp.reports import RenderOptions
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "1;31", "32", "1;33"
@@ -82,6 +83,11 @@ def render(report: Document, options: RenderOptions) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_part(part: PartialReport, options: RenderOptions) -> str:
+    """Return what one part of an audit found, as text that never reads as the gate's answer."""
+    return "\n".join(_Page(options).part(part)) + "\n"
+
+
 class _Page:
     """The lines of one report under one set of options."""
 
@@ -99,6 +105,21 @@ class _Page:
         else:
             yield from self._failures(found, strict=report.strict)
         yield from self._summary(report, report.exit_code)
+
+    def part(self, part: PartialReport) -> Iterator[str]:
+        report = part.report
+        none = part.exit_code is ExitCode.NOTHING_EVALUATED
+        found = [f for f in findings(report) if none or f.code != "nothing-evaluated"]
+        if self.options.verbose >= 0:
+            yield from self._heading(report)
+            yield ""
+            yield from self._findings(found, told=True)
+            yield from self._table(report)
+            yield from self._findings(found)
+        else:
+            yield from self._failures(found, strict=report.strict)
+        for line in self._wrapped(part_line(part)):
+            yield self._paint(_RED if part.exit_code else _YELLOW, line)
 
     def apply(self, report: ApplyReport) -> Iterator[str]:
         audit = subject(report)
