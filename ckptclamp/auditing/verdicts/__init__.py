@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptclamp.auditing.excuses import Excuses
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
+from ckptclamp.auditing.verdicts.excuses import Excuses
 from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.executors import Meter, in_phase
 from ckptclamp.engine.measure import measure
