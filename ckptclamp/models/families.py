@@ -56,6 +56,7 @@ _OF_ACTIVATIONS: Final = (
 _COMPANIONS: Final[Mapping[str, PartRole]] = {
     **dict.fromkeys(_OF_ACTIVATIONS, PartRole.ACTIVATION),
     "comfy_quant": PartRole.STATE,
+    "scale_weight": PartRole.SCALES,
 }
 """Names in a module that are parts only where the module's weight is stored in codes."""
 
@@ -114,7 +115,11 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     missing = {key: _missing(key[0], members) for key, members in groups.items()}
     complete = {index for (index, _), lacking in missing.items() if not lacking}
     for key in sorted(groups, key=lambda key: (bool(missing[key]), key[0])):
-        if not missing[key] or _shows(FAMILIES[key[0]], groups[key], others=key[0] in complete):
+        others = key[0] in complete
+        orphans = others and not any(key[1] + end in tensors for end in ("", "weight"))
+        if not missing[key] or _shows(
+            FAMILIES[key[0]], groups[key], others=others, orphans=orphans
+        ):
             yield from _members(*key, groups[key], missing[key])
 
 
@@ -143,12 +148,20 @@ def _missing(index: int, members: Mapping[str, str]) -> list[str]:
     return [ending for ending in FAMILIES[index].needed if ending not in members]
 
 
-def _shows(family: Family, members: Mapping[str, str], *, others: bool) -> bool:
-    """Whether some parts of a family show one that is incomplete; `others` are there, and complete."""
+def _shows(family: Family, members: Mapping[str, str], *, others: bool, orphans: bool) -> bool:
+    """Whether some parts of a family show one that is incomplete; `others` are there, and complete.
+
+    `orphans` are parts of a weight of which the file holds nothing by that name.
+    """
     if any(_can_only_be(name, family) for name in members.values()):
         return True
-    codes = any(ending and family.parts[ending][0] is PartRole.CODES for ending in members)
-    return others and (family.of_weight or codes)
+    roles = {family.parts[ending][0] for ending in members if ending}
+    if PartRole.ORIGINAL in roles and len(members) > 1:
+        return True
+    named = len(members) > 1 or any("weight" in name for name in members.values())
+    if orphans and named and PartRole.SCALES in roles:
+        return True
+    return others and (family.of_weight or PartRole.CODES in roles)
 
 
 def _members(
@@ -198,11 +211,10 @@ def _parametrised(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
         if (match := _PARAMETRISED.search(name)) is not None:
             groups[_module(name, match) + match[1]][name[match.end() :]] = name
     for weight, members in groups.items():
-        if any(rest.startswith("original") for rest in members):
-            family, roles = _parametrisation(members)
-            for rest, name in members.items():
-                role = PartRole.ORIGINAL if rest.startswith("original") else PartRole.STATE
-                yield name, Part(family, roles.get(rest, role), weight, "", rest)
+        family, roles = _parametrisation(members)
+        for rest, name in members.items():
+            role = PartRole.ORIGINAL if rest.startswith("original") else PartRole.STATE
+            yield name, Part(family, roles.get(rest, role), weight, "", rest)
 
 
 def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, PartRole]]:

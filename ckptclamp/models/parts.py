@@ -175,7 +175,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "bitsandbytes int8",
         {"weight": (PartRole.CODES, INT8), "SCB": _SCALES, "weight_format": _FORMAT},
         needed=("weight", "SCB"),
-        telltale=("SCB",),
+        telltale=("SCB", "weight_format"),
     ),
     Family(
         "bitsandbytes 4-bit",

@@ -17,11 +17,10 @@ import numpy as np
 
 from ckptclamp.checkpoints.tensor import Computed, Unreadable
 from ckptclamp.errors import printable
-from ckptclamp.models.effective.grouped import is_fine
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain
 from ckptclamp.models.effective.reparametrised import WeightNorm, check_floats, roundoff
-from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling
+from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -36,14 +36,21 @@ class Members:
     adapter: Mapping[str, Any] | Unreadable | None = None
 
     def get(self, *endings: str) -> Tensor | None:
-        """The first of these parts that is there."""
-        return next((self.tensors[e] for e in endings if e in self.tensors), None)
-
-    def need(self, *endings: str) -> Tensor:
-        """The first of these parts that is there.
+        """The one of these parts, which are names of the same, that is there.
 
         Raises:
-            NotComputedError: none is.
+            NotComputedError: there are several.
+        """
+        found = [self.tensors[e] for e in dict.fromkeys(endings) if e in self.tensors]
+        if len(found) > 1:
+            raise NotComputedError(f"the file holds {found[0].name} and {found[1].name} for it")
+        return found[0] if found else None
+
+    def need(self, *endings: str) -> Tensor:
+        """The one of these parts that is there.
+
+        Raises:
+            NotComputedError: none is, or several are.
         """
         found = self.get(*endings)
         if found is None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.checkpoints.tensor import NotComputed, Tensor, Unreadable
 from ckptclamp.errors import UnreadableError, printable
-from ckptclamp.models.effective.blockwise import four_bits
-from ckptclamp.models.effective.floats4 import compressed, mxfp4, nvfp4
 from ckptclamp.models.effective.lora import low_rank
 from ckptclamp.models.effective.members import Members, NotComputedError
-from ckptclamp.models.effective.packed import gptq_or_awq
+from ckptclamp.models.effective.quantised.blockwise import four_bits
+from ckptclamp.models.effective.quantised.floats4 import compressed, mxfp4, nvfp4
+from ckptclamp.models.effective.quantised.packed import gptq_or_awq
+from ckptclamp.models.effective.quantised.scaled import scaled, vectorwise
 from ckptclamp.models.effective.reparametrised import pruned, spectral_norm, weight_norm
-from ckptclamp.models.effective.scaled import scaled, vectorwise
 from ckptclamp.models.parts import LORA
 
 if TYPE_CHECKING:

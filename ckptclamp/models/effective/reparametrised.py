@@ -17,10 +17,9 @@ import numpy as np
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import UnreadableError
-from ckptclamp.models.effective.grouped import is_fine
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain, cut, places
-from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling
+from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

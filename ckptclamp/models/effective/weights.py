@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.models.effective.numbers import cut, places
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 16
 """Elements that are computed at once: what they take beside the result is a few MiB."""
+
+
+def is_fine(part: Tensor) -> bool:
+    """Whether `part` holds floats of 16 bits and more, so that a factor goes into them almost unchanged."""
+    dtype = part.dtype
+    return dtype is not None and dtype.kind is Kind.FLOAT and dtype.bits >= 16
 
 
 @dataclass(frozen=True, slots=True)

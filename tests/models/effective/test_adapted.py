@@ -10,7 +10,7 @@ import pytest
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
 from tests.checkpoints.safetensors_files import serialised
-from tests.models.effective import test_random_parts as random_parts
+from tests.models.effective import families
 
 BASES = ("blocks_of_float8", "rows_of_int8", "gptq", "compressed_tensors", "bitsandbytes", "nvfp4")
 
@@ -20,7 +20,8 @@ BASES = ("blocks_of_float8", "rows_of_int8", "gptq", "compressed_tensors", "bits
 def test_the_merged_weight_of_a_quantised_base_is_judged(tmp_path, family, dora):
     """W as its family decodes it + alpha / r B·A; with DoRA the length that is stored for each row."""
     random = np.random.default_rng(8)
-    parts, weight, stated = getattr(random_parts, family)(random, (32, 64))
+    made = getattr(families, family)(random, (32, 64))
+    parts, weight, stated = made.parts, made.weight, made.quantisation
     base, folder = tmp_path / "base", tmp_path / "adapter"
     base.mkdir()
     folder.mkdir()
@@ -51,7 +52,7 @@ def test_the_merged_weight_of_a_quantised_base_is_judged(tmp_path, family, dora)
 def test_an_adapter_whose_base_cannot_be_computed_is_not_evaluated(tmp_path):
     """The reason is that of the base; the update alone is never taken for the weight."""
     random = np.random.default_rng(8)
-    parts, _, _ = random_parts.blocks_of_float8(random, (32, 64))
+    parts = families.blocks_of_float8(random, (32, 64)).parts
     parts["l.weight_scale_inv"] = -parts["l.weight_scale_inv"]
     parts |= {"l.lora_A.weight": np.ones((4, 64), np.float32)}
     parts |= {"l.lora_B.weight": np.ones((32, 4), np.float32)}

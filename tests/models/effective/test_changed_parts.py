@@ -23,24 +23,16 @@ from ckptclamp.models.effective.weights import Effective
 from ckptclamp.plan.parts import part_to_change
 from ckptclamp.plan.tensors import computed_tensors
 from tests.checkpoints.safetensors_files import serialised
-from tests.models.effective.test_random_parts import (
-    FAMILIES,
-    SOME,
-    blocks_of_float8,
-    rows_of_int8,
-)
+from tests.models.effective.families import FAMILIES, blocks_of_float8, peft, rows_of_int8
+from tests.models.effective.test_random_parts import FEW
 
 EXACTLY = AuditOptions(tolerance=0, memory=1 << 24)
 
 
 def stored(tmp_path, family, seed, shape=(32, 64)):
     """A file of random parts, and the weight that they make."""
-    parts, expected, stated = family(np.random.default_rng(seed), shape)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(serialised({name: np.asarray(part) for name, part in parts.items()}))
-    if stated is not None:
-        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": stated}))
-    return path, expected
+    made = family(np.random.default_rng(seed), shape)
+    return made.write(tmp_path), made.weight
 
 
 def opened(path):
@@ -65,8 +57,8 @@ def ruled(name, constraint, **more):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@SOME
-@given(seed=st.integers(0, 2**32 - 1), axis=st.integers(0, 1))
+@FEW
+@given(seed=st.integers(0, 2**32 - 1), axis=st.integers(-2, -1))
 def test_norms_come_to_lie_inside_and_one_part_alone_changes(tmp_path, family, seed, axis):
     """Half of the units are too long. The others, and every other part, keep their bits."""
     path, expected = stored(tmp_path, family, seed)
@@ -76,8 +68,9 @@ def test_norms_come_to_lie_inside_and_one_part_alone_changes(tmp_path, family, s
     spec = ruled(before.name, "MaxNorm", max_value=bound, axis=axis)
     copy = tmp_path / "copy.safetensors"
     options = ApplyOptions(audit=EXACTLY, force=True)
-    if part_to_change(before, MaxNorm(bound), (axis,)) is None:  # weight_norm over the other axis
-        with pytest.raises(NotWrittenError, match="is ever changed"):
+    if part_to_change(before, MaxNorm(bound), (expected.ndim + axis,)) is None:
+        # weight_norm over the other axis, DoRA, and spectral_norm.
+        with pytest.raises(NotWrittenError, match=r"is ever changed|changes all of it"):
             apply(path, copy, spec, options)
         return
     report = apply(path, copy, spec, options)
@@ -85,15 +78,14 @@ def test_norms_come_to_lie_inside_and_one_part_alone_changes(tmp_path, family, s
     now = np.sqrt((after**2).sum(axis=axis))
     assert (now <= bound * (1 + 1e-12)).all()
     fine = norms <= bound * (1 - 1e-12)
-    inside = np.take(held, np.flatnonzero(fine), 1 - axis)
-    np.testing.assert_array_equal(np.take(after, np.flatnonzero(fine), 1 - axis), inside)
+    aim, moved = np.moveaxis(held, axis, -1), np.moveaxis(after, axis, -1)
+    np.testing.assert_array_equal(moved[fine], aim[fine])
     differing = {name for name in parts if parts[name] != changed[name]}
     assert report.before.results[0].violating == int((~fine).sum())
     assert len(differing) == 1
     # The direction of a unit stays, as far as its grid can say it.
-    moved = np.take(after, np.flatnonzero(~fine), 1 - axis)
-    aim = np.take(held, np.flatnonzero(~fine), 1 - axis)
-    dot, lengths = (moved * aim).sum(axis=axis), (moved**2).sum(axis=axis) * (aim**2).sum(axis=axis)
+    aim, moved = aim[~fine], moved[~fine]
+    dot, lengths = (moved * aim).sum(axis=-1), (moved**2).sum(axis=-1) * (aim**2).sum(axis=-1)
     assert (dot > 0.9 * np.sqrt(lengths)).all()
 
 
@@ -137,8 +129,6 @@ def test_every_stored_weight_is_found_again(tmp_path, family):
     """What a weight is, is what it is stored as: no bit moves where nothing moves."""
     path, _ = stored(tmp_path, family, 5, (96, 32))
     with open_checkpoint(path) as checkpoint:
-        if (tmp_path / "config.json").exists():
-            checkpoint.quantisation = {"quant_method": "gptq"}
         ((_, tensor),) = computed_tensors(checkpoint).items()
         storage = tensor.storage
         assert isinstance(storage, Effective)
@@ -164,7 +154,9 @@ def test_every_stored_weight_is_found_again(tmp_path, family):
 
             again = np.empty(weights.shape)
             storage.compute(read, tensor, box, again)
-            np.testing.assert_array_equal(again, weights)
+            # What an update is added to is a difference, so that it may come to the next number.
+            step = 2.0**-22 * np.abs(weights).max() if family is peft else 0
+            np.testing.assert_allclose(again, weights, rtol=0, atol=step)
 
 
 def test_levels_round_to_the_side_that_is_asked_for():

@@ -12,7 +12,6 @@ import math
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.models.effective.grouped import Grouped, Groups, Shared
 from ckptclamp.models.effective.members import (
     Members,
     NotComputedError,
@@ -21,6 +20,8 @@ from ckptclamp.models.effective.members import (
     half_step,
 )
 from ckptclamp.models.effective.numbers import Exponents, Plain
+from ckptclamp.models.effective.quantised.grouped import Grouped, Groups, Shared
+from ckptclamp.models.effective.quantised.stated import check_complete, check_layout
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
@@ -35,6 +36,8 @@ OF_ACTIVATIONS = (
 
 _SCALES = ("_scale_inv", "_scale", "scale_weight")
 _BLOCK = 128
+_SMALLEST = 8
+"""Fewer weights than these share no scale: what looks like it are scales along another axis."""
 
 
 def scaled(members: Members) -> Tensor:
@@ -46,12 +49,14 @@ def scaled(members: Members) -> Tensor:
     codes, scale = members.need("", "weight"), members.need(*_SCALES)
     known = ("", "weight", *_SCALES, "_zero_point", "_g_idx", "comfy_quant", *OF_ACTIVATIONS)
     members.only(*known)
-    if len([e for e in _SCALES if e in members.tensors]) > 1:
-        raise NotComputedError("the file holds scales of two kinds for it")
     if "comfy_quant" in members.tensors and scale.size != 1:
         raise NotComputedError("how ComfyUI lays out several scales of a weight is not known here")
-    shared = spread(members, codes.shape, _scales(members, codes, scale))
+    numbers = _scales(members, codes, scale)
+    shared = spread(members, codes.shape, numbers)
     zero, groups = members.get("_zero_point"), members.get("_g_idx")
+    if not (isinstance(numbers, Exponents) and numbers.packed):
+        check_layout(members, codes.shape, numbers)
+    check_complete(members, zeros=zero is not None, index=groups is not None)
     storage = Grouped(
         words=f"{codes.dtype} codes {codes.name} and scales {scale.name}{span(shared, codes.shape)}",
         codes=Plain(codes),
@@ -147,10 +152,9 @@ def _block(extent: int, count: int, stated: set[int]) -> int | None:
         return None
     even = extent // count if extent % count == 0 else None
     power = next((2**i for i in range(1, 31) if -(-extent // 2**i) == count), None)
-    if even is None or power is None or even == power:
-        return even or power
-    said = [size for size in (even, power) if size in stated]
-    return said[0] if len(said) == 1 else None
+    fit = {size for size in (even, power) if size is not None}
+    said = fit & stated or {size for size in fit if size >= _SMALLEST and len(fit) == 1}
+    return said.pop() if len(said) == 1 else None
 
 
 def groups_of(tensor: Tensor, shape: Shape, shared: Shared, axis: int | None = None) -> Groups:

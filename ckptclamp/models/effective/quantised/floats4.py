@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from ckptclamp.models.effective.grouped import Grouped, Shared
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Exponents, Nibbles, Plain
-from ckptclamp.models.effective.packed import compressed_integers
-from ckptclamp.models.effective.scaled import OF_ACTIVATIONS, misfit
+from ckptclamp.models.effective.quantised.grouped import Grouped, Shared
+from ckptclamp.models.effective.quantised.packed import compressed_integers
+from ckptclamp.models.effective.quantised.scaled import OF_ACTIVATIONS, misfit
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ckptclamp.errors import UnreadableError
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Plain
-from ckptclamp.models.effective.scaled import misfit
+from ckptclamp.models.effective.quantised.scaled import misfit
 from ckptclamp.models.effective.weights import Effective
 
 if TYPE_CHECKING:
@@ -250,9 +250,16 @@ def _maxima(members: Members, state: Mapping[str, Any], absmax: Tensor, size: in
     if dtype_name(absmax) != "uint8" or outer.shape != (-(-absmax.size // inner),):
         raise NotComputedError(misfit(outer, absmax.shape))
     table = np.asarray(members.small(members.need(".nested_quant_map")), np.float64).reshape(-1)
-    if table.shape != (256,) or not np.isfinite(table).all() or not isinstance(offset, int | float):
+    if table.shape != (256,) or not np.isfinite(table).all() or not _is_offset(offset):
         raise NotComputedError("its quantisation state and its tables do not fit")
     return Maxima(absmax, size, tuple(map(float, table)), outer, inner, float(offset))
+
+
+def _is_offset(offset: object) -> TypeGuard[float]:
+    """Whether it may be the mean of maxima, which are not negative."""
+    return (
+        isinstance(offset, int | float) and not isinstance(offset, bool) and 0 <= offset < math.inf
+    )
 
 
 def _not_negative(maxima: NDArray[np.float64], of: Tensor) -> NDArray[np.float64]:

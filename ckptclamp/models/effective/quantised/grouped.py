@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.errors import UnreadableError
 from ckptclamp.models.effective.numbers import Packed, Plain, cut
-from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling
+from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -201,12 +200,6 @@ class Grouped(Effective):
             if self.zero is not None:
                 numbers += self.zero.read(read, inner, self.groups).over()
         return self.codes.encode(read, inner, wanted.instead(numbers))
-
-
-def is_fine(part: Tensor) -> bool:
-    """Whether `part` holds floats of 16 bits and more, so that a factor goes into them almost unchanged."""
-    dtype = part.dtype
-    return dtype is not None and dtype.kind is Kind.FLOAT and dtype.bits >= 16
 
 
 def _swapped(box: Box) -> Box:

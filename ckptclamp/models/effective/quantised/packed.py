@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ckptclamp.models.effective.grouped import Grouped, OneMore, Shared
 from ckptclamp.models.effective.members import (
     Members,
     NotComputedError,
@@ -19,7 +18,8 @@ from ckptclamp.models.effective.members import (
     half_step,
 )
 from ckptclamp.models.effective.numbers import Packed, packed_words
-from ckptclamp.models.effective.scaled import (
+from ckptclamp.models.effective.quantised.grouped import Grouped, OneMore, Shared
+from ckptclamp.models.effective.quantised.scaled import (
     OF_ACTIVATIONS,
     groups_of,
     misfit,
@@ -27,9 +27,15 @@ from ckptclamp.models.effective.scaled import (
     span,
     spread,
 )
+from ckptclamp.models.effective.quantised.stated import (
+    check_complete,
+    check_groups,
+    check_layout,
+    stated_bits,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from ckptclamp.checkpoints.tensor import Tensor
 
@@ -68,13 +74,12 @@ def gptq_or_awq(members: Members) -> Tensor:
 
 def _gptq(members: Members, codes: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
     one_more = _is_one_more(members)
-    outputs = scales.shape[1]
-    bits = next((b for b in _GPTQ_BITS if packed_words(outputs, b) == zeros.shape[1]), None)
-    if bits is None or codes.shape[0] * 32 % bits:
-        raise NotComputedError(misfit(zeros, (scales.shape[0], outputs)))
-    shape = (codes.shape[0] * 32 // bits, outputs)
-    packed = OneMore if one_more else Packed
+    groups, outputs = scales.shape
     index = members.get("g_idx")
+    bits = _gptq_bits(members, codes, zeros, outputs, index)
+    shape = (codes.shape[0] * 32 // bits, outputs)
+    check_groups(members, shape[0], groups)
+    packed = OneMore if one_more else Packed
     shared = _by_groups(members, shape, scales, indexed=index is not None)
     zero = Shared(packed(zeros, bits, outputs, 1), shared.blocks, shared.axes)
     storage = Grouped(
@@ -87,6 +92,26 @@ def _gptq(members: Members, codes: Tensor, zeros: Tensor, scales: Tensor) -> Ten
         transposed=True,
     )
     return members.computed(shape[::-1], storage, half_step(bits))
+
+
+def _gptq_bits(
+    members: Members, codes: Tensor, zeros: Tensor, outputs: int, index: Tensor | None
+) -> int:
+    """The one number of bits with which codes, zero points and the index fit each other."""
+    fit = [
+        bits
+        for bits in _GPTQ_BITS
+        if packed_words(outputs, bits) == zeros.shape[1]
+        and codes.shape[0] * 32 % bits == 0
+        and (index is None or index.shape == (codes.shape[0] * 32 // bits,))
+        and bits in (stated_bits(members) or _GPTQ_BITS)
+    ]
+    if len(fit) != 1:
+        raise NotComputedError(
+            f"{codes.name} of shape {extents(codes.shape)} and {zeros.name} of shape "
+            f"{extents(zeros.shape)} do not tell of how many bits its {outputs} outputs are"
+        )
+    return fit[0]
 
 
 def _is_one_more(members: Members) -> bool:
@@ -121,8 +146,11 @@ def _awq(members: Members, codes: Tensor, zeros: Tensor, scales: Tensor) -> Tens
         raise NotComputedError("the version of AWQ that config.json states is not known here")
     if "g_idx" in members.tensors or members.stated.get("quant_method", "awq") != "awq":
         raise NotComputedError("its shapes are those of AWQ, and something else speaks against it")
+    if 4 not in (stated_bits(members) or {4}):
+        raise NotComputedError("its shapes are those of 4 bits, and the config states others")
     shape = (codes.shape[0], scales.shape[1])
     shared = spread(members, shape, plain(scales))
+    check_groups(members, shape[0], scales.shape[0])
     storage = Grouped(
         words=f"4-bit AWQ codes {codes.name}, zero points {zeros.name} and scales {scales.name}"
         f"{span(shared, shape, swapped=True)}",
@@ -149,6 +177,8 @@ def compressed_integers(members: Members) -> Tensor:
     offset = -(1 << (bits - 1))
     shared = spread(members, shape, plain(scale))
     zero, index = members.get("_zero_point"), members.get("_g_idx")
+    check_layout(members, shape, shared.numbers)
+    check_complete(members, zeros=zero is not None, index=index is not None)
     storage = Grouped(
         words=f"{bits}-bit codes {codes.name}{'' if zero is None else f', zero points {zero.name}'} and "
         f"scales {scale.name}{span(shared, shape) if index is None else f', by group in {index.name}'}",
@@ -174,7 +204,7 @@ def _bits(members: Members, codes: Tensor, shape: tuple[int, ...]) -> int:
     Before integers of 3, 5, 6 and 7 bits were packed without gaps, each word held whole ones; where
     both come to as many words, nothing tells which.
     """
-    stated = set(_stated_bits(members))
+    stated = {bits for bits in stated_bits(members) if bits <= _MOST_BITS}
     fit = [
         bits
         for bits in (stated or {4, _MOST_BITS})
@@ -187,16 +217,6 @@ def _bits(members: Members, codes: Tensor, shape: tuple[int, ...]) -> int:
             f"holds {extents(shape)} integers"
         )
     return fit[0]
-
-
-def _stated_bits(members: Members) -> Iterator[int]:
-    """The bits of weights that the groups of the config state."""
-    groups = members.stated.get("config_groups")
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        bits = weights.get("num_bits") if isinstance(weights, dict) else None
-        if type(bits) is int and 1 <= bits <= _MOST_BITS:
-            yield bits
 
 
 def _zero(members: Members, zero: Tensor, shape: tuple[int, ...], bits: int) -> Shared:
