@@ -60,9 +60,26 @@ def _unjudged(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     )
 
 
+def _itself(checkpoint: Checkpoint) -> tuple[Notice, ...]:
+    """Warn where a checkpoint is compared with itself: it lies nowhere else, whatever it is."""
+    base = checkpoint.base
+    if base is None or checkpoint.merged:
+        return ()
+    own = {source.identity for source in checkpoint.files}
+    if own.isdisjoint(source.identity for source in base.files):
+        return ()
+    return (
+        Notice(
+            "base-is-itself",
+            f"its base {printable(str(base.path))} is what is audited, so every distance to it is 0",
+            hint="name the checkpoint that it was made from",
+        ),
+    )
+
+
 def format_notices(checkpoint: Checkpoint, spec: Spec | None) -> tuple[Notice, ...]:
     """What opening the checkpoint showed, such as a name that disagrees with the content."""
-    notices = (*opening_notices(checkpoint), *_unjudged(checkpoint))
+    notices = (*opening_notices(checkpoint), *_itself(checkpoint), *_unjudged(checkpoint))
     weights_only = checkpoint.keras is not None and checkpoint.keras.config is None
     if weights_only and (spec or Spec()).declared is Declared.AUDIT:
         without = Notice(

@@ -144,11 +144,14 @@ def _show_version(ctx: click.Context, _option: click.Parameter, given: bool) -> 
     callback=_show_version,
     help="Show the version and exit.",
 )
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Audit and fix the weight constraints of neural-network checkpoints.
 
     Reads .h5, .weights.h5, .keras, .safetensors and .npz without a training framework.
     """
+    if ctx.meta["verbose"]:
+        ctx.fail(f"-v comes after the command: {ctx.info_name} {ctx.invoked_subcommand} -v")
 
 
 @cli.command("completion")

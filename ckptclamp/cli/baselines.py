@@ -13,6 +13,9 @@ from ckptclamp.cli.parameters import PATH, from_settings, option, together
 from ckptclamp.errors import Notice, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptclamp.auditing.comparison.renames import Renames
     from ckptclamp.auditing.results import AuditReport
     from ckptclamp.cli.options import GateOptions
     from ckptclamp.gate.known import Baseline, Baselines
@@ -46,6 +49,38 @@ baseline_options = together(
 )
 
 
+_OF_SEVERAL = (
+    "in a run of several each is known by its path: correct its name in the baseline, or write "
+    "another with --write-baseline"
+)
+
+
+def renaming(texts: tuple[str, ...]) -> Renames | None:
+    """What ``--rename`` says, if it says anything.
+
+    Raises:
+        UsageError: one cannot be understood.
+    """
+    if not texts:
+        return None
+    from ckptclamp.gate.baseline import renames_of
+
+    return renames_of(texts)
+
+
+def check_renames(renames: Renames | None, baselines: Iterable[RunBaseline]) -> None:
+    """Refuse renames of names that are in none of `baselines`; each was checked before.
+
+    Raises:
+        UsageError: there are such.
+    """
+    if renames is None:
+        return
+    if not any(baseline.was_read for baseline in baselines):
+        raise click.UsageError("--rename is about the names in a --baseline")
+    renames.refuse_idle()
+
+
 class RunBaseline:
     """What is known of the checkpoints of one run, or will be.
 
@@ -60,7 +95,7 @@ class RunBaseline:
     def __init__(
         self,
         gate: GateOptions,
-        renames: tuple[str, ...] = (),
+        renames: Renames | None = None,
         *,
         several: bool = False,
         path: Path | None = None,
@@ -69,13 +104,12 @@ class RunBaseline:
         if old is not None and new is not None and not from_settings("baseline"):
             raise click.UsageError("--baseline and --write-baseline exclude each other")
         self._name = gate.checkpoint_name
+        self._advice = _OF_SEVERAL if several else ""
         self._renames = renames
         self._written = new
         self._place = new or path or old
         self._known: Baselines | None = None
         read = self._place if new is None or new.exists() else None
-        if renames and read is None:
-            raise click.UsageError("--rename is about the names in a --baseline")
         if read is not None:
             from ckptclamp.gate.known import load_baselines
 
@@ -84,6 +118,11 @@ class RunBaseline:
             from ckptclamp.gate.known import Baselines
 
             self._known = Baselines({}, several=True)
+
+    @property
+    def was_read(self) -> bool:
+        """Whether there is a file that knows anything yet."""
+        return self._known is not None and bool(self._known.parts)
 
     def refuse_of_one(self) -> None:
         """Refuse to write what is known of several into the baseline of one checkpoint.
@@ -102,14 +141,15 @@ class RunBaseline:
         """Refuse to write it where it is that of another checkpoint than this one.
 
         Raises:
-            UsageError: it is, or a rename does not fit it.
+            UsageError: it is, or renames make two names one.
         """
         if self._place is None or self._known is None:
             return
         from ckptclamp.gate.baseline import refuse_another
 
         if self._written is not None and not self._known.several:
-            refuse_another(self._known.of(self._identity(checkpoint)), self._identity(checkpoint))
+            identity = self._identity(checkpoint)
+            refuse_another(self._known.of(identity), identity, self._advice)
         self._part(checkpoint)
 
     def judged(self, report: AuditReport, checkpoint: Path) -> AuditReport:
@@ -137,7 +177,8 @@ class RunBaseline:
         parameters = {**report.parameters, "baseline": f"sha256:{digest}"}
         if self._name:
             parameters["checkpoint-name"] = self._name
-        return replace(compare(report, identity, known), parameters=parameters)
+        compared = compare(report, identity, known, advice=self._advice)
+        return replace(compared, parameters=parameters)
 
     def _identity(self, checkpoint: Path) -> str:
         from ckptclamp.gate.baseline import checkpoint_identity
@@ -149,9 +190,12 @@ class RunBaseline:
         """What is known of `checkpoint`, by the names that its tensors have now."""
         if self._known is None:
             return None
+        known = self._known.of(self._identity(checkpoint))
+        if self._renames is None:
+            return known
         from ckptclamp.gate.baseline import renamed
 
-        return renamed(self._known.of(self._identity(checkpoint)), self._renames)
+        return renamed(known, self._renames)
 
     def _write(self) -> None:
         from ckptclamp.gate.known import render_baselines

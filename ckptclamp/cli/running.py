@@ -231,11 +231,10 @@ def _warn(report: Document) -> None:
     if isinstance(report, Run):
         for failed in findings(report):
             if failed.kind is Kind.FAILURE:
-                click.echo(f"ckptclamp: error: {failed.sentence}", err=True)
+                click.echo(f"ckptclamp: error: {failed.advised}", err=True)
     warnings = [finding for finding in found if finding.level is Level.WARNING]
     for warning in warnings[:_MOST_WARNINGS]:
-        hint = f" ({warning.help})" if warning.help else ""
-        click.echo(f"ckptclamp: warning: {warning.sentence}{hint}", err=True)
+        click.echo(f"ckptclamp: warning: {warning.advised}", err=True)
     if len(warnings) > _MOST_WARNINGS:
         click.echo(f"ckptclamp: and {len(warnings) - _MOST_WARNINGS:,} warnings more", err=True)
 

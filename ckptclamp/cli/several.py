@@ -90,13 +90,14 @@ class SeveralCheckpoints:
         strict: bool,
         manifest: Path | None = None,
     ) -> None:
+        from ckptclamp.cli.baselines import check_renames, renaming
         from ckptclamp.cli.places import check_outputs_of_run
         from ckptclamp.cli.running import with_spec_settled
 
-        _check_options(gate, renames, asked)
+        _check_options(gate, asked)
         self._rules, self._engine = with_spec_settled(rules), engine
         self._reports, self._gate = reports, gate
-        self._strict, self._asked = strict, asked
+        self._strict, self._asked, self._renames = strict, asked, renaming(renames)
         self._missing = [entry for entry in asked if not entry.found()]
         self._found = _each_once(asked)
         for _, path in self._found:
@@ -111,6 +112,9 @@ class SeveralCheckpoints:
         if len(self._found) > 1:
             for baseline in self._baselines.values():
                 baseline.refuse_of_one()
+        for entry, path in self._found:
+            self._judges[entry].baseline.check(path)
+        check_renames(self._renames, self._baselines.values())
 
     def _judge(self, entry: Asked) -> _Judge:
         from ckptclamp.cli.baselines import RunBaseline
@@ -125,7 +129,7 @@ class SeveralCheckpoints:
             self._specs[entry.spec] = load_rules(rules)
         if entry.baseline not in self._baselines:
             self._baselines[entry.baseline] = RunBaseline(
-                self._gate, several=True, path=entry.baseline
+                self._gate, self._renames, several=True, path=entry.baseline
             )
         return _Judge(rules, self._specs[entry.spec], self._baselines[entry.baseline])
 
@@ -170,7 +174,6 @@ class SeveralCheckpoints:
         from ckptclamp.cli.running import audit_options, wants_histograms
 
         judge = self._judges[entry]
-        judge.baseline.check(path)
         reporting: dict[str, Any] = {
             "worst": self._reports.worst,
             "histogram": wants_histograms(self._reports),
@@ -189,12 +192,11 @@ class SeveralCheckpoints:
         return judge.baseline.judged(report, path)
 
 
-def _check_options(gate: GateOptions, renames: tuple[str, ...], asked: Sequence[Asked]) -> None:
+def _check_options(gate: GateOptions, asked: Sequence[Asked]) -> None:
     """Refuse what is about one checkpoint, or would be of two minds about several."""
     alone = {
         "--attest": gate.attest is not None,
         "--checkpoint-name": gate.checkpoint_name is not None,
-        "--rename": bool(renames),
     }
     for name, given in alone.items():
         if given:

@@ -34,7 +34,7 @@ from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.documents import ADAPTER, parse_strict
 from ckptclamp.checkpoints.source import Source, sha256
 from ckptclamp.errors import ExitCode, UnreadableError, UsageError
-from ckptclamp.gate.envelopes import Envelope, opened
+from ckptclamp.gate.envelopes import Envelope, member, opened
 from ckptclamp.reports.codec import codec, json_text
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -301,7 +301,7 @@ def _load(path: Path) -> tuple[dict[str, str], Mapping[str, Any], Envelope | Non
     try:
         statement, envelope = opened(document, path, _MAX_BYTES)
         return *_checked(statement), envelope
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise UnreadableError(
             f"this is no attestation of this program: {error}",
             path=path,
@@ -309,24 +309,34 @@ def _load(path: Path) -> tuple[dict[str, str], Mapping[str, Any], Envelope | Non
         ) from None
 
 
-def _checked(document: Any) -> tuple[dict[str, str], Mapping[str, Any]]:  # noqa: ANN401 - any JSON
-    if document["_type"] != STATEMENT_TYPE:
+def _checked(document: object) -> tuple[dict[str, str], Mapping[str, Any]]:
+    """The digest of each subject, and the predicate.
+
+    Raises:
+        ValueError: `document` is no statement; the message says what it lacks.
+    """
+    if member(document, "_type") != STATEMENT_TYPE:
         raise ValueError(f"_type must be {STATEMENT_TYPE}")
-    if document["predicateType"] not in (AUDIT_TYPE, APPLY_TYPE):
+    if member(document, "predicateType") not in (AUDIT_TYPE, APPLY_TYPE):
         raise ValueError(f"predicateType must be {AUDIT_TYPE} or {APPLY_TYPE}")
+    listed = member(document, "subject")
+    if not isinstance(listed, list) or not listed:
+        raise ValueError("it has no subject")
     subjects: dict[str, str] = {}
-    for subject in document["subject"]:
-        name, digest = subject["name"], subject["digest"]["sha256"]
+    for subject in listed:
+        name, digest = member(subject, "name"), member(subject, "digest", "sha256")
         if not isinstance(name, str) or name in subjects:
             raise ValueError("each subject must have a name of its own")
         if not isinstance(digest, str) or len(digest) != 64 or set(digest) - _HEX_DIGITS:
             raise ValueError("each subject must have a sha256")
         subjects[name] = digest
-    if not subjects:
-        raise ValueError("it has no subject")
-    predicate = document["predicate"]
-    if type(predicate["exitCode"]) is not int or not isinstance(predicate["tool"]["version"], str):
+    code, version = (
+        member(document, "predicate", *keys) for keys in (["exitCode"], ["tool", "version"])
+    )
+    if type(code) is not int or not isinstance(version, str):
         raise ValueError("predicate.exitCode and predicate.tool.version must be there")
+    predicate = member(document, "predicate")
+    assert isinstance(predicate, dict)
     return subjects, predicate
 
 
@@ -359,9 +369,8 @@ def _compare(path: Path, name: str, digest: str) -> Checked:
     return Checked(name, Match.SAME)
 
 
-def _check_spec(path: Path, attested: Any) -> Checked:  # noqa: ANN401 - any JSON
-    try:
-        digest = attested["digest"]["sha256"]
-    except (KeyError, TypeError):
+def _check_spec(path: Path, attested: object) -> Checked:
+    digest = member(attested, "digest", "sha256")
+    if digest is None:
         return Checked(path.name, Match.DIFFERS, "the audit was made without a spec file")
     return _compare(path, path.name, str(digest))

@@ -29,8 +29,6 @@ from ckptclamp.spec.settings import project_path
 _SLACK = 1e-9
 """Relative growth of a distance that is taken for the same: another machine's last bits."""
 
-_SAME = "--checkpoint-name {} says that it is the same one"
-
 _FLOAT32_ROUNDOFF = 2.0**-24
 
 
@@ -79,22 +77,29 @@ def record(report: AuditReport, checkpoint: str, previous: Baseline | None = Non
 
 
 def compare(
-    report: AuditReport, checkpoint: str, baseline: Baseline, today: datetime.date | None = None
+    report: AuditReport,
+    checkpoint: str,
+    baseline: Baseline,
+    today: datetime.date | None = None,
+    *,
+    advice: str = "",
 ) -> AuditReport:
     """Mark the violations in `report` that `baseline` knows, and note what else is in it.
 
     `checkpoint` is what was audited, as `checkpoint_identity` says. A baseline for another one knows
-    nothing of it, which is a warning; so is one that does not tell. New and worse violations stay as they are. `today` is the day
-    that expiry is judged by; by default the current one in UTC.
+    nothing of it, which is a warning; so is one that does not tell. New and worse violations stay as
+    they are. `today` is the day that expiry is judged by; by default the current one in UTC. `advice`
+    is what to do about a baseline for another one, where `Baseline.same` is not.
     """
     today = today or utc_today()
     if baseline.of_another(checkpoint):
-        return replace(report, notices=(*report.notices, *_foreign(baseline, checkpoint)))
+        return replace(report, notices=(*report.notices, *_foreign(baseline, checkpoint, advice)))
     known = baseline.by_identity()
     results = tuple(
         _judged(r, known.get((r.tensor, r.rule)), today, _base(report, r)) for r in report.results
     )
-    notices = (*report.notices, *_foreign(baseline, checkpoint), *_leftovers(report, baseline))
+    foreign = _foreign(baseline, checkpoint, advice)
+    notices = (*report.notices, *foreign, *_leftovers(report, baseline))
     return replace(report, results=results, notices=notices)
 
 
@@ -253,22 +258,29 @@ def _rounding(result: Result, distance: float) -> float:
     return u * (max(abs(bound) for bound in (*result.bound, 0.0) if bound is not None) + distance)
 
 
-def renamed(baseline: Baseline, renames: Sequence[str]) -> Baseline:
-    """`baseline` with the names that its tensors have now, by ``old=>new`` as in a comparison.
+def renames_of(texts: Sequence[str]) -> Renames:
+    """What ``old=>new`` makes of the names in a baseline, as in a comparison.
 
     Raises:
-        UsageError: a rename cannot be understood, fits no entry, or makes two names one.
+        UsageError: one cannot be understood.
     """
-    if not renames:
-        return baseline
-    of = Renames(renames, "the baseline")({entry.tensor for entry in baseline.entries})
+    return Renames(texts, "the baseline")
+
+
+def renamed(baseline: Baseline, renames: Renames) -> Baseline:
+    """`baseline` with the names that its tensors have now, where `renames` fit them.
+
+    Raises:
+        UsageError: two names become one.
+    """
+    of = renames.where_they_fit({entry.tensor for entry in baseline.entries})
     return replace(
         baseline, entries=tuple(replace(e, tensor=of[e.tensor]) for e in baseline.entries)
     )
 
 
-def refuse_another(baseline: Baseline, checkpoint: str) -> None:
-    """Refuse to change a baseline that is for another checkpoint than `checkpoint`.
+def refuse_another(baseline: Baseline, checkpoint: str, advice: str = "") -> None:
+    """Refuse to change a baseline that is for another checkpoint than `checkpoint`; see `compare`.
 
     Raises:
         UsageError: it is.
@@ -277,11 +289,11 @@ def refuse_another(baseline: Baseline, checkpoint: str) -> None:
         raise UsageError(
             f"the baseline stays as it is, it was written for {baseline.checkpoint}, and this is "
             f"{checkpoint}",
-            hint=_SAME.format(baseline.checkpoint),
+            hint=advice or baseline.same,
         )
 
 
-def _foreign(baseline: Baseline, checkpoint: str) -> Iterable[Notice]:
+def _foreign(baseline: Baseline, checkpoint: str, advice: str) -> Iterable[Notice]:
     """Warn of a baseline that may be about another model."""
     if baseline.checkpoint is None:
         yield Notice(
@@ -295,7 +307,7 @@ def _foreign(baseline: Baseline, checkpoint: str) -> Iterable[Notice]:
             "baseline-of-another",
             f"the baseline was written for {baseline.checkpoint}, and this is {checkpoint}, of which "
             "it suppresses nothing",
-            hint=f"{_SAME.format(baseline.checkpoint)}; else it needs a baseline of its own",
+            hint=advice or baseline.same,
         )
 
 

@@ -12,7 +12,6 @@ import base64
 import binascii
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ckptclamp.checkpoints.documents import parse_strict
 
@@ -27,12 +26,19 @@ class Envelope:
     signatures: int
 
 
-def opened(document: Any, path: Path, max_bytes: int) -> tuple[Any, Envelope | None]:  # noqa: ANN401 - any JSON
+def member(document: object, *keys: str) -> object:
+    """What JSON of any form holds under `keys`, one within the other; ``None`` where there is nothing."""
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
+
+
+def opened(document: object, path: Path, max_bytes: int) -> tuple[object, Envelope | None]:
     """Return the statement in `document`, and the envelope around it if there is one.
 
     Raises:
         RefusedError: the payload is no JSON with one meaning.
-        KeyError, TypeError, ValueError: the envelope is none.
+        ValueError: the envelope is none; the message says what it lacks.
     """
     kind = "dsse"
     if isinstance(document, dict) and "dsseEnvelope" in document:
@@ -41,9 +47,9 @@ def opened(document: Any, path: Path, max_bytes: int) -> tuple[Any, Envelope | N
         if kind == "dsse":
             return document, None
         raise ValueError("the bundle holds no DSSE envelope")
-    if document["payloadType"] != PAYLOAD_TYPE:
+    if member(document, "payloadType") != PAYLOAD_TYPE:
         raise ValueError(f"payloadType must be {PAYLOAD_TYPE}")
-    signatures = document["signatures"]
+    signatures = member(document, "signatures")
     if not isinstance(signatures, list) or not signatures:
         raise ValueError("the envelope has no signature")
     statement = parse_strict(
@@ -56,7 +62,7 @@ def opened(document: Any, path: Path, max_bytes: int) -> tuple[Any, Envelope | N
     return statement, Envelope(kind, len(signatures))
 
 
-def _decoded(payload: Any) -> bytes:  # noqa: ANN401 - any JSON
+def _decoded(payload: object) -> bytes:
     """Base64, of either alphabet, as DSSE allows."""
     if not isinstance(payload, str) or not payload.isascii():
         raise ValueError("the payload of the envelope must be base64")

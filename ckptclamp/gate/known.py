@@ -20,6 +20,10 @@ SCHEMA = "ckptclamp-baseline-1"
 SEVERAL = "ckptclamp-baselines-1"
 
 _MAX_BYTES = 1 << 28
+_SHOWN = 5
+"""How many checkpoints of a file are named in a message."""
+
+_ITS_OWN = "else it needs a baseline of its own"
 
 Identity = tuple[str, str]
 
@@ -74,9 +78,24 @@ class Baseline:
         """Whether it is known to be for another checkpoint."""
         return self.checkpoint not in (None, checkpoint)
 
+    @property
+    def same(self) -> str:
+        """How to say that what is audited is what it is for."""
+        return f"--checkpoint-name {self.checkpoint} says that it is the same one; {_ITS_OWN}"
+
     def by_identity(self) -> dict[Identity, Entry]:
         """The entries by what they are known by."""
         return {entry.identity: entry for entry in self.entries}
+
+
+@dataclass(frozen=True, slots=True)
+class _Unlisted(Baseline):
+    """Nothing, of a checkpoint that a file of several does not list; it names those that it does."""
+
+    @property
+    def same(self) -> str:
+        """As `Baseline.same`."""
+        return f"--checkpoint-name NAME says which of these it is; {_ITS_OWN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +110,12 @@ class Baselines:
         if not self.several:
             (only,) = self.parts.values()
             return only
-        others = ", ".join(str(name) for name in self.parts) or "no checkpoint"
-        return self.parts.get(checkpoint, Baseline((), others))
+        return self.parts.get(checkpoint) or _Unlisted((), self._listed())
+
+    def _listed(self) -> str:
+        names = [str(name) for name in self.parts]
+        more = [f"and {len(names) - _SHOWN:,} more"] if len(names) > _SHOWN else []
+        return ", ".join([*names[:_SHOWN], *more]) or "no checkpoint"
 
     def replaced(self, baseline: Baseline) -> Baselines:
         """These, with `baseline` in the place of what is known of its checkpoint."""

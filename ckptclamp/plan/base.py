@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Computed, Contiguous, Tensor, View
-from ckptclamp.errors import RefusedError, UsageError, printable
+from ckptclamp.errors import Notice, RefusedError, UsageError, printable
 from ckptclamp.plan import Assignment, Entry, NotEvaluated
 from ckptclamp.plan.tensors import audited_tensors, parts_of, why_no_weight, why_not_audited
 from ckptclamp.spec.model import Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -28,6 +30,22 @@ def compares(constraint: Constraint) -> bool:
     from ckptclamp.constraints.sets.distance import Distance
 
     return isinstance(constraint, Distance)
+
+
+def wide_distances(rules: Iterable[Rule]) -> Iterator[Notice]:
+    """Warn of distances that let weights be any others: who writes 5 may mean 5 %."""
+    from ckptclamp.constraints.sets.distance import Distance
+
+    for rule in rules:
+        bound = rule.constraint
+        if isinstance(bound, Distance) and bound.relative and bound.max_value >= 1:
+            yield Notice(
+                "wide-distance",
+                f"rule {rule.id} lets a unit lie {bound.max_value * 100:.6g} % of the base's norm away "
+                "from the base, so that nothing of it need be left",
+                hint=f"if {bound.max_value:.6g} % was meant: --max-distance {bound.max_value:.6g}%, or "
+                f"`max_value: {bound.max_value / 100:.6g}`",
+            )
 
 
 def refuse_idle_base(checkpoint: Checkpoint, spec: Spec) -> None:

@@ -51,7 +51,7 @@ def build_plan(
     """
     spec, caller = spec or Spec(), caller or Leeway()
     if checkpoint.base is not None:
-        from ckptclamp.plan.base import refuse_idle_base
+        from ckptclamp.plan.base import refuse_idle_base, wide_distances
 
         refuse_idle_base(checkpoint, spec)
     bound = keras_model(checkpoint, spec.custom_layers)
@@ -60,6 +60,8 @@ def build_plan(
         from ckptclamp.plan.rules import plan_rules
 
         entries += plan_rules(checkpoint, spec, caller)
+        if checkpoint.base is not None:
+            entries += wide_distances(spec.rules)
     if spec.preset is Preset.HEALTH:
         from ckptclamp.plan.health import plan_health
 

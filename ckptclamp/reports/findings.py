@@ -110,6 +110,11 @@ class Finding:
         """The message with the tensor that it is about, and the checkpoint if there are several."""
         return ": ".join(filter(None, (self.checkpoint, self.tensor, self.message)))
 
+    @property
+    def advised(self) -> str:
+        """The sentence with what to do about it, in one line."""
+        return f"{self.sentence} ({self.help})" if self.help else self.sentence
+
 
 def findings(document: Document, *, show_suppressed: bool = False) -> tuple[Finding, ...]:
     """Everything to act on in `document`: errors before warnings before notes, worst first."""

@@ -220,10 +220,12 @@ class Form:
     Attributes:
         given: what the mapping states, and nothing that is a default.
         keys: all that it may state; `further` are those that need no attribute.
+        elsewhere: keys that belong in another place, with the advice where.
         title: what editors call it.
     """
 
     keys: ClassVar[dict[str, Key[Any]]] = {}
+    elsewhere: ClassVar[Mapping[str, str]] = {}
     title: ClassVar[str] = ""
 
     def __init_subclass__(cls, further: Mapping[str, Key[Any]] | None = None) -> None:
@@ -256,7 +258,8 @@ class Form:
                 problems.append(FormProblem(at, f"{name} is missing", key.advice))
         for name in mapping:
             if name not in keys:
-                message, hint = f"unknown key {name!r}", suggestion(name, cls.keys)
+                message = f"unknown key {name!r}"
+                hint = cls.elsewhere.get(name) or suggestion(name, cls.keys)
                 problems.append(FormProblem((*at, name), message, hint, is_key=True))
         return cls(given), problems
 
@@ -320,4 +323,12 @@ def _named(mapping: dict[Any, object], at: Keys) -> tuple[dict[str, object], lis
 def _refused(at: Keys, message: str, hint: str | None = None) -> FormProblem:
     """A problem with the value at `at`, whose message begins with its name."""
     joint = " " if message.startswith("is ") else ": "
-    return FormProblem(at, f"{at[-1] if at else 'the spec'}{joint}{message}", hint)
+    return FormProblem(at, f"{_called(at)}{joint}{message}", hint)
+
+
+def _called(at: Keys) -> str:
+    """The last key of a place, and which item of a list stands there: ``rules[2]``."""
+    if not at:
+        return "the spec"
+    *before, last = at
+    return f"{_called(tuple(before))}[{last}]" if isinstance(last, int) else last

@@ -130,6 +130,13 @@ class RuleForm(PlacedForm, further=_arguments(NUMBER)):
     """Which tensors, which constraint, which units."""
 
     title = "Rule"
+    elsewhere = dict.fromkeys(
+        (
+            *("version", "declared", "projection", "preset", "base", "rules", "split"),
+            *("custom_objects", "custom_layers", "ignore"),
+        ),
+        "it stands at the top of the spec, beside rules",
+    )
 
     id = optional(NAME, "What reports call the rule; ``rule-1`` and so on if left out.")
     tensors = Key(

@@ -112,6 +112,23 @@ def test_other_weights_are_named(alone: Path, tmp_path: Path):
     assert not audit(alone / "model.safetensors", conforming).notices
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("training_args.bin", False),
+        ("optimizer.pt", False),
+        ("scheduler.pt", False),
+        ("rng_state_3.pth", False),
+        ("adapter_model.bin", True),
+        ("my_optimizer.pt", True),
+    ],
+)
+def test_what_trainers_keep_beside_the_weights_is_none(alone: Path, name: str, told: bool):
+    """Nobody loads a model from it; a warning that is always there is read by nobody."""
+    (alone / name).write_bytes(b"")
+    assert [notice.code for notice in audit(alone, SPEC).notices] == ["unjudged-weights"] * told
+
+
 def test_a_set_is_no_other_weights(model: Path):
     """Shards are what is judged; a folder that cannot be looked into may hold anything."""
     assert not audit(model, SPEC).notices

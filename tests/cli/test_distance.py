@@ -377,3 +377,36 @@ def test_a_unit_on_a_coarse_grid_comes_back_as_far_as_to_its_base(tmp_path):
     copy = tmp_path / "copy.safetensors"
     apply(tuned, copy, spec, ApplyOptions(audit=AuditOptions(base=base)))
     assert copy.read_bytes() == base.read_bytes()
+
+
+@pytest.mark.parametrize(("share", "warned"), [("5", True), ("500%", True), ("5%", False)])
+def test_a_distance_of_the_whole_norm_is_a_warning(run, pair, share, warned):
+    """Who writes 5 may mean 5 %, and would pass whatever was left of the base."""
+    tuned, base = pair
+    done = run("audit", tuned, "--base", base, "--max-distance", share, *ROWS)
+    assert ("lie 500 % of the base's norm away" in done.stdout) is warned
+    assert ("--max-distance 5%, or `max_value: 0.05`" in done.stdout) is warned
+
+
+def test_a_wide_absolute_distance_is_none(run, tmp_path, pair):
+    """Without `relative` the bound is a number in the weights' own unit."""
+    done = run("audit", pair[0], "--spec", ruled(tmp_path, max_value=5), "--strict")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link", "copy"])
+def test_a_checkpoint_is_not_its_own_base(run, tmp_path, pair, how):
+    """It lies 0 away from itself; a copy is another file, and may rightly be equal."""
+    tuned, _ = pair
+    base = tuned if how == "itself" else tmp_path / "b.safetensors"
+    if how == "symbolic link":
+        base.symlink_to(tuned)
+    elif how == "hard link":
+        base.hardlink_to(tuned)
+    elif how == "copy":
+        base.write_bytes(tuned.read_bytes())
+    gate = ("audit", tuned, "--base", base, "--max-distance", "5%", *ROWS)
+    done = run(*gate)
+    assert done.returncode == 0, done.stderr
+    assert ("warning[base-is-itself]" in done.stdout) is (how != "copy")
+    assert run(*gate, "--strict").returncode == (how != "copy")

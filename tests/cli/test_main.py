@@ -161,6 +161,14 @@ def test_the_version_tells_what_does_the_arithmetic(run):
         assert lines[-1] == "kernels: NumPy"
 
 
+@pytest.mark.parametrize("command", ["audit", "clean"])
+def test_more_is_asked_for_behind_the_command(run, command):
+    """Whoever puts -v before it would wait for words that never come."""
+    done = run("-v", command, "missing.h5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"-v comes after the command: ckptclamp {command} -v" in done.stderr
+
+
 @pytest.mark.parametrize(
     "variable", ["CKPTCLAMP_VERSION", "CKPTCLAMP_HELP", "CKPTCLAMP_AUDIT_HELP"]
 )

@@ -148,6 +148,7 @@ def test_required_checkpoints_must_be_there(run, models):
         ("version: 1\ncheckpoints: [{path: ''}]\n", "path is empty"),
         ("checkpoints: [{path: x}]\n", "version is missing"),
         ("- x\n", "expected a mapping"),
+        ("version: 1\ncheckpoints: [x]\n", "2:15: checkpoints[0]: expected a mapping, not 'x'"),
         ("a: &b [*b]\n", "gate.yaml:1:"),
     ],
 )
@@ -231,6 +232,9 @@ def test_one_baseline_knows_several_checkpoints(run, models):
     assert (code, [s["exit_code"] for s in document["checkpoints"]]) == (1, [0, 1])
     done = run("audit", "releases/b.safetensors", *gate)
     assert "written for bad.safetensors, releases/a.safetensors" in done.stdout
+    assert "--checkpoint-name NAME says which of these it is" in done.stdout
+    named = ("--checkpoint-name", "bad.safetensors")
+    assert run("audit", "releases/a.safetensors", *gate, *named).returncode == 0
     save_file({"a.weight": np.zeros((1, 4), np.float32)}, "bad.safetensors")
     prune = ("baseline", "prune", "bad.safetensors", "--baseline", "known.json", *SPEC)
     assert run(*prune).stdout == "1 removed, 0 lowered, 0 known\n"
@@ -406,3 +410,74 @@ def test_a_report_shows_one_violation_as_one(models):
 
     assert "1 violation," in repr(ckptclamp.audit("bad.safetensors", "spec.yaml"))
     assert "0 violations," in repr(ckptclamp.audit("releases/a.safetensors", "spec.yaml"))
+
+
+def test_what_to_do_about_a_baseline_can_be_done_in_a_run_of_several(run, models):
+    """`--checkpoint-name` is about one checkpoint, and refused here."""
+    run("audit", "bad.safetensors", *SPEC, "--write-baseline", "known.json")
+    shutil.copy("bad.safetensors", "other.safetensors")
+    both = ("audit", "releases/a.safetensors", "other.safetensors", *SPEC)
+    for advised in (
+        run(*both, "--baseline", "known.json").stdout,
+        run(*both, "--baseline", "known.json", "-f", "json").stderr,
+        run("audit", "other.safe*", *SPEC, "--write-baseline", "known.json").stderr,
+    ):
+        assert "correct its name in the baseline, or write another" in advised
+        assert "--checkpoint-name" not in advised
+    known = Path("known.json")
+    known.write_text(known.read_text().replace("bad.safetensors", "other.safetensors"))
+    assert run(*both, "--baseline", "known.json").returncode == 0
+
+
+def test_a_quiet_run_says_what_to_do_where_there_is_no_report(run, models):
+    """In the line itself, as where it is one checkpoint; on stderr, too, beside a report for machines."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    Path("pointer.safetensors").write_text(pointer)
+    both = ("audit", "releases/a.safetensors", "pointer.safetensors", *SPEC)
+    told = (
+        "pointer.safetensors: not a checkpoint: a Git LFS pointer, not the file that it points to "
+    )
+    for said in (run(*both, "-q").stdout, run(*both, "-f", "json").stderr):
+        assert f"{told}(run `git lfs pull`)\n" in said
+
+
+@pytest.fixture
+def refactored(run, models):
+    """Two checkpoints whose tensors were renamed since their baselines were written."""
+    both = ("bad.safetensors", "releases/a.safetensors")
+    spec = Path("spec.yaml")
+    spec.write_text(spec.read_text().replace('"*.weight"', '"**.weight"'))
+    assert run("audit", *both, *SPEC, "--write-baseline", "known.json").returncode == 0
+    assert run("audit", both[0], *SPEC, "--write-baseline", "one.json").returncode == 0
+    for name in both:
+        renamed = {f"model.{key}": value for key, value in load_file(name).items()}
+        save_file(renamed, name)
+    return both
+
+
+RENAME = ("--rename", "*.weight=>model.*.weight")
+
+
+def test_baselines_of_several_follow_renamed_tensors(run, refactored):
+    """One refactoring renames the layers of every model; a rename must fit an entry of some."""
+    gate = ("audit", *refactored, *SPEC, "--baseline", "known.json")
+    assert run(*gate).returncode == 1
+    assert run(*gate, *RENAME).returncode == 0
+    done = run(*gate, *RENAME, "--rename", "x.*=>y.*")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'x.*=>y.*' fits no tensor of the baseline" in done.stderr
+    done = run("audit", *refactored, *SPEC, *RENAME)
+    assert (done.returncode, done.stdout) == (2, "")
+    written = run("audit", *refactored, *SPEC, "--write-baseline", "known.json", *RENAME)
+    assert written.returncode == 0
+    assert run(*gate).returncode == 0
+
+
+def test_baselines_of_a_manifest_follow_renamed_tensors(run, refactored):
+    """Some of its checkpoints may have none."""
+    entries = "[{path: bad.safetensors, baseline: one.json}, {path: releases/a.safetensors}]"
+    Path("gate.yaml").write_text(f"version: 1\ncheckpoints: {entries}\n")
+    gate = ("audit", "--manifest", "gate.yaml", *SPEC)
+    assert run(*gate).returncode == 1
+    assert run(*gate, *RENAME).returncode == 0
+    assert run(*gate, "--rename", "x.*=>*.b").returncode == 2

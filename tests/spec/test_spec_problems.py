@@ -8,6 +8,7 @@ import pytest
 
 from ckptclamp.errors import SpecError
 from ckptclamp.spec.loader import spec_from_mapping
+from ckptclamp.spec.schema import RuleForm, SpecForm
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ PROBLEMS = [
     ("version: 1\nruels: []", (2, 1), "unknown key 'ruels'", "did you mean rules?"),
     ("version: 1\nrules:", (2, 7), "expected a list, not null", None),
     ("version: 1\nrules: {a: 1}", (2, 8), "expected a list, not a mapping", None),
-    ("version: 1\nrules: [3]", (2, 9), "expected a mapping, not 3", None),
+    ("version: 1\nrules: [3]", (2, 9), "rules[0]: expected a mapping, not 3", None),
     ("version: 1\ndeclared: igonre", (2, 11), "expected audit or ignore", "did you mean ignore?"),
     ("version: 1\nprojection: best", (2, 13), "expected exact or keras", "known: exact, keras"),
     ("version: 1\ntolerance: -1", (2, 12), "makes no sense", "0.01 is one percent"),
@@ -58,6 +59,7 @@ RULE_PROBLEMS = [
     ("tensors: x\n    constraint: Clip\n    low: 0", (4, 17), "Clip needs high", None),
     ("tensors: x\n    constraint: MaxNorm\n    max_vaule: 2", (5, 5), "unknown key", "max_value?"),
     ("tensors: x\n    constraint: NonNeg\n    max_value: 2", (5, 16), "no argument", "takes none"),
+    ("tensors: x\n    constraint: NonNeg\n    base: a.st", (5, 5), "unknown key", "the top of the"),
     ("tensors: x\n    constraint: MaxNorm\n    low: 2", (5, 10), "no argument 'low'", "max_value"),
     ("tensors: x\n    constraint: MaxNorm\n    max_value: -2", (5, 16), "negative", None),
     ("tensors: x\n    constraint: MaxNorm\n    max_value:", (5, 15), "not null", None),
@@ -315,3 +317,8 @@ def test_numbers_beyond_every_float(spec):
     """Python's integers know no end; a message about one does."""
     with pytest.raises(SpecError, match="float64"):
         spec_from_mapping(spec)
+
+
+def test_what_stands_at_the_top_of_a_spec_is_known_in_a_rule():
+    """Whoever writes one of these keys in a rule is told where it belongs."""
+    assert set(RuleForm.elsewhere) == set(SpecForm.keys) - set(RuleForm.keys)

@@ -20,6 +20,7 @@ class Renames:
     def __init__(self, texts: Sequence[str], whose: str) -> None:
         self._renames = [_Rename.parse(text) for text in texts]
         self._whose = whose
+        self._used: set[str] = set()
 
     def __call__(self, names: Iterable[str]) -> dict[str, str]:
         """The new name of each of `names`: by the first rename that fits, else itself.
@@ -27,18 +28,34 @@ class Renames:
         Raises:
             UsageError: a rename fits none of them, or two get one name.
         """
-        used: set[str] = set()
+        result = self.where_they_fit(names)
+        self.refuse_idle()
+        return result
+
+    def refuse_idle(self) -> None:
+        """Refuse renames that have fitted nothing so far.
+
+        Raises:
+            UsageError: there is one.
+        """
+        for rename in self._renames:
+            if rename.text not in self._used:
+                raise UsageError(f"the rename {rename.text!r} fits no tensor of {self._whose}")
+
+    def where_they_fit(self, names: Iterable[str]) -> dict[str, str]:
+        """The new name of each of `names`, to some of which alone the renames may be about.
+
+        Raises:
+            UsageError: two get one name.
+        """
         result = {name: name for name in names}
         for name in result:
             for rename in self._renames:
                 other = rename(name)
                 if other is not None:
                     result[name] = other
-                    used.add(rename.text)
+                    self._used.add(rename.text)
                     break
-        for rename in self._renames:
-            if rename.text not in used:
-                raise UsageError(f"the rename {rename.text!r} fits no tensor of {self._whose}")
         twice = [name for name, count in Counter(result.values()).items() if count > 1]
         if twice:
             raise UsageError(f"the renames give several tensors the name {twice[0]!r}")

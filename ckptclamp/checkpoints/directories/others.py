@@ -22,6 +22,11 @@ _WEIGHTS = re.compile(
 )
 """The names of files in which other loaders find weights."""
 
+_NO_WEIGHTS = re.compile(
+    r"training_args\.bin|(?:optimizer|scheduler|scaler)\.(?:bin|pth?)|rng_state(?:_\d+)?\.pth"
+)
+"""What trainers keep beside the weights under such a name: arguments and states of their own."""
+
 
 def other_weights(checkpoint: Checkpoint) -> list[str]:
     """The files in the directory of `checkpoint` that may hold weights and are none of its own.
@@ -36,7 +41,8 @@ def other_weights(checkpoint: Checkpoint) -> list[str]:
     for looked, (place, path) in enumerate(_files(checkpoint.folder, found)):
         if looked == _MOST:
             return [*sorted(found), f"what lies behind {_MOST:,} files"]
-        if path not in own and _WEIGHTS.fullmatch(path.name):
+        named = _WEIGHTS.fullmatch(path.name) and not _NO_WEIGHTS.fullmatch(path.name)
+        if named and path not in own:
             found.append(place)
     return sorted(found)
 

@@ -140,14 +140,16 @@ def _audited(
 ) -> AuditReport:
     """The report about one checkpoint, compared with what is known of it."""
     from ckptclamp.auditing.audit import audit
-    from ckptclamp.cli.baselines import RunBaseline
+    from ckptclamp.cli.baselines import RunBaseline, check_renames, renaming
     from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import load_rules, reported_options
 
     check_outputs(checkpoint, rules, reports, gate)
     spec = load_rules(rules)
-    baseline = RunBaseline(gate, renames)
+    names = renaming(renames)
+    baseline = RunBaseline(gate, names)
     baseline.check(checkpoint)
+    check_renames(names, [baseline])
     with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
         report = audit(checkpoint, spec, options)
     return baseline.judged(report, checkpoint)

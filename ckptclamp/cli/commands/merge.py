@@ -46,7 +46,7 @@ def merge_command(
     specs or options are refused, and so are parts that are missing or there twice.
     """
     from ckptclamp.auditing.parts.partial import merge
-    from ckptclamp.cli.baselines import RunBaseline
+    from ckptclamp.cli.baselines import RunBaseline, check_renames, renaming
     from ckptclamp.cli.places import check_written, report_files
     from ckptclamp.cli.running import finish, program_exit
     from ckptclamp.reports import UNITS
@@ -55,10 +55,12 @@ def merge_command(
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("parts hold the worst units only; audit --part lists all of its own")
     check_written([*part, gate.baseline], [*report_files(reports), gate.write_baseline])
-    baseline = RunBaseline(gate, renames)
+    names = renaming(renames)
+    baseline = RunBaseline(gate, names)
     report = merge([read_part(path) for path in part], [str(path) for path in part])
     checkpoint = Path(report.checkpoint.path)
     baseline.check(checkpoint)
+    check_renames(names, [baseline])
     report = baseline.judged(report, checkpoint)
     finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))

@@ -119,7 +119,7 @@ def prune_command(
 
     AUDITED is a checkpoint, or the JSON report of an audit of it. Nothing is added or raised.
     """
-    from ckptclamp.gate.baseline import checkpoint_identity, prune, renamed
+    from ckptclamp.gate.baseline import checkpoint_identity, prune, renamed, renames_of
     from ckptclamp.gate.known import load_baselines, render_baselines
     from ckptclamp.reports import write_whole
 
@@ -127,7 +127,9 @@ def prune_command(
     report = _report(audited, rules, engine, reports)
     name = checkpoint_name or report.parameters.get("checkpoint-name")
     identity = checkpoint_identity(report.checkpoint.path, baseline, name)
-    old = renamed(known.of(identity), renames)
+    renaming = renames_of(renames)
+    old = renamed(known.of(identity), renaming)
+    renaming.refuse_idle()
     new = prune(old, report, identity)
     if new != known.of(identity):
         write_whole(baseline, render_baselines(known.replaced(new)))

@@ -311,7 +311,7 @@ def overview_lines(
     for finding in findings(document):
         # What is said of the run; where sections are left out, what is wrong in them.
         if finding.checkpoint is None or (quiet and finding.level in failing):
-            yield from _finding(finding, options, help_=not quiet)
+            yield from _line(finding, options) if quiet else _finding(finding, options)
     for answer in document.answers:
         yield from _told(f"{_name(answer)}: {answer_line(answer)}", _color(answer), options)
     yield from _told(answer_line(document), _color(document), options)
@@ -331,14 +331,24 @@ def _told(text: str, color: str, options: RenderOptions) -> Iterator[str]:
         yield _painted(color, line, options)
 
 
-def _finding(finding: Finding, options: RenderOptions, *, help_: bool = True) -> Iterator[str]:
+def _finding(finding: Finding, options: RenderOptions) -> Iterator[str]:
+    yield from _headed(finding, finding.sentence, options)
+    if finding.help:
+        yield from wrapped(f"  = help: {finding.help}", options.width)
+
+
+def _line(finding: Finding, options: RenderOptions) -> Iterator[str]:
+    """All in one line; what to do where there is no report, which stands nowhere else."""
+    told = finding.advised if finding.kind is Kind.FAILURE else finding.sentence
+    yield from _headed(finding, told, options)
+
+
+def _headed(finding: Finding, told: str, options: RenderOptions) -> Iterator[str]:
     color = {Level.ERROR: _RED, Level.WARNING: _YELLOW, Level.NOTE: _BOLD}[finding.level]
     head = f"{finding.level}[{finding.code}]"
-    first, *rest = wrapped(f"{head}: {finding.sentence}", options.width)
+    first, *rest = wrapped(f"{head}: {told}", options.width)
     yield _painted(color, head, options) + first.removeprefix(head)
     yield from rest
-    if finding.help and help_:
-        yield from wrapped(f"  = help: {finding.help}", options.width)
 
 
 def _name(answer: Answer) -> str:
