@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Never
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES, Kind
@@ -23,7 +24,7 @@ from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor, 
 from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from os import PathLike
     from pathlib import Path
 
@@ -48,8 +49,11 @@ _QUANTISATION_KEYS = ("quantization_config", "compression_config", "quantization
 _MAX_CONTAINERS = 4_000_000
 """Objects and arrays in one document: empty ones cost twenty times their text in memory."""
 
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-"""Strings are matched whole (to the end where they are not closed), so the scan stays linear."""
+_STEPS = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
+"""How much deeper a bracket leads."""
+_NO_BRACKETS = bytes(set(range(256)) - _STEPS.keys())
+_PIECE = 1 << 20
+"""Bytes that are looked at at once."""
 
 
 def parse_strict(
@@ -226,6 +230,16 @@ def document_beside(
     return found
 
 
+def _brackets(data: bytes) -> Iterator[bytes]:
+    """The brackets of JSON that are not in strings, piece by piece; to the end where one is not closed."""
+    data = data.replace(rb"\\", b"").replace(rb"\"", b"")  # now a quote begins or ends a string
+    inside = False
+    for at in range(0, len(data), _PIECE):
+        parts = data[at : at + _PIECE].split(b'"')
+        yield b"".join(parts[inside::2]).translate(None, delete=_NO_BRACKETS)
+        inside ^= len(parts) % 2 == 0
+
+
 class _Reader:
     """The hooks of one parse, which all refuse in the same words."""
 
@@ -239,15 +253,12 @@ class _Reader:
 
     def check_nesting(self, data: bytes, max_depth: int) -> None:
         depth = containers = 0
-        for match in _STRING_OR_BRACKET.finditer(data):
-            token = match[0]
-            if token in (b"{", b"["):
-                depth += 1
-                containers += 1
-                if depth > max_depth:
-                    self.refuse(f"nests deeper than {max_depth} levels")
-            elif token in (b"}", b"]"):
-                depth -= 1
+        for brackets in _brackets(data):
+            depths = list(accumulate(map(_STEPS.__getitem__, brackets), initial=depth))
+            if max(depths) > max_depth:
+                self.refuse(f"nests deeper than {max_depth} levels")
+            depth = depths[-1]
+            containers += brackets.count(b"{") + brackets.count(b"[")
         if containers > _MAX_CONTAINERS:
             self.refuse(
                 f"holds {containers} objects and arrays; at most {_MAX_CONTAINERS} are read"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -78,6 +79,9 @@ _LOW_RANK: Final = re.compile(
 )
 """The first segment of a name that only an adapter's parts have."""
 
+_OF_ADAPTERS: Final = ("lora", "hada_", "lokr_")
+"""One of these is in each; most names have none, which is found out sooner."""
+
 _PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
 
 _OF_PEFT: Final = "base_model.model."
@@ -106,7 +110,10 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     """The parts that the table knows; complete families come first, in the order of the table."""
     groups: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     for name, tensor in tensors.items():
-        for index, ending in _candidates(name, _dtype(tensor)):
+        dtype = _dtype(tensor)
+        if not name.endswith(_endings_of(dtype)):
+            continue
+        for index, ending in _candidates(name, dtype):
             groups[index, name[: len(name) - len(ending)]][ending] = name
     for (index, stem), members in groups.items():
         own = FAMILIES[index].parts.get("")
@@ -121,6 +128,16 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
             FAMILIES[key[0]], groups[key], others=others, orphans=orphans
         ):
             yield from _members(*key, groups[key], missing[key])
+
+
+@lru_cache(maxsize=64)
+def _endings_of(dtype: str) -> tuple[str, ...]:
+    """How the names of parts may end that have this dtype."""
+    return tuple(
+        ending
+        for ending, members in _BY_ENDING.items()
+        if any(_fits(dtype, dtypes) for _, (_, dtypes) in members)
+    )
 
 
 def _candidates(name: str, dtype: str) -> Iterator[tuple[int, str]]:
@@ -208,6 +225,8 @@ def _parametrised(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     """Parts of ``torch.nn.utils.parametrize``, all by name: originals, and their buffers."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for name in tensors:
+        if "parametrizations" not in name:
+            continue
         if (match := _PARAMETRISED.search(name)) is not None:
             groups[_module(name, match) + match[1]][name[match.end() :]] = name
     for weight, members in groups.items():
@@ -235,6 +254,8 @@ def _low_rank(tensors: Mapping[str, Tensor], own: Mapping[str, Part]) -> Iterato
     held = {part.weight for part in own.values()}
     modules: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
+        if not any(word in name for word in _OF_ADAPTERS):
+            continue
         if (match := _LOW_RANK.search(name)) is not None:
             modules[_module(name, match)].append(name)
     for module, factors in modules.items():

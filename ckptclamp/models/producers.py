@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -63,9 +64,9 @@ _UNKNOWN = Laid(Layout.UNKNOWN, "not known")
 
 _EMBEDDING = Laid(Layout.FIRST, "that of an embedding, a vector for each row")
 
-_KERNEL = re.compile(r"(?:^|[/._])kernel(?::0|_\d+)?$")
-_ROWS = re.compile(r"(?:^|[/._])embeddings?(?::0)?$")
-_WEIGHT = re.compile(r"(?:^|[./_])weight(?:_[a-z]+(?:_[a-z0-9]+)*)?$")
+_KERNEL = re.compile(r"(?:^|_)kernel(?::0|_\d+)?$")
+_ROWS = re.compile(r"(?:^|_)embeddings?(?::0)?$")
+_WEIGHT = re.compile(r"(?:^|_)weight(?:_[a-z]+(?:_[a-z0-9]+)*)?$")
 _CLASS = re.compile(r"(?:Flax|TF)[A-Z]")
 
 _NEUTRAL = frozenset({"np", "pd"})
@@ -91,7 +92,7 @@ class Producer:
     def laid(self, tensor: Tensor | str) -> Laid:
         """How `tensor`, or one of that name, is laid out."""
         name = tensor if isinstance(tensor, str) else tensor.whole.name
-        if self._all is not _KERAS and _ROWS.search(name):
+        if self._all is not _KERAS and _is_embedding(_last(name)):
             return _EMBEDDING
         return self._all or _told(name, neutral=self._neutral) or self._rest or _UNKNOWN
 
@@ -115,9 +116,25 @@ def producer_of(checkpoint: Checkpoint) -> Producer:
 
 def _told(name: str, *, neutral: bool) -> Laid | None:
     """What a name says by itself."""
-    if _KERNEL.search(name):
+    laid = _told_by(_last(name))
+    return None if neutral and laid is _WEIGHTS else laid
+
+
+def _last(name: str) -> str:
+    """The last segment of a name, which alone tells; few of those differ."""
+    return name[max(name.rfind("/"), name.rfind(".")) + 1 :]
+
+
+@lru_cache(maxsize=1024)
+def _told_by(segment: str) -> Laid | None:
+    if _KERNEL.search(segment):
         return _KERNELS
-    return _WEIGHTS if _WEIGHT.search(name) and not neutral else None
+    return _WEIGHTS if _WEIGHT.search(segment) else None
+
+
+@lru_cache(maxsize=1024)
+def _is_embedding(segment: str) -> bool:
+    return _ROWS.search(segment) is not None
 
 
 def _is_other(config: object) -> bool:

@@ -5,8 +5,9 @@ Here is what a plan is made of; `plan.build` makes one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice
@@ -76,6 +77,10 @@ class Assignment:
     names: tuple[str, ...] = ()
     base: Tensor | None = None
 
+    def about(self, tensor: Tensor) -> Assignment:
+        """This assignment about another tensor that differs in nothing that it tells of."""
+        return Assignment(tensor, *_OTHERS(self))
+
     @property
     def unit_words(self) -> str:
         """What one unit is, in words."""
@@ -89,6 +94,10 @@ class Assignment:
         """
         derived = self.history is not None
         return 0.0 if derived and self.constraint.one_sided else self.tolerance
+
+
+_OTHERS = attrgetter(*(field.name for field in fields(Assignment)[1:]))
+"""Gets all that an assignment says beside its tensor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.tensor import Computed
+from ckptclamp.checkpoints.tensor import Computed, Contiguous
 from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.producers import producer_of
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
-from ckptclamp.plan.base import compared
+from ckptclamp.plan.base import compared, compares
 from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
 from ckptclamp.plan.parts import part_to_change, quantised_notice, why_not_projected
 from ckptclamp.plan.tensors import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.model import BoundModel
     from ckptclamp.models.parts import Part
-    from ckptclamp.models.producers import Layout
+    from ckptclamp.models.producers import Layout, Producer
 
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
@@ -78,14 +78,23 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
     problems: list[SpecProblem] = []
     for rule, found in zip(spec.rules, matching, strict=True):
         refused = []
+        alike: dict[object, Assignment] = {}
+        single = bound is not None or rule.units.named is not None or compares(rule.constraint)
         for tensor in found:
+            kind = None if single else _kind(tensor, parts, producer)
+            if kind in alike:
+                pairs.append(alike[kind].about(tensor))
+                continue
             try:
                 part, label = parts.get(tensor.whole.name), shown.get(tensor.name)
                 seen = seen_by(rule.units, tensor, number)
                 layout = producer.laid(tensor).layout
                 pair = _pair(rule, seen, part, label, layout=layout, keras=bound is not None)
                 pair = compared(pair, rule, checkpoint)
-                pairs.append(forgiving(pair, caller.over(rule.leeway), histories))
+                pair = forgiving(pair, caller.over(rule.leeway), histories)
+                pairs.append(pair)
+                if kind is not None and isinstance(pair, Assignment) and not pair.notices:
+                    alike[kind] = pair
             except UsageError as error:
                 refused.append((tensor, error))
         if refused:
@@ -156,6 +165,15 @@ def _pair(
         meant=unit.meant,
         names=seen.names,
     )
+
+
+def _kind(
+    tensor: Tensor, parts: Mapping[str, Part], producer: Producer
+) -> tuple[object, ...] | None:
+    """All that decides what a rule means for a tensor that is stored as it is; ``None`` for others."""
+    if not isinstance(tensor.storage, Contiguous) or tensor.name in parts:
+        return None
+    return tensor.shape, id(tensor.dtype), producer.laid(tensor).layout
 
 
 def _without_parts_of(tensors: Sequence[Tensor]) -> list[Tensor]:

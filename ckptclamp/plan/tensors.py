@@ -202,7 +202,9 @@ def governed(
     A part of a weight that is matched too is judged as that weight. `storage: raw` means what is
     `stored` under these names; `parts` are as `parts_of` says.
     """
-    if rule.storage is Storage.RAW and parts:
+    if not parts:
+        return list(matched)
+    if rule.storage is Storage.RAW:
         return [_as_stored(t, stored) for t in matched if t.whole.name in stored]
     weights = {tensor.name for tensor in matched if is_effective(tensor)}
     return [t for t in matched if is_effective(t) or _weight_of(t, parts) not in weights]
@@ -222,9 +224,12 @@ def _weight_of(tensor: Tensor, parts: Mapping[str, Part]) -> str | None:
     return None if part is None else part.weight
 
 
+_NOT_STORED: Final = (Computed, NotComputed)
+
+
 def is_effective(tensor: Tensor) -> bool:
     """Whether it is a weight that is computed from parts, or would be if that were possible."""
-    return isinstance(tensor.whole.storage, Computed | NotComputed)
+    return isinstance(tensor.whole.storage, _NOT_STORED)
 
 
 def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:

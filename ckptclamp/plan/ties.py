@@ -129,9 +129,10 @@ def _comparable(tensor: Tensor) -> bool:
     return isinstance(tensor.storage, Contiguous) and len(tensor.shape) > 1 and tensor.nbytes > 0
 
 
-def _glance(checkpoint: Checkpoint, tensor: Tensor) -> bytes:
+def _glance(checkpoint: Checkpoint, tensor: Tensor) -> int:
+    """A number that tensors share which begin alike, and hardly any others."""
     (start, stop), source = _place(checkpoint, tensor)
-    return source.read_at(start, min(_GLANCE, stop - start))
+    return hash(source.read_at(start, min(_GLANCE, stop - start)))
 
 
 def _digest(checkpoint: Checkpoint, tensor: Tensor, *, constants: bool = False) -> bytes | None:
@@ -188,7 +189,14 @@ class _Shared:
 
     def entries(self, entries: Sequence[Entry]) -> Iterator[Entry]:
         """What is planned of all of them."""
-        asked = {(e.tensor.name, e.rule) for e in entries if isinstance(e, Assignment)}
+        if not self._groups:
+            yield from entries
+            return
+        asked = {
+            (e.tensor.name, e.rule)
+            for e in entries
+            if isinstance(e, Assignment) and e.tensor.whole.name in self._groups
+        }
         matched = set(asked)
         for entry in entries:
             name = "" if not isinstance(entry, Assignment) else entry.tensor.whole.name

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.auditing.results import Result, Verdict, WorstUnit
 from ckptclamp.auditing.verdicts.excuses import Excuses
+from ckptclamp.auditing.verdicts.stacks import stacks_of
 from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.executors import Meter, in_phase
 from ckptclamp.engine.measure import measure
@@ -49,23 +50,54 @@ def judge(
     Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` is called for no
     unit of theirs. What is measured of the others goes to `kept` as well.
     """
+    results: dict[int, Result] = {}
+    if not reporting.histogram:  # whose numbers are those of every unit
+        results = dict(_conforming(reader, assignments, running))
+    left = [place for place in range(len(assignments)) if place not in results]
     tallies = [
         Tally(
-            a,
+            assignments[place],
             keep=reporting.worst,
             histogram=reporting.histogram,
             on_unit=reporting.on_unit,
             reader=reader,
         )
-        for a in assignments
+        for place in left
     ]
     tallies += [Tally(a, keep=0, reader=reader) for a in supposed]
-    for index, item in _measured(reader, [*assignments, *supposed], running):
+    for index, item in _measured(reader, [tally.assignment for tally in tallies], running):
         tallies[index].add(item)
-        if kept is not None and index < len(assignments):
-            assignment = assignments[index]
+        if kept is not None and index < len(left):
+            assignment = tallies[index].assignment
             kept.add(assignment.tensor, assignment.rule, item)
-    return [tally.result() for tally in tallies]
+    results |= zip(left, (tally.result() for tally in tallies[: len(left)]), strict=True)
+    return [
+        *(results[place] for place in range(len(assignments))),
+        *(tally.result() for tally in tallies[len(left) :]),
+    ]
+
+
+def _conforming(
+    reader: TensorReader, assignments: Sequence[Assignment], running: Running
+) -> Iterator[tuple[int, Result]]:
+    """Results of small tensors that plainly conform, which are measured many at a time."""
+    stacks = stacks_of(assignments)
+    if not stacks:
+        return
+    told = [described(stack.of) for stack in stacks]
+    for item in _streamed(reader, [stack.request for stack in stacks], running):
+        if not isinstance(item, Batch):
+            continue  # what could not be read is read again, by itself
+        for place, seen in stacks[item.request].conforming(item):
+            fields = told[item.request] | {"tensor": assignments[place].tensor.name}
+            yield place, Result(
+                **fields,
+                verdict=Verdict.PASS,
+                units=seen.units,
+                within_tolerance=seen.within_tolerance,
+                measured_min=seen.minimum,
+                measured_max=seen.maximum,
+            )
 
 
 def _measured(
@@ -74,18 +106,24 @@ def _measured(
     """Everything measured, each with the index of its assignment."""
     streamed = [i for i, a in enumerate(assignments) if a.constraint.streaming]
     requests = [_request(assignments[i]) for i in streamed]
+    for item in _streamed(reader, requests, running):
+        yield streamed[item.request], item
+    if len(streamed) < len(assignments):
+        yield from _measured_whole(reader, assignments, running)
+
+
+def _streamed(
+    reader: TensorReader, requests: Sequence[Request], running: Running
+) -> Iterator[Measurement]:
     total = sum({r.tensor.name: r.tensor.nbytes for r in requests}.values())
-    for item in measure(
+    yield from measure(
         reader,
         requests,
         memory=running.memory,
         jobs=running.jobs,
         executor=running.executor,
         progress=Meter(in_phase(running.progress, "measuring"), total).add,
-    ):
-        yield streamed[item.request], item
-    if len(streamed) < len(assignments):
-        yield from _measured_whole(reader, assignments, running)
+    )
 
 
 def _measured_whole(
@@ -129,6 +167,31 @@ def _request(assignment: Assignment) -> Request:
         needs=constraint.needs,
         bounds=constraint.bounds() if constraint.elementwise else None,
     )
+
+
+def described(assignment: Assignment) -> dict[str, Any]:
+    """What a `Result` says of `assignment` before anything is measured."""
+    tensor = assignment.tensor
+    return {
+        "tensor": tensor.name,
+        "rule": assignment.rule,
+        "constraint": str(assignment.constraint),
+        "origin": assignment.origin,
+        "label": assignment.label,
+        "shape": tensor.shape,
+        "dtype": str(tensor.dtype),
+        "axes": assignment.axes,
+        "unit_words": assignment.unit_words,
+        "unit_size": unit_size(tensor.shape, assignment.axes),
+        "location": assignment.location,
+        "why": assignment.why,
+        "severity": assignment.severity,
+        "tolerance": assignment.tolerance,
+        "shortfall": assignment.shortfall,
+        "history": assignment.history,
+        "bound": assignment.constraint.interval(),
+        "notices": assignment.notices,
+    }
 
 
 MOST_ZEROS = 20
@@ -271,29 +334,14 @@ class Tally:
 
     def result(self) -> Result:
         """The verdict. A tensor that failed, or of which no unit was seen, is not evaluated."""
-        assignment, tensor = self.assignment, self.assignment.tensor
+        assignment = self.assignment
         finite = self.minimum <= self.maximum
         reason, hint = self._why_not_evaluated()
         return Result(
-            tensor=tensor.name,
-            rule=assignment.rule,
-            constraint=str(assignment.constraint),
-            origin=assignment.origin,
+            **described(assignment),
             verdict=self._verdict(reason),
             reason=reason,
             hint=hint or self._excuses.hint(),
-            label=assignment.label,
-            shape=tensor.shape,
-            dtype=str(tensor.dtype),
-            axes=assignment.axes,
-            unit_words=assignment.unit_words,
-            unit_size=unit_size(tensor.shape, assignment.axes),
-            location=assignment.location,
-            why=assignment.why,
-            severity=assignment.severity,
-            tolerance=assignment.tolerance,
-            shortfall=assignment.shortfall,
-            history=assignment.history,
             units=self.units,
             violating=self.violating,
             within_tolerance=self.within_tolerance,
@@ -303,12 +351,10 @@ class Tally:
             zero_allowed=self.zero_allowed,
             zero_first=tuple(self._zero_first),
             epsilon=self._excuses.epsilon(),
-            bound=assignment.constraint.interval(),
             measured_min=self.minimum if finite else None,
             measured_max=self.maximum if finite else None,
             worst=tuple(unit for _, unit in self._worst),
             histogram=self._histogram.result() if self._histogram is not None else None,
-            notices=assignment.notices,
         )
 
     def _why_not_evaluated(self) -> tuple[str | None, str | None]:

@@ -9,7 +9,7 @@ fields pass; here each of these is refused, for another reader could make anothe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never
 
 from ckptclamp import system
@@ -105,8 +105,8 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT) -> Header:
-    """Read the header of `source`; raises as `SafetensorsCheckpoint` does."""
+def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT, number: int = 0) -> Header:
+    """Read the header of `source`, the checkpoint's `number`; raises as `SafetensorsCheckpoint` does."""
     limit = min(limit, MAX_HEADER_BYTES)
     prefix = source.read_at(0, min(8, source.size))
     length = int.from_bytes(prefix, "little")
@@ -121,24 +121,32 @@ def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT) -> Header:
             path=source.path,
         )
     data = source.read_at(8, length)
-    header = parse_header(data, source.size - 8 - length, limit=limit, path=source.path)
+    data_length = source.size - 8 - length
+    header = parse_header(data, data_length, limit=limit, path=source.path, number=number)
     _check_with_library(header, prefix + data, source)
     return header
 
 
-def parse_header(data: bytes, data_length: int, *, limit: int, path: str | PathLike[str]) -> Header:
+def parse_header(
+    data: bytes, data_length: int, *, limit: int, path: str | PathLike[str], number: int = 0
+) -> Header:
     """Describe a file whose header is `data` and which has `data_length` bytes after it.
+
+    `number` is what the checkpoint calls it by among its sources.
 
     Raises:
         RefusedError: the header is no valid one, or has more than one reading.
     """
-    return _HeaderParser(path, len(data)).parse(data, data_length, limit)
+    return _HeaderParser(path, len(data), number).parse(data, data_length, limit)
 
 
 @dataclass(frozen=True, slots=True)
 class _HeaderParser:
     path: str | PathLike[str]
     header_bytes: int
+    number: int
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
+    """One object for each shape: few differ, and there may be many tensors."""
 
     def parse(self, data: bytes, data_length: int, limit: int) -> Header:
         if data[:1] != b"{":
@@ -201,6 +209,7 @@ class _HeaderParser:
 
     def tensor(self, name: str, entry: dict[str, Any], extent: tuple[int, int]) -> Tensor:
         shape = tuple(entry["shape"])
+        shape = self.shapes.setdefault(shape, shape)
         dtype_name = entry["dtype"]
         if dtype_name not in DTYPE_BITS:
             self.refuse(f"the dtype {dtype_name} is not of the format", name)
@@ -208,16 +217,16 @@ class _HeaderParser:
         if math.prod(shape) * DTYPE_BITS[dtype_name] != length * 8:
             self.refuse(f"{dtype_name} {list(shape)} does not fill {length} bytes", name)
         begin = 8 + self.header_bytes + extent[0]
-        storage = _storage(dtype_name, shape, begin)
+        storage = _storage(dtype_name, shape, self.number, begin)
         return Tensor(name, shape, _DTYPES[dtype_name], storage, dtype_name=dtype_name)
 
 
-def _storage(dtype_name: str, shape: tuple[int, ...], offset: int) -> Storage:
+def _storage(dtype_name: str, shape: tuple[int, ...], number: int, offset: int) -> Storage:
     if dtype_name in _PACKED:
         return Unreadable(f"the dtype {dtype_name} cannot be read")
     if len(shape) > MAX_RANK:
         return Unreadable(f"it has {len(shape)} axes; at most {MAX_RANK} can be read")
-    return Contiguous(0, offset)
+    return Contiguous(number, offset)
 
 
 def _is_sizes(value: object) -> bool:

@@ -130,8 +130,9 @@ class _Shards(Checkpoint):
         Tensors that the index leaves out belong to the set where `_unlisted_allowed`.
         """
         tensors: dict[str, Tensor] = {}
-        missing = {(name, shard) for name, shards in self._weight_map.items() for shard in shards}
+        there: dict[str, set[str]] = {}
         for shard, described_there in zip(self._names, described, strict=True):
+            there[shard] = set(map(self._entry, described_there))
             for name, tensor in described_there.items():
                 stated = self._weight_map.get(self._entry(name), frozenset())
                 if not stated and self._unlisted_allowed:
@@ -141,10 +142,15 @@ class _Shards(Checkpoint):
                     self._refuse(f"lies in {shard}, but the index says {says}", name)
                 if name in tensors:
                     self._refuse("lies in two shards", name)
-                missing.discard((self._entry(name), shard))
                 tensors[name] = tensor
-        if missing:
-            name, shard = min(missing)
+        missing = (
+            (entry, shard)
+            for entry, shards in self._weight_map.items()
+            for shard in shards
+            if entry not in there[shard]
+        )
+        if (first := min(missing, default=None)) is not None:
+            name, shard = first
             self._refuse(f"is not in {shard}, where the index says it is", name)
         return tensors
 
@@ -165,16 +171,15 @@ class ShardedSafetensors(_Shards):
 
         super().__init__(index, weight_map, shards)
         self._header_limit = header_limit
-        headers = [read_header(shard, header_limit) for shard in shards]
-        self.tensors = self._joined(
-            [
-                {name: _in_shard(tensor, number) for name, tensor in header.tensors.items()}
-                for number, header in enumerate(headers)
-            ]
-        )
-        self.metadata = {
-            key: value for header in reversed(headers) for key, value in header.metadata.items()
-        }
+        described: list[Mapping[str, Tensor]] = []
+        self.metadata = {}
+        for number, shard in enumerate(shards):
+            header = read_header(shard, header_limit, number)
+            described.append(header.tensors)
+            self.metadata = {**header.metadata, **self.metadata}
+        self.tensors = self._joined(described)
+        # The names as the shards have them, so that not each is held twice.
+        self._weight_map = {n: weight_map[n] for n in self.tensors if n in weight_map}
 
     @staticmethod
     def _entry(name: str) -> str:
@@ -246,7 +251,7 @@ class ShardedKeras(_Shards):
 
 
 def _shard_names(weight_map: WeightMap) -> list[str]:
-    return sorted(frozenset[str]().union(*weight_map.values()))
+    return sorted(frozenset[str]().union(*set(weight_map.values())))
 
 
 def _safetensors_map(index: Any, source: Source) -> WeightMap:  # noqa: ANN401 - JSON
@@ -254,7 +259,8 @@ def _safetensors_map(index: Any, source: Source) -> WeightMap:  # noqa: ANN401 -
     entries = index["weight_map"]
     if not all(isinstance(name, str) for name in entries.values()):
         raise RefusedError("weight_map is not an object of file names", path=source.path)
-    weight_map = {tensor: frozenset((shard,)) for tensor, shard in entries.items()}
+    alone = {shard: frozenset((shard,)) for shard in entries.values()}
+    weight_map = {tensor: alone[shard] for tensor, shard in entries.items()}
     _check_names(weight_map, _SAFETENSORS, source)
     return weight_map
 
@@ -307,9 +313,3 @@ def _size_note(index: Any, checkpoint: ShardedSafetensors) -> tuple[str, ...]:  
     if known or any(tensor.dtype is None for tensor in tensors):
         return ()
     return (f"the index says total_size {stated!r}, the tensors take {actual} bytes",)
-
-
-def _in_shard(tensor: Tensor, number: int) -> Tensor:
-    if isinstance(tensor.storage, Contiguous):
-        return replace(tensor, storage=Contiguous(number, tensor.storage.offset))
-    return tensor

@@ -57,12 +57,7 @@ def settled(
     Where its own error reaches a limit, exact sums decide, and what is reported moves to the right
     side, by its last bits. Units with non-finite weights, which are `broken`, stay as they are.
     """
-    limits = {0.0, tolerance, tolerance + shortfall}
-    if constraint.exact_measure:
-        limits.discard(0.0)  # what was measured is exact
-    if not limits:
-        return judgement
-    doubtful = np.logical_or.reduce([judgement.doubtful(limit) for limit in limits])
+    doubtful = in_doubt(judgement, constraint, tolerance, shortfall)
     places = np.flatnonzero(doubtful & ~broken)
     if not len(places):
         return judgement
@@ -93,6 +88,19 @@ def settled(
         outward, beyond = (math.inf, max) if over > 0 else (-math.inf, min)
         measured[place] = beyond(measured[place], np.nextafter(judgement.bound[place], outward))
     return replace(judgement, distance=distance, measured=measured)
+
+
+def in_doubt(
+    judgement: Judgement, constraint: Constraint, tolerance: float, shortfall: float = 0.0
+) -> NDArray[np.bool_]:
+    """Of which units float64 cannot tell on which side of a limit that matters they lie."""
+    limits = {0.0, tolerance, tolerance + shortfall}
+    if constraint.exact_measure:
+        limits.discard(0.0)  # what was measured is exact
+    doubtful = np.zeros(len(judgement.distance), np.bool_)
+    for limit in limits:
+        doubtful |= judgement.doubtful(limit)
+    return doubtful
 
 
 def sums_of_stored(
