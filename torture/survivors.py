@@ -38,12 +38,14 @@ MOST = 0.1
 
 MODULES = {
     "auditing/results": ["auditing/test_results.py", "auditing/test_audit_report.py"],
-    "auditing/verdicts": [
+    "auditing/verdicts/__init__": ["auditing/test_stacks.py", "auditing/test_auditing.py"],
+    "auditing/verdicts/stacks": ["auditing/test_stacks.py"],
+    "auditing/verdicts/tally": [
         "auditing/test_tally.py",
         "auditing/test_excuses.py",
         "auditing/test_auditing.py",
     ],
-    "auditing/excuses": ["auditing/test_excuses.py"],
+    "auditing/verdicts/excuses": ["auditing/test_excuses.py"],
     "auditing/audit": [
         "auditing/test_auditing.py",
         "auditing/test_audit_report.py",

@@ -5,35 +5,27 @@ Memory is bounded: counts, extremes and the worst few units, never a number per 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ckptclamp.auditing.results import Result, Verdict, WorstUnit
-from ckptclamp.auditing.verdicts.excuses import Excuses
-from ckptclamp.auditing.verdicts.stacks import stacks_of
-from ckptclamp.constraints.base import Judgement, UnitStatistics
+from ckptclamp.auditing.results import Result, Verdict
+from ckptclamp.auditing.verdicts.tally import MOST_ZEROS, OnUnit, Tally, described
 from ckptclamp.engine.executors import Meter, in_phase
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.measure.exact import settled, sums_of_stored
-from ckptclamp.engine.measure.requests import Batch, Failed, Measurement, Request, Screened
-from ckptclamp.errors import UnreadableError
-from ckptclamp.plan import Assignment
-from ckptclamp.plan.units import kept_axes, unit_size
+from ckptclamp.engine.measure.requests import Batch, Measurement, Request
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ckptclamp.auditing.options import Reporting, Running
     from ckptclamp.checkpoints.checkpoint import TensorReader
-    from ckptclamp.constraints.base import ExactSums
-    from ckptclamp.engine.histogram import UnitHistogram
     from ckptclamp.engine.measure.requests import MeasurementCache
+    from ckptclamp.plan import Assignment
 
-OnUnit = Callable[[Assignment, WorstUnit], None]
-"""Called with every violating unit, in the order of the tensor."""
+__all__ = ["MOST_ZEROS", "OnUnit", "Tally", "judge"]
+
+
+_MANY = 32
+"""Fewer assignments are judged one by one: there is little to be gained."""
 
 
 def judge(
@@ -81,22 +73,27 @@ def _conforming(
     reader: TensorReader, assignments: Sequence[Assignment], running: Running
 ) -> Iterator[tuple[int, Result]]:
     """Results of small tensors that plainly conform, which are measured many at a time."""
-    stacks = stacks_of(assignments)
-    if not stacks:
+    if len(assignments) < _MANY:
         return
+    from ckptclamp.auditing.verdicts.stacks import stacks_of
+
+    stacks = stacks_of(assignments)
     told = [described(stack.of) for stack in stacks]
     for item in _streamed(reader, [stack.request for stack in stacks], running):
         if not isinstance(item, Batch):
             continue  # what could not be read is read again, by itself
         for place, seen in stacks[item.request].conforming(item):
             fields = told[item.request] | {"tensor": assignments[place].tensor.name}
-            yield place, Result(
-                **fields,
-                verdict=Verdict.PASS,
-                units=seen.units,
-                within_tolerance=seen.within_tolerance,
-                measured_min=seen.minimum,
-                measured_max=seen.maximum,
+            yield (
+                place,
+                Result(
+                    **fields,
+                    verdict=Verdict.PASS,
+                    units=seen.units,
+                    within_tolerance=seen.within_tolerance,
+                    measured_min=seen.minimum,
+                    measured_max=seen.maximum,
+                ),
             )
 
 
@@ -166,269 +163,4 @@ def _request(assignment: Assignment) -> Request:
         axes=assignment.axes,
         needs=constraint.needs,
         bounds=constraint.bounds() if constraint.elementwise else None,
-    )
-
-
-def described(assignment: Assignment) -> dict[str, Any]:
-    """What a `Result` says of `assignment` before anything is measured."""
-    tensor = assignment.tensor
-    return {
-        "tensor": tensor.name,
-        "rule": assignment.rule,
-        "constraint": str(assignment.constraint),
-        "origin": assignment.origin,
-        "label": assignment.label,
-        "shape": tensor.shape,
-        "dtype": str(tensor.dtype),
-        "axes": assignment.axes,
-        "unit_words": assignment.unit_words,
-        "unit_size": unit_size(tensor.shape, assignment.axes),
-        "location": assignment.location,
-        "why": assignment.why,
-        "severity": assignment.severity,
-        "tolerance": assignment.tolerance,
-        "shortfall": assignment.shortfall,
-        "history": assignment.history,
-        "bound": assignment.constraint.interval(),
-        "notices": assignment.notices,
-    }
-
-
-MOST_ZEROS = 20
-"""Of how many zero units a result says which they are."""
-
-
-def _histogram() -> UnitHistogram:
-    from ckptclamp.engine.histogram import UnitHistogram
-
-    return UnitHistogram()
-
-
-class Tally:
-    """Counts the units of one assignment.
-
-    `keep` is how many of the worst units are remembered; `on_unit` is called with all violating.
-    From `reader` those are read again that lie too near to a limit for float64.
-    """
-
-    def __init__(
-        self,
-        assignment: Assignment,
-        *,
-        keep: int = 10,
-        histogram: bool = False,
-        on_unit: OnUnit | None = None,
-        reader: TensorReader | None = None,
-    ) -> None:
-        self.assignment = assignment
-        self.units = 0
-        self.violating = 0
-        self.within_tolerance = 0
-        self.nonfinite = 0
-        self.unmendable = 0
-        self.zero = 0
-        self.zero_allowed = 0
-        self.minimum = math.inf
-        self.maximum = -math.inf
-        self._keep = keep
-        self._on_unit = on_unit
-        self._reader = reader
-        self._histogram = _histogram() if histogram else None
-        self._failure: Failed | None = None
-        self._worst: list[tuple[float, WorstUnit]] = []
-        self._zero_first: list[tuple[int, ...]] = []
-        self._excuses = Excuses(assignment)
-
-    def add(self, measurement: Measurement) -> None:
-        """Take in one piece of what was measured."""
-        match measurement:
-            case Screened():
-                self.units += measurement.count
-                self._widen(measurement.minimum, measurement.maximum)
-            case Failed():
-                self._failure = measurement
-            case Batch() if len(measurement.statistics):
-                try:
-                    self._add_batch(measurement)
-                except UnreadableError as error:
-                    self._failure = Failed(measurement.request, error.message, error.hint)
-
-    def _add_batch(self, batch: Batch) -> None:
-        statistics = batch.statistics
-        with np.errstate(all="ignore"):  # non-finite units are judged by their own count
-            judgement = self.assignment.constraint.judge(statistics)
-        broken = statistics.nonfinite > 0
-        assignment = self.assignment
-        judgement = self._settled(batch, judgement, broken)
-        outside = judgement.violates(assignment.tolerance, assignment.shortfall) | broken
-        beyond = judgement.violates(0.0)
-        zero = outside & statistics.zero if outside.any() else outside
-        if zero.any():
-            self._add_zeros(batch, zero)
-        excepted = zero if assignment.allow_zero else np.zeros_like(zero)
-        outside, zero = outside & ~excepted, zero & ~excepted
-        self.units += len(statistics)
-        self.violating += int(np.count_nonzero(outside))
-        self.within_tolerance += int(np.count_nonzero(beyond & ~outside & ~excepted))
-        self.nonfinite += int(np.count_nonzero(broken))
-        self._see(judgement.measured[~(broken | excepted)])
-        if outside.any():
-            self._excuses.add(judgement, outside, zero)
-            self._add_violating(batch, judgement, outside, zero)
-
-    def _add_zeros(self, batch: Batch, zero: NDArray[np.bool_]) -> None:
-        count = int(np.count_nonzero(zero))
-        if self.assignment.allow_zero:
-            self.zero_allowed += count
-        else:
-            self.zero += count
-        room = MOST_ZEROS - len(self._zero_first)
-        positions = np.flatnonzero(zero)[:room]
-        self._zero_first += [_index(batch, int(position)) for position in positions]
-
-    def _settled(self, batch: Batch, judgement: Judgement, broken: NDArray[np.bool_]) -> Judgement:
-        """Read units again that float64 cannot decide, and decide them exactly."""
-        of, reader = self.assignment, self._reader
-        if reader is None:
-            return judgement
-
-        def sums(places: NDArray[np.intp]) -> list[ExactSums]:
-            return _exact_sums(reader, of, batch, places)
-
-        return settled(judgement, of.constraint, of.tolerance, broken, sums, shortfall=of.shortfall)
-
-    def _add_violating(
-        self,
-        batch: Batch,
-        judgement: Judgement,
-        outside: NDArray[np.bool_],
-        zero: NDArray[np.bool_],
-    ) -> None:
-        broken = batch.statistics.nonfinite > 0
-        unfixable = broken | self.assignment.constraint.unmendable(batch.statistics)
-        self.unmendable += int(np.count_nonzero(outside & unfixable))
-        positions = np.flatnonzero(outside)
-        if self._on_unit is not None:
-            for position in positions:
-                self._on_unit(self.assignment, _unit(batch, judgement, zero, int(position)))
-        rank = _rank(judgement, batch.statistics)[positions]
-        if len(positions) > self._keep:
-            worst = np.argsort(-rank, kind="stable")[: self._keep]
-            positions, rank = positions[worst], rank[worst]
-        found = [
-            (float(r), _unit(batch, judgement, zero, int(p)))
-            for r, p in zip(rank, positions, strict=True)
-        ]
-        self._worst = sorted(self._worst + found, key=lambda pair: (-pair[0], pair[1].index))
-        del self._worst[self._keep :]
-
-    def _see(self, measured: NDArray[np.float64]) -> None:
-        if len(measured):
-            self._widen(float(measured.min()), float(measured.max()))
-            if self._histogram is not None:
-                self._histogram.add(measured)
-
-    def _widen(self, minimum: float, maximum: float) -> None:
-        self.minimum = min(self.minimum, minimum)
-        self.maximum = max(self.maximum, maximum)
-
-    def result(self) -> Result:
-        """The verdict. A tensor that failed, or of which no unit was seen, is not evaluated."""
-        assignment = self.assignment
-        finite = self.minimum <= self.maximum
-        reason, hint = self._why_not_evaluated()
-        return Result(
-            **described(assignment),
-            verdict=self._verdict(reason),
-            reason=reason,
-            hint=hint or self._excuses.hint(),
-            units=self.units,
-            violating=self.violating,
-            within_tolerance=self.within_tolerance,
-            nonfinite=self.nonfinite,
-            unmendable=self.unmendable,
-            zero=self.zero,
-            zero_allowed=self.zero_allowed,
-            zero_first=tuple(self._zero_first),
-            epsilon=self._excuses.epsilon(),
-            measured_min=self.minimum if finite else None,
-            measured_max=self.maximum if finite else None,
-            worst=tuple(unit for _, unit in self._worst),
-            histogram=self._histogram.result() if self._histogram is not None else None,
-        )
-
-    def _why_not_evaluated(self) -> tuple[str | None, str | None]:
-        if self._failure is not None:
-            return self._failure.reason, self._failure.hint
-        shape, axes = self.assignment.tensor.shape, self.assignment.axes
-        if not math.prod(shape):
-            return "it has no weights", None
-        expected = math.prod(shape[axis] for axis in kept_axes(shape, axes))
-        if self.units != expected:
-            # Nothing should lead here; a gate must not rest on that.
-            return f"{self.units} of {expected} units were measured", "please report this"
-        return None, None
-
-    def _verdict(self, reason: str | None) -> Verdict:
-        if reason is not None:
-            return Verdict.NOT_EVALUATED
-        return Verdict.VIOLATION if self.violating else Verdict.PASS
-
-
-def _exact_sums(
-    reader: TensorReader, of: Assignment, batch: Batch, places: NDArray[np.intp]
-) -> list[ExactSums]:
-    """Read what lies at `places` of `batch` again, and sum it exactly."""
-    from ckptclamp.constraints.sets.distance import Distance
-    from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeTensorConstraint
-    from ckptclamp.engine.measure.distance import exact_distances
-    from ckptclamp.engine.project.matrices import exact_of_matrices
-    from ckptclamp.engine.project.whole import exact_of_whole
-
-    constraint, tolerance = of.constraint, of.tolerance
-    if isinstance(constraint, WholeTensorConstraint):
-        return [exact_of_whole(reader, of.tensor, constraint, tolerance) for _ in places]
-    if isinstance(constraint, MatrixConstraint):
-        return exact_of_matrices(reader, of.tensor, of.axes, constraint, tolerance, places=places)
-    if isinstance(constraint, Distance) and of.base is not None:
-        return exact_distances(
-            reader,
-            of.tensor,
-            of.base,
-            of.axes,
-            relative=constraint.relative,
-            units=batch.units,
-            places=places,
-        )
-    request = Request(of.tensor, of.axes, constraint.needs)
-    return sums_of_stored(reader, request, batch.units, places)
-
-
-def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64]:
-    """How bad each unit is: non-finite first, then by excess, then (bound 0) by distance."""
-    with np.errstate(all="ignore"):
-        relative = judgement.distance / judgement.scale
-    rank = np.where(judgement.scale > 0, relative, judgement.distance)
-    return np.where((statistics.nonfinite > 0) | np.isnan(rank), np.inf, rank)
-
-
-def _index(batch: Batch, position: int) -> tuple[int, ...]:
-    """The coordinates along the kept axes of one unit of a batch."""
-    extents = tuple(stop - start for start, stop in batch.units)
-    local = np.unravel_index(position, extents) if extents else ()
-    return tuple(int(i) + start for i, (start, _) in zip(local, batch.units, strict=True))
-
-
-def _unit(batch: Batch, judgement: Judgement, zero: NDArray[np.bool_], position: int) -> WorstUnit:
-    nonfinite = int(batch.statistics.nonfinite[position])
-    distance, scale = float(judgement.distance[position]), float(judgement.scale[position])
-    relative = distance / scale if scale > 0 and not nonfinite else None
-    return WorstUnit(
-        index=_index(batch, position),
-        measured=float(judgement.measured[position]) if not nonfinite else math.nan,
-        bound=float(judgement.bound[position]),
-        distance=distance if not nonfinite else math.nan,
-        excess=relative,
-        nonfinite=nonfinite,
-        zero=bool(zero[position]),
     )

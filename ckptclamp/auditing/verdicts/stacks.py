@@ -128,4 +128,3 @@ def _stacked(
     tensor = known.setdefault(tuple(map(id, members)), tensor)
     needs = _EXTREMES if constraint.elementwise else constraint.needs
     return Stack(tuple(places), of, Request(tensor, axes, needs))
-

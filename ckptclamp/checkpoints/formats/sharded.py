@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source, open_all
-from ckptclamp.checkpoints.tensor import Contiguous, KerasLayout, KerasModel, Tensor
+from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:

@@ -61,7 +61,9 @@ def stackable(tensor: Tensor) -> bool:
     return isinstance(tensor.storage, Contiguous) and 0 < tensor.size <= SMALL
 
 
-def stack(members: Sequence[Tensor], axes: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]] | None:
+def stack(
+    members: Sequence[Tensor], axes: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...]] | None:
     """Return `members` as one tensor, and the `axes` of their units there.
 
     ``None`` where the engine would cut members into parts, as it does with none that is `stackable`.

@@ -7,13 +7,10 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.tensor import Computed, Contiguous
-from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
-from ckptclamp.models.producers import producer_of
-from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin, UnmatchedRule
-from ckptclamp.plan.base import compared, compares
-from ckptclamp.plan.layout import Seen, numbers, seen_by, split_tensors
-from ckptclamp.plan.parts import part_to_change, quantised_notice, why_not_projected
+from ckptclamp.errors import Notice, SpecError, printable
+from ckptclamp.plan import Assignment, Entry, UnmatchedRule
+from ckptclamp.plan.layout import numbers, split_tensors
+from ckptclamp.plan.rules.pairs import Pairing, place_of
 from ckptclamp.plan.tensors import (
     audited_tensors,
     governed,
@@ -22,15 +19,8 @@ from ckptclamp.plan.tensors import (
     matching_tensors,
     names_of,
     parts_of,
-    raw_hint,
-    stored,
     unread_config_notice,
-    why_no_weight,
-    why_not_audited,
 )
-from ckptclamp.plan.tolerances import Histories, forgiving
-from ckptclamp.plan.units import unit_of
-from ckptclamp.spec.model import Leeway, Rule, Spec, Storage
 from ckptclamp.spec.patterns import TensorPatterns, single_choices
 
 if TYPE_CHECKING:
@@ -39,8 +29,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.models.keras.model import BoundModel
-    from ckptclamp.models.parts import Part
-    from ckptclamp.models.producers import Layout, Producer
+    from ckptclamp.spec.model import Leeway, Rule, Spec
 
 
 _MOST, _LONGEST, _GUESSES = 2000, 200, 20
@@ -61,46 +50,23 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
     """
     bound = keras_model(checkpoint)
     labels = {} if bound is None else bound.labels
-    shown = {} if bound is None else bound.distinct_labels
     patterns = TensorPatterns([rule.tensors for rule in spec.rules])
     number = numbers(checkpoint.config)
     audited = audited_tensors(checkpoint)
     if spec.splits:
         audited = {**audited, **split_tensors(spec, audited, number)}
     met = matching_tensors(patterns, audited.values(), labels)
-    parts, histories = parts_of(checkpoint), Histories(bound)
-    producer = producer_of(checkpoint)
+    parts = parts_of(checkpoint)
     matching = [
         _without_parts_of(governed(rule, tensors, checkpoint.tensors, parts))
         for rule, tensors in zip(spec.rules, met, strict=True)
     ]
-    pairs: list[Entry] = []
-    problems: list[SpecProblem] = []
-    for rule, found in zip(spec.rules, matching, strict=True):
-        refused = []
-        alike: dict[object, Assignment] = {}
-        single = bound is not None or rule.units.named is not None or compares(rule.constraint)
-        for tensor in found:
-            kind = None if single else _kind(tensor, parts, producer)
-            if kind in alike:
-                pairs.append(alike[kind].about(tensor))
-                continue
-            try:
-                part, label = parts.get(tensor.whole.name), shown.get(tensor.name)
-                seen = seen_by(rule.units, tensor, number)
-                layout = producer.laid(tensor).layout
-                pair = _pair(rule, seen, part, label, layout=layout, keras=bound is not None)
-                pair = compared(pair, rule, checkpoint)
-                pair = forgiving(pair, caller.over(rule.leeway), histories)
-                pairs.append(pair)
-                if kind is not None and isinstance(pair, Assignment) and not pair.notices:
-                    alike[kind] = pair
-            except UsageError as error:
-                refused.append((tensor, error))
-        if refused:
-            problems.append(_problem(rule, *refused[0], others=len(refused) - 1))
+    pairing = Pairing(checkpoint, caller, number)
+    found = [pairing.of(rule, some) for rule, some in zip(spec.rules, matching, strict=True)]
+    problems = [problem for _, problem in found if problem is not None]
     if problems:
         raise SpecError(spec.path or "options", tuple(problems))
+    pairs = [pair for some, _ in found for pair in some]
     empty = [rule for rule, found in zip(spec.rules, matching, strict=True) if not found]
     nearest = _Nearest(audited)
     partly = (
@@ -121,82 +87,10 @@ def plan_rules(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[E
         yield from unread_config_notice(checkpoint)
 
 
-def _pair(
-    rule: Rule,
-    seen: Seen,
-    part: Part | None,
-    label: str | None,
-    *,
-    layout: Layout,
-    keras: bool,
-) -> Entry:
-    tensor = seen.tensor
-    effective = rule.storage is Storage.EFFECTIVE
-    no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
-    reason = no_weight or why_not_audited(tensor, rule.constraint)
-    if reason is not None:
-        return NotEvaluated(
-            subject=tensor.name,
-            rule=rule.id,
-            constraint=str(rule.constraint),
-            origin=Origin.SPEC,
-            reason=reason,
-            hint=None if no_weight is None else raw_hint(tensor, part),
-            location=_place(rule),
-            tensor=tensor,
-            severity=rule.severity,
-            no_weight=no_weight is not None,
-        )
-    unit = unit_of(tensor, rule.constraint, seen.units, layout=layout)
-    changing = part_to_change(tensor, rule.constraint, unit.axes)
-    changes = "" if changing is None else changing.words
-    return Assignment(
-        tensor=tensor,
-        constraint=stored(rule.constraint, tensor),
-        axes=unit.axes,
-        rule=rule.id,
-        origin=Origin.SPEC,
-        why=_why(rule, tensor, changes),
-        severity=rule.severity,
-        label=label,
-        location=_place(rule),
-        notices=(*unit.notices, *(quantised_notice(tensor) if keras else ())),
-        unprojected=why_not_projected(tensor, rule.constraint, unit.axes),
-        meant=unit.meant,
-        names=seen.names,
-    )
-
-
-def _kind(
-    tensor: Tensor, parts: Mapping[str, Part], producer: Producer
-) -> tuple[object, ...] | None:
-    """All that decides what a rule means for a tensor that is stored as it is; ``None`` for others."""
-    if not isinstance(tensor.storage, Contiguous) or tensor.name in parts:
-        return None
-    return tensor.shape, id(tensor.dtype), producer.laid(tensor).layout
-
-
 def _without_parts_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A rule that matches a whole tensor and parts of it is about the whole."""
     names = {tensor.name for tensor in tensors}
     return [t for t in tensors if t.whole is t or t.whole.name not in names]
-
-
-def _place(rule: Rule) -> str | None:
-    return None if rule.location is None else str(rule.location)
-
-
-def _why(rule: Rule, tensor: Tensor, changes: str) -> str:
-    matched = f"matched by {', '.join(p for p in rule.tensors if not p.startswith('!'))}"
-    if rule.units.named is not None:
-        sizes = (f"{name} = {size}" for name, size in rule.units.named.sizes.items())
-        matched += f"; units {', '.join([rule.units.named.text, *sizes])}"
-    if rule.storage is Storage.RAW:
-        return f"{matched}; as stored (storage: raw)"
-    storage = tensor.whole.storage
-    if not isinstance(storage, Computed):
-        return matched
-    return "; ".join(filter(None, (matched, f"from {storage.stored_as}", changes)))
 
 
 def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:
@@ -212,24 +106,13 @@ def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:
         )
 
 
-def _problem(rule: Rule, tensor: Tensor, error: UsageError, *, others: int) -> SpecProblem:
-    more = f" (and {others} more)" if others else ""
-    shape = "x".join(map(str, tensor.shape)) or "()"
-    return SpecProblem(
-        f"rule {rule.id}: {tensor.name} of shape {shape}{more}: {error.message}",
-        line=None if rule.location is None else rule.location.line,
-        column=None if rule.location is None else rule.location.column,
-        hint=error.hint,
-    )
-
-
 def _unmatched(rule: Rule, nearest: _Nearest) -> UnmatchedRule:
     """Tell where the rule stands, and which tensor it may have meant."""
     glob = next((p for p in rule.tensors if not p.startswith(("!", "re:"))), None)
     return UnmatchedRule(
         rule=rule.id,
         patterns=rule.tensors,
-        location=_place(rule),
+        location=place_of(rule),
         meant=None if glob is None else nearest.to(glob),
     )
 
