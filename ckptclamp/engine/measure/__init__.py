@@ -14,7 +14,7 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Chunked, Computed
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, count_of, grid_of
+from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, adjacent, count_of, grid_of
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.measure.requests import (
     Answer,
@@ -41,6 +41,9 @@ DEFAULT_MEMORY = 256 << 20
 
 _COPIES = 4
 """Blocks that a job has in hand, at most, when it projects: read, chosen, tried, and as they will be."""
+
+_JOINED = 1 << 14
+"""Units that are answered at once where segments complete fewer: each answer costs its reader calls."""
 
 _PIECES = 6
 """Pieces of float64 that a job has in hand, at most."""
@@ -89,7 +92,7 @@ def measure(
     with threads(1 if executor is not None or small else jobs) as pool:
         items = _items(groups, failed)
         results = in_order(work, items, executor or pool, jobs + 1)
-        yield from _assemble(requests, results, failed, progress)
+        yield from _joined(_assemble(requests, results, failed, progress))
 
 
 def _grouped(
@@ -222,3 +225,31 @@ def _assemble(
             progress(sum(segment.nbytes for segment in item))
     lost = {request for request, _ in pending} - failed
     assert not lost, f"requests {lost} were left incomplete"
+
+
+def _joined(measurements: Iterable[Measurement]) -> Iterator[Measurement]:
+    """Join batches whose units follow each other, up to so many units."""
+    run: list[Batch] = []
+    units: Box = ()
+    for item in measurements:
+        if not isinstance(item, Batch):
+            yield from _flush(run, units)
+            yield item
+        elif run and item.request == run[0].request and adjacent(units, item.units):
+            run.append(item)
+            units = tuple((a, b) for (a, _), (_, b) in zip(units, item.units, strict=True))
+        else:
+            yield from _flush(run, units)
+            run.append(item)
+            units = item.units
+        if sum(len(batch.statistics) for batch in run) >= _JOINED:
+            yield from _flush(run, units)
+    yield from _flush(run, units)
+
+
+def _flush(run: list[Batch], units: Box) -> Iterator[Batch]:
+    """The batches of `run`, which fill the box `units`, as one, if there are any; none is left."""
+    if run:
+        joined = UnitStatistics.joined([batch.statistics for batch in run])
+        yield Batch(run[0].request, units, joined)
+        run.clear()
