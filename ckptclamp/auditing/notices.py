@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.directories.others import other_weights
-from ckptclamp.checkpoints.directories.unfinished import journals
 from ckptclamp.errors import Notice, printable
 from ckptclamp.spec.model import Declared, Spec
 
@@ -17,8 +15,12 @@ _SHOWN = 5
 
 def _interrupted(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     """Warn where an apply in place was interrupted: some files are the old ones, others the new."""
+    if not checkpoint.several_files:
+        return ()
+    from ckptclamp.checkpoints.directories.unfinished import journals
+
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    if not (checkpoint.several_files and journals(folder)):
+    if not journals(folder):
         return ()
     said = (
         "an apply in place was interrupted here: some of its files are replaced, others are not yet"
@@ -47,6 +49,10 @@ def opening_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
 
 def _unjudged(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     """Warn of files in a directory that another loader takes weights from: this audit is not of them."""
+    if checkpoint.folder is None:
+        return ()
+    from ckptclamp.checkpoints.directories.others import other_weights
+
     others = other_weights(checkpoint)
     if not others:
         return ()

@@ -14,7 +14,6 @@ from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from ckptclamp import system
-from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
@@ -196,6 +195,8 @@ class Source:
 
 def _open_blob(link: Path) -> int:
     """Open what a link leads to that stays in its repository's folder of a cache; refuse others."""
+    from ckptclamp.checkpoints.directories.huggingface import blob_of
+
     blob = blob_of(link)
     try:
         if blob is not None:

@@ -34,6 +34,8 @@ def asked_for(named: Sequence[Path], manifest: Path | None) -> tuple[Asked, ...]
         UsageError: a path looks as if it had alternatives, which none has.
         SpecError: the manifest, or what the settings say, cannot be understood.
     """
+    if manifest is None and len(named) == 1 and not set("*?[{") & set(str(named[0])):
+        return None  # as nearly always: what reads manifests need not be there
     from ckptclamp.spec.manifest import (
         ALTERNATIVES_HINT,
         NO_ALTERNATIVES,

@@ -27,6 +27,8 @@ _HINT = "--base PATH names it, or `base: PATH` in the spec"
 
 def compares(constraint: Constraint) -> bool:
     """Whether `constraint` is about a base checkpoint."""
+    if constraint.streaming:
+        return False
     from ckptclamp.constraints.sets.distance import Distance
 
     return isinstance(constraint, Distance)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Computed, Tensor, View
 from ckptclamp.errors import Notice
-from ckptclamp.models.effective.weights import Effective, Rescaling
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
+    from ckptclamp.models.effective.weights import Rescaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,13 @@ def part_to_change(
     takes it, and the direction stays as it is. Otherwise each weight becomes the nearest that its
     codes can say.
     """
+    storage = tensor.whole.storage
+    if not isinstance(storage, Computed):
+        return None
     from ckptclamp.constraints.sets.norms import NormConstraint
     from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeTensorConstraint
+    from ckptclamp.models.effective.weights import Effective
 
-    storage = tensor.whole.storage
     if not isinstance(storage, Effective):
         return None
     if isinstance(constraint, NormConstraint) and not isinstance(tensor.storage, View):

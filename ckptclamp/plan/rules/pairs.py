@@ -8,7 +8,6 @@ from ckptclamp.checkpoints.tensor import Computed, Contiguous
 from ckptclamp.errors import SpecProblem, UsageError
 from ckptclamp.models.producers import producer_of
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
-from ckptclamp.plan.base import compared, compares
 from ckptclamp.plan.layout import Seen, seen_by
 from ckptclamp.plan.parts import part_to_change, quantised_notice, why_not_projected
 from ckptclamp.plan.tensors import (
@@ -58,7 +57,7 @@ class Pairing:
         alike: dict[object, Assignment] = {}
         pairs: list[Entry] = []
         refused: list[tuple[Tensor, UsageError]] = []
-        apart = self._keras or rule.units.named is not None or compares(rule.constraint)
+        apart = self._keras or rule.units.named is not None or not rule.constraint.streaming
         for tensor in tensors:
             kind = None if apart else self._kind(tensor)
             if kind in alike:
@@ -89,7 +88,10 @@ class Pairing:
             layout=self._producer.laid(tensor).layout,
             keras=self._keras,
         )
-        pair = compared(pair, rule, self._checkpoint)
+        if not rule.constraint.streaming:  # others compare with no base, and need no such module
+            from ckptclamp.plan.base import compared
+
+            pair = compared(pair, rule, self._checkpoint)
         return forgiving(pair, self._caller.over(rule.leeway), self._histories)
 
 
