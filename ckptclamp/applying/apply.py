@@ -10,7 +10,7 @@ from typing import Any
 from ckptclamp.applying.companions import Companion, bring, companions_in, left_behind
 from ckptclamp.applying.directories import DirectoryStage
 from ckptclamp.applying.leftovers import find_leftovers
-from ckptclamp.applying.parts import changed_parts, part_notices
+from ckptclamp.applying.parts import changed_parts, part_notices, turns, with_parts
 from ckptclamp.applying.projection import Work, project_tensors
 from ckptclamp.applying.publication import Destination, check_target, staged
 from ckptclamp.applying.refusals import (
@@ -31,7 +31,7 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.directories.huggingface import is_blob
 from ckptclamp.checkpoints.source import Digests, default_jobs
-from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
+from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.engine.executors import concurrently, in_phase
 from ckptclamp.engine.measure.requests import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
@@ -187,7 +187,7 @@ class _Job:
 
     def _changing(self, todo: Sequence[Assignment]) -> dict[str, int]:
         """The files that hold what is in `todo`, with their sizes."""
-        tensors = [part for a in todo for part in _parts(a.tensor.whole)]
+        tensors = [part for a in todo for part in with_parts(a.tensor.whole)]
         numbers = {getattr(tensor.storage, "source", None) for tensor in tensors}
         files = [self.checkpoint.sources[number] for number in numbers if number is not None]
         return {source.path.name: source.size for source in files}
@@ -221,7 +221,7 @@ class _Job:
         return suppress_results(results, rules, names)
 
     def _todo(self, before: AuditReport) -> list[Assignment]:
-        """What is to be projected, in the order of the plan."""
+        """What is to be projected, in the order of the plan: where one rule is broken, all that take turns."""
         outside = {
             result.tensor
             for result in before.results
@@ -231,10 +231,10 @@ class _Job:
         accepted = {(result.tensor, result.rule) for result in before.results if result.suppressed}
         todo = [
             a
-            for a in self.plan.assignments
-            if (everything or a.tensor.name in outside)
-            and a.unprojected is None
-            and (a.tensor.name, a.rule) not in accepted
+            for group in turns(self.plan.assignments)
+            if everything or any(a.tensor.name in outside for a in group)
+            for a in group
+            if a.unprojected is None and (a.tensor.name, a.rule) not in accepted
         ]
         refuse_untying(self.plan, accepted, todo, self.checkpoint.path)
         return todo
@@ -297,7 +297,7 @@ class _Job:
         return {
             tensor.name
             for tensor in tensors
-            if any(part.name in stored for part in _parts(tensor.whole))
+            if any(part.name in stored for part in with_parts(tensor.whole))
         }
 
     def _report(
@@ -320,14 +320,6 @@ class _Job:
                 *_optimizer_notice(self.checkpoint, changes),
             ),
         )
-
-
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The stored tensors that `tensor` is made of."""
-    storage = tensor.storage
-    if not isinstance(storage, Computed):
-        return (tensor,)
-    return (tensor, *(inner for part in storage.parts for inner in _parts(part)))
 
 
 def _target(output: Path, job: _Job) -> Path:

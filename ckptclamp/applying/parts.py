@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import Notice, printable
 from ckptclamp.plan.parts import part_to_change
 
@@ -13,9 +14,37 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.results import TensorChange
     from ckptclamp.checkpoints.tensor import Tensor
-    from ckptclamp.plan import Plan
+    from ckptclamp.plan import Assignment, Plan
 
 _SHOWN = 5
+
+
+def with_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """`tensor`, and all that it is computed from if it is not stored as it is."""
+    storage = tensor.storage
+    if not isinstance(storage, Computed):
+        return (tensor,)
+    return (tensor, *(inner for part in storage.parts for inner in with_parts(part)))
+
+
+def turns(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
+    """Group the `assignments` of which one may change what another is about, in their order.
+
+    Those are all that have a stored tensor in common: rules of a tensor and of its views, of a weight
+    in parts and of what is stored of it.
+    """
+    groups: dict[int, tuple[set[str], list[int]]] = {}
+    group_of: dict[str, int] = {}
+    for place, assignment in enumerate(assignments):
+        names = {part.name for part in with_parts(assignment.tensor.whole)}
+        met = sorted({group_of[name] for name in names if name in group_of})
+        joined = [groups.pop(number) for number in met]
+        members = sorted(n for _, some in joined for n in some)
+        names = names.union(*(others for others, _ in joined))
+        groups[place] = (names, [*members, place])
+        group_of |= dict.fromkeys(names, place)
+    ordered = sorted(members for _, members in groups.values())
+    return [[assignments[n] for n in members] for members in ordered]
 
 
 def changed_parts(plan: Plan, changed: AbstractSet[str]) -> Iterator[tuple[Tensor, Tensor]]:

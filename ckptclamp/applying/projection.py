@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ckptclamp.applying.parts import turns
 from ckptclamp.auditing.options import Running
 from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
@@ -54,8 +54,8 @@ def project_tensors(
 ) -> list[TensorChange]:
     """Project what `assignments` govern in the copy, in the order of their names.
 
-    Rules of one tensor, and of its parts, take turns until none of them moves a unit, `rounds` times
-    at most. Returns the tensors that changed.
+    Rules of one tensor, of its views, and of what is stored of a weight in parts, take turns until none
+    of them moves a unit, `rounds` times at most. Returns the tensors that changed.
 
     Raises:
         UnreadableError: a tensor cannot be read.
@@ -72,8 +72,8 @@ def project_tensors(
         at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)
         return [
             change
-            for _, group in groupby(todo, key=lambda a: a.tensor.whole.name)
-            for change in _project_tensor(at_work, list(group), rounds)
+            for group in turns(todo)
+            for change in _project_tensor(at_work, group, rounds)
             if change.changed
         ]
 

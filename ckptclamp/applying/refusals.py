@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+from ckptclamp.applying.parts import turns
 from ckptclamp.auditing.results import AuditReport, Result, Verdict
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.sets.norms import MinMaxNorm
@@ -187,7 +188,7 @@ def _why_remaining(result: Result, plan: Plan, projection: Projection) -> str:
         for a in plan.assignments
         if (a.tensor.name, a.rule) == (result.tensor, result.rule)
     )
-    if computed:
+    if computed and not _has_rules_of_parts(result, plan):
         return "its parts hold no weights that conform and are near to what they were to become"
     if projection is Projection.EXACT:
         return "the rules of this tensor may exclude each other"
@@ -205,6 +206,16 @@ def _why_remaining(result: Result, plan: Plan, projection: Projection) -> str:
             "forgives that, --projection exact leaves none"
         )
     return "Keras' formula rounds as training does; --projection exact goes all the way"
+
+
+def _has_rules_of_parts(result: Result, plan: Plan) -> bool:
+    """Whether other rules are about what is stored of the weight that `result` is about."""
+    (group,) = (
+        group
+        for group in turns(plan.assignments)
+        if any((a.tensor.name, a.rule) == (result.tensor, result.rule) for a in group)
+    )
+    return any(not isinstance(a.tensor.whole.storage, Computed) for a in group)
 
 
 def _units(some: int, total: int) -> str:

@@ -166,3 +166,55 @@ def test_an_adapter_is_merged_with_a_parametrised_base_of_another_file(run, tmp_
     (result,) = json.loads(answer.stdout)["report"]["results"]
     norms = np.linalg.norm(weight + update, axis=1)
     assert result["measured_max"] == pytest.approx(norms.max(), rel=1e-6)
+
+
+def test_rules_of_a_weight_and_of_its_parts_take_turns(run, tmp_path):
+    """Rows of A become longer, and so does the update, which conformed: its rows in B make up for it."""
+    random = np.random.default_rng(2)
+    sizes = {"A": (4, 64), "B": (32, 4)}
+    factors = {
+        f"l.lora_{side}.weight": random.normal(size=size).astype(np.float32)
+        for side, size in sizes.items()
+    }
+    factors["l.lora_A.weight"] /= 1000
+    path, copy = tmp_path / "adapter_model.safetensors", tmp_path / "copy.safetensors"
+    path.write_bytes(serialised(factors))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(LORA))
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "version: 1\nrules:\n"
+        "  - {id: u, tensors: '**.delta_weight', constraint: MaxNorm, max_value: 0.5, unit_axis: 0}\n"
+        "  - {id: a, tensors: '**.lora_A.weight', constraint: UnitNorm, unit_axis: 0, storage: raw}\n"
+    )
+    before = json.loads(run("audit", path, "--spec", spec, "-f", "json").stdout)["report"][
+        "results"
+    ]
+    assert [result["verdict"] for result in before] == ["pass", "violation"]
+    answer = run("apply", path, "--spec", spec, "-o", copy)
+    assert answer.returncode == 0, answer.stderr
+    assert run("audit", copy, "--spec", spec).returncode == 0
+    with safe_open(copy, "numpy") as file:
+        down, up = (file.get_tensor(f"l.lora_{side}.weight") for side in "AB")
+    np.testing.assert_allclose(np.linalg.norm(down, axis=1), 1, rtol=1e-6)
+    norms = np.linalg.norm(2 * up.astype(np.float64) @ down.astype(np.float64), axis=1)
+    assert (norms <= 0.5).all()
+    assert norms.max() > 0.5 * (1 - 1e-6)
+
+
+def test_rules_of_a_weight_and_of_its_parts_that_exclude_each_other_are_told(run, tmp_path):
+    """No copy, and a reason that is about the rules."""
+    random = np.random.default_rng(2)
+    parts: dict[str, np.ndarray] = {"l.weight_g": np.full((8, 1), 5, np.float32)}
+    parts["l.weight_v"] = random.normal(size=(8, 16)).astype(np.float32)
+    path, copy = tmp_path / "model.safetensors", tmp_path / "copy.safetensors"
+    path.write_bytes(serialised(parts))
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "version: 1\nrules:\n"
+        "  - {id: w, tensors: '**.weight', constraint: MaxNorm, max_value: 1, unit_axis: 0}\n"
+        "  - {id: g, tensors: '**.weight_g', constraint: Clip, low: 2, high: 3, storage: raw}\n"
+    )
+    answer = run("apply", path, "--spec", spec, "-o", copy)
+    assert answer.returncode == 5
+    assert "exclude each other" in answer.stderr
+    assert not copy.exists()
