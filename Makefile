@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 FRAMEWORKS ?= .venv-frameworks
 TORTURE ?= .venv-torture
 OLDEST ?= .venv-oldest
+ENGINES ?= .venv-engines
 WHEEL_SOURCES := pyproject.toml hatch_build.py README.md ci/man_page.py $(shell find ckptclamp -type f -not -path '*/__pycache__/*')
 
-.PHONY: help demo test lint types unit oldest sdist lock docs links examples bench fixtures zoo parity torture sanitize clean
+.PHONY: help demo test lint types unit test-engines oldest sdist lock docs links examples bench fixtures zoo parity torture sanitize clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 # The tools of the project, and the built wheel: what is tested is what is shipped.
 $(VENV)/tools: pyproject.toml
@@ -40,6 +41,15 @@ types: $(VENV)/installed ## Check types
 
 unit: $(VENV)/installed ## Run the tests alone
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+$(ENGINES)/installed: $(VENV)/installed
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(ENGINES)/bin/pip install --quiet --group test "$$(ls dist/*.whl)[dask,ray]"
+	@touch $@
+
+test-engines: $(ENGINES)/installed ## Run the tests of executors with Dask and Ray (240 MB)
+	$(ENGINES)/bin/pytest tests/engine/test_elsewhere.py tests/engine/test_clusters.py $(PYTEST_ARGS)
 
 # The lower bounds of pyproject.toml, each pinned.
 OLDEST_PINS = $(shell sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml)
@@ -140,4 +150,4 @@ sanitize: $(VENV)/installed ## Run the compiled kernels under AddressSanitizer a
 		status=$$?; rm -f $(SANITIZED); exit $$status
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) $(TORTURE) docs/reference dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(OLDEST) $(ENGINES) $(TORTURE) docs/reference dist build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

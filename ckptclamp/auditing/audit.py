@@ -23,7 +23,7 @@ from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
-from ckptclamp.engine.executors import Phases
+from ckptclamp.engine.executors import Phases, is_elsewhere
 from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError
 from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
@@ -249,7 +249,12 @@ def judge_all(
     intended = [
         replace(assignments[i], axes=assignments[i].meant or (), notices=()) for i in degenerate
     ]
-    results = judge(checkpoint, assignments, options, options, supposed=intended, kept=kept)
+    if options.executor is not None and kept is None and is_elsewhere(options.executor):
+        from ckptclamp.auditing.parts.elsewhere import judge_elsewhere
+
+        results = judge_elsewhere(checkpoint, assignments, intended, options)
+    else:
+        results = judge(checkpoint, assignments, options, options, supposed=intended, kept=kept)
     for index, supposed in zip(degenerate, results[len(assignments) :], strict=True):
         results[index] = _with_figure(results[index], supposed)
     return results[: len(assignments)]

@@ -31,12 +31,14 @@ class Running:
     """How to measure.
 
     `memory` is the budget in bytes; `jobs` the number of threads that measure, and of those that
-    hash (``None``: one a core); `executor` measures instead, in threads of this process.
+    hash (``None``: one a core). `executor` measures instead: a pool of threads of this process; or any
+    other executor, or the name of one (``"processes"``, ``"dask"``, ``"dask:tcp://…"``, ``"ray"``,
+    ``"ray:…"``), whose workers open the files themselves, and have `memory` each.
     """
 
     memory: int = 256 * MEBIBYTE
     jobs: int | None = None
-    executor: Executor | None = None
+    executor: Executor | str | None = None
     progress: Progress | None = None
 
 

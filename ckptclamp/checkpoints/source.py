@@ -10,6 +10,7 @@ import os
 import stat
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
-    from pathlib import Path
 
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.formats.zip.checksums import Checksums
@@ -48,6 +48,34 @@ class Identity:
         return cls(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where another process, which may be on another machine, finds a file, and how it knows it.
+
+    `size` is in bytes, `version` what `Source.version` says; `uncached` reads past the page cache.
+    """
+
+    path: str
+    size: int
+    version: str
+    uncached: bool = False
+
+    def open(self) -> Source:
+        """Open the very file.
+
+        Raises:
+            UnreadableError: it is not there, or may not be read.
+            ChangedError: what is there is another file.
+        """
+        source = Source.open(Path(self.path))
+        if (source.size, source.version) != (self.size, self.version):
+            source.close()
+            raise ChangedError("is not the file that was planned for", path=self.path)
+        if self.uncached:
+            source.leave_cache()
+        return source
 
 
 class Source:
@@ -95,6 +123,11 @@ class Source:
     def version(self) -> str:
         """What tells this file from what its name may lead to at another time."""
         return f"mtime:{self.identity.mtime_ns}"
+
+    @property
+    def place(self) -> Place:
+        """Where another process finds this file, if it has a name."""
+        return Place(os.path.realpath(self.path), self.size, self.version, self._uncached)
 
     @classmethod
     def from_fd(cls, fd: int, path: Path) -> Self:

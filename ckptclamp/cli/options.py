@@ -81,6 +81,7 @@ class EngineOptions:
     expansion_limit: int
     unpacked_limit: int
     leave_cache: bool
+    executor: str | None = None
 
 
 @dataclass(frozen=True)

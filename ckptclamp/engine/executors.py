@@ -32,6 +32,20 @@ def threads(jobs: int) -> Iterator[Executor | None]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def is_elsewhere(executor: Executor | str | None) -> bool:
+    """Whether `executor` runs work in other processes, so that these open files themselves."""
+    return executor not in (None, "threads") and lent_threads(executor) is None
+
+
+def lent_threads(executor: Executor | str | None) -> Executor | None:
+    """`executor` if it is a pool of threads of this process; ``None`` if it is a name, or another."""
+    if executor is None or isinstance(executor, str):
+        return None
+    from concurrent.futures import ThreadPoolExecutor
+
+    return executor if isinstance(executor, ThreadPoolExecutor) else None
+
+
 @contextmanager
 def concurrently(work: Callable[[], None]) -> Iterator[None]:
     """Do `work` in a thread of its own while the block runs, and wait for it when the block ends.

@@ -61,6 +61,7 @@ COMMAND_LINE_ONLY: Mapping[str, str] = {
     "attest": "writes a file",
     "base": "says which weights are judged",
     "dry-run": "makes no copy",
+    "executor": "may reach other machines",
     "exit-zero": "turns a failure into success",
     "follow-symlinks": "leads out of the checkpoint",
     "force": "overwrites a file",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,8 +75,8 @@ def test_a_config_that_is_refused_leaves_nothing_open(vacuous):
 
 def test_a_descriptor_never_travels_to_another_process(vacuous):
     """There its number may stand for another file, whose numbers would be judged instead."""
-    with ProcessPoolExecutor(1) as pool, pytest.raises(TypeError, match="open in this process"):
-        audit(vacuous, MAX_NORM, AuditOptions(executor=pool))
+    with open_checkpoint(vacuous) as checkpoint, pytest.raises(TypeError, match="open in this"):
+        pickle.dumps(checkpoint.sources[0])
 
 
 def test_work_runs_on_any_pool_of_threads(vacuous):

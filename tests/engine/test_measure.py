@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -225,18 +225,6 @@ def test_the_same_bits_whatever_runs_the_work(block):
         if single.bounds is None:
             alone = [(0, *rest) for request_place, *rest in expected if request_place == place]
             assert everything(reader, [single], block=block) == alone
-
-
-def reopened():
-    return several_requests()[0]
-
-
-def test_another_process_measures_the_same():
-    """A process pool reopens the checkpoint and answers with the same bits."""
-    reader, requests = several_requests()
-    with ProcessPoolExecutor(1) as pool:
-        answers = everything(reader, requests, executor=pool, reopen=reopened)
-    assert answers == everything(reader, requests)
 
 
 def test_one_read_serves_several_requests():

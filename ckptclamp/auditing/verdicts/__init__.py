@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import Result, Verdict
 from ckptclamp.auditing.verdicts.tally import MOST_ZEROS, OnUnit, Tally, described
-from ckptclamp.engine.executors import Meter, in_phase
+from ckptclamp.engine.executors import Meter, in_phase, lent_threads
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Batch, Measurement, Request
 
@@ -118,7 +118,7 @@ def _streamed(
         requests,
         memory=running.memory,
         jobs=running.jobs,
-        executor=running.executor,
+        executor=lent_threads(running.executor),
         progress=Meter(in_phase(running.progress, "measuring"), total).add,
     )
 

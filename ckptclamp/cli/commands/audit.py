@@ -42,6 +42,15 @@ def _outside_settings(
     return checkpoints
 
 
+def _known_executor(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    """Refuse a name that no executor has, before anything is read."""
+    if name is None:
+        return None
+    from ckptclamp.engine.elsewhere.named import check_name
+
+    return check_name(name)
+
+
 @click.command("audit", cls=ReportedCommand)
 @click.argument("checkpoint", type=PATH, nargs=-1, callback=_outside_settings)
 @option(
@@ -72,6 +81,13 @@ def _outside_settings(
     help="How many of the worst units to keep for each tensor.",
 )
 @hash_option
+@option(
+    "--executor",
+    metavar="NAME",
+    callback=_known_executor,
+    help="What measures: threads (the default), processes, dask, dask:tcp://HOST:PORT, ray or "
+    "ray:ADDRESS; each worker has the budget for itself.",
+)
 @engine_options
 @verbosity_options
 @click.pass_context

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial as bound
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ from ckptclamp.engine.measure.requests import (
     Part,
     Request,
     Segment,
-    reduce_elsewhere,
     reduce_item,
 )
 
@@ -56,7 +54,6 @@ def measure(
     memory: int = DEFAULT_MEMORY,
     jobs: int | None = None,
     executor: Executor | None = None,
-    reopen: Callable[[], TensorReader] | None = None,
     progress: Callable[[int], None] | None = None,
     block: int = BLOCK,
 ) -> Iterator[Measurement]:
@@ -68,9 +65,7 @@ def measure(
         memory: bytes that blocks, partial results and results in flight may take.
         jobs: threads; by default as many as there are processors, fewer where the memory asks for
             it. With an `executor`: how many items it works on at once.
-        executor: runs the work instead of threads of our own, and is left running. One that runs
-            it in another process needs `reopen`.
-        reopen: opens the same checkpoint again; must be picklable, as requests are.
+        executor: threads that do the work instead of our own, and are left running.
         progress: is told how many more bytes of weights have been measured.
         block: elements of a block; the results' last bits depend on it and on nothing else here.
 
@@ -85,8 +80,6 @@ def measure(
     waiting = max((_result_bytes(group) for group in groups), default=0)
     jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting=waiting)
     work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
-    if executor is not None and reopen is not None:
-        work = bound(reduce_elsewhere, pickle.dumps(reopen))
     small = sum(group.tensor.size for group in groups) <= SEGMENT
     failed: set[int] = set()
     with threads(1 if executor is not None or small else jobs) as pool:

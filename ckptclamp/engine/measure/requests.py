@@ -7,9 +7,7 @@ kept, so that a projection need not measure the same weights again.
 from __future__ import annotations
 
 import math
-import pickle
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measur
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -158,17 +156,6 @@ def reduce_item(reader: TensorReader, item: Item) -> list[Answer]:
     """Measure every segment of `item`. A segment that cannot be read answers `Failed`."""
     with np.errstate(all="ignore"):
         return [answer for segment in item for answer in _reduce(reader, segment)]
-
-
-def reduce_elsewhere(opener: bytes, item: Item) -> list[Answer]:
-    """Do `reduce_item` in another process, which opens the checkpoint itself, once."""
-    return reduce_item(_reopened(opener), item)
-
-
-@lru_cache(maxsize=4)
-def _reopened(opener: bytes) -> TensorReader:
-    open_again: Callable[[], TensorReader] = pickle.loads(opener)  # noqa: S301 - pickled by us
-    return open_again()
 
 
 def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:

@@ -1,0 +1,164 @@
+"""Dask and Ray: a cluster of this machine that is started here, or one that runs at an address.
+
+Both try an item again whose worker died, and say when they give up. Whoever connects to a cluster trusts
+it: what is sent and answered are Python objects.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar
+
+from ckptclamp.engine.elsewhere import ATTEMPTS, Engine
+from ckptclamp.engine.elsewhere.processes import without_main
+from ckptclamp.errors import CkptclampError, UsageError, printable
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+
+_AHEAD = 2
+"""Items in flight for each that can be worked on, so that no worker waits for the next one."""
+
+_PATIENCE = 30
+"""Seconds in which a cluster must answer."""
+
+
+def _needed(module: str, name: str) -> Any:  # noqa: ANN401 - a module
+    """Import `module`, which the extra `name` installs.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"--executor {name} needs {module}, which is not installed",
+            hint=f"pip install 'ckptclamp[{name}]'",
+        ) from error
+
+
+def _unreachable(name: str, address: str, error: BaseException) -> CkptclampError:
+    said = printable(" ".join(str(error).split()) or type(error).__name__, limit=200)
+    return CkptclampError(
+        f"the {name} cluster at {printable(address)} does not answer: {said}",
+        hint="is it running, and is this its address?",
+    )
+
+
+@contextmanager
+def dask(address: str | None, workers: int) -> Iterator[Engine]:
+    """Give the Dask cluster whose scheduler is at `address`, or a local one of so many processes.
+
+    Raises:
+        UsageError: Dask is not installed.
+        CkptclampError: the scheduler does not answer.
+    """
+    distributed = _needed("distributed", "dask")
+    config = import_module("dask").config
+    given_up = (distributed.scheduler.KilledWorker,)
+    with config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
+        try:
+            client = distributed.Client(
+                address or _local_dask(distributed, workers),
+                timeout=_PATIENCE,
+                set_as_default=False,
+            )
+        except (OSError, ValueError) as error:
+            raise _unreachable("Dask", address or "this machine", error) from error
+        try:
+            threads = sum(client.nthreads().values())
+            with client.get_executor() as executor:
+                yield Engine(executor, _AHEAD * max(threads, workers), given_up)
+        finally:
+            cluster = client.cluster
+            client.close()
+            if address is None and cluster is not None:
+                cluster.close()
+
+
+def _local_dask(distributed: Any, workers: int) -> Any:  # noqa: ANN401 - no stubs
+    """A cluster of processes, which nobody else can reach, and which says nothing of itself."""
+    with without_main():
+        return distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+
+
+@contextmanager
+def ray(address: str | None, workers: int) -> Iterator[Engine]:
+    """Give the Ray cluster at `address`, or a local one for so many items at once.
+
+    Raises:
+        UsageError: Ray is not installed.
+        CkptclampError: the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = _needed("ray", "ray")
+    local = {} if address else {"num_cpus": workers, "include_dashboard": False}
+    with _own_signals():
+        try:
+            if address:
+                _check_answers(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreachable("Ray", address or "this machine", error) from error
+    try:
+        cpus = int(ray.cluster_resources().get("CPU", workers))
+        given_up = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
+        yield Engine(_Ray(ray), _AHEAD * max(cpus, workers), given_up)
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise `OSError` where nobody listens at ``HOST:PORT``; Ray would try for minutes, and tell."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE):
+            pass
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what a signal to end does here; Ray puts its own in place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+class _Ray(Executor):
+    """Ray's tasks as futures."""
+
+    def __init__(self, ray: Any) -> None:  # noqa: ANN401 - no stubs
+        self._task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_call)
+
+    def submit(
+        self, function: Callable[P, Answer], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Answer]:
+        """See `Executor.submit`."""
+        future: Future[Answer] = self._task.remote(function, *args, **kwargs).future()
+        return future
+
+
+def _call(function: Callable[P, Answer], /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+    return function(*args, **kwargs)

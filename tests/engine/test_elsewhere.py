@@ -1,0 +1,287 @@
+"""Work in other processes: nothing is lost but what nobody could do, and that is told."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ckptclamp import AuditOptions, Verdict, audit, open_checkpoint
+from ckptclamp.auditing.audit import as_spec
+from ckptclamp.auditing.parts import elsewhere
+from ckptclamp.constraints.sets.norms import MaxNorm
+from ckptclamp.engine.elsewhere import Engine, Lost, answers
+from ckptclamp.engine.elsewhere.named import check_name, engine
+from ckptclamp.errors import UsageError
+from ckptclamp.plan.build import build_plan
+from ckptclamp.reports import RenderOptions
+from ckptclamp.reports.formats import json as master
+from ckptclamp.spec.model import Rule, Spec, Units
+from tests.engine import deadly
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+SPAWN = multiprocessing.get_context("spawn")
+RNG = np.random.default_rng(3)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Two processes, kept for all of these tests."""
+    with engine("processes", 2) as running:
+        yield running
+
+
+def told(report):
+    """A report as JSON, without the time that it took."""
+    document = json.loads(master.render(report, RenderOptions()))
+    document["report"]["seconds"] = None
+    return document
+
+
+def test_every_item_is_answered(processes):
+    """By processes other than this one, no more of them than were asked for."""
+    found = dict(answers(processes, deadly.square, range(20)))
+    assert found == {number: number * number for number in range(20)}
+    workers = {pid for _, pid in answers(processes, deadly.process, range(20))}
+    assert os.getpid() not in workers
+    assert 1 <= len(workers) <= 2
+
+
+def test_items_are_drawn_no_faster_than_they_are_done():
+    """A list of items may be endless."""
+    drawn = []
+
+    def items():
+        for number in range(30):
+            drawn.append(number)
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        for done, _ in enumerate(answers(Engine(pool, 3), deadly.square, items()), start=1):
+            assert len(drawn) <= done + 3
+
+
+def test_what_fails_is_tried_again_and_lost_after_the_third_time(tmp_path):
+    """The others go on."""
+    items = [(tmp_path, number, number) for number in range(5)]
+    with ThreadPoolExecutor(2) as pool:
+        found = {item[1]: a for item, a in answers(Engine(pool, 2), deadly.fails_until, items)}
+    lost = Lost("a worker failed 3 times: no luck with 3")
+    assert found == {0: 0, 1: 1, 2: 2, 3: lost, 4: Lost("a worker failed 3 times: no luck with 4")}
+    assert [(tmp_path / str(n)).stat().st_size for n in range(5)] == [1, 2, 3, 3, 3]
+
+
+def test_a_worker_that_dies_takes_no_other_item_along(processes, tmp_path):
+    """Its item is done by another one; an item that kills every worker is lost alone."""
+    items = [(tmp_path, number, {3: 2, 5: 9}.get(number, 0)) for number in range(8)]
+    found = {item[1]: answer for item, answer in answers(processes, deadly.dies_until, items)}
+    lost = found.pop(5)
+    assert isinstance(lost, Lost)
+    assert lost.reason.startswith("a worker failed 3 times: ")
+    assert found == {number: number for number in (0, 1, 2, 3, 4, 6, 7)}
+    assert [(tmp_path / str(n)).stat().st_size for n in range(8)] == [1, 1, 1, 3, 1, 3, 1, 1]
+
+
+def test_an_executor_that_is_broken_loses_its_items(tmp_path):
+    """One that is lent is not repaired, and nothing hangs."""
+    with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+        items = [(tmp_path, number, 9) for number in range(3)]
+        found = list(answers(Engine(pool, 2), deadly.dies_until, items))
+    assert len(found) == 3
+    assert all(isinstance(answer, Lost) for _, answer in found)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "thread", "threads:2", "processes:", "dask:", "ray:", "slurm", "Dask"]
+)
+def test_only_known_executors_have_names(name):
+    """A misspelt one is no reason to use threads."""
+    with pytest.raises(UsageError, match="there is no executor"):
+        check_name(name)
+
+
+CASES = [
+    ("hugging_face/sharded", {"preset": "health"}),
+    ("shared/torn.h5", {}),
+    ("eegnet_drifted.keras", {}),
+    ("conforming/eegnet.keras", {}),
+]
+
+
+@pytest.mark.parametrize(("model", "spec"), CASES)
+def test_processes_give_the_same_bits(monkeypatch, model, spec):
+    """Whatever the format, and however the work is cut."""
+    monkeypatch.setattr(elsewhere, "ITEM", 1 << 20)
+    path, rules = FIXTURES / model, {"version": 1, **spec}
+    here = audit(path, rules, AuditOptions(histogram=True))
+    there = audit(path, rules, AuditOptions(histogram=True, executor="processes", jobs=2))
+    assert told(there) == told(here)
+
+
+NORMS = {"id": "norms", "tensors": "*", "constraint": "MaxNorm", "max_value": 5.5, "axis": 0}
+RULES = {
+    "version": 1,
+    "rules": [
+        NORMS,
+        {
+            "id": "whole",
+            "tensors": "t0*",
+            "constraint": "SpectralNorm",
+            "max_value": 9,
+            "axis": [0, 1],
+        },
+        {"id": "signs", "tensors": "t1*", "constraint": "NonNeg"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Twenty matrices, some of which violate, one with a NaN."""
+    tensors = {f"t{i:02}": RNG.normal(size=(32, 40)).astype(np.float32) for i in range(20)}
+    tensors["t07"][3, 3] = np.nan
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_any_executor_of_python_will_do(monkeypatch, model):
+    """One that is lent runs on; its workers open the file themselves."""
+    monkeypatch.setattr(elsewhere, "ITEM", 1 << 20)
+    here = audit(model, RULES)
+    with ProcessPoolExecutor(2, mp_context=SPAWN) as pool:
+        for _ in range(2):
+            assert told(audit(model, RULES, AuditOptions(executor=pool))) == told(here)
+    with ThreadPoolExecutor(2) as pool:
+        assert told(audit(model, RULES, AuditOptions(executor=pool))) == told(here)
+
+
+def test_an_item_is_small(model):
+    """Places and ranges are sent, no weights: a few kB for as many tensors as a GB may have."""
+    with open_checkpoint(model) as checkpoint:
+        plan = build_plan(checkpoint, as_spec({"version": 1, "rules": [NORMS]}, frozenset()))
+        (item,) = elsewhere.items_of(checkpoint, plan.assignments, (), AuditOptions())
+    assert len(item.pickled) < 4096 + 150 * len(plan.assignments)
+    assert pickle.loads(item.pickled).asked
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(1, Verdict.PASS), (99, Verdict.NOT_EVALUATED)])
+def test_the_tensors_of_a_lost_item_are_not_evaluated(monkeypatch, tmp_path, times, verdict):
+    """Which is no pass; all others are judged."""
+    monkeypatch.setattr(elsewhere, "ITEM", 1 << 20)
+    save_file({name: np.ones((4, 4), np.float32) for name in "abc"}, tmp_path / "m.safetensors")
+    bound = {"max_value": 3.0, "folder": str(tmp_path), "times": times}
+    rules = [
+        {"tensors": "[ac]", "constraint": "MaxNorm", "max_value": 3, "axis": 0},
+        {
+            "tensors": "b",
+            "constraint": {"class_name": "tests.engine.deadly:Deadly", "config": bound},
+            "axis": 0,
+        },
+    ]
+    options = AuditOptions(executor="processes", jobs=2, allow_import=frozenset({"tests"}))
+    report = audit(tmp_path / "m.safetensors", {"version": 1, "rules": rules}, options)
+    verdicts = {result.tensor: result.verdict for result in report.results}
+    assert verdicts == {"a": Verdict.PASS, "b": verdict, "c": Verdict.PASS}
+    lost = next(result for result in report.results if result.tensor == "b")
+    assert int(report.exit_code) == (3 if times == 99 else 0)
+    assert (lost.reason or "a worker failed 3 times: ").startswith("a worker failed 3 times: ")
+
+
+def test_a_worker_that_finds_another_file_judges_nothing(model):
+    """Where a name leads to something else there, nothing of it counts."""
+    with open_checkpoint(model) as checkpoint:
+        plan = build_plan(checkpoint, as_spec(RULES, frozenset()))
+        (item,) = elsewhere.items_of(checkpoint, plan.assignments, (), AuditOptions())
+    assert len(elsewhere.answer_to(item)) == len(plan.assignments)
+    status = model.stat()
+    os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with ThreadPoolExecutor(1) as pool:
+        ((_, lost),) = answers(Engine(pool, 1), elsewhere.answer_to, [item])
+    os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert isinstance(lost, Lost)
+    assert "is not the file that was planned for" in lost.reason
+
+
+def test_what_cannot_be_sent_is_refused(model):
+    """In one line that says what, before anything is measured elsewhere."""
+
+    class Local(MaxNorm):
+        pass
+
+    spec = Spec(rules=(Rule("local", ("*",), Local(3.0), Units(axis=(0,))),))
+    with pytest.raises(UsageError, match=r"Local\(max_value=3\) cannot be sent"):
+        audit(model, spec, AuditOptions(executor="processes"))
+
+
+def test_every_unit_is_told_by_threads_alone(model):
+    """An answer has room for the worst units only."""
+    options = AuditOptions(executor="processes", on_unit=lambda *_: None)
+    with pytest.raises(UsageError, match="threads of one process alone"):
+        audit(model, RULES, options)
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    """Even where that is killed and can tell nobody."""
+    program = (
+        "import os, time\n"
+        "from ckptclamp.engine.elsewhere import answers\nfrom ckptclamp.engine.elsewhere.named import engine\n"
+        "from tests.engine import deadly\n"
+        "with engine('processes', 1) as running:\n"
+        "    print(*(pid for _, pid in answers(running, deadly.process, [1])), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path
+    ) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)
+        parent.kill()
+    for _ in range(300):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            break
+        if Path(f"/proc/{worker}/stat").read_text().split()[2] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the worker outlived its parent")
+
+
+def test_the_command_line_has_executors(model, tmp_path):
+    """The same report, one line for a name that there is not, and nothing from the environment."""
+    program = Path(sys.executable).with_name("ckptclamp")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("CKPTCLAMP_")}
+
+    def run(*more, env=None):
+        return subprocess.run(
+            [program, "audit", model, "--tensors", "*", "--max-norm", "9", "--axis", "0", *more],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**clean, **(env or {})},
+            check=False,
+        )
+
+    here, there = run("-q"), run("-q", "--executor", "processes", "-j", "2")
+    assert (here.returncode, here.stdout) == (there.returncode, there.stdout)
+    assert there.stderr == ""
+    unknown = run("--executor", "proceses")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    assert run(env={"CKPTCLAMP_EXECUTOR": "dask:tcp://198.51.100.1:8786"}).returncode == 2
+    units = run("--executor", "processes", "-o", "units=u.jsonl")
+    assert (units.returncode, units.stderr.count("\n")) == (2, 1)
