@@ -144,7 +144,7 @@ def test_a_cluster_at_an_address_gives_the_same_bits(monkeypatch, model, cluster
 def test_a_worker_that_is_killed_loses_nothing(cluster):
     """What it was at is done by another one."""
     with engine(cluster, 2) as running:
-        found = []
+        found: list[int] = []
         for item, answer in answers(running, deadly.slow_process, range(30)):
             assert not isinstance(answer, Lost)
             if len(found) == 5:

@@ -19,6 +19,8 @@ from safetensors.numpy import save_file
 from ckptclamp import AuditOptions, Verdict, audit, open_checkpoint
 from ckptclamp.auditing.audit import as_spec
 from ckptclamp.auditing.parts import elsewhere
+from ckptclamp.auditing.parts.part import audit_part
+from ckptclamp.auditing.parts.partial import merge
 from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.engine.elsewhere import Engine, Lost, answers
 from ckptclamp.engine.elsewhere.named import check_name, engine
@@ -153,6 +155,19 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_file(tensors, path)
     return path
+
+
+def test_many_small_tensors_are_the_same_however_they_are_cut(monkeypatch, tmp_path):
+    """What is measured many at a time in one process is measured with others, or alone, in another."""
+    monkeypatch.setattr(elsewhere, "ITEM", 40 << 20)
+    tensors = {f"t{i:03}": RNG.normal(size=(8, 5)).astype(np.float32) for i in range(150)}
+    tensors["t100"] *= 9
+    save_file(tensors, tmp_path / "m.safetensors")
+    here = audit(tmp_path / "m.safetensors", RULES)
+    options = AuditOptions(executor="processes", jobs=2)
+    assert told(audit(tmp_path / "m.safetensors", RULES, options)) == told(here)
+    parts = [audit_part(tmp_path / "m.safetensors", f"{n}/7", RULES) for n in range(1, 8)]
+    assert told(merge(parts)) == told(here)
 
 
 def test_any_executor_of_python_will_do(monkeypatch, model):

@@ -17,6 +17,7 @@ from ckptclamp.auditing.options import Reporting, Running
 from ckptclamp.auditing.parts import cut
 from ckptclamp.auditing.results import Result, Verdict
 from ckptclamp.auditing.verdicts import judge
+from ckptclamp.auditing.verdicts.tally import described
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.tensor import Chunked, Computed, Constant, Contiguous, View
 from ckptclamp.engine.elsewhere import Lost, answers
@@ -176,21 +177,9 @@ def _pickles(assignment: Assignment) -> bool:
 
 
 def _bare(assignment: Assignment) -> Assignment:
-    """`assignment` without what is said of it, which `_dressed` adds to its result."""
+    """`assignment` without what is only said of it, which its result is told here."""
     return replace(
         assignment, rule="", why="", label=None, location=None, notices=(), names=(), meant=None
-    )
-
-
-def _dressed(result: Result, assignment: Assignment) -> Result:
-    return replace(
-        result,
-        rule=assignment.rule,
-        why=assignment.why,
-        label=assignment.label,
-        location=assignment.location,
-        notices=assignment.notices,
-        unit_words=assignment.unit_words,
     )
 
 
@@ -200,31 +189,18 @@ def _told(
     """The results of one item; of one that is lost, that nothing of it was evaluated."""
     if isinstance(answer, Lost):
         for place in item.asked:
-            yield place, _not_evaluated(asked[place], answer.reason)
+            yield (
+                place,
+                Result(
+                    **described(asked[place]),
+                    verdict=Verdict.NOT_EVALUATED,
+                    reason=answer.reason,
+                    hint="run again",
+                ),
+            )
         return
     for place, result in answer:
-        yield place, _dressed(result, asked[place])
-
-
-def _not_evaluated(assignment: Assignment, reason: str) -> Result:
-    return Result(
-        tensor=assignment.tensor.name,
-        rule=assignment.rule,
-        constraint=str(assignment.constraint),
-        origin=assignment.origin,
-        verdict=Verdict.NOT_EVALUATED,
-        label=assignment.label,
-        shape=assignment.tensor.shape,
-        dtype=str(assignment.tensor.dtype),
-        axes=assignment.axes,
-        unit_words=assignment.unit_words,
-        location=assignment.location,
-        why=assignment.why,
-        severity=assignment.severity,
-        reason=reason,
-        hint="run again",
-        notices=assignment.notices,
-    )
+        yield place, replace(result, **described(asked[place]))
 
 
 def _sources_of(tensor: Tensor) -> set[int]:
