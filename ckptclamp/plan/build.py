@@ -34,8 +34,8 @@ def build_plan(
 
     The rules of `spec` come first, in their order, then what the checkpoint's own model declares,
     unless the spec ignores it, or states it itself. The same tensor may be judged under several
-    constraints. A declaration
-    that cannot be judged is settled by rules, or ignore rules, over the tensors that it is about.
+    constraints. A declaration that cannot be judged is settled by rules, or ignore rules, over the
+    tensors that it is about.
 
     Args:
         checkpoint: what is audited.
@@ -50,42 +50,57 @@ def build_plan(
             such problems are in it.
     """
     spec, caller = spec or Spec(), caller or Leeway()
-    if checkpoint.base is not None:
-        from ckptclamp.plan.base import refuse_idle_base, wide_distances
-
-        refuse_idle_base(checkpoint, spec)
     bound = keras_model(checkpoint, spec.custom_layers)
-    entries: list[Entry] = []
-    if spec.rules:
-        from ckptclamp.plan.rules import plan_rules
-
-        entries += plan_rules(checkpoint, spec, caller)
-        if checkpoint.base is not None:
-            entries += wide_distances(spec.rules)
-    if spec.preset is Preset.HEALTH:
-        from ckptclamp.plan.health import plan_health
-
-        entries += plan_health(checkpoint)
-    ignored: tuple[Suppression, ...] = ()
+    entries = list(_stated(checkpoint, spec, caller))
     if bound is None:
         from ckptclamp.plan.ties import find_ties
 
         ties = find_ties(checkpoint, entries, same)
         return replace(plan_of(ties.entries), tied=ties.stated, same=ties.groups)
+    ignored: tuple[Suppression, ...] = ()
     if spec.declared is Declared.AUDIT:
-        from ckptclamp.plan.declarations import plan_declarations
-
-        declared = list(plan_declarations(bound, spec, allow_import, caller))
-        _refuse_shared_ids(spec, declared)
-        if spec.rules or spec.ignore:
-            from ckptclamp.plan.settled import Settling
-
-            settling = Settling(bound, entries, spec)
-            declared = [settling.settled(entry) for entry in declared]
-            ignored = tuple(settling.used)
+        declared, ignored = _declared(bound, spec, entries, allow_import, caller)
         entries = [*_restating(entries, declared)]
     plan = plan_of(entries)
     return replace(plan, tied=_tied_under_rules(bound, plan), settling=ignored)
+
+
+def _stated(checkpoint: Checkpoint, spec: Spec, caller: Leeway) -> Iterator[Entry]:
+    """What the rules of `spec` and its preset are about."""
+    if checkpoint.base is not None:
+        from ckptclamp.plan.base import refuse_idle_base, wide_distances
+
+        refuse_idle_base(checkpoint, spec)
+    if spec.rules:
+        from ckptclamp.plan.rules import plan_rules
+
+        yield from plan_rules(checkpoint, spec, caller)
+    if checkpoint.base is not None:
+        yield from wide_distances(spec.rules)
+    if spec.preset is Preset.HEALTH:
+        from ckptclamp.plan.health import plan_health
+
+        yield from plan_health(checkpoint)
+
+
+def _declared(
+    bound: BoundModel,
+    spec: Spec,
+    entries: list[Entry],
+    allow_import: AbstractSet[str],
+    caller: Leeway,
+) -> tuple[list[Entry], tuple[Suppression, ...]]:
+    """What the model declares, settled by `spec` where it cannot be judged; the ignore rules that did so."""
+    from ckptclamp.plan.declarations import plan_declarations
+
+    declared = list(plan_declarations(bound, spec, allow_import, caller))
+    _refuse_shared_ids(spec, declared)
+    if not (spec.rules or spec.ignore):
+        return declared, ()
+    from ckptclamp.plan.settled import Settling
+
+    settling = Settling(bound, entries, spec)
+    return [settling.settled(entry) for entry in declared], tuple(settling.used)
 
 
 def _refuse_shared_ids(spec: Spec, declared: Iterable[Entry]) -> None:
