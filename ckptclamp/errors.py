@@ -5,6 +5,7 @@
     │   └── SpecError         2  a spec that cannot be understood, with every problem in it
     ├── UnreadableError       3  something could not be read, so it could not be judged
     │   ├── NotACheckpointError   3  the bytes are no checkpoint that is known here
+    │   ├── MissingError          3  there is nothing there
     │   ├── RefusedError          3  readable, but with two meanings, or a danger to the reader
     │   └── ChangedError          3  the file moved while it was being read
     ├── NothingEvaluatedError 4  nothing was judged at all
@@ -106,6 +107,10 @@ class UnreadableError(CkptclampError):
     """A file, or a tensor in it, could not be read."""
 
     code: ClassVar[str] = "unreadable"
+
+
+class MissingError(UnreadableError):
+    """There is nothing at the place that was named."""
 
 
 class NotACheckpointError(UnreadableError):

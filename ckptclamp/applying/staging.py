@@ -126,7 +126,7 @@ class Stage(ABC):
 
     def new_mode(self, original: Source) -> int:
         """Return the mode of a new file: the original's, as far as the user's umask lets it be."""
-        return os.fstat(original.fd).st_mode & 0o777 & ~umask()
+        return original.mode() & ~umask()
 
     def make_room(self, fd: int, size: int) -> None:
         """Reserve `size` bytes, so that a full disk is found before hours of work."""

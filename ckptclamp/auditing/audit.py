@@ -15,6 +15,7 @@ from ckptclamp.auditing.results import (
     EQUAL,
     AuditReport,
     CheckpointSummary,
+    Fetched,
     FileDigest,
     Result,
     Verdict,
@@ -169,6 +170,7 @@ def audit_plan(
     report = replace(
         report,
         results=tuple(results),
+        checkpoint=replace(report.checkpoint, fetched=Fetched.of(checkpoint)),
         notices=(*report.notices, *tied),
         seconds=time.monotonic() - started,
     )
@@ -295,11 +297,17 @@ def unjudged(entry: NotEvaluated) -> Result:
 
 
 def is_hashed(checkpoint: Checkpoint, asked: bool | None) -> bool:
-    """Whether the report has digests: where they were `asked` for, or cost nothing."""
+    """Whether the report has digests: where they were `asked` for, or cost nothing.
+
+    Of a remote file they would cost all of its bytes.
+    """
     if asked is not None:
         return asked
     sources = dict.fromkeys((*checkpoint.sources, *checkpoint.companions))
-    return sum(source.size for source in sources) <= _HASHED_UNASKED
+    return (
+        not any(source.remote for source in sources)
+        and sum(source.size for source in sources) <= _HASHED_UNASKED
+    )
 
 
 def tell_progress(checkpoint: Checkpoint, running: Running) -> None:
@@ -323,12 +331,18 @@ def summarise(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> Checkpoint
         path=str(checkpoint.path),
         format=checkpoint.format,
         files=tuple(
-            FileDigest(str(source.path), source.size, digests[source.path] if digests else None)
+            FileDigest(
+                str(source.path),
+                source.size,
+                digests[source.path] if digests else None,
+                source.version if source.remote else None,
+            )
             for source in checkpoint.files
         ),
         tensors=len(checkpoint.tensors),
         producer=str(producer) if producer else None,
         isolation=checkpoint.isolation,
+        fetched=Fetched.of(checkpoint),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.showing import Shown
 from ckptclamp.constraints.tolerance import History
@@ -15,6 +16,9 @@ from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import ExitCode, Notice
 from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.spec.model import Severity
+
+if TYPE_CHECKING:
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 
 class Verdict(StrEnum):
@@ -115,11 +119,35 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """One file of a checkpoint: its name, size in bytes, and sha256 if it was hashed."""
+    """One file of a checkpoint: its name, size in bytes, and sha256 if it was hashed.
+
+    `version` is what a remote file is known by where it lies: its entity tag, or a commit.
+    """
 
     path: str
     size: int
     sha256: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came over a network: `bytes` of the `held` ones that the remote files have, in `requests`."""
+
+    bytes: int
+    held: int
+    requests: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Fetched | None:
+        """What came of the remote files of `checkpoint` so far; ``None`` where there are none."""
+        every = dict.fromkeys((*checkpoint.files, *checkpoint.sources, *checkpoint.companions))
+        remote = [source for source in every if source.remote]
+        if not remote:
+            return None
+        fetched = sum(source.fetched for source in remote)
+        held = sum(source.size for source in remote)
+        return cls(fetched, held, sum(source.requests for source in remote))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +160,7 @@ class CheckpointSummary:
     tensors: int
     producer: str | None = None
     isolation: tuple[str, ...] = ()
+    fetched: Fetched | None = None
 
 
 @dataclass(frozen=True, slots=True)

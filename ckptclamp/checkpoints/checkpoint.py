@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from ckptclamp.checkpoints.reading import read_box
+from ckptclamp.checkpoints.reading import read_box, spans
 from ckptclamp.checkpoints.tensor import (
     Box,
     KerasModel,
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.array import StoredArray
+    from ckptclamp.checkpoints.reading import Mark
+    from ckptclamp.checkpoints.remote.ahead import ReadAhead
     from ckptclamp.checkpoints.source import Source
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class TensorReader(Protocol):
@@ -166,6 +172,32 @@ class Checkpoint(ABC):
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
         return read_box(self.sources, tensor, box, buffer)
+
+    def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead | None:
+        """Fetch what `steps` will read, in their order, in `memory` bytes; nothing of local files.
+
+        What is returned is a context manager, to be told how far the reader is.
+        """
+        if not any(source.remote for source in self.sources):
+            return None
+        from ckptclamp.checkpoints.remote.ahead import read_ahead
+
+        return read_ahead(
+            (
+                (mark, self.sources[number], start, stop)
+                for mark, tensor, box in steps
+                for number, start, stop in spans(tensor, box)
+            ),
+            memory,
+        )
+
+    def mapped(self, read: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
+        """``map(read, items)``, several at a time where each may wait for a network."""
+        if not any(source.remote for source in self.sources):
+            return map(read, items)
+        from ckptclamp.checkpoints.remote.objects import fetchers
+
+        return fetchers().map(read, items)
 
     def __getitem__(self, name: str) -> StoredArray:
         """The tensor called `name`, to be read by indexing; see `stored_array`."""

@@ -207,18 +207,15 @@ def copy_bytes(source: Source, fd: int) -> None:
         ChangedError: the source became shorter.
     """
     done = 0
-    while done < source.size:
+    while done < source.size and not source.remote:
         count = system.copy_range(source.fd, fd, min(source.size - done, _AT_ONCE), done)
         if not count:
             break
         done += count
         source.tell("copying", count)
-    buffer = memoryview(bytearray(min(_BLOCK, source.size - done)))
-    while done < source.size:
-        block = buffer[: source.size - done]
-        if os.fstat(source.fd).st_size < done + len(block):
+    for block in source.buffered(done, source.size - done):
+        if source.length_now() < done + len(block):
             raise ChangedError("became shorter while it was copied", path=source.path)
-        source.read_into(block, done)
         system.write_at(fd, block, done)
         done += len(block)
         source.tell("copying", len(block))

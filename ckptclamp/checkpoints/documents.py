@@ -19,9 +19,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Never
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES, Kind
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor, Unreadable
-from ckptclamp.errors import RefusedError, UnreadableError
+from ckptclamp.errors import MissingError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -218,12 +219,14 @@ def document_beside(
     ``None`` where there is none; why it cannot be read where it cannot.
     """
     path = checkpoint.path.parent / name
-    if not os.path.lexists(path):
+    if not isinstance(path, RemotePath) and not os.path.lexists(path):
         return None
     try:
         with closing(Source.open(path, follow_symlinks=follow_symlinks)) as source:
             found = read_document(source, name, _MAX_CONFIG_BYTES)
             digest = hashlib.sha256(source.read_at(0, source.size)).hexdigest()
+    except MissingError:
+        return None
     except UnreadableError as error:
         return Unreadable(f"{name}: {error.message}")
     checkpoint.configs = {**checkpoint.configs, name: digest}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from ckptclamp.checkpoints.documents import (
     stated_adapter,
     stated_quantisation,
 )
+from ckptclamp.checkpoints.remote import as_path
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import MAX_HEADER_BYTES, Limits, Source
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
 
@@ -128,9 +131,10 @@ def open_checkpoint(
         UnreadableError: it cannot be read; `NotACheckpointError` where it is something else, and
             `RefusedError` where it would be unsafe, or has two meanings.
     """
-    path = Path(path)
-    if path.is_dir():
-        checkpoint = _open_directory(path, follow_symlinks, limits or Limits())
+    path = as_path(path)
+    names = names_in(path)
+    if names is not None:
+        checkpoint = _open_directory(path, names, follow_symlinks, limits or Limits())
     else:
         source = Source.open(path)
         checkpoint = open_source(source, follow_symlinks=follow_symlinks, limits=limits)
@@ -208,18 +212,33 @@ def named_as_file(path: Path) -> Path:
     return path / found[0] if len(found) == 1 else path
 
 
-def _checkpoints_in(names: Set[str]) -> list[str]:
+def _checkpoints_in(names: AbstractSet[str]) -> list[str]:
     """The indexes among the `names` in a directory, or where there is none the single files."""
     indexes = {name for name in names if name.endswith(tuple(SHARDS))}
     return sorted(indexes or {name for name in names if name.endswith(".safetensors")})
 
 
-def _open_directory(path: Path, follow_symlinks: bool, limits: Limits) -> Checkpoint:
-    """Open a Keras directory, or the one checkpoint that a directory holds."""
+def names_in(path: Path) -> AbstractSet[str] | None:
+    """The names in a directory; ``None`` where `path` is none.
+
+    Raises:
+        UnreadableError: they cannot be known.
+    """
+    if isinstance(path, RemotePath):
+        files = path.files()
+        return None if files is None else {name for name in files if "/" not in name}
+    if not path.is_dir():
+        return None
     try:
-        names = {entry.name for entry in path.iterdir()}
+        return {entry.name for entry in path.iterdir()}
     except OSError as error:
         raise UnreadableError(error.strerror or str(error), path=path) from error
+
+
+def _open_directory(
+    path: Path, names: AbstractSet[str], follow_symlinks: bool, limits: Limits
+) -> Checkpoint:
+    """Open a Keras directory, or the one checkpoint that a directory holds."""
     if names >= KERAS_DIRECTORY:
         from ckptclamp.checkpoints.formats.zip.archive import open_keras_directory
 

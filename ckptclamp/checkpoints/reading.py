@@ -33,15 +33,18 @@ from ckptclamp.checkpoints.tensor import (
 from ckptclamp.errors import UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.source import Source
 
-_GAP = 16 << 10
-"""Reading so many bytes for nothing costs less than one more system call."""
-_SCRATCH = 1 << 20
+Mark = tuple[int, ...]
+"""How far a reader is that reads in a known order: what compares as larger comes later."""
+
+_GAP, _REMOTE_GAP = 16 << 10, 1 << 20
+"""Reading so many bytes for nothing costs less than one more system call, or one more request."""
+_SCRATCH, _REMOTE_SCRATCH = 1 << 20, 8 << 20
 """The most bytes that are read at once where some of them are for nothing."""
 
 
@@ -84,6 +87,29 @@ def read_box(
             error.message, path=error.path or _path(sources), tensor=tensor.name, hint=error.hint
         ) from error
     return out
+
+
+def spans(tensor: Tensor, box: Box) -> Iterator[tuple[int, int, int]]:
+    """Yield where the bytes lie that `read_box` reads for `box`: source, start and stop.
+
+    What is computed may read all of its parts for any box; they are named once, for the first one.
+    """
+    match tensor.storage:
+        case View() as view:
+            for piece, _ in view.pieces(box):
+                yield from spans(view.whole, piece)
+        case Contiguous(source, offset) if tensor.dtype is not None:
+            for runs in plan_runs(tensor.shape, box, tensor.dtype.itemsize):
+                start = offset + runs.offset
+                yield source, start, start + (runs.count - 1) * runs.stride + runs.length
+        case Chunked() as chunked:
+            for part in plan_chunks(box, chunked.chunk_shape):
+                chunk = chunked.by_start.get(part.start)
+                if chunk is not None:
+                    yield chunked.source, chunk.offset, chunk.offset + chunk.stored
+        case Computed() as computed if not any(start for start, _ in box):
+            for one in computed.parts:
+                yield from spans(one, tuple((0, extent) for extent in one.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +168,10 @@ def _read_contiguous(
 def _read_runs(source: Source, origin: int, runs: Runs, out: NDArray[np.uint8]) -> None:
     """Read `runs` into `out`; several at once where the gaps between them are small."""
     rows = out.reshape(runs.count, runs.length)
+    gap, most = (_REMOTE_GAP, _REMOTE_SCRATCH) if source.remote else (_GAP, _SCRATCH)
     batch = 1
-    if runs.stride - runs.length <= _GAP:
-        batch = min(runs.count, max(1, (_SCRATCH - runs.length) // runs.stride + 1))
+    if runs.stride - runs.length <= gap:
+        batch = min(runs.count, max(1, (most - runs.length) // runs.stride + 1))
     scratch = np.empty((batch - 1) * runs.stride + runs.length if batch > 1 else 0, np.uint8)
     for first in range(0, runs.count, batch):
         offset = origin + runs.offset + first * runs.stride

@@ -15,6 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from ckptclamp import system
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 1 << 20
+_OPENED_AT_ONCE = 8
 _SMALL = 1 << 20
 """Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 
@@ -84,8 +86,12 @@ class Source:
     `path` is shown to the user, and must go on leading to the same file if `named`; `fd` stays open
     until `close`. `size` is in bytes. `told`, if it is set, is called by those who copy, compare, hash
     or flush the file with the name of what they do and how many more bytes they have done, in any
-    thread. Where `checksums` are set, they are taken of what is read.
+    thread. Where `checksums` are set, they are taken of what is read. `remote` is whether each read may
+    be a request over a network; so many were made, and so many bytes `fetched`.
     """
+
+    remote = False
+    requests = fetched = 0
 
     def __init__(self, path: Path, fd: int, status: stat_result, *, named: bool = True) -> None:
         self.path = path
@@ -98,8 +104,8 @@ class Source:
         self.told: Callable[[str, int], None] | None = None
 
     @classmethod
-    def open(cls, path: Path, *, follow_symlinks: bool = True) -> Self:
-        """Open a regular file for reading, never blocking on a FIFO or a device.
+    def open(cls, path: Path, *, follow_symlinks: bool = True) -> Source:
+        """Open a regular file for reading, never blocking on a FIFO or a device; a `RemotePath` as it says.
 
         Raises:
             UnreadableError: it does not exist or may not be read.
@@ -107,6 +113,8 @@ class Source:
             RefusedError: it is a symbolic link, and those are not to be followed (but for one that
                 stays in its repository's folder of a cache, see `huggingface`).
         """
+        if isinstance(path, RemotePath):
+            return path.source()
         try:
             fd = system.open_to_read(path, follow_symlinks=follow_symlinks)
         except OSError as error:
@@ -138,6 +146,14 @@ class Source:
         """Return a source of its own for the same file as it is now."""
         fd = os.dup(self.fd)
         return type(self)(self.path, fd, os.fstat(fd), named=self.named)
+
+    def length_now(self) -> int:
+        """The bytes that the file has now: of one that is being written, other than `size`."""
+        return os.fstat(self.fd).st_size
+
+    def mode(self) -> int:
+        """The permissions of the file, as far as a mode has them."""
+        return os.fstat(self.fd).st_mode & 0o777
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled: in another process the number of `fd` may be any file's.
@@ -244,11 +260,21 @@ def _open_blob(link: Path) -> int:
 def open_all(paths: Iterable[Path], *, follow_symlinks: bool) -> Iterator[list[Source]]:
     """Open files as `Source.open` does; they are closed only if that, or the block, fails."""
     with ExitStack() as opened:
-        yield [
-            opened.enter_context(closing(Source.open(path, follow_symlinks=follow_symlinks)))
-            for path in paths
-        ]
+        yield [opened.enter_context(closing(s)) for s in _opened(paths, follow_symlinks)]
         opened.pop_all()
+
+
+def _opened(paths: Iterable[Path], follow_symlinks: bool) -> Iterator[Source]:
+    """Open files one by one, or where each takes a request over a network, several at a time."""
+    paths = list(paths)
+    if not any(isinstance(path, RemotePath) for path in paths):
+        for path in paths:
+            yield Source.open(path, follow_symlinks=follow_symlinks)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="open") as pool:
+        yield from pool.map(Source.open, paths)
 
 
 MAX_HEADER_BYTES = 100_000_000
@@ -322,7 +348,7 @@ class Digests:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        large = [source for source in self._files if os.fstat(source.fd).st_size > _SMALL]
+        large = [source for source in self._files if source.length_now() > _SMALL]
         if large:
             from concurrent.futures import ThreadPoolExecutor
 
@@ -359,7 +385,7 @@ def sha256(source: Source, stop: Event | None = None) -> str:
     import hashlib  # starts OpenSSL, and large files are not hashed unasked
 
     digest = hashlib.sha256()
-    for block in source.buffered(0, os.fstat(source.fd).st_size):
+    for block in source.buffered(0, source.length_now()):
         if stop is not None and stop.is_set():
             break
         digest.update(block)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _GivenPath(click.Path):
-    """A path that says something: an empty one would mean the working directory."""
+    """A path, or an address, that says something: an empty one would mean the working directory."""
 
     def convert(
         self,
@@ -29,7 +29,17 @@ class _GivenPath(click.Path):
             self.fail("an empty path names no file", param, ctx)
         if "\0" in str(value):
             self.fail("a path with a NUL in it names no file", param, ctx)
+        if "://" in str(value):
+            return self._address(str(value), param, ctx)
         return super().convert(value, param, ctx)
+
+    def _address(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from ckptclamp.checkpoints.remote import as_path
+
+        try:
+            return as_path(text)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 PATH: click.Path = _GivenPath(path_type=Path, readable=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.cli.parameters import SETTINGS, check_settings, not_in_effect
 from ckptclamp.errors import CkptclampError, ExitCode, Notice, UsageError
 
@@ -56,7 +57,9 @@ def asked_for(named: Sequence[Path], manifest: Path | None) -> tuple[Asked, ...]
         if settings is None or not settings.checkpoints:
             raise click.UsageError("Missing argument 'CHECKPOINT'")
         return asked_by_settings(settings.path, settings.checkpoints)
-    asked = tuple(Asked(str(path)) for path in named)
+    asked = tuple(
+        Asked(str(path), remote=path if isinstance(path, RemotePath) else None) for path in named
+    )
     for entry in asked:
         if entry.seems_alternatives:
             raise UsageError(NO_ALTERNATIVES, path=entry.path, hint=ALTERNATIVES_HINT)

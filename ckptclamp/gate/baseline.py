@@ -20,6 +20,8 @@ from ckptclamp.auditing.comparison.renames import Renames
 from ckptclamp.auditing.results import EQUAL, AuditReport, Result, Suppressed, Verdict
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.opening import named_as_file
+from ckptclamp.checkpoints.remote import as_path
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import ExitCode, NothingEvaluatedError, Notice, UnreadableError, UsageError
 from ckptclamp.gate.known import Baseline, Entry
 from ckptclamp.reports.codec import codec, json_text
@@ -39,8 +41,9 @@ def checkpoint_identity(
 
     A directory is called by the file that is opened in it, as its report calls it.
     """
-    file = named_as_file(Path(checkpoint))
-    known_as = name or project_path(file, Path(baseline).absolute().parent)
+    file, place = named_as_file(as_path(checkpoint)), as_path(baseline)
+    start = Path.cwd() if isinstance(place, RemotePath) else place.absolute().parent
+    known_as = name or project_path(file, start)
     return str(codec(str).encode(known_as))
 
 

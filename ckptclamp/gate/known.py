@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ckptclamp.auditing.results import Result
 from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.checkpoints.remote import as_path, content
 from ckptclamp.errors import RefusedError, UsageError
 from ckptclamp.reports.codec import MisfitError, codec, json_text
 
@@ -130,7 +131,7 @@ def load_baselines(path: str | Path) -> Baselines:
         UsageError: the file cannot be read, or is no baseline of this version.
     """
     try:
-        data = Path(path).read_bytes()
+        data = content(as_path(path), _MAX_BYTES + 1)
         document = parse_strict(data, max_depth=8, max_bytes=_MAX_BYTES, what="baseline", path=path)
     except OSError as error:
         raise UsageError(error.strerror or str(error), path=path) from error

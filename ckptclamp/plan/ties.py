@@ -108,16 +108,20 @@ def _equal(
     wanted = {_kind(tensors[name]) for name in governed if name in tensors}
     found = [t for t in tensors.values() if _comparable(t) and _kind(t) in wanted]
     for alike in _grouped(found, _kind):
-        for begun in _grouped(alike, partial(_glance, checkpoint)):
+        for begun in _grouped(alike, partial(_glance, checkpoint), checkpoint.mapped):
             for group in _grouped(begun, partial(_digest, checkpoint)):
                 yield tuple(tensor.name for tensor in group)
 
 
-def _grouped(tensors: Sequence[Tensor], key: Callable[[Tensor], object]) -> list[list[Tensor]]:
-    """The groups of several tensors with one key; ``None`` is no key."""
+def _grouped(
+    tensors: Sequence[Tensor],
+    key: Callable[[Tensor], object],
+    keys: Callable[[Callable[[Tensor], object], Sequence[Tensor]], Iterable[object]] = map,
+) -> list[list[Tensor]]:
+    """The groups of several tensors with one key, which `keys` takes of all; ``None`` is no key."""
     groups: dict[object, list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        groups[key(tensor)].append(tensor)
+    for tensor, value in zip(tensors, keys(key, tensors), strict=True):
+        groups[value].append(tensor)
     return [group for value, group in groups.items() if value is not None and len(group) > 1]
 
 

@@ -9,7 +9,7 @@ from ckptclamp.errors import printable
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.names import grouped, merged, template
 from ckptclamp.reports.tables import Column, Table, first_that_fits, table_lines
-from ckptclamp.reports.wording import file_size, number, plural, shape_words
+from ckptclamp.reports.wording import fetched, file_size, number, plural, shape_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,6 +48,8 @@ def _lines(inspection: Inspection, options: RenderOptions) -> Iterator[str]:
     elif options.verbose > 0:
         for file in summary.files:
             yield f"  sha256: {file.sha256 or '-'}  {printable(file.path)}"
+    if (known := fetched(summary)) is not None:
+        yield f"  fetched: {known}"
     if options.verbose > 0:
         yield f"  isolation: {', '.join(summary.isolation) or 'none'}"
     for key, value in inspection.metadata:

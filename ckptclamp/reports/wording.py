@@ -259,6 +259,16 @@ def about(summary: CheckpointSummary) -> str:
     return ", ".join([*parts, printable(summary.producer)] if summary.producer else parts)
 
 
+def fetched(summary: CheckpointSummary) -> str | None:
+    """How much of a remote checkpoint was fetched; ``None`` of one that is on a disk."""
+    known = summary.fetched
+    if known is None:
+        return None
+    share = known.bytes / known.held if known.held else 0
+    requests = plural(known.requests, "request")
+    return f"{file_size(known.bytes)} of {file_size(known.held)} ({share:.1%}) in {requests}"
+
+
 def isolation(summary: CheckpointSummary) -> str:
     """What the checkpoint was parsed behind, or ``none``."""
     return ", ".join(map(printable, summary.isolation)) or "none"

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ckptclamp.checkpoints.remote import as_path, content
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import SpecError, SpecProblem, UsageError
 from ckptclamp.spec.forms import FormProblem
 from ckptclamp.spec.model import Leeway, Location, Rule, Spec
@@ -40,12 +42,14 @@ def load_spec(path: str | Path, *, allow_import: AbstractSet[str] = frozenset())
         SpecError: it cannot be read or understood; every problem is in it.
     """
     try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = content(path := as_path(path), MAX_BYTES + 1)
     except OSError as error:
         raise SpecError(str(path), (SpecProblem(error.strerror or str(error)),)) from error
     spec = _Loader(read_yaml(raw), str(path), allow_import).load()
-    base = None if spec.base is None else Path(path).parent / spec.base
+    if spec.base is not None and isinstance(path, RemotePath):
+        problem = SpecProblem("a spec that is elsewhere names no base", hint="pass --base")
+        raise SpecError(str(path), (problem,))
+    base = None if spec.base is None else path.parent / spec.base
     return replace(spec, base=base, path=str(path), sha256=hashlib.sha256(raw).hexdigest())
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import SpecError, SpecProblem
 from ckptclamp.spec.forms import Form, FormProblem, Key, ListOf, Schema, choice, optional
 from ckptclamp.spec.model import Severity
@@ -47,14 +48,18 @@ class Asked:
     config: Path | None = None
     severity: Severity = Severity.ERROR
     required: bool = True
+    remote: RemotePath | None = None
+    """The address that `path` shows, where it is one: no pattern, and always required."""
 
     @property
     def is_pattern(self) -> bool:
         """Whether it may stand for several files."""
-        return glob.has_magic(self.path) and not os.path.lexists(self.path)
+        return self.remote is None and glob.has_magic(self.path) and not os.path.lexists(self.path)
 
     def found(self) -> list[Path]:
         """The files and directories that there are, in the order of their names."""
+        if self.remote is not None:
+            return [self.remote]
         if self.is_pattern:
             found = glob.glob(self.path, recursive=True)  # noqa: PTH207 - a path that may be absolute
             return [Path(path) for path in sorted(found)]
@@ -64,6 +69,8 @@ class Asked:
     @property
     def seems_alternatives(self) -> bool:
         """Whether nothing has this name, and its braces are as those of alternatives: ``{a,b}.h5``."""
+        if self.remote is not None:
+            return False
         there = bool(self.found()) if self.is_pattern else os.path.lexists(self.path)
         return not there and _ALTERNATIVES.search(self.path) is not None
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import UnreadableError, UsageError
 
 CHECKPOINT = "checkpoint"
@@ -118,6 +119,8 @@ def project_path(path: Path, start: Path) -> str:
     Raises:
         UsageError: there are settings that cannot be read.
     """
+    if isinstance(path, RemotePath):
+        return str(path)
     settings = find_settings(start)
     root = start if settings is None else settings.path.parent
     place = path.absolute()

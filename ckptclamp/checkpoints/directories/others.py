@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.directories.unfinished import is_hidden
+from ckptclamp.checkpoints.remote.path import RemotePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +57,9 @@ def _files(directory: Path, unread: list[str]) -> Iterator[tuple[str, Path]]:
     def keep(error: OSError) -> None:
         unread.append(f"{place_of(Path(error.filename))}/")
 
+    if isinstance(directory, RemotePath):
+        yield from ((name, directory / name) for name in sorted(directory.files() or ()))
+        return
     for folder, folders, files in os.walk(directory, onerror=keep):
         folders[:] = [name for name in folders if not is_hidden(name)]
         for name in files:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Source, open_all
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
@@ -292,7 +293,7 @@ def _paths(weight_map: WeightMap, index: Source) -> list[Path]:
     """Return where the shards lie: beside the index."""
     paths = [index.path.with_name(name) for name in _shard_names(weight_map)]
     for path in paths:
-        if not (path.exists() or path.is_symlink()):
+        if not (isinstance(path, RemotePath) or path.exists() or path.is_symlink()):
             raise UnreadableError(
                 f"the shard {path.name} is missing",
                 path=index.path,

@@ -15,6 +15,7 @@ from ckptclamp.checkpoints.tensor import Chunked, Computed
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, adjacent, count_of, grid_of
 from ckptclamp.engine.executors import in_order, threads
+from ckptclamp.engine.measure.ahead import reading_ahead
 from ckptclamp.engine.measure.requests import (
     Answer,
     Batch,
@@ -82,10 +83,11 @@ def measure(
     work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
     small = sum(group.tensor.size for group in groups) <= SEGMENT
     failed: set[int] = set()
-    with threads(1 if executor is not None or small else jobs) as pool:
+    one = executor is not None or small
+    with threads(1 if one else jobs) as pool, reading_ahead(reader, groups, memory) as followed:
         items = _items(groups, failed)
         results = in_order(work, items, executor or pool, jobs + 1)
-        yield from _joined(_assemble(requests, results, failed, progress))
+        yield from _joined(_assemble(requests, followed(results), failed, progress))
 
 
 def _grouped(

@@ -29,6 +29,7 @@ from ckptclamp.reports.wording import (
     ResultCells,
     about,
     change_cells,
+    fetched,
     file_path,
     isolation,
     part_line,
@@ -150,6 +151,8 @@ class _Page:
         summary = report.checkpoint
         yield f"{self._paint(_BOLD, file_path(summary.path))} ({about(summary)})"
         yield from self._digests(summary)
+        if (known := fetched(summary)) is not None:
+            yield f"  fetched: {known}"
         if report.spec_path is not None:
             digest = f" (sha256 {printable(report.spec_sha256)})" if report.spec_sha256 else ""
             yield f"  spec: {file_path(report.spec_path)}{digest}"

@@ -17,7 +17,7 @@ from unicodedata import normalize
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
 from ckptclamp.checkpoints.documents import keras_named, parse_document
 from ckptclamp.checkpoints.dtypes import DTYPES, StorageDType
-from ckptclamp.checkpoints.formats.hdf5 import sandbox
+from ckptclamp.checkpoints.formats.hdf5.ranges import describe
 from ckptclamp.checkpoints.tensor import (
     Chunk,
     Chunked,
@@ -111,8 +111,8 @@ def describe_hdf5(source: Source, place: Place | None = None) -> Hdf5Description
     place = place or Place(0, 0, source.size)
     notes = _check_superblock(source, place)
     seconds = min(_SECONDS + (place.length >> 20), _MOST_SECONDS)
-    task = sandbox.Task("describe", source.fd, source.path, place.offset, place.length, seconds)
-    answer = Answer(sandbox.run(task), source.path, place)
+    described = describe(source, place.offset, place.length, seconds)
+    answer = Answer(described, source.path, place)
     model = _keras_model(answer)
     tensors = answer.tensors()
     return Hdf5Description(

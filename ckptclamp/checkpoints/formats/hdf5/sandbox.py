@@ -56,7 +56,8 @@ class Task:
 
     `fd` is the file's descriptor, which it inherits; the HDF5 file is `length` bytes from `offset`
     on, and may get `longest` bytes long by writing. `path` is the name of the file in messages,
-    `seconds` the time that it has; `records` is sent to its standard input.
+    `seconds` the time that it has; `records` is sent to its standard input. With `asks` the descriptor
+    is a socket on which it asks for bytes of the file (see `ranges`).
     """
 
     name: str
@@ -67,6 +68,7 @@ class Task:
     seconds: float
     longest: int = 0
     records: Iterable[bytes] = field(default_factory=tuple)
+    asks: bool = False
 
 
 def run(task: Task) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _command(task: Task, number: int) -> list[str]:
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:
             homes.append(str(Path(spec.origin).resolve().parents[1]))
-    numbers = [str(n) for n in (number, task.offset, task.length, task.longest)]
+    numbers = [str(int(n)) for n in (number, task.offset, task.length, task.longest, task.asks)]
     return [sys.executable, "-I", "-c", _BOOTSTRAP, "\n".join(homes), task.name, *numbers]
 
 

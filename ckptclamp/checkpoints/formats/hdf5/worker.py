@@ -1,7 +1,7 @@
 """The child that loads the HDF5 library: one file, one task, one answer.
 
-Started by `sandbox` as ``main()`` with ``task fd offset length longest`` on its command line: where the
-HDF5 file lies, and how long the file may get by writing. The answer is eight bytes of length,
+Started by `sandbox` as ``main()`` with ``task fd offset length longest asks`` on its command line: where
+the HDF5 file lies, how long it may get by writing, and whether its bytes are asked for. The answer is eight bytes of length,
 big-endian, and that much JSON on standard output. Nothing here is read from a path: the file is a
 window on an inherited descriptor. Chunks that are to be written come through standard input.
 
@@ -27,6 +27,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o
 from ckptclamp import system
 from ckptclamp.checkpoints.formats.hdf5 import datasets, isolation
 from ckptclamp.checkpoints.formats.hdf5.datasets import ChunkBudget, describe_dataset
+from ckptclamp.checkpoints.formats.hdf5.ranges import ASKED, MOST
 from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def main() -> None:
     fd, *numbers = (int(number) for number in sys.argv[2:])
     answer = _answer(task, fd, numbers)
     text = json.dumps(answer).encode("ascii")
-    _write_all(len(text).to_bytes(8, "big"))
-    _write_all(text)
+    _write_all(_STDOUT, len(text).to_bytes(8, "big"))
+    _write_all(_STDOUT, text)
     os._exit(0)  # what the file made of the library's state is not run through its destructors
 
 
@@ -71,10 +72,11 @@ def _answer(task: str, fd: int, numbers: list[int]) -> dict[str, Any]:
         "write-chunks": _write_chunks,
         "nothing": lambda _: {},
     }
-    offset, length, longest = numbers
+    offset, length, longest, asks = numbers
+    window = AskingWindow if asks else Window
     layers = isolation.lock_down(memory=_MEMORY[task], file_size=longest)
     try:
-        return {**tasks[task](Window(system.adopted(fd), offset, length)), "isolation": layers}
+        return {**tasks[task](window(system.adopted(fd), offset, length)), "isolation": layers}
     except CkptclampError as error:
         fields = {"message": error.message, "tensor": error.tensor, "hint": error.hint}
         return {"error": {"class": type(error).__name__, **fields}}
@@ -90,10 +92,10 @@ def _unreadable(message: str) -> dict[str, Any]:
     return {"error": {"class": "UnreadableError", "message": message}}
 
 
-def _write_all(data: bytes) -> None:
+def _write_all(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(_STDOUT, rest) :]
+        rest = rest[os.write(fd, rest) :]
 
 
 def _write_chunks(window: Window) -> dict[str, Any]:
@@ -152,6 +154,24 @@ class Window(io.RawIOBase):
             os.ftruncate(self.fd, self.offset + size)
             self.length = size
         return size
+
+
+class AskingWindow(Window):
+    """A window on a file that is elsewhere: the descriptor is a socket on which ranges are asked for."""
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed's Buffer
+        """Ask for as much as fits into `buffer`, and wait for it."""
+        room = min(len(buffer), max(self.length - self.position, 0), MOST)
+        _write_all(self.fd, ASKED.pack(self.offset + self.position, room))
+        done, target = 0, memoryview(buffer)
+        while done < room:
+            data = os.read(self.fd, room - done)
+            if not data:
+                raise EOFError("the bytes that were asked for did not come")
+            target[done : done + len(data)] = data
+            done += len(data)
+        self.position += done
+        return done
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from ckptclamp.checkpoints.formats.zip.members import (
     replace_member,
     verify_members,
 )
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Limits, Source, open_all
 from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
 from ckptclamp.errors import NotACheckpointError, RefusedError
@@ -238,7 +239,9 @@ def open_keras_directory(path: Path, *, follow_symlinks: bool = False) -> Checkp
         UnreadableError: a file is missing or damaged.
     """
     names = [WEIGHTS, CONFIG]
-    names += [METADATA] if os.path.lexists(path / METADATA) else []
+    listed = path.files() if isinstance(path, RemotePath) else None
+    there = os.path.lexists(path / METADATA) if listed is None else METADATA in listed
+    names += [METADATA] if there else []
     with open_all((path / n for n in names), follow_symlinks=follow_symlinks) as files:
         return KerasDirectory(path, files)
 

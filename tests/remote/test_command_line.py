@@ -1,0 +1,125 @@
+"""Addresses on the command line, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.remote.conftest import RULES
+from tests.remote.servers import Faults, status
+
+pytest.importorskip("obstore")
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """`RULES` as a file."""
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(RULES))
+    return path
+
+
+def test_an_audit(run, web, single, spec):
+    """The report says how much of the file it took, in text and in JSON."""
+    answer = run("audit", web.hold("a", single), "--spec", spec, "-o", f"json={spec.parent}/r.json")
+    assert answer.returncode == 1, answer.stderr
+    assert answer.stderr == ""
+    assert " of 4.2 MB (" in answer.stdout
+    checkpoint = json.loads((spec.parent / "r.json").read_text())["report"]["checkpoint"]
+    assert checkpoint["fetched"]["held"] == single.stat().st_size
+    assert 0 < checkpoint["fetched"]["requests"] < 20
+    assert checkpoint["files"][0]["version"]
+
+
+def test_what_is_said_of_the_model_may_be_remote_too(run, web, single, spec, tmp_path):
+    """A spec and a baseline: the answer is that of the same files on a disk."""
+    baseline = tmp_path / "known.json"
+    recorded = run(
+        "audit", single, "--spec", spec, "--write-baseline", baseline, "--checkpoint-name", "m"
+    )
+    assert recorded.returncode == 0, recorded.stderr
+    web.hold("a", spec)
+    there = web.hold("a", baseline)
+    spec_there = web.hold("a", spec)
+    answer = run(
+        *("audit", web.hold("a", single), "--spec", spec_there, "--baseline", there),
+        *("--checkpoint-name", "m"),
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert f"spec: {spec_there}" in answer.stdout
+
+
+def test_a_config_may_be_remote_too(run, web):
+    """The config of a weights-only file."""
+    folder = Path(__file__).parents[2] / "fixtures" / "violating"
+    weights, model = folder / "builtin_constraints.weights.h5", folder / "builtin_constraints.keras"
+    here = run("audit", weights, "--config", model)
+    there = run("audit", web.hold("a", weights), "--config", web.hold("a", model))
+    assert there.returncode == here.returncode == 1
+    assert there.stdout.splitlines()[-1] == here.stdout.splitlines()[-1]
+
+
+def test_a_base_may_be_remote_too(run, web, single):
+    """What a fine-tune is compared with."""
+    rules = ["--max-distance", "0.1", "--tensors", "**.kernel", "--axis", "0"]
+    answer = run("audit", single, "--base", web.hold("a", single), *rules)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_several(run, web, single, sharded, spec):
+    """Addresses and files beside each other, one report."""
+    answer = run("audit", web.hold("a", single), web.hold("b", *sharded), single, "--spec", spec)
+    assert answer.returncode == 1
+    assert answer.stdout.splitlines()[-1].endswith("exit 1")
+
+
+WRONG = {
+    "ftp://host/m": (2, "ftp:// is not read"),
+    "s3://": (2, "names no host or bucket"),
+    "s3://bucket/a//b": (2, "has an empty part"),
+    "s3://bucket/../b": (2, "a part of dots"),
+    "hf://model": (2, "names no model"),
+    "{url}/a/other.safetensors": (3, "there is no such object"),
+    "{url}/a/": (2, "a web server lists no directories"),
+    "http://127.0.0.1:9/m.safetensors": (3, "the server cannot be reached, 3 times"),
+}
+
+
+@pytest.mark.parametrize("address", WRONG)
+def test_one_clear_line(run, web, single, address):
+    """What is wrong, and the exit code of its kind."""
+    web.hold("a", single)
+    answer = run(
+        *("audit", address.format(url=web.url), "--preset", "health"),
+        env={"CKPTCLAMP_RETRIES": "2", "CKPTCLAMP_TIMEOUT": "1"},
+    )
+    code, said = WRONG[address]
+    assert answer.returncode == code
+    (line,) = answer.stderr.splitlines()
+    assert said in line
+
+
+def test_a_directory_of_this_name_is_not_read(run, web, single, spec, tmp_path):
+    """Whoever can write where the program is run does not choose what an address means."""
+    web.faults.append(Faults(status(404)))
+    address = web.hold("a", single)
+    place = tmp_path / "work" / address
+    place.parent.mkdir(parents=True)
+    place.write_bytes(single.read_bytes())
+    assert os.path.exists(tmp_path / "work" / address)  # noqa: PTH110 - as the system sees it
+    answer = run("audit", address, "--spec", spec, cwd=tmp_path / "work")
+    assert answer.returncode == 3
+    assert "there is no such object" in answer.stderr
+
+
+def test_settings_name_local_files(run, web, single, spec, tmp_path):
+    """A project's settings make nobody's machine ask a server."""
+    web.hold("a", spec)
+    (tmp_path / "ckptclamp.toml").write_text(f'spec = "{web.url}/a/spec.yaml"\n')
+    answer = run("audit", single, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert web.seen == []
