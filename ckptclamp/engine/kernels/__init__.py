@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.engine.kernels import native, numpy_kernels
+from ckptclamp.engine.kernels import native, numpy_kernels, numpy_widening
 from ckptclamp.engine.kernels.numpy_kernels import merged, reduce
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def widen(block: NDArray[Any], workspace: Workspace, name: str = "widened") -> N
     """
     library = native.loaded()
     if library is None or block.dtype == np.float64 or not native.takes(block):
-        return numpy_kernels.widen(block, workspace, name)
+        return numpy_widening.widen(block, workspace, name)
     wide = workspace.float64(name, block.size).reshape(block.shape)
     library.widen(block, wide)
     return wide
