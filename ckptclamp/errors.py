@@ -3,7 +3,7 @@
     CkptclampError
     ├── UsageError            2  what was asked for makes no sense
     │   └── SpecError         2  a spec that cannot be understood, with every problem in it
-    ├── UnreadableError       3  something could not be read, so it could not be judged
+    ├── UnreadableError       3  something could not be read or computed, so it could not be judged
     │   ├── NotACheckpointError   3  the bytes are no checkpoint that is known here
     │   ├── MissingError          3  there is nothing there
     │   ├── RefusedError          3  readable, but with two meanings, or a danger to the reader
@@ -103,10 +103,35 @@ class SpecError(UsageError):
         return f"{place}: {_advice(problem.message, problem.hint)}"
 
 
+class Reason(str):
+    """Why something is not evaluated: a sentence, with the `code` of its kind.
+
+    Codes are kebab-case and never change their meaning; the catalogue of reports explains each.
+    """
+
+    __slots__ = ("code",)
+    code: str
+
+    def __new__(cls, code: str, sentence: str) -> Reason:
+        """A reason of the kind `code`."""
+        reason = super().__new__(cls, sentence)
+        reason.code = code
+        return reason
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override] # of both, not of a str
+        return self.code, str(self)
+
+
 class UnreadableError(CkptclampError):
-    """A file, or a tensor in it, could not be read."""
+    """A file, or a tensor in it, could not be read, or not be computed; a `Reason` says of what kind."""
 
     code: ClassVar[str] = "unreadable"
+
+    @property
+    def reason(self) -> Reason:
+        """Why the tensor that it is about is not evaluated."""
+        told = self.message
+        return told if isinstance(told, Reason) else Reason("read-failed", told)
 
 
 class MissingError(UnreadableError):

@@ -291,6 +291,7 @@ def unjudged(entry: NotEvaluated) -> Result:
         location=entry.location,
         severity=entry.severity,
         reason=entry.reason,
+        reason_code=entry.reason.code,
         hint=entry.hint,
         notices=entry.notices,
     )

@@ -72,7 +72,8 @@ class Result:
     stated. `zero` counts violating units without a weight but zeros, and `zero_allowed` those that
     would violate if the rule did not except them; `zero_first` lists the first of either. `epsilon` is
     the one by which Keras' own formula would leave all violating units, but zeros, where they are. A
-    result that was not evaluated has a `reason` and no measurements; `hint` is what to do about it, or
+    result that was not evaluated has a `reason`, of the kind that `reason_code` names, and no
+    measurements; `hint` is what to do about it, or
     about violations that may be none.
     """
 
@@ -94,6 +95,7 @@ class Result:
     shortfall: float = 0.0
     history: History | None = None
     reason: str | None = None
+    reason_code: str | None = None
     hint: str | None = None
     units: int = 0
     violating: int = 0

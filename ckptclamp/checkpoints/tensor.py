@@ -85,7 +85,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A tensor that can be named but not read, and why."""
+    """A tensor that can be named but not read, and why; a `Reason` where its bytes are not to blame."""
 
     reason: str
 

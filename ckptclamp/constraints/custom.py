@@ -12,7 +12,7 @@ import numpy as np
 
 from ckptclamp.constraints.base import Constraint, Judgement, Movement, Statistic, UnitStatistics
 from ckptclamp.constraints.sets.whole import WholeTensorConstraint
-from ckptclamp.errors import CkptclampError, UnreadableError, UsageError
+from ckptclamp.errors import CkptclampError, Reason, UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,10 +47,12 @@ class CallableConstraint(WholeTensorConstraint):
         try:
             result = _as_float64(self.function(w))
         except (Exception, SystemExit) as error:  # one that leaves must not end a gate as a pass
-            raise UnreadableError(f"{self.name} failed: {_one_line(error)}") from error
+            raise UnreadableError(
+                Reason("code-failed", f"{self.name} failed: {_one_line(error)}")
+            ) from error
         if result.shape != w.shape:
             raise UnreadableError(
-                f"{self.name} returned shape {result.shape} for {w.shape}",
+                Reason("code-failed", f"{self.name} returned shape {result.shape} for {w.shape}"),
                 hint="a constraint returns the projected tensor",
             )
         return result

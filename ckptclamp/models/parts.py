@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES, DTYPES, Kind
-from ckptclamp.errors import printable
+from ckptclamp.errors import Reason, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,12 +50,13 @@ class Part:
     ending: str = ""
 
     @property
-    def reason(self) -> str:
+    def reason(self) -> Reason:
         """Why the stored numbers are not judged as a weight."""
         without = f" without {self.lacks}" if self.lacks else ""
-        return (
+        return Reason(
+            "part-of-a-weight",
             f"it holds the {self.role} of {self.family} {printable(self.weight)}{without}, "
-            f"and is no weight itself"
+            f"and is no weight itself",
         )
 
 

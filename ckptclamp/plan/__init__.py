@@ -10,7 +10,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from ckptclamp.errors import Notice
+from ckptclamp.errors import Notice, Reason
 from ckptclamp.plan.units import unit_words
 from ckptclamp.spec.model import Severity
 
@@ -113,7 +113,7 @@ class NotEvaluated:
     rule: str
     constraint: str
     origin: Origin
-    reason: str
+    reason: Reason
     hint: str | None = None
     location: str | None = None
     tensor: Tensor | None = None

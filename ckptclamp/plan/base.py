@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Computed, Contiguous, Tensor, View
-from ckptclamp.errors import Notice, RefusedError, UsageError, printable
+from ckptclamp.errors import Notice, Reason, RefusedError, UsageError, printable
 from ckptclamp.plan import Assignment, Entry, NotEvaluated
 from ckptclamp.plan.tensors import audited_tensors, parts_of, why_no_weight, why_not_audited
 from ckptclamp.spec.model import Storage
@@ -77,7 +77,7 @@ def compared(entry: Entry, rule: Rule, checkpoint: Checkpoint) -> Entry:
             f"{entry.constraint} is about a base checkpoint, and none is given", hint=_HINT
         )
     found = _counterpart(entry.tensor.whole, rule, checkpoint.base)
-    if isinstance(found, str):
+    if isinstance(found, Reason):
         return NotEvaluated(
             subject=entry.tensor.name,
             rule=entry.rule,
@@ -96,19 +96,23 @@ def compared(entry: Entry, rule: Rule, checkpoint: Checkpoint) -> Entry:
     return replace(entry, base=base, why=why)
 
 
-def _counterpart(tensor: Tensor, rule: Rule, base: Checkpoint) -> Tensor | str:
+def _counterpart(tensor: Tensor, rule: Rule, base: Checkpoint) -> Tensor | Reason:
     """The tensor of `base` that is called as `tensor` is, or why there is none to compare with."""
     raw = rule.storage is Storage.RAW
     found = (base.tensors if raw else audited_tensors(base)).get(tensor.name)
     if found is None:
-        return f"the base {printable(str(base.path))} holds no tensor of this name"
+        lacking = f"the base {printable(str(base.path))} holds no tensor of this name"
+        return Reason("not-in-the-base", lacking)
     if found.shape != tensor.shape and found.dtype is not None:
         here, there = ("x".join(map(str, one.shape)) or "()" for one in (tensor, found))
-        return f"its shape is {here}, and {there} in the base {printable(str(base.path))}"
+        differs = f"its shape is {here}, and {there} in the base {printable(str(base.path))}"
+        return Reason("not-in-the-base", differs)
     part = parts_of(base).get(found.name)
     why = None if raw else why_no_weight(found, part, rule.constraint)
     reason = why or why_not_audited(found, rule.constraint)
-    return found if reason is None else f"in the base {printable(str(base.path))}, {reason}"
+    if reason is None:
+        return found
+    return Reason(reason.code, f"in the base {printable(str(base.path))}, {reason}")
 
 
 SAFETENSORS = "safetensors"

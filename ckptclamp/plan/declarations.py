@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.registry import make
 from ckptclamp.constraints.sets.orders import ORDERS, OfRows
-from ckptclamp.errors import Notice, SpecError, SpecProblem, UsageError, printable
+from ckptclamp.errors import Notice, Reason, SpecError, SpecProblem, UsageError, printable
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
@@ -74,7 +74,7 @@ class _Planner:
         try:
             constraint, units = self._constraint()
         except UsageError as error:
-            return (self._refused(error.message, error.hint),)
+            return (self._refused(Reason("unknown-constraint", error.message), error.hint),)
         labels = declaration.labels or (None,) * len(declaration.tensors)
         return [
             *self._ignored_arguments(constraint),
@@ -162,7 +162,8 @@ class _Planner:
         try:
             unit = unit_of(tensor, constraint, units, place)
         except UsageError as error:
-            return self._refused(error.message, error.hint, tensor, str(constraint))
+            reason = Reason("does-not-fit", error.message)
+            return self._refused(reason, error.hint, tensor, str(constraint))
         return Assignment(
             tensor=tensor,
             constraint=stored(constraint, tensor),
@@ -180,7 +181,7 @@ class _Planner:
 
     def _refused(
         self,
-        reason: str,
+        reason: Reason,
         hint: str | None,
         tensor: Tensor | None = None,
         constraint: str | None = None,

@@ -16,6 +16,7 @@ from ckptclamp.checkpoints.documents import CONFIG
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import NotComputed, Role, Tensor, Unreadable
 from ckptclamp.constraints.sets.soundness import Positive, Sound, Varied
+from ckptclamp.errors import Reason
 from ckptclamp.models.parts import PartRole
 from ckptclamp.plan import Assignment, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (
@@ -25,6 +26,7 @@ from ckptclamp.plan.tensors import (
     keras_model,
     parts_of,
     why_not_audited,
+    why_unreadable,
 )
 from ckptclamp.spec.model import Severity
 
@@ -54,7 +56,7 @@ def plan_health(checkpoint: Checkpoint) -> Iterator[Entry]:
     for tensor in audited_tensors(checkpoint).values():
         label = labels.get(tensor.name)
         if isinstance(tensor.storage, NotComputed):
-            yield _not_evaluated(tensor, tensor.storage.reason)
+            yield _not_evaluated(tensor, why_unreadable(tensor.storage))
         elif (part := parts.get(tensor.name)) is not None and not is_effective(tensor):
             yield from _of_part(tensor, part, computed=part.weight in computed)
         elif (reason := _why_not(tensor)) is not None:
@@ -73,7 +75,10 @@ def _unread_config(checkpoint: Checkpoint) -> Iterator[Entry]:
             rule=WEIGHTS,
             constraint=str(Sound()),
             origin=Origin.SPEC,
-            reason=f"what it says of dtypes, ties and quantised weights is not known: {found.reason}",
+            reason=Reason(
+                "config-unread",
+                f"what it says of dtypes, ties and quantised weights is not known: {found.reason}",
+            ),
             hint="mend it, or remove it; --follow-symlinks reads one that is a symbolic link",
         )
 
@@ -127,7 +132,7 @@ def _assignment(
     )
 
 
-def _why_not(tensor: Tensor) -> str | None:
+def _why_not(tensor: Tensor) -> Reason | None:
     """Why a tensor that may hold weights cannot be judged; truth values and integers are finite."""
     unreadable = isinstance(tensor.storage, Unreadable)
     if unreadable or tensor.dtype is None or tensor.dtype.kind is Kind.COMPLEX:
@@ -135,7 +140,7 @@ def _why_not(tensor: Tensor) -> str | None:
     return None
 
 
-def _not_evaluated(tensor: Tensor, reason: str) -> NotEvaluated:
+def _not_evaluated(tensor: Tensor, reason: Reason) -> NotEvaluated:
     return NotEvaluated(
         subject=tensor.name,
         rule=WEIGHTS,

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable, View
-from ckptclamp.errors import Notice, NotWrittenError, UsageError, printable
+from ckptclamp.errors import Notice, NotWrittenError, Reason, UsageError, printable
 from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
@@ -169,18 +169,25 @@ def stored(constraint: Constraint, tensor: Tensor) -> Constraint:
     return constraint if tensor.dtype is None else constraint.as_stored(tensor.dtype)
 
 
-def why_not_audited(tensor: Tensor, constraint: Constraint | None = None) -> str | None:
+def why_not_audited(tensor: Tensor, constraint: Constraint | None = None) -> Reason | None:
     """Say why the weights of `tensor` cannot be judged by any constraint; ``None`` if they can.
 
     Truth values are no numbers, but they are finite: a mask may be among the tensors of such a rule.
     """
     if isinstance(tensor.whole.storage, Unreadable):
-        return tensor.whole.storage.reason
+        return why_unreadable(tensor.whole.storage)
     if tensor.dtype is None:
-        return f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
+        unknown = f"its dtype {tensor.dtype_name} is not known here".replace("  ", " ")
+        return Reason("stored-unreadably", unknown)
     if tensor.dtype.kind in (Kind.BOOLEAN, Kind.COMPLEX) and not _are_finite(tensor, constraint):
-        return f"{tensor.dtype} weights are no real numbers"
-    return "it has no weights" if tensor.size == 0 else None
+        return Reason("no-real-numbers", f"{tensor.dtype} weights are no real numbers")
+    return Reason("no-real-numbers", "it has no weights") if tensor.size == 0 else None
+
+
+def why_unreadable(storage: Unreadable) -> Reason:
+    """Why what is stored so is not evaluated."""
+    told = storage.reason
+    return told if isinstance(told, Reason) else Reason("stored-unreadably", told)
 
 
 def _are_finite(tensor: Tensor, constraint: Constraint | None) -> bool:
@@ -232,11 +239,11 @@ def is_effective(tensor: Tensor) -> bool:
     return isinstance(tensor.whole.storage, _NOT_STORED)
 
 
-def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> str | None:
+def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> Reason | None:
     """Say why `constraint` does not judge the stored numbers of `tensor`; ``None`` if it does."""
     storage = tensor.whole.storage
     if isinstance(storage, NotComputed):
-        return storage.reason
+        return why_unreadable(storage)
     if isinstance(storage, Computed):
         return None
     if part is not None:
@@ -251,7 +258,7 @@ def raw_hint(tensor: Tensor, part: Part | None) -> str:
     return f"a rule that matches {printable(part.weight)} judges the weight; {RAW_HINT}"
 
 
-def why_no_norm(tensor: Tensor) -> str | None:
+def why_no_norm(tensor: Tensor) -> Reason | None:
     """Say why norms of the stored numbers of `tensor` mean nothing; ``None`` if they may.
 
     Integers have none unless somebody says that they are weights.
@@ -260,7 +267,8 @@ def why_no_norm(tensor: Tensor) -> str | None:
         return None
     if tensor.dtype.kind is not Kind.INTEGER:
         return None
-    return f"it holds {tensor.dtype} numbers, and nothing tells what weights they stand for"
+    held = f"it holds {tensor.dtype} numbers, and nothing tells what weights they stand for"
+    return Reason("integers", held)
 
 
 def unread_config_notice(checkpoint: Checkpoint) -> tuple[Notice, ...]:

@@ -90,6 +90,11 @@ def explanation(code: str) -> Explained | None:
     return next((e for e in (explained(section).get(code) for section in sections) if e), None)
 
 
+def explained_reason(code: str | None) -> Explained | None:
+    """What the code of a reason means; ``None`` for what no version of this program gives."""
+    return explained(Section.REASONS).get(code or "")
+
+
 def help_url(code: str, constraint: str = "") -> str:
     """The page about a finding: by its `code`, or by the name of its rule's `constraint`.
 

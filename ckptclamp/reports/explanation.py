@@ -188,6 +188,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
                 "rule": entry.rule,
                 "constraint": entry.constraint,
                 "reason": entry.reason,
+                "reason_code": entry.reason.code,
                 "hint": entry.hint,
             }
             for entry in plan.not_evaluated

@@ -111,6 +111,11 @@ class Finding:
         return ": ".join(filter(None, (self.checkpoint, self.tensor, self.message)))
 
     @property
+    def reason_code(self) -> str | None:
+        """The kind of reason for which something was not evaluated, if it was not."""
+        return None if self.result is None else self.result.reason_code
+
+    @property
     def advised(self) -> str:
         """The sentence with what to do about it, in one line."""
         return f"{self.sentence} ({self.help})" if self.help else self.sentence

@@ -8,7 +8,7 @@ from ckptclamp.reports.catalogue import Explained, Section, anchor, explained
 
 def findings_page() -> str:
     """Findings that are no rule of the user's own, notices, and reasons."""
-    notices = explained(Section.NOTICES).values()
+    notices, reasons = (explained(s).values() for s in (Section.NOTICES, Section.REASONS))
     return "\n".join(
         [
             heading(1, "Findings, notices and reasons"),
@@ -27,9 +27,10 @@ def findings_page() -> str:
             table(["code", ""], ([f"[`{n.code}`](#{anchor(n.code)})", n.title] for n in notices)),
             *map(_entry, notices),
             "## Why something was not evaluated\n",
-            "A result that was not evaluated has a sentence as its reason, and the exit code is 3. What"
-            " the sentences have in common:\n",
-            *map(_reason, explained(Section.REASONS).values()),
+            "A result that was not evaluated has a sentence as its reason, and the code of its kind"
+            " (`reason_code` in JSON, in SARIF the descriptor of a notification); the exit code is 3.\n",
+            table(["code", ""], ([f"[`{r.code}`](#{anchor(r.code)})", r.title] for r in reasons)),
+            *map(_reason, reasons),
         ]
     )
 
@@ -58,7 +59,8 @@ def _entry(entry: Explained) -> str:
 
 def _reason(entry: Explained) -> str:
     said = "; ".join(f"“… {words} …”" for words in entry.says)
-    return f"{heading(3, entry.title, anchor(entry.code))}\nReports say: {said}\n\n{_body(entry)}"
+    head = heading(3, f"`{entry.code}`", anchor(entry.code))
+    return f"{head}\n**{entry.title}.** Reports say: {said}\n\n{_body(entry)}"
 
 
 def _body(entry: Explained) -> str:

@@ -9,6 +9,7 @@ from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Batch, Failed, MeasurementCache, Request
 from ckptclamp.engine.project import project
+from ckptclamp.errors import Reason
 from ckptclamp.spec.model import Projection
 from tests.engine.raw import InMemory
 
@@ -116,6 +117,6 @@ def test_a_tensor_that_failed_is_forgotten():
     tensor = copy.tensors["w"]
     (batch,) = measured(copy, (0,))
     kept.add(tensor, "rule", batch)
-    kept.add(tensor, "rule", Failed(0, "is damaged"))
+    kept.add(tensor, "rule", Failed(0, Reason("read-failed", "is damaged")))
     kept.add(tensor, "rule", batch)
     assert not kept.take(tensor, "rule")

@@ -24,7 +24,7 @@ from ckptclamp.auditing.parts.partial import merge
 from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.engine.elsewhere import Engine, Lost, answers
 from ckptclamp.engine.elsewhere.named import check_name, engine
-from ckptclamp.errors import UsageError
+from ckptclamp.errors import Reason, UsageError
 from ckptclamp.plan.build import build_plan
 from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.formats import json as master
@@ -78,8 +78,8 @@ def test_what_fails_is_tried_again_and_lost_after_the_third_time(tmp_path):
     items = [(tmp_path, number, number) for number in range(5)]
     with ThreadPoolExecutor(2) as pool:
         found = {item[1]: a for item, a in answers(Engine(pool, 2), deadly.fails_until, items)}
-    lost = Lost("a worker failed 3 times: no luck with 3")
-    assert found == {0: 0, 1: 1, 2: 2, 3: lost, 4: Lost("a worker failed 3 times: no luck with 4")}
+    lost = [Reason("worker-lost", f"a worker failed 3 times: no luck with {n}") for n in (3, 4)]
+    assert found == {0: 0, 1: 1, 2: 2, 3: Lost(lost[0]), 4: Lost(lost[1])}
     assert [(tmp_path / str(n)).stat().st_size for n in range(5)] == [1, 2, 3, 3, 3]
 
 

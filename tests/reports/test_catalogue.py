@@ -28,12 +28,13 @@ _MAKERS = {"Notice", "_note", "_leftover"}
 """What takes the code of a notice as its first argument."""
 
 
-def _codes(tree):
-    """The codes of notices in a module: first arguments of what makes them, and what `code` is."""
+def _codes(tree, makers=_MAKERS):
+    """The codes in a module: first arguments of what makes notices, and what `code` is."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[first, *_]):
-                values = [first] if name in _MAKERS else []
+                chosen = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
+                values = chosen if name in makers else []
             case ast.Assign(targets=[ast.Name(id="code")], value=value):
                 values = [value]
             case ast.Assign(
@@ -86,6 +87,25 @@ def test_every_failure_is_explained():
 def test_every_exit_code_is_explained():
     """The numbers of the program, and no others."""
     assert {int(code) for code in explained(Section.EXIT_CODES)} == set(map(int, ExitCode))
+
+
+def test_every_reason_is_explained_and_none_that_is_never_given():
+    """Whoever reads the code of a reason finds what to do; its words may change at any time."""
+    trees = [ast.parse(text) for text in SOURCES.values()]
+    made = {code for tree in trees for code in _codes(tree, {"Reason"})} - _made_by_name()
+    assert made == explained(Section.REASONS).keys()
+
+
+def _made_by_name():
+    """What `_codes` finds besides: whatever is called ``code`` is that of a notice."""
+    return {code for text in SOURCES.values() for code in _codes(ast.parse(text), set())}
+
+
+def test_no_two_codes_of_the_reference_are_one():
+    """They share a page, and in SARIF the list of notifications."""
+    sections = (Section.FAILURES, Section.FINDINGS, Section.NOTICES, Section.REASONS)
+    codes = [code for section in sections for code in explained(section)]
+    assert len(codes) == len(set(codes))
 
 
 @pytest.mark.parametrize("reason", explained(Section.REASONS).values(), ids=lambda r: r.code)

@@ -10,6 +10,7 @@ import pytest
 from ckptclamp.auditing.inspection import Inspection, NormStatistics, TensorSummary
 from ckptclamp.auditing.results import CheckpointSummary, FileDigest
 from ckptclamp.engine.histogram import Histogram
+from ckptclamp.errors import Reason
 from ckptclamp.models.keras.declarations import Declaration
 from ckptclamp.reports import RenderOptions
 from ckptclamp.reports.inspection import render_inspection
@@ -77,7 +78,7 @@ def test_what_a_declaration_fails_to_govern_is_never_left_out():
         argument="bias_constraint",
         serialised="NonNeg",
         tensors=(),
-        not_evaluated="no bias",
+        not_evaluated=Reason("not-in-the-file", "no bias"),
     )
     shown = lines(inspection(declarations=(DECLARED, lost)), 80)
     assert any("no bias" in line for line in shown)

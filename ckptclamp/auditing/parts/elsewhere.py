@@ -195,6 +195,7 @@ def _told(
                     **described(asked[place]),
                     verdict=Verdict.NOT_EVALUATED,
                     reason=answer.reason,
+                    reason_code=answer.reason.code,
                     hint="run again",
                 ),
             )

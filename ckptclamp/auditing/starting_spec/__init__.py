@@ -117,7 +117,7 @@ def starting_spec(
         able = {exact.friendly(t.name): t for t in judged if reasons.get(t.name, "") is None}
         undeclared = {} if plan.assignments else able
         known, without = recognise(checkpoint, undeclared, options)
-    unknown = [(entry.rule, entry.reason) for entry in plan.not_evaluated]
+    unknown = [(entry.rule, str(entry.reason)) for entry in plan.not_evaluated]
     left_out: dict[str, str | None] = {}
     if plan.assignments:
         rules = tuple(_declared(plan, exact, unknown))

@@ -13,7 +13,7 @@ from ckptclamp.auditing.verdicts.excuses import Excuses
 from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.measure.exact import settled, sums_of_stored
 from ckptclamp.engine.measure.requests import Batch, Failed, Measurement, Request, Screened
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size
 
@@ -111,7 +111,7 @@ class Tally:
                 try:
                     self._add_batch(measurement)
                 except UnreadableError as error:
-                    self._failure = Failed(measurement.request, error.message, error.hint)
+                    self._failure = Failed(measurement.request, error.reason, error.hint)
 
     def _add_batch(self, batch: Batch) -> None:
         statistics = batch.statistics
@@ -201,6 +201,7 @@ class Tally:
             **described(assignment),
             verdict=self._verdict(reason),
             reason=reason,
+            reason_code=None if reason is None else reason.code,
             hint=hint or self._excuses.hint(),
             units=self.units,
             violating=self.violating,
@@ -217,19 +218,20 @@ class Tally:
             histogram=self._histogram.result() if self._histogram is not None else None,
         )
 
-    def _why_not_evaluated(self) -> tuple[str | None, str | None]:
+    def _why_not_evaluated(self) -> tuple[Reason | None, str | None]:
         if self._failure is not None:
             return self._failure.reason, self._failure.hint
         shape, axes = self.assignment.tensor.shape, self.assignment.axes
         if not math.prod(shape):
-            return "it has no weights", None
+            return Reason("no-real-numbers", "it has no weights"), None
         expected = math.prod(shape[axis] for axis in kept_axes(shape, axes))
         if self.units != expected:
             # Nothing should lead here; a gate must not rest on that.
-            return f"{self.units} of {expected} units were measured", "please report this"
+            measured = f"{self.units} of {expected} units were measured"
+            return Reason("undecided", measured), "please report this"
         return None, None
 
-    def _verdict(self, reason: str | None) -> Verdict:
+    def _verdict(self, reason: Reason | None) -> Verdict:
         if reason is not None:
             return Verdict.NOT_EVALUATED
         return Verdict.VIOLATION if self.violating else Verdict.PASS

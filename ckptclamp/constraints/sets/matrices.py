@@ -34,7 +34,7 @@ from ckptclamp.constraints.sets.spectra import (
     summed_exactly,
 )
 from ckptclamp.constraints.sets.whole import Derived, Matrix, MatrixConstraint, Part
-from ckptclamp.errors import UnreadableError, UsageError
+from ckptclamp.errors import Reason, UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -288,5 +288,5 @@ def _gram(constraint: MatrixConstraint, matrix: Matrix) -> NDArray[np.float64]:
             block = matrix.read(part)
             gram += block.T @ block if rows >= columns else block @ block.T
     if not np.trace(gram) < _HUGE:
-        raise UnreadableError("squares of its weights are beyond float64")
+        raise UnreadableError(Reason("undecided", "squares of its weights are beyond float64"))
     return gram

@@ -11,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ckptclamp.errors import Reason
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -35,7 +37,7 @@ class Engine:
 class Lost:
     """An item that nobody could do, and why."""
 
-    reason: str
+    reason: Reason
 
 
 def answers(
@@ -89,8 +91,8 @@ def _submitted(executor: Executor, work: Callable[[Item], Answer], item: Item) -
         return refused
 
 
-def _why(error: BaseException, tried: int) -> str:
+def _why(error: BaseException, tried: int) -> Reason:
     """Why an item is lost, in one line."""
     said = " ".join(str(error).split())[:200]
     times = "" if tried == 1 else f" {tried} times"
-    return f"a worker failed{times}: {said or type(error).__name__}"
+    return Reason("worker-lost", f"a worker failed{times}: {said or type(error).__name__}")

@@ -28,6 +28,7 @@ from ckptclamp.engine.measure.requests import (
     Segment,
     reduce_item,
 )
+from ckptclamp.errors import Reason
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -110,14 +111,16 @@ def _grouped(
     ], at_once
 
 
-def unreadable(tensor: Tensor, memory: int) -> tuple[str, str | None] | None:
+def unreadable(tensor: Tensor, memory: int) -> tuple[Reason, str | None] | None:
     """Why a tensor cannot be measured, and what to do, or ``None`` if it can."""
     dtype = tensor.dtype
     if dtype is None or dtype.kind is Kind.COMPLEX or dtype.bits % 8:
-        return f"holds {dtype or tensor.dtype_name or 'an unknown dtype'}, not real numbers", None
+        held = dtype or tensor.dtype_name or "an unknown dtype"
+        return Reason("no-real-numbers", f"holds {held}, not real numbers"), None
     needed = _chunk_bytes(tensor)
     if needed > memory:
-        return f"has chunks that take {needed} bytes to decode", "raise --memory"
+        reason = Reason("memory", f"has chunks that take {needed} bytes to decode")
+        return reason, "raise --memory"
     return None
 
 

@@ -16,7 +16,7 @@ from ckptclamp.checkpoints.tensor import Box, Tensor, box_shape, one_run
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine.blocks import Grid, Workspace, adjacent, kept_axes
 from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measure_box, measured
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +89,7 @@ class Failed:
     """A request whose tensor could not be read; the others go on."""
 
     request: int
-    reason: str
+    reason: Reason
     hint: str | None = None
 
 
@@ -109,7 +109,7 @@ class Group:
     grid: Grid
     requests: tuple[tuple[int, Request], ...]
 
-    def failed(self, reason: str, hint: str | None = None) -> list[Answer]:
+    def failed(self, reason: Reason, hint: str | None = None) -> list[Answer]:
         """Answer every request by `Failed`."""
         return [Failed(place, reason, hint) for place, _ in self.requests]
 
@@ -168,9 +168,9 @@ def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
             for gatherer in gatherers:
                 gatherer.take(box, block)
     except UnreadableError as error:
-        return group.failed(error.message, error.hint)
+        return group.failed(error.reason, error.hint)
     except MemoryError:
-        return group.failed("there is not enough memory to read it")
+        return group.failed(Reason("memory", "there is not enough memory to read it"))
     return [answer for gatherer in gatherers for answer in gatherer.answers()]
 
 

@@ -18,7 +18,7 @@ from ckptclamp.engine.measure.exact import settled
 from ckptclamp.engine.measure.requests import Batch, Failed, Measurement
 from ckptclamp.engine.project.job import NOTHING, Projected
 from ckptclamp.engine.project.transform import Rounding, rounded
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def measure_matrices(
         measured = [_measured(constraint, unit) for unit in _units(reader, tensor, axes)]
         statistics = UnitStatistics.joined(measured)
     except UnreadableError as error:
-        yield Failed(0, error.message, error.hint)
+        yield Failed(0, error.reason, error.hint)
         return
     yield Batch(0, tuple((0, tensor.shape[axis]) for axis in kept), statistics)
 
@@ -150,7 +150,7 @@ def _check(
     needed += _boxes(math.prod(tensor.shape[axis] for axis in axes))
     if needed > memory:
         raise UnreadableError(
-            f"needs {needed} bytes at once, over the budget of {memory}",
+            Reason("memory", f"needs {needed} bytes at once, over the budget of {memory}"),
             tensor=tensor.name,
             hint="raise --memory",
         )
@@ -178,7 +178,9 @@ def _spectra() -> Iterator[None]:
     try:
         yield
     except np.linalg.LinAlgError as error:
-        raise UnreadableError(f"its singular values were not found: {error}") from error
+        raise UnreadableError(
+            Reason("undecided", f"its singular values were not found: {error}")
+        ) from error
 
 
 def _statistics(size: int, values: dict[Statistic, float], nonfinite: int) -> UnitStatistics:
@@ -218,7 +220,10 @@ def _decided(
         most = measured[Statistic.UPPER]
         least = measured.get(Statistic.LOWER, 0.0)
         raise UnreadableError(
-            f"what is measured{which} lies between {least!r} and {most!r}, and so does the bound",
+            Reason(
+                "undecided",
+                f"what is measured{which} lies between {least!r} and {most!r}, and so does the bound",
+            ),
             hint="a tolerance, or another one, decides it",
         )
     return exact

@@ -9,7 +9,7 @@ import numpy as np
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine.measure.exact import settled
 from ckptclamp.engine.measure.requests import Batch, Failed, Measurement
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.spec.model import Projection
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def measure_whole(
     try:
         weights, moved = _applied(reader, tensor, constraint.apply, memory)
     except UnreadableError as error:
-        return Failed(0, error.message, error.hint)
+        return Failed(0, error.reason, error.hint)
     if not weights.size:
         return Batch(0, (), _statistics(0, np.zeros(0), np.zeros(0), np.zeros(0)))
     return Batch(0, (), _measured(weights, moved))
@@ -132,7 +132,7 @@ def _applied(
     needed = needed_bytes(tensor)
     if needed > memory:
         raise UnreadableError(
-            f"needs {needed} bytes at once, over the budget of {memory}",
+            Reason("memory", f"needs {needed} bytes at once, over the budget of {memory}"),
             tensor=tensor.name,
             hint="raise --memory",
         )
@@ -140,7 +140,9 @@ def _applied(
     moved = project(weights.astype(_working_dtype(weights.dtype)))
     finite = np.isfinite(weights.astype(np.float64)).all()
     if finite and not np.isfinite(moved).all():
-        raise UnreadableError("its projection is not finite", tensor=tensor.name)
+        raise UnreadableError(
+            Reason("undecided", "its projection is not finite"), tensor=tensor.name
+        )
     return weights, moved
 
 

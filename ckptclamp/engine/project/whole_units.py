@@ -18,7 +18,7 @@ from ckptclamp.engine.measure.statistics import measure_units
 from ckptclamp.engine.project.fitting import fitted
 from ckptclamp.engine.project.job import NOTHING, Job, Projected
 from ckptclamp.engine.project.transform import Rounding, changed_units, distances, relative, rounded
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.spec.model import Projection
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def measure_whole_units(
                 0, tuple(box[axis] for axis in kept), measured_whole(constraint, block, axes)
             )
     except UnreadableError as error:
-        yield Failed(0, error.message, error.hint)
+        yield Failed(0, error.reason, error.hint)
 
 
 def project_whole_units(
@@ -119,7 +119,7 @@ def slabs(tensor: Tensor, axes: tuple[int, ...], one: int, memory: int) -> Grid:
         raise UnreadableError(refusal[0], tensor=tensor.name, hint=refusal[1])
     if one > memory:
         raise UnreadableError(
-            f"one unit needs {one} bytes at once, over the budget of {memory}",
+            Reason("memory", f"one unit needs {one} bytes at once, over the budget of {memory}"),
             tensor=tensor.name,
             hint="raise --memory",
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.tensor import Computed, Unreadable
 from ckptclamp.errors import printable
-from ckptclamp.models.effective.members import Members, NotComputedError, extents
+from ckptclamp.models.effective.members import Members, NeedsBaseError, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain
 from ckptclamp.models.effective.reparametrised import WeightNorm, check_floats, roundoff
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
@@ -195,7 +195,7 @@ def _check_base(base: Tensor, shape: tuple[int, ...]) -> None:
 def _by_length(members: Members, merged: Tensor, lengths: Tensor, base: Tensor | None) -> Tensor:
     """DoRA: the merged weight with the length that is stored for each of its rows."""
     if base is None:
-        raise NotComputedError("DoRA makes a weight of it only together with its base (--base)")
+        raise NeedsBaseError("DoRA makes a weight of it only together with its base (--base)")
     if len(merged.shape) != 2 or lengths.shape != merged.shape[:1] or _is_turned(members):
         raise NotComputedError(
             f"{lengths.name} of shape {extents(lengths.shape)} has no length a row"

@@ -21,6 +21,10 @@ class NotComputedError(Exception):
     """Why a weight cannot be computed, as the end of a sentence."""
 
 
+class NeedsBaseError(NotComputedError):
+    """What is stored is an update of a weight that is in another checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Members:
     """The stored tensors of one `weight` by their endings in the family's table.

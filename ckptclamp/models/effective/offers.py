@@ -6,9 +6,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.checkpoints.tensor import NotComputed, Tensor, Unreadable
-from ckptclamp.errors import UnreadableError, printable
+from ckptclamp.errors import Reason, UnreadableError, printable
 from ckptclamp.models.effective.lora import low_rank
-from ckptclamp.models.effective.members import Members, NotComputedError
+from ckptclamp.models.effective.members import Members, NeedsBaseError, NotComputedError
 from ckptclamp.models.effective.quantised.blockwise import four_bits
 from ckptclamp.models.effective.quantised.floats4 import compressed, mxfp4, nvfp4
 from ckptclamp.models.effective.quantised.packed import gptq_or_awq
@@ -81,7 +81,9 @@ def find_effective(
                 inner = {"weight": found[weight]}
         except (NotComputedError, UnreadableError) as error:
             why = error.message if isinstance(error, UnreadableError) else str(error)
-            found[weight] = _not_computed(weight, members[0][1].family, why)
+            alone = isinstance(error, NeedsBaseError)
+            reason = Reason("parts-of-an-update" if alone else "not-computed", why)
+            found[weight] = _not_computed(weight, members[0][1].family, reason)
     return found
 
 
@@ -121,6 +123,6 @@ def _built(family: str, members: Members) -> Tensor:
     return BUILDERS[family](members)
 
 
-def _not_computed(weight: str, family: str, why: str) -> Tensor:
+def _not_computed(weight: str, family: str, why: Reason) -> Tensor:
     reason = f"it is {printable(family)}, and what the model computes with is not computed: {why}"
-    return Tensor(weight, (), None, NotComputed(reason))
+    return Tensor(weight, (), None, NotComputed(Reason(why.code, reason)))

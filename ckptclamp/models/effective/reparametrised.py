@@ -16,7 +16,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain, cut, places
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
@@ -154,7 +154,9 @@ class WeightNorm(Effective):
             block = Plain(self.directions).read(read, part)
             squares[self._kept(part)] += np.square(block).sum(axis=self.axes, keepdims=True)
         if np.isinf(squares).any() or ((squares > 0) & (squares < _TINY)).any():
-            raise UnreadableError(f"the norms of {self.directions.name} are beyond float64")
+            raise UnreadableError(
+                Reason("not-computed", f"the norms of {self.directions.name} are beyond float64")
+            )
         return np.sqrt(squares)
 
 
@@ -226,7 +228,11 @@ class SpectralNorm(Effective):
         axis = self.axes[0] if len(self.axes) == 1 else _told(products, left, self.original)
         sigma = float(left @ products[axis])
         if not math.isfinite(sigma):
-            raise UnreadableError(f"{self.left.name} and {self.right.name} give no finite norm")
+            raise UnreadableError(
+                Reason(
+                    "not-computed", f"{self.left.name} and {self.right.name} give no finite norm"
+                )
+            )
         return sigma
 
     def _product(self, read: Read, right: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -258,7 +264,9 @@ def _told(products: dict[int, NDArray[np.float64]], left: NDArray[np.float64], o
     }
     sure = [axis for axis, how in parallel.items() if how > _SURE]
     if len(sure) != 1 or any(how > _NOT for axis, how in parallel.items() if axis != sure[0]):
-        raise UnreadableError(f"nothing tells along which axis {of.name} is normalised")
+        raise UnreadableError(
+            Reason("not-computed", f"nothing tells along which axis {of.name} is normalised")
+        )
     return sure[0]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from ckptclamp.errors import Notice, printable
+from ckptclamp.errors import Notice, Reason, printable
 from ckptclamp.models.keras.candidates import Candidates
 from ckptclamp.models.keras.constraints import (
     ParsedConstraint,
@@ -44,7 +44,7 @@ class Declaration:
     serialised: Mapping[str, Any] | str
     tensors: tuple[str, ...] = ()
     labels: tuple[str | None, ...] = ()
-    not_evaluated: str | None = None
+    not_evaluated: Reason | None = None
     hint: str | None = None
     notices: tuple[Notice, ...] = ()
     candidates: tuple[str, ...] = ()
@@ -143,7 +143,8 @@ class _Declarations:
         found = self._on_tensors(declaration, layer, governed)
         if constraint.opaque is None or not found.tensors:
             return found
-        return replace(found, not_evaluated=constraint.opaque, hint=NAME_IT)
+        opaque = Reason("unknown-constraint", constraint.opaque)
+        return replace(found, not_evaluated=opaque, hint=NAME_IT)
 
     def _declaration(self, layer: Layer, argument: str, serialised: object) -> Declaration:
         written = serialised if isinstance(serialised, (str, Mapping)) else str(serialised)
@@ -151,16 +152,22 @@ class _Declarations:
         if not layer.known:
             return replace(
                 declaration,
-                not_evaluated=f"{printable(layer.class_name)} is no layer of Keras' own, so which of "
-                "its weights this constrains is known to its code alone",
+                not_evaluated=Reason(
+                    "unknown-layer",
+                    f"{printable(layer.class_name)} is no layer of Keras' own, so which of "
+                    "its weights this constrains is known to its code alone",
+                ),
                 hint=_TELL_OR_NAME,
             )
         governed = [i for i, v in enumerate(layer.variables) if v.argument == argument]
         if not governed and layer.told:
             return replace(
                 declaration,
-                not_evaluated=f"custom_layers names no weight of {printable(layer.class_name)} for it "
-                "that is called so in this layout",
+                not_evaluated=Reason(
+                    "unknown-layer",
+                    f"custom_layers names no weight of {printable(layer.class_name)} for it "
+                    "that is called so in this layout",
+                ),
                 hint="a weight is called by its name, as kernel, in the legacy layout, and vars/0 in "
                 "the other",
             )
@@ -176,7 +183,8 @@ class _Declarations:
         for member in (layer, *self.copies.get(layer.key, ())):
             binding = self.bound.bindings[member.key]
             if isinstance(binding, Unbound):
-                return replace(declaration, not_evaluated=binding.reason, hint=binding.hint)
+                lacking = Reason("not-in-the-file", binding.reason)
+                return replace(declaration, not_evaluated=lacking, hint=binding.hint)
             for index in governed:
                 found = (*binding.tensors[index], *self._mirror(member, index))
                 names += found
@@ -272,7 +280,10 @@ def _unread_constraints(layer: Layer) -> Iterator[Declaration]:
     for key in layer.odd:
         yield replace(
             _declared(layer, key, "unknown"),
-            not_evaluated=f"{key} is no serialised layer, so what it declares cannot be known",
+            not_evaluated=Reason(
+                "unknown-layer",
+                f"{key} is no serialised layer, so what it declares cannot be known",
+            ),
             hint=NAME_IT,
         )
     for key, value in layer.unread:
@@ -282,8 +293,10 @@ def _unread_constraints(layer: Layer) -> Iterator[Declaration]:
                 what = f"{what.rpartition('.')[2]} of {printable(' in '.join(within[::-1]), limit=500)}"
             yield replace(
                 _declared(layer, argument, serialised),
-                not_evaluated=f"{what} is a setting of {printable(layer.class_name)} "
-                "that only its code can read",
+                not_evaluated=Reason(
+                    "unknown-layer",
+                    f"{what} is a setting of {printable(layer.class_name)} that only its code can read",
+                ),
                 hint=NAME_IT,
             )
 

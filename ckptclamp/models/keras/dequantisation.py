@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import KerasLayout, Tensor, Unreadable
+from ckptclamp.errors import Reason
 from ckptclamp.models.keras.config import as_integer, as_mapping
 from ckptclamp.models.keras.dequantise import Dequantised
 from ckptclamp.models.keras.layers import Variable, einsum_equation
@@ -153,7 +154,7 @@ def _weight(
         shape, storage = _understood(mode, layer, variable, tensor, companions)
     except _NotUnderstoodError as why:
         reason = f"it is quantised to {mode}, and its weights cannot be computed: {why}"
-        return replace(tensor, storage=Unreadable(reason))
+        return replace(tensor, storage=Unreadable(Reason("not-computed", reason)))
     dtype = replace(DTYPES["float32"], unit_roundoff=_HALF_A_STEP[mode])
     return replace(tensor, shape=shape, dtype=dtype, storage=storage)
 

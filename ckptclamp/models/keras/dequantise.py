@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import Computed, plan_runs
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +144,12 @@ def _groups(read: Read, storage: Dequantised, groups: Tensor, where: Range) -> N
     found = read(groups, (where,)).astype(np.float64)
     count = storage.scale.shape[1 - storage.kept]
     if not np.all((found >= 0) & (found < count) & (found == np.floor(found))):
-        raise UnreadableError(f"{groups.name} names groups that {storage.scale.name} does not have")
+        raise UnreadableError(
+            Reason(
+                "not-computed",
+                f"{groups.name} names groups that {storage.scale.name} does not have",
+            )
+        )
     return found.astype(np.int64)
 
 

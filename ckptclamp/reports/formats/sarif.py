@@ -17,7 +17,15 @@ from urllib.parse import quote
 
 from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, subject, version_of
 from ckptclamp.errors import ExitCode, printable
-from ckptclamp.reports.catalogue import SITE, exit_code_url, explanation, help_url
+from ckptclamp.reports.catalogue import (
+    SITE,
+    anchor,
+    exit_code_url,
+    explained_reason,
+    explanation,
+    help_url,
+    page_url,
+)
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings
 from ckptclamp.reports.headlines import answer_line
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from ckptclamp.auditing.results import FileDigest
     from ckptclamp.auditing.runs import Answer, Document
     from ckptclamp.reports import RenderOptions
+    from ckptclamp.reports.catalogue import Explained
 
 MOST = 5000
 """GitHub keeps this many results of a run, and refuses files with 25,000."""
@@ -60,7 +69,10 @@ def _run(report: Document, found: Sequence[Finding], options: RenderOptions) -> 
                 "version": printable(version_of(report)) or "unknown",
                 "informationUri": SITE,
                 "rules": [_rule(firsts[code]) for code in order],
-                "notifications": [_failure_kind(c) for c in dict.fromkeys(f.code for f in failed)],
+                "notifications": [
+                    *(_failure_kind(c) for c in dict.fromkeys(f.code for f in failed)),
+                    *map(_reason_kind, _reasons(found)),
+                ],
             }
         },
         "automationDetails": {"id": _category(report, options)},
@@ -125,6 +137,22 @@ def _failure_kind(code: str) -> dict[str, Any]:
     return {"id": code, "shortDescription": {"text": title}, "helpUri": help_url(code)}
 
 
+def _reasons(found: Sequence[Finding]) -> list[Explained]:
+    """The kinds of reasons for which something was not evaluated, each once."""
+    codes = dict.fromkeys(f.reason_code for f in found)
+    return [known for known in map(explained_reason, codes) if known is not None]
+
+
+def _reason_kind(reason: Explained) -> dict[str, Any]:
+    return {
+        "id": reason.code,
+        "shortDescription": {"text": reason.title},
+        "fullDescription": {"text": reason.text},
+        "help": {"text": reason.text, "markdown": reason.markdown},
+        "helpUri": page_url("reference/findings", anchor(reason.code)),
+    }
+
+
 def _invocation(answer: Answer, options: RenderOptions) -> dict[str, Any]:
     found = findings(answer, show_suppressed=True)
     code = answer.exit_code
@@ -163,6 +191,8 @@ def _notification(text: str, level: str) -> dict[str, Any]:
 def _told(finding: Finding, options: RenderOptions) -> dict[str, Any]:
     """A finding as an error of the run, with its place where it has one."""
     notification = _notification(finding.sentence + _help(finding), "error")
+    if explained_reason(finding.reason_code) is not None:
+        notification["descriptor"] = {"id": finding.reason_code}
     if finding.kind is Kind.FAILURE:
         notification["descriptor"] = {"id": finding.code}
         if finding.place.path != ".":
@@ -211,6 +241,8 @@ def _result(finding: Finding, rule: int, options: RenderOptions) -> dict[str, An
             "primaryLocationLineHash": f"{finding.fingerprint[:16]}:1",
         },
     }
+    if finding.reason_code is not None:
+        entry["properties"] = {"reason": printable(finding.reason_code)}
     result = finding.result
     if result is not None and result.suppressed is not None:
         reason = sentence(result.suppressed.reason)

@@ -247,6 +247,8 @@ class _Page:
         yield from rest
         if finding.place.line is not None or finding.kind is Kind.UNMATCHED:
             yield f"  --> {finding.place}"
+        if finding.reason_code:
+            yield f"  = reason: {printable(finding.reason_code)}"
         result = finding.result
         if result is not None and finding.kind is Kind.VIOLATION:
             yield from self._wrapped(f"  = unit: {unit_sentence(result)}")

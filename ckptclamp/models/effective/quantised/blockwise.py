@@ -15,7 +15,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.tensor import box_shape
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Plain
@@ -75,7 +75,9 @@ class Maxima:
         values = np.array(self.table)[found.astype(np.int64)]
         scale = outer[np.arange(first, last) // self.outer_size - begin]
         if (values[scale == 0] != 0).any():
-            raise UnreadableError(f"{self.outer.name} holds 0 for codes that are not")
+            raise UnreadableError(
+                Reason("not-computed", f"{self.outer.name} holds 0 for codes that are not")
+            )
         return values * scale + self.offset
 
 
@@ -110,7 +112,9 @@ class Blockwise(Effective):
         weights = np.array(self.table)[codes[skipped : skipped + last + 1 - first]]
         scale = spread[: len(weights)]
         if not maxima.all() and (weights[scale == 0] != 0).any():
-            raise UnreadableError(f"{self.maxima.stored.name} holds 0 for codes that are not")
+            raise UnreadableError(
+                Reason("not-computed", f"{self.maxima.stored.name} holds 0 for codes that are not")
+            )
         weights *= scale
         shape = box_shape(box)
         if len(weights) == math.prod(shape):
@@ -264,5 +268,5 @@ def _is_offset(offset: object) -> TypeGuard[float]:
 
 def _not_negative(maxima: NDArray[np.float64], of: Tensor) -> NDArray[np.float64]:
     if (maxima < 0).any():
-        raise UnreadableError(f"the maxima {of.name} hold negative numbers")
+        raise UnreadableError(Reason("not-computed", f"the maxima {of.name} hold negative numbers"))
     return maxima

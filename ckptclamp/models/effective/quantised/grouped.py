@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.errors import UnreadableError
+from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.models.effective.numbers import Packed, Plain, cut
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
@@ -100,9 +100,15 @@ class Groups:
         """
         found = read(self.tensor, (span,)).astype(np.int64)
         if found.min() < 0 or found.max() >= count:
-            raise UnreadableError(f"{self.tensor.name} names groups that there are no scales for")
+            raise UnreadableError(
+                Reason(
+                    "not-computed", f"{self.tensor.name} names groups that there are no scales for"
+                )
+            )
         if found.max() - found.min() > _FAR + 4 * len(found):
-            raise UnreadableError(f"{self.tensor.name} names groups that lie too far apart")
+            raise UnreadableError(
+                Reason("not-computed", f"{self.tensor.name} names groups that lie too far apart")
+            )
         return found
 
 
@@ -154,7 +160,9 @@ class Grouped(Effective):
             _check(weights, shared, spread)
         for shared, spread in divisors:
             if np.isinf(spread.found).any():
-                raise UnreadableError(f"{shared.numbers.tensor.name} divides by infinity")
+                raise UnreadableError(
+                    Reason("not-computed", f"{shared.numbers.tensor.name} divides by infinity")
+                )
         factor = scales[0][1].over()
         for _, spread in scales[1:]:
             factor = factor * spread.over()
@@ -213,11 +221,13 @@ def _check(weights: NDArray[np.float64], shared: Shared, spread: Spread) -> None
     """
     name = shared.numbers.tensor.name
     if (spread.found < 0).any():
-        raise UnreadableError(f"the scales {name} hold negative numbers")
+        raise UnreadableError(Reason("not-computed", f"the scales {name} hold negative numbers"))
     if not spread.found.all():
         wiped = np.broadcast_to(spread.over() == 0, weights.shape)
         if (weights[wiped] != 0).any():
-            raise UnreadableError(f"the scales {name} hold 0 for codes that are not")
+            raise UnreadableError(
+                Reason("not-computed", f"the scales {name} hold 0 for codes that are not")
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +242,10 @@ class OneMore(Packed):
         found = self.integers(read, box)
         if (found == (1 << self.bits) - 1).any():
             raise UnreadableError(
-                f"{self.tensor.name} holds zero points that libraries read in different ways",
+                Reason(
+                    "not-computed",
+                    f"{self.tensor.name} holds zero points that libraries read in different ways",
+                ),
                 hint="save it again in the format gptq_v2",
             )
         return found.astype(np.float64) + 1
