@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.source import Source
 
-_BLOCK = 256 << 10
-"""How much is read before its checksum is taken: the second-level cache still holds it."""
+_BLOCK = 1 << 20
+"""How much is read at once for its checksum alone."""
 _PIECE = 32 << 20
 """How much of a file one thread takes the checksum of."""
 _LEAST = 64 << 10
@@ -41,16 +41,9 @@ class Checksums:
         self, read: Callable[[memoryview, int], None], buffer: memoryview, offset: int
     ) -> None:
         """Fill `buffer` from `offset` on by `read`, and remember the checksum, if that is worth it."""
-        length = len(buffer)
-        if length < _LEAST or offset in self._parts or len(self._parts) >= _MOST:
-            read(buffer, offset)
-            return
-        crc = 0
-        for at in range(0, length, _BLOCK):
-            block = buffer[at : at + _BLOCK]
-            read(block, offset + at)
-            crc = crc32(block, crc)
-        self._parts[offset] = length, crc
+        read(buffer, offset)
+        if len(buffer) >= _LEAST and offset not in self._parts and len(self._parts) < _MOST:
+            self._parts[offset] = len(buffer), crc32(buffer)
 
     def within(self, start: int, stop: int) -> Iterator[tuple[int, int, int | None]]:
         """Yield all from `start` to `stop` in pieces: offset, length, and the checksum if it is known."""
