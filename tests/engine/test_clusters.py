@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -12,37 +11,20 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from ckptclamp import AuditOptions, audit
 from ckptclamp.auditing.parts import elsewhere
 from ckptclamp.engine.elsewhere import Lost, answers
 from ckptclamp.engine.elsewhere.named import engine
 from ckptclamp.errors import CkptclampError
-from ckptclamp.reports import RenderOptions
-from ckptclamp.reports.formats import json as master
 from tests.engine import deadly
+from tests.engine.models import RULES, saved, told
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the clusters' own
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"dask": "distributed", "ray": "ray"}
-RULES = {
-    "version": 1,
-    "rules": [
-        {"id": "norms", "tensors": "*", "constraint": "MaxNorm", "max_value": 5.5, "axis": 0},
-        {"id": "signs", "tensors": "t1*", "constraint": "NonNeg"},
-    ],
-}
-
-
-def told(report):
-    """A report as JSON, without the time that it took."""
-    document = json.loads(master.render(report, RenderOptions()))
-    document["report"]["seconds"] = None
-    return document
 
 
 def free_port():
@@ -114,31 +96,27 @@ def cluster(request):
         yield name
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Sixteen matrices, some of which violate."""
-    random = np.random.default_rng(3)
-    tensors = {f"t{i:02}": random.normal(size=(32, 40)).astype(np.float32) for i in range(16)}
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_file(tensors, path)
-    return path
+@pytest.fixture(scope="module", params=["file", "shards"])
+def either(request, tmp_path_factory):
+    """One file, or a set of twelve."""
+    return saved(tmp_path_factory.mktemp("model"), shards=request.param == "shards")
 
 
 @pytest.mark.parametrize("name", ["dask", "ray"])
-def test_a_local_cluster_gives_the_same_bits(monkeypatch, model, name):
+def test_a_local_cluster_gives_the_same_bits(monkeypatch, either, name):
     """One that is started for the audit, and ends with it."""
     pytest.importorskip(MODULES[name])
-    monkeypatch.setattr(elsewhere, "ITEM", 1 << 20)
-    there = audit(model, RULES, AuditOptions(executor=name, jobs=2))
-    assert told(there) == told(audit(model, RULES))
+    monkeypatch.setattr(elsewhere, "ITEM", 3 << 20)
+    there = audit(either, RULES, AuditOptions(executor=name, jobs=2))
+    assert told(there) == told(audit(either, RULES))
 
 
-def test_a_cluster_at_an_address_gives_the_same_bits(monkeypatch, model, cluster):
+def test_a_cluster_at_an_address_gives_the_same_bits(monkeypatch, either, cluster):
     """Its workers open the file themselves; the cluster runs on."""
-    monkeypatch.setattr(elsewhere, "ITEM", 1 << 20)
+    monkeypatch.setattr(elsewhere, "ITEM", 3 << 20)
     for _ in range(2):
-        there = audit(model, RULES, AuditOptions(executor=cluster))
-        assert told(there) == told(audit(model, RULES))
+        there = audit(either, RULES, AuditOptions(executor=cluster))
+        assert told(there) == told(audit(either, RULES))
 
 
 def test_a_worker_that_is_killed_loses_nothing(cluster):

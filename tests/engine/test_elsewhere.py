@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -26,10 +25,9 @@ from ckptclamp.engine.elsewhere import Engine, Lost, answers
 from ckptclamp.engine.elsewhere.named import check_name, engine
 from ckptclamp.errors import Reason, UsageError
 from ckptclamp.plan.build import build_plan
-from ckptclamp.reports import RenderOptions
-from ckptclamp.reports.formats import json as master
 from ckptclamp.spec.model import Rule, Spec, Units
 from tests.engine import deadly
+from tests.engine.models import NORMS, RULES, saved, told
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SPAWN = multiprocessing.get_context("spawn")
@@ -41,13 +39,6 @@ def processes():
     """Two processes, kept for all of these tests."""
     with engine("processes", 2) as running:
         yield running
-
-
-def told(report):
-    """A report as JSON, without the time that it took."""
-    document = json.loads(master.render(report, RenderOptions()))
-    document["report"]["seconds"] = None
-    return document
 
 
 def test_every_item_is_answered(processes):
@@ -130,31 +121,28 @@ def test_processes_give_the_same_bits(monkeypatch, model, spec):
     assert told(there) == told(here)
 
 
-NORMS = {"id": "norms", "tensors": "*", "constraint": "MaxNorm", "max_value": 5.5, "axis": 0}
-RULES = {
-    "version": 1,
-    "rules": [
-        NORMS,
-        {
-            "id": "whole",
-            "tensors": "t0*",
-            "constraint": "SpectralNorm",
-            "max_value": 9,
-            "axis": [0, 1],
-        },
-        {"id": "signs", "tensors": "t1*", "constraint": "NonNeg"},
-    ],
-}
+@pytest.fixture(scope="module", params=["file", "shards"])
+def either(request, tmp_path_factory):
+    """One file, or a set of twelve."""
+    return saved(tmp_path_factory.mktemp("model"), shards=request.param == "shards")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Twenty matrices, some of which violate, one with a NaN."""
-    tensors = {f"t{i:02}": RNG.normal(size=(32, 40)).astype(np.float32) for i in range(20)}
-    tensors["t07"][3, 3] = np.nan
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_file(tensors, path)
-    return path
+    """One file."""
+    return saved(tmp_path_factory.mktemp("model"), shards=False)
+
+
+def test_threads_processes_and_parts_say_the_same(monkeypatch, either):
+    """The same bits of one file and of a set of shards, however the work is cut."""
+    monkeypatch.setattr(elsewhere, "ITEM", 3 << 20)
+    here = told(audit(either, RULES))
+    assert here["exit_code"] == 1
+    assert told(audit(either, RULES, AuditOptions(executor="processes", jobs=2))) == here
+    parts = [audit_part(either, f"{n}/16", RULES) for n in range(1, 17)]
+    assert told(merge(parts)) == here
+    in_processes = AuditOptions(executor="processes", jobs=1)
+    assert audit_part(either, "3/16", RULES, in_processes) == parts[2]
 
 
 def test_many_small_tensors_are_the_same_however_they_are_cut(monkeypatch, tmp_path):

@@ -13,8 +13,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec, TypeVar
 
 from ckptclamp.engine.elsewhere import ATTEMPTS, Engine
@@ -46,8 +47,10 @@ def _needed(module: str, name: str) -> Any:  # noqa: ANN401 - a module
         ) from error
 
 
-def _unreachable(name: str, address: str, error: BaseException) -> CkptclampError:
+def _unreachable(name: str, address: str | None, error: BaseException) -> CkptclampError:
     said = printable(" ".join(str(error).split()) or type(error).__name__, limit=200)
+    if address is None:
+        return CkptclampError(f"no {name} cluster can be started on this machine: {said}")
     return CkptclampError(
         f"the {name} cluster at {printable(address)} does not answer: {said}",
         hint="is it running, and is this its address?",
@@ -73,7 +76,7 @@ def dask(address: str | None, workers: int) -> Iterator[Engine]:
                 set_as_default=False,
             )
         except (OSError, ValueError) as error:
-            raise _unreachable("Dask", address or "this machine", error) from error
+            raise _unreachable("Dask", address, error) from error
         try:
             threads = sum(client.nthreads().values())
             with client.get_executor() as executor:
@@ -109,20 +112,24 @@ def ray(address: str | None, workers: int) -> Iterator[Engine]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = _needed("ray", "ray")
-    local = {} if address else {"num_cpus": workers, "include_dashboard": False}
-    with _own_signals():
-        try:
-            if address:
-                _check_answers(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _unreachable("Ray", address or "this machine", error) from error
-    try:
+    with ExitStack() as undone:
+        if address is None:
+            # "local": else it would join whichever cluster was started here last.
+            folder = TemporaryDirectory(prefix="ckptclamp-", ignore_cleanup_errors=True)
+            where = {"_temp_dir": undone.enter_context(folder), "num_cpus": workers}
+            where |= {"address": "local", "include_dashboard": False}
+        else:
+            where = {"address": address}
+        with _own_signals():
+            try:
+                _check_answers(address or "")
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **where)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise _unreachable("Ray", address, error) from error
+        undone.callback(ray.shutdown)
         cpus = int(ray.cluster_resources().get("CPU", workers))
         given_up = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
         yield Engine(_Ray(ray), _AHEAD * max(cpus, workers), given_up)
-    finally:
-        ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
