@@ -45,11 +45,11 @@ unit: $(VENV)/installed ## Run the tests alone
 $(ENGINES)/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/pip install --quiet --upgrade 'pip>=25.1'
-	$(ENGINES)/bin/pip install --quiet --group test "$$(ls dist/*.whl)[dask,ray]"
+	$(ENGINES)/bin/pip install --quiet --group test "$$(ls dist/*.whl)[dask,ray,remote]"
 	@touch $@
 
 test-engines: $(ENGINES)/installed ## Run the tests of executors with Dask and Ray (240 MB)
-	$(ENGINES)/bin/pytest tests/engine/test_elsewhere.py tests/engine/test_clusters.py $(PYTEST_ARGS)
+	$(ENGINES)/bin/pytest tests/engine/test_elsewhere.py tests/engine/test_clusters.py tests/remote/test_executors.py $(PYTEST_ARGS)
 
 # The lower bounds of pyproject.toml, each pinned.
 OLDEST_PINS = $(shell sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml)

@@ -47,6 +47,24 @@ class TensorReader(Protocol):
         """
 
 
+def fetch_ahead(
+    sources: Mapping[int, Source], steps: Iterable[tuple[Mark, Tensor, Box]], memory: int
+) -> ReadAhead | None:
+    """See `Checkpoint.expect`; `sources` are those that tensors lie in, by their numbers."""
+    if not any(source.remote for source in sources.values()):
+        return None
+    from ckptclamp.checkpoints.remote.ahead import read_ahead
+
+    return read_ahead(
+        (
+            (mark, sources[number], start, stop)
+            for mark, tensor, box in steps
+            for number, start, stop in spans(tensor, box)
+        ),
+        memory,
+    )
+
+
 class Target(Protocol):
     """Where a copy is put while it has no final name yet; `publication.staged` makes one.
 
@@ -178,18 +196,7 @@ class Checkpoint(ABC):
 
         What is returned is a context manager, to be told how far the reader is.
         """
-        if not any(source.remote for source in self.sources):
-            return None
-        from ckptclamp.checkpoints.remote.ahead import read_ahead
-
-        return read_ahead(
-            (
-                (mark, self.sources[number], start, stop)
-                for mark, tensor, box in steps
-                for number, start, stop in spans(tensor, box)
-            ),
-            memory,
-        )
+        return fetch_ahead(dict(enumerate(self.sources)), steps, memory)
 
     def mapped(self, read: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
         """``map(read, items)``, several at a time where each may wait for a network."""

@@ -56,10 +56,11 @@ class Identity:
 class Place:
     """Where another process, which may be on another machine, finds a file, and how it knows it.
 
-    `size` is in bytes, `version` what `Source.version` says; `uncached` reads past the page cache.
+    `path` is absolute, or an address; `size` is in bytes, `version` what `Source.version` says.
+    `uncached` reads past the page cache.
     """
 
-    path: str
+    path: Path
     size: int
     version: str
     uncached: bool = False
@@ -71,7 +72,7 @@ class Place:
             UnreadableError: it is not there, or may not be read.
             ChangedError: what is there is another file.
         """
-        source = Source.open(Path(self.path))
+        source = Source.open(self.path)
         if (source.size, source.version) != (self.size, self.version):
             source.close()
             raise ChangedError("is not the file that was planned for", path=self.path)
@@ -133,9 +134,12 @@ class Source:
         return f"mtime:{self.identity.mtime_ns}"
 
     @property
-    def place(self) -> Place:
-        """Where another process finds this file, if it has a name."""
-        return Place(os.path.realpath(self.path), self.size, self.version, self._uncached)
+    def place(self) -> Place | None:
+        """Where another process finds this file; ``None`` if it has no name."""
+        if not self.named:
+            return None
+        path = Path(os.path.realpath(self.path))
+        return Place(path, self.size, self.version, self._uncached)
 
     @classmethod
     def from_fd(cls, fd: int, path: Path) -> Self:

@@ -19,7 +19,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def audited(place, rules=RULES, **options):
     """The report about a checkpoint, as the JSON report holds it, without places and times."""
-    report = ckptclamp.audit(str(place), rules, AuditOptions(hash=False, **options))
+    return known_of(ckptclamp.audit(str(place), rules, AuditOptions(hash=False, **options)))
+
+
+def known_of(report):
+    """A report as the JSON report holds it, without places and times."""
     known = report.to_dict()["report"]
     known["seconds"] = 0
     known["checkpoint"]["path"] = ""

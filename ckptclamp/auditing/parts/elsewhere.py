@@ -7,7 +7,7 @@ no weight is sent either way. It opens the files itself and makes sure that they
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ckptclamp.auditing.parts import cut
 from ckptclamp.auditing.results import Result, Verdict
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.auditing.verdicts.tally import described
+from ckptclamp.checkpoints.checkpoint import fetch_ahead
 from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.tensor import Chunked, Computed, Constant, Contiguous, View
 from ckptclamp.engine.elsewhere import Lost, answers
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.options import AuditOptions
     from ckptclamp.checkpoints.checkpoint import Checkpoint
+    from ckptclamp.checkpoints.reading import Mark
+    from ckptclamp.checkpoints.remote.ahead import ReadAhead
     from ckptclamp.checkpoints.source import Place, Source
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.plan import Assignment
@@ -66,13 +69,22 @@ class Item:
     asked: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What comes back: results by their places; of remote sources the bytes fetched, and the requests."""
+
+    results: tuple[tuple[int, Result], ...]
+    fetched: Mapping[int, tuple[int, int]]
+
+
 def can_go(checkpoint: Checkpoint, assignment: Assignment) -> bool:
     """Whether another process can judge `assignment`: all of its bytes lie in files with a name.
 
     A base is read by the checkpoint that it belongs to, which stays here.
     """
     numbers = _sources_of(assignment.tensor)
-    return assignment.base is None and all(checkpoint.sources[n].named for n in numbers)
+    places = (checkpoint.sources[number].place for number in numbers)
+    return assignment.base is None and None not in places
 
 
 def judge_elsewhere(
@@ -103,6 +115,7 @@ def judge_elsewhere(
         items = items_of(checkpoint, assignments, supposed, options)
         for item, answer in answers(running, answer_to, items):
             results.update(_told(item, answer, asked))
+            _count(checkpoint, answer)
             meter.add(item.nbytes)
     here = replace(options, executor=None)
     staying = [n for n in range(len(asked)) if n not in results]
@@ -152,7 +165,11 @@ def _item(
     question = Question(
         asked=tuple((place, _bare(assignment)) for place, assignment in asked.items()),
         supposed=frozenset(place for place in asked if place >= own),
-        places={number: checkpoint.sources[number].place for number in sorted(numbers)},
+        places={
+            number: place
+            for number in sorted(numbers)
+            if (place := checkpoint.sources[number].place) is not None
+        },
         memory=options.memory,
         worst=options.worst,
         histogram=options.histogram,
@@ -184,7 +201,7 @@ def _bare(assignment: Assignment) -> Assignment:
 
 
 def _told(
-    item: Item, answer: Sequence[tuple[int, Result]] | Lost, asked: Sequence[Assignment]
+    item: Item, answer: Answer | Lost, asked: Sequence[Assignment]
 ) -> Iterator[tuple[int, Result]]:
     """The results of one item; of one that is lost, that nothing of it was evaluated."""
     if isinstance(answer, Lost):
@@ -200,8 +217,16 @@ def _told(
                 ),
             )
         return
-    for place, result in answer:
+    for place, result in answer.results:
         yield place, replace(result, **described(asked[place]))
+
+
+def _count(checkpoint: Checkpoint, answer: Answer | Lost) -> None:
+    """Count what a worker fetched as fetched; what one did that is lost is not known."""
+    if isinstance(answer, Answer):
+        for number, (nbytes, requests) in answer.fetched.items():
+            checkpoint.sources[number].fetched += nbytes
+            checkpoint.sources[number].requests += requests
 
 
 def _sources_of(tensor: Tensor) -> set[int]:
@@ -220,6 +245,7 @@ class _Files:
     """Reads weights from files that were opened here, by the numbers that they have elsewhere."""
 
     def __init__(self, sources: Mapping[int, Source]) -> None:
+        self._by_number = sources
         # Nobody asks for the others.
         self._sources: Any = [sources.get(n) for n in range(max(sources, default=-1) + 1)]
 
@@ -227,8 +253,12 @@ class _Files:
         """See `TensorReader.read`."""
         return read_box(self._sources, tensor, box, buffer)
 
+    def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead | None:
+        """See `Checkpoint.expect`."""
+        return fetch_ahead(self._by_number, steps, memory)
 
-def answer_to(item: Item) -> list[tuple[int, Result]]:
+
+def answer_to(item: Item) -> Answer:
     """Judge what `item` asks, in this process, whichever it is.
 
     Raises:
@@ -255,4 +285,5 @@ def answer_to(item: Item) -> list[tuple[int, Result]]:
             results += zip((place for place, _ in asked), found, strict=True)
         for source in sources.values():
             source.verify_unchanged()
-    return results
+        fetched = {n: (one.fetched, one.requests) for n, one in sources.items() if one.remote}
+    return Answer(tuple(results), fetched)

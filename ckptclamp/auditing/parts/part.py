@@ -95,7 +95,8 @@ def _audited(
     return PartialReport(
         part=share.number,
         of=share.of,
-        whole=whole,
+        # How often something had to be asked for again is no part of an answer.
+        whole=replace(whole, checkpoint=replace(whole.checkpoint, fetched=None)),
         versions=versions,
         layout=layout_digest(checkpoint),
         plan=plan_digest(plan),

@@ -19,7 +19,7 @@ from ckptclamp.checkpoints.remote.stores import (
     library_errors,
     require_extra,
 )
-from ckptclamp.checkpoints.source import Identity, Source
+from ckptclamp.checkpoints.source import Identity, Place, Source
 from ckptclamp.errors import ChangedError, UnreadableError
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ class RemoteSource(Source):
     def version(self) -> str:
         """See `Source.version`: the commit, or the entity tag that the server gives it."""
         return self._known_as
+
+    @property
+    def place(self) -> Place:
+        """See `Source.place`: whoever opens it has access by the environment, as it is had here."""
+        return Place(self._address, self.size, self.version)
 
     def fetch(self, start: int, stop: int) -> memoryview:
         """Return the bytes from `start` to `stop` of the version that was opened first.
