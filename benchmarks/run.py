@@ -20,6 +20,7 @@ import audits
 import containers
 import copies
 import drawing
+import effective
 import others
 import scaling
 import startup
@@ -31,6 +32,7 @@ GROUPS: dict[str, Callable[[Setting], Iterator[table.Row]]] = {
     "numpy": audits.by_numpy,
     "statistics": audits.statistics,
     "cold": audits.cold,
+    "effective": effective.warm,
     "peers": others.scripts,
     "apply": copies.copies,
     "containers": containers.containers,

@@ -18,12 +18,12 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Computed, Unreadable
 from ckptclamp.errors import printable
 from ckptclamp.models.effective.members import Members, NeedsBaseError, NotComputedError, extents
-from ckptclamp.models.effective.numbers import Plain
+from ckptclamp.models.effective.numbers import Plain, cut
 from ckptclamp.models.effective.reparametrised import WeightNorm, check_floats, roundoff
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -112,6 +112,10 @@ class LowRank(Effective):
         rest = wanted.numbers - self._update(read, box)
         return Plain(self.base).encode(read, box, wanted.instead(rest))
 
+    def pieces(self, box: Box) -> Iterable[Box]:
+        """See `Effective.pieces`; a product and one term of it stay in a cache together."""
+        return cut(box, PIECE // 2)
+
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""
         update = self._update(read, box)
@@ -127,13 +131,15 @@ class LowRank(Effective):
         rank, columns = self.down.shape[0], math.prod(stop - start for start, stop in inputs)
         step = max(1, 2 * PIECE // (outputs[1] - outputs[0] + columns))
         product = np.zeros((outputs[1] - outputs[0], columns))
+        term = np.empty_like(product)
         ends = ((0, 1),) * (len(self.up.shape) - 2)
         for first in range(0, rank, step):
             ranks = (first, min(first + step, rank))
             up = Plain(self.up).read(read, (outputs, ranks, *ends)).reshape(len(product), -1)
             down = Plain(self.down).read(read, (ranks, *inputs)).reshape(-1, columns)
             for left, right in zip(up.T, down, strict=True):
-                product += left[:, None] * right
+                np.multiply(left[:, None], right, out=term)
+                product += term
         product *= self.scale
         return product.T if self.transposed else product.reshape([b - a for a, b in box])
 

@@ -7,6 +7,7 @@ float64, so the only rounding of an effective weight is that of its last product
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -17,13 +18,16 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.models.effective.levels import Wanted, levels_of, round_floats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
 
 Range = tuple[int, int]
+Decoder = Callable[["Box", "NDArray[np.float64]"], None]
+"""Puts a part of a box into an array of the part's shape; quick where that, or its last two axes
+swapped, lies in C order."""
 
 E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The magnitudes of a 4-bit float by its lower three bits; the fourth is the sign (OCP MX 1.0)."""
@@ -50,6 +54,18 @@ class Numbers(ABC):
         Raises:
             UnreadableError: the tensor cannot be read.
         """
+
+    def decoder(self, read: Read, box: Box) -> Decoder:
+        """Read what is stored of `box`, and return what decodes parts of it into arrays.
+
+        Raises:
+            UnreadableError: the tensor cannot be read.
+        """
+
+        def decode(part: Box, out: NDArray[np.float64]) -> None:
+            out[...] = self.read(read, part)
+
+        return decode
 
     @property
     def encodes(self) -> bool:
@@ -82,6 +98,22 @@ class Plain(Numbers):
         if dtype is not None and dtype.bits == 8 and dtype.kind is Kind.FLOAT:
             return _bytes_table(dtype.name).take(found.view(np.uint8))
         return found.astype(np.float64)
+
+    def decoder(self, read: Read, box: Box) -> Decoder:
+        """See `Numbers.decoder`."""
+        found, dtype = read(self.tensor, box), self.tensor.dtype
+        table = None
+        if dtype is not None and dtype.bits == 8 and dtype.kind is Kind.FLOAT:
+            found, table = found.view(np.uint8), _bytes_table(dtype.name)
+
+        def decode(part: Box, out: NDArray[np.float64]) -> None:
+            codes = view_of(found, box, part)
+            if table is None:
+                out[...] = codes
+            else:
+                table.take(codes, out=out, mode="clip")
+
+        return decode
 
     @property
     def encodes(self) -> bool:
@@ -175,6 +207,32 @@ class Nibbles(Numbers):
         begin = start - first * each
         return np.array(self.table)[flat[..., begin : begin + stop - start]]
 
+    def decoder(self, read: Read, box: Box) -> Decoder:
+        """See `Numbers.decoder`."""
+        start, stop = box[-1]
+        each = 2 * self.tensor.shape[-1] if self.joined else 2
+        inner = ((0, self.tensor.shape[-1]),) if self.joined else ()
+        place = (*box[:-1], (start // each, -(-stop // each)), *inner)
+        found = read(self.tensor, place).view(np.uint8)
+        octets = found.reshape(*found.shape[: len(box) - 1], -1)
+        begin = start // each * each
+
+        def decode(part: Box, out: NDArray[np.float64]) -> None:
+            if any(end % 2 for end in part[-1]):
+                out[...] = self.read(read, part)
+                return
+            first, last = ((end - begin) // 2 for end in part[-1])
+            some = octets[(*places(box[:-1], part[:-1]), slice(first, last))]
+            if out.flags.c_contiguous:
+                look_up(self.table, 4, some, out)
+            else:
+                turned = np.ascontiguousarray(some.swapaxes(-1, -2))
+                rows = [turned & 15, turned >> 4]
+                codes = np.stack(rows, axis=-2).reshape(out.swapaxes(-1, -2).shape)
+                np.array(self.table).take(codes, out=out.swapaxes(-1, -2), mode="clip")
+
+        return decode
+
     @property
     def encodes(self) -> bool:
         """See `Numbers.encodes`."""
@@ -197,111 +255,33 @@ class Nibbles(Numbers):
         return place, (pairs[..., 0] | pairs[..., 1] << 4).view(held.dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Packed(Numbers):
-    """Unsigned integers of `bits` bits, one after the other in the words of an axis, lowest bit first.
+def look_up(
+    table: Sequence[float],
+    bits: int,
+    octets: NDArray[np.uint8],
+    out: NDArray[np.float64],
+    *,
+    upper_first: bool = False,
+) -> None:
+    """Put what codes of `bits` bits in `octets` stand for into `out`, which lies in C order.
 
-    `length` integers lie along `axis`; one may lie across two words. `plus` is added to each. Where
-    an `order` is given, integer i of a word, which holds whole ones, lies at place ``order[i]`` of it.
+    All that one byte stands for is taken at once. The first of them lies in its lowest bits, or with
+    `upper_first` in its highest ones.
     """
-
-    tensor: Tensor
-    bits: int
-    length: int
-    axis: int
-    plus: int = 0
-    order: tuple[int, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """See `Numbers.shape`."""
-        return tuple(self.length if i == self.axis else n for i, n in enumerate(self.tensor.shape))
-
-    @property
-    def _word(self) -> int:
-        """Bits of a word."""
-        return self.tensor.dtype.bits if self.tensor.dtype is not None else 32
-
-    def read(self, read: Read, box: Box) -> NDArray[np.float64]:
-        """See `Numbers.read`."""
-        found = self.integers(read, box).astype(np.float64)
-        if self.plus:
-            found += self.plus
-        return found
-
-    def integers(self, read: Read, box: Box) -> NDArray[Any]:
-        """Return `box` as the unsigned integers that are stored."""
-        return self._astride(read, box) if self._word % self.bits else self._whole(read, box)
-
-    def _whole(self, read: Read, box: Box) -> NDArray[Any]:
-        """Integers of which each lies in one word."""
-        each = self._word // self.bits
-        start, stop = box[self.axis]
-        first = start // each
-        words = self._words(read, box, first, -(-stop // each))
-        shifts = self.bits * np.array(self.order or range(each), words.dtype)
-        codes = (words[..., None] >> shifts) & words.dtype.type((1 << self.bits) - 1)
-        begin = start - first * each
-        flat = codes.reshape(*words.shape[:-1], -1)[..., begin : begin + stop - start]
-        return np.moveaxis(flat, -1, self.axis)
-
-    def _words(self, read: Read, box: Box, begin: int, end: int) -> NDArray[Any]:
-        """The words from `begin` to `end` as unsigned integers, the packed axis last."""
-        stored = list(box)
-        stored[self.axis] = (begin, end)
-        words = np.moveaxis(read(self.tensor, tuple(stored)), self.axis, -1)
-        return words.view(f"u{words.itemsize}")
-
-    def _astride(self, read: Read, box: Box) -> NDArray[Any]:
-        """Integers of which some lie across two words."""
-        where = np.arange(*box[self.axis])
-        first = where * self.bits // self._word
-        last = ((where + 1) * self.bits - 1) // self._word
-        begin, end = int(first.min()), int(last.max()) + 1
-        unsigned = self._words(read, box, begin, end).astype(np.uint64)
-        shift = (where * self.bits % self._word).astype(np.uint64)
-        found = unsigned[..., first - begin] >> shift
-        over = last > first
-        if over.any():
-            above = np.uint64(self._word) - shift[over]
-            found[..., over] |= unsigned[..., last[over] - begin] << above
-        return np.moveaxis(found & np.uint64((1 << self.bits) - 1), -1, self.axis)
-
-    @property
-    def encodes(self) -> bool:
-        """See `Numbers.encodes`."""
-        return True
-
-    def encode(self, read: Read, box: Box, wanted: Wanted) -> tuple[Box, NDArray[Any]]:
-        """See `Numbers.encode`; bit by bit, since an integer may lie across two words."""
-        start, stop = box[self.axis]
-        first, last = start * self.bits // self._word, -(-stop * self.bits // self._word)
-        place = (*box[: self.axis], (first, last), *box[self.axis + 1 :])
-        held = np.moveaxis(read(self.tensor, place), self.axis, -1)
-        stored = np.unpackbits(
-            np.ascontiguousarray(held).view(np.uint8), axis=-1, bitorder="little"
-        )
-        table = tuple(float(code + self.plus) for code in range(1 << self.bits))
-        codes = np.moveaxis(levels_of(table).encode(wanted), self.axis, -1)
-        mask = np.moveaxis(wanted.chosen, self.axis, -1)
-        at = self._places(np.arange(start, stop)) - first * self._word
-        for bit in range(self.bits):
-            stored[..., at + bit] = np.where(mask, codes >> bit & 1, stored[..., at + bit])
-        words = np.packbits(stored, axis=-1, bitorder="little").view(held.dtype)
-        return place, np.moveaxis(words, -1, self.axis)
-
-    def _places(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first bit of each integer along its axis."""
-        if not self.order:
-            return which * self.bits
-        word, within = np.divmod(which, len(self.order))
-        first: NDArray[np.int64] = np.array(self.order, np.int64)[within] * self.bits
-        return word * self._word + first
+    values = _values(np.array(table).tobytes(), bits, upper_first)
+    values.take(octets, 0, out.reshape(*octets.shape, -1), "clip")
 
 
-def packed_words(length: int, bits: int, word: int = 32) -> int:
-    """How many words hold `length` integers of `bits` bits without a gap."""
-    return -(-length * bits // word)
+@lru_cache(maxsize=32)
+def _values(table: bytes, bits: int, upper_first: bool) -> NDArray[np.float64]:
+    """What each of the 256 bytes stands for, shape (256, codes in a byte).
+
+    The table is told by its bits, for 0 and -0 are equal.
+    """
+    shifts = np.arange(0, 8, bits)[:: -1 if upper_first else 1]
+    codes = np.arange(256)[:, None] >> shifts & (1 << bits) - 1
+    values: NDArray[np.float64] = np.frombuffer(table)[codes]
+    return values
 
 
 def cut(box: Box, limit: int) -> Iterable[Box]:
@@ -329,6 +309,18 @@ def _outer(box: Box, axis: int, part: Range) -> Iterable[Box]:
         yield (*places, part, *box[axis + 1 :])
 
 
+def without(box: Box, axis: int) -> Box:
+    """The box of the other axes."""
+    return (*box[:axis], *box[axis + 1 :])
+
+
 def places(box: Box, part: Box) -> tuple[slice, ...]:
     """Where `part` lies in an array that holds `box`."""
     return tuple(slice(a - s, b - s) for (s, _), (a, b) in zip(box, part, strict=True))
+
+
+def view_of(array: NDArray[Any], box: Box, part: Box) -> NDArray[Any]:
+    """`part` of an array that holds `box`: a view of it, also where it has no axes."""
+    index: Any = (*places(box, part), ...)
+    view: NDArray[Any] = array[index]
+    return view

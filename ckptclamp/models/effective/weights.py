@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed
-from ckptclamp.models.effective.numbers import cut, places
+from ckptclamp.models.effective.numbers import cut, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,12 +97,16 @@ class Effective(Computed):
         del tensor
         with np.errstate(all="ignore"):
             for part in self.pieces(box):
-                out[places(box, part)] = self.piece(read, part)
+                self.fill(read, part, view_of(out, box, part))
 
     def pieces(self, box: Box) -> Iterable[Box]:
         """Cut `box` into what is computed at once."""
         return cut(box, PIECE)
 
+    def fill(self, read: Read, box: Box, out: NDArray[np.float64]) -> None:
+        """Put one piece of the weight, `box`, into `out`."""
+        out[...] = self.piece(read, box)
+
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
-        """Return a small `box` of the weight."""
+        """Return a small `box` of the weight, where `fill` does not do without it."""
         raise NotImplementedError

@@ -18,7 +18,7 @@ from ckptclamp.checkpoints.tensor import box_shape
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
-from ckptclamp.models.effective.numbers import Plain
+from ckptclamp.models.effective.numbers import Plain, look_up
 from ckptclamp.models.effective.quantised.scaled import misfit
 from ckptclamp.models.effective.weights import Effective
 
@@ -97,6 +97,28 @@ class Blockwise(Effective):
         """See `Computed.parts`."""
         outer = () if self.maxima.outer is None else (self.maxima.outer,)
         return (self.codes, self.maxima.stored, *outer, *self.others)
+
+    def fill(self, read: Read, box: Box, out: NDArray[np.float64]) -> None:
+        """See `Effective.fill`; whole blocks that follow each other are decoded in place."""
+        first, size = int(np.ravel_multi_index([start for start, _ in box], self.shape)), out.size
+        last, block = first + size, self.maxima.size
+        follow = int(np.ravel_multi_index([stop - 1 for _, stop in box], self.shape)) == last - 1
+        each = 2 * (self.codes.dtype.itemsize if self.codes.dtype is not None else 1)
+        whole = not any(n % math.lcm(block, each) for n in (first, last))
+        if not (follow and whole and out.flags.c_contiguous):
+            out[...] = self.piece(read, box)
+            return
+        rest = ((0, 1),) * (len(self.codes.shape) - 1)
+        stored = read(self.codes, ((first // each, last // each), *rest))
+        maxima = self.maxima.read(read, first // block, last // block)
+        rows = out.reshape(-1, block)
+        octets = np.ascontiguousarray(stored).view(np.uint8)
+        look_up(self.table, 4, octets.reshape(-1), rows.reshape(-1), upper_first=True)
+        if not maxima.all() and (rows[maxima == 0] != 0).any():
+            raise UnreadableError(
+                Reason("not-computed", f"{self.maxima.stored.name} holds 0 for codes that are not")
+            )
+        rows *= maxima[:, None]
 
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""

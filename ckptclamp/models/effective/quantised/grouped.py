@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ckptclamp.errors import Reason, UnreadableError
-from ckptclamp.models.effective.numbers import Packed, Plain, cut
+from ckptclamp.models.effective.numbers import Plain, cut, view_of
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
     from ckptclamp.models.effective.levels import Wanted
     from ckptclamp.models.effective.numbers import Numbers
+
+T = TypeVar("T")
+
+_READ = 1 << 20
+"""Codes that are read at once."""
 
 _FAR = 1 << 12
 """Groups that are read for few weights, at most: in a model, all that there are."""
@@ -68,6 +74,60 @@ class Spread:
     blocks: tuple[int, ...]
     indices: dict[int, NDArray[np.int64]]
 
+    def part(self, part: Box) -> Spread:
+        """Return what spreads over `part` of the box."""
+        place, first, indices = [slice(None)] * len(part), list(self.first), dict(self.indices)
+        for axis, (start, stop) in enumerate(part):
+            if axis in indices:
+                begin = self.box[axis][0]
+                indices[axis] = indices[axis][start - begin : stop - begin]
+            elif self.found.shape[axis] > 1:
+                first[axis] = start // self.blocks[axis]
+                last = (stop - 1) // self.blocks[axis] + 1
+                place[axis] = slice(first[axis] - self.first[axis], last - self.first[axis])
+        return Spread(self.found[tuple(place)], tuple(first), part, self.blocks, indices)
+
+    def turned(self) -> Spread:
+        """The same with the last two axes swapped."""
+        rank = len(self.box)
+        other = {rank - 1: rank - 2, rank - 2: rank - 1}
+        return Spread(
+            self.found.swapaxes(-1, -2),
+            _swapped(self.first),
+            _swapped(self.box),
+            _swapped(self.blocks),
+            {other.get(axis, axis): index for axis, index in self.indices.items()},
+        )
+
+    def apply(self, ufunc: np.ufunc, out: NDArray[np.float64]) -> None:
+        """Apply `ufunc` to `out`, an array of the box, and the numbers, in place."""
+        if self.indices:
+            ufunc(out, self.over(), out=out)
+            return
+        shape, grid = [], []
+        for axis, (start, stop) in enumerate(self.box):
+            count, block = self.found.shape[axis], self.blocks[axis]
+            if count == 1 or block == 1:
+                shape.append(stop - start)
+                grid.append(count)
+            elif start % block or stop % block:
+                self._by_parts(ufunc, out, axis)
+                return
+            else:
+                shape += [count, block]
+                grid += [count, 1]
+        whole = out.reshape(shape)  # a view: axes are only split
+        ufunc(whole, self.found.reshape(grid), out=whole)
+
+    def _by_parts(self, ufunc: np.ufunc, out: NDArray[np.float64], axis: int) -> None:
+        """The same of what lies before the first whole block of an axis, within whole ones, and after."""
+        (start, stop), block = self.box[axis], self.blocks[axis]
+        cuts = sorted({start, -(-start // block) * block, stop // block * block, stop})
+        for a, b in itertools.pairwise(cuts):
+            place = (slice(None),) * axis
+            part = self.part((*self.box[:axis], (a, b), *self.box[axis + 1 :]))
+            part.apply(ufunc, out[(*place, slice(a - start, b - start))])
+
     def over(self) -> NDArray[np.float64]:
         """Return what broadcasts with an array of the box."""
         found = self.found
@@ -113,10 +173,36 @@ class Groups:
 
 
 @dataclass(frozen=True, slots=True)
+class _Factors:
+    """The `product` of scales, and those of them, by name, that hold 0 somewhere.
+
+    NaN and infinities make weights that are judged as such. A scale of 0 says something only where
+    its codes do.
+    """
+
+    product: Spread
+    zeros: Sequence[tuple[str, Spread]]
+
+    def turned(self) -> _Factors:
+        """The same with the last two axes swapped."""
+        zeros = [(name, spread.turned()) for name, spread in self.zeros]
+        return _Factors(self.product.turned(), zeros)
+
+    def check(self, weights: NDArray[np.float64], part: Box) -> None:
+        """Refuse scales of 0 for codes less zero points (`weights` of `part` of the box) that are not."""
+        for name, spread in self.zeros:
+            wiped = np.broadcast_to(spread.part(part).over() == 0, weights.shape)
+            if (weights[wiped] != 0).any():
+                raise UnreadableError(
+                    Reason("not-computed", f"the scales {name} hold 0 for codes that are not")
+                )
+
+
+@dataclass(frozen=True, slots=True)
 class Grouped(Effective):
     """(code - zero point) · scale, the scale a product of `scales` divided by `divisors`.
 
-    With `transposed` the codes lie with their last two axes swapped. `constant` divides too.
+    Of scales and divisors all but the first are one number each. With `transposed` the codes lie with their last two axes swapped. `constant` divides too.
     """
 
     words: str
@@ -138,37 +224,61 @@ class Grouped(Effective):
     def pieces(self, box: Box) -> Iterable[Box]:
         """See `Effective.pieces`; long runs of what is stored are read at once."""
         if not self.transposed:
-            return cut(box, PIECE)
-        return map(_swapped, cut(_swapped(box), PIECE))
+            return cut(box, _READ)
+        return map(_swapped, cut(_swapped(box), _READ))
 
-    def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
-        """See `Effective.piece`."""
+    def fill(self, read: Read, box: Box, out: NDArray[np.float64]) -> None:
+        """See `Effective.fill`; what is stored is read at once, and decoded in parts that a cache holds."""
         inner = _swapped(box) if self.transposed else box
-        weights = self.codes.read(read, inner)
-        if self.zero is not None:
-            weights -= self.zero.read(read, inner, self.groups).over()
-        weights *= self._factor(read, inner, weights)
-        if self.constant != 1:
-            weights /= self.constant
-        return weights.swapaxes(-1, -2) if self.transposed else weights
+        decode, factors = self.codes.decoder(read, inner), self._factors(read, inner)
+        zero = None if self.zero is None else self.zero.read(read, inner, self.groups)
+        if self.transposed:
+            factors, zero = factors.turned(), None if zero is None else zero.turned()
+        scratch = np.empty(0)
+        for part in cut(box, PIECE):
+            target = weights = view_of(out, box, part)
+            if not target.flags.c_contiguous:
+                scratch = scratch if scratch.size >= target.size else np.empty(target.size)
+                weights = scratch[: target.size].reshape(target.shape)
+            if self.transposed:
+                decode(_swapped(part), weights.swapaxes(-1, -2))
+            else:
+                decode(part, weights)
+            if zero is not None:
+                zero.part(part).apply(np.subtract, weights)
+            factors.check(weights, part)
+            factors.product.part(part).apply(np.multiply, weights)
+            if self.constant != 1:
+                weights /= self.constant
+            if weights is not target:
+                target[...] = weights
 
-    def _factor(self, read: Read, inner: Box, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """By what codes less zero points (`weights`) are multiplied, but for the constant."""
+    def _factors(self, read: Read, inner: Box) -> _Factors:
+        """By what codes less zero points are multiplied, but for the constant."""
         scales = [(shared, shared.read(read, inner, self.groups)) for shared in self.scales]
         divisors = [(shared, shared.read(read, inner)) for shared in self.divisors]
         for shared, spread in (*scales, *divisors):
-            _check(weights, shared, spread)
+            if (spread.found < 0).any():
+                name = shared.numbers.tensor.name
+                raise UnreadableError(
+                    Reason("not-computed", f"the scales {name} hold negative numbers")
+                )
         for shared, spread in divisors:
             if np.isinf(spread.found).any():
                 raise UnreadableError(
                     Reason("not-computed", f"{shared.numbers.tensor.name} divides by infinity")
                 )
-        factor = scales[0][1].over()
+        product = scales[0][1]
         for _, spread in scales[1:]:
-            factor = factor * spread.over()
+            product = replace(product, found=product.found * spread.found)
         for _, spread in divisors:
-            factor = factor / spread.over()
-        return factor
+            product = replace(product, found=product.found / spread.found)
+        zeros = [
+            (shared.numbers.tensor.name, spread)
+            for shared, spread in (*scales, *divisors)
+            if not spread.found.all()
+        ]
+        return _Factors(product, zeros)
 
     def rescaling(self, axes: tuple[int, ...]) -> Rescaling | None:
         """See `Effective.rescaling`: scales of which none is shared by two units."""
@@ -203,49 +313,12 @@ class Grouped(Effective):
         if self.transposed:
             inner, wanted = _swapped(box), wanted.turned()
         with np.errstate(all="ignore"):
-            factor = self._factor(read, inner, np.zeros(wanted.shape))
+            factor = self._factors(read, inner).product.over()
             numbers = wanted.numbers * self.constant / factor
             if self.zero is not None:
                 numbers += self.zero.read(read, inner, self.groups).over()
         return self.codes.encode(read, inner, wanted.instead(numbers))
 
 
-def _swapped(box: Box) -> Box:
+def _swapped(box: tuple[T, ...]) -> tuple[T, ...]:
     return (*box[:-2], box[-1], box[-2])
-
-
-def _check(weights: NDArray[np.float64], shared: Shared, spread: Spread) -> None:
-    """Refuse what no scale can be; NaN and infinities make weights that are judged as such.
-
-    A scale of 0 says something only where its codes do.
-    """
-    name = shared.numbers.tensor.name
-    if (spread.found < 0).any():
-        raise UnreadableError(Reason("not-computed", f"the scales {name} hold negative numbers"))
-    if not spread.found.all():
-        wiped = np.broadcast_to(spread.over() == 0, weights.shape)
-        if (weights[wiped] != 0).any():
-            raise UnreadableError(
-                Reason("not-computed", f"the scales {name} hold 0 for codes that are not")
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class OneMore(Packed):
-    """Packed zero points that are stored less 1 (GPTQ's first format).
-
-    Raises on reading the largest code: it is 0 less 1 to some libraries, and to others itself.
-    """
-
-    def read(self, read: Read, box: Box) -> NDArray[np.float64]:
-        """See `Numbers.read`."""
-        found = self.integers(read, box)
-        if (found == (1 << self.bits) - 1).any():
-            raise UnreadableError(
-                Reason(
-                    "not-computed",
-                    f"{self.tensor.name} holds zero points that libraries read in different ways",
-                ),
-                hint="save it again in the format gptq_v2",
-            )
-        return found.astype(np.float64) + 1

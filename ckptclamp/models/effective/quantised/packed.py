@@ -17,8 +17,7 @@ from ckptclamp.models.effective.members import (
     extents,
     half_step,
 )
-from ckptclamp.models.effective.numbers import Packed, packed_words
-from ckptclamp.models.effective.quantised.grouped import Grouped, OneMore, Shared
+from ckptclamp.models.effective.quantised.grouped import Grouped, Shared
 from ckptclamp.models.effective.quantised.scaled import (
     OF_ACTIVATIONS,
     groups_of,
@@ -33,6 +32,7 @@ from ckptclamp.models.effective.quantised.stated import (
     check_layout,
     stated_bits,
 )
+from ckptclamp.models.effective.quantised.words import OneMore, Packed, packed_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,7 +25,7 @@ def check_layout(members: Members, shape: Shape, scales: Numbers) -> None:
     Raises:
         NotComputedError: they do.
     """
-    grids = list(_grids(members.stated, shape))
+    grids = list(_grids(members.stated, shape, blocks="_scale_inv" in members.tensors))
     grid = scales.shape
     if grids and not any(grid == g or (math.prod(grid) == math.prod(g) == 1) for g in grids):
         raise NotComputedError(
@@ -86,10 +86,10 @@ def _of_groups(stated: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield weights
 
 
-def _grids(stated: Mapping[str, Any], shape: Shape) -> Iterator[Shape]:
-    """The shapes that scales may have, or none where the config leaves it open."""
+def _grids(stated: Mapping[str, Any], shape: Shape, *, blocks: bool) -> Iterator[Shape]:
+    """The shapes that scales, or those of `blocks`, may have; none where the config leaves it open."""
     size = stated.get("weight_block_size")
-    if _is_pair(size) and len(shape) > 1:
+    if blocks and _is_pair(size) and len(shape) > 1:
         yield _blocks(shape, size)
         return
     weights = list(_of_groups(stated))
