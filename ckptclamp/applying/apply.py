@@ -12,7 +12,14 @@ from ckptclamp.applying.directories import DirectoryStage
 from ckptclamp.applying.leftovers import find_leftovers
 from ckptclamp.applying.parts import changed_parts, part_notices, turns, with_parts
 from ckptclamp.applying.projection import Work, project_tensors
-from ckptclamp.applying.publication import Destination, check_target, staged
+from ckptclamp.applying.publication import (
+    Destination,
+    as_output,
+    check_elsewhere,
+    check_target,
+    staged,
+    write_elsewhere,
+)
 from ckptclamp.applying.refusals import (
     refuse_another_plan,
     refuse_exclusive,
@@ -30,6 +37,8 @@ from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
 from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.directories.huggingface import is_blob
+from ckptclamp.checkpoints.remote import as_path
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.checkpoints.tensor import Role
 from ckptclamp.engine.executors import concurrently, in_phase
@@ -96,8 +105,10 @@ def apply(
         job = _Job(checkpoint, rules, options)
         if output is None and not options.in_place:
             return job.preview()
-        itself = checkpoint.folder or checkpoint.path
-        target = _target(Path(output or itself), job)
+        target = as_path(output or checkpoint.folder or checkpoint.path)
+        if isinstance(target, RemotePath):
+            return job.elsewhere(target)
+        target = _target(target, job)
         return job.preview(target) if options.dry_run else job.write(target)
 
 
@@ -145,6 +156,14 @@ class _Job:
             to.check((), sum(self._changing(todo).values()))
         changes = self._project(Preview(self.checkpoint), todo, rounds=1)
         return self._report(before, changes, after=None, output=None, notices=self.notices)
+
+    def elsewhere(self, output: RemotePath) -> ApplyReport:
+        """Preview what goes to a remote place, or make it and send it there."""
+        place = as_output(output, in_place=self.options.in_place)
+        if self.options.dry_run:
+            check_elsewhere(place, self.checkpoint, force=self.options.force)
+            return self.preview()
+        return write_elsewhere(place, self.write, self.checkpoint, force=self.options.force)
 
     def write(self, output: Path) -> ApplyReport:
         """Make the copy at `output`; it appears there only when it is whole and verified."""

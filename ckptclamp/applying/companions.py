@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptclamp.checkpoints.copying import compare_bytes, copy_bytes, writing
 from ckptclamp.checkpoints.directories.unfinished import is_hidden
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import Notice, NotWrittenError, RefusedError
 
@@ -41,6 +42,8 @@ def companions_in(
     Raises:
         NotWrittenError: there are too many to be a model's, or something cannot be copied.
     """
+    if isinstance(directory, RemotePath):
+        return _elsewhere(directory, known)
     found: list[Companion] = []
     for folder, folders, files in os.walk(directory, onerror=_refuse_unread):
         here = Path(folder)
@@ -62,6 +65,18 @@ def companions_in(
                 hint="move what is not the model's out of it",
             )
     return sorted(found, key=lambda companion: companion.place)
+
+
+def _elsewhere(directory: RemotePath, known: Collection[str]) -> list[Companion]:
+    """The same of a directory that is no folder of this machine."""
+    found: list[Companion] = []
+    for place in sorted((directory.files() or set()) - set(known)):
+        path = directory
+        for part in place.split("/"):
+            path = path / part
+        with closing(path.source()) as source:
+            found.append(Companion(place, path, source.size))
+    return found
 
 
 def _file(directory: Path, place: str, follow_symlinks: bool) -> Companion:
@@ -106,7 +121,7 @@ def bring(stage: DirectoryStage, companions: Sequence[Companion], *, follow_syml
                 copy_bytes(source, fd)
             compare_bytes(source, Source.from_fd(fd, stage.path / companion.place), ())
             source.verify_unchanged()
-            stage.complete(companion.place, os.fstat(source.fd).st_mode & 0o777)
+            stage.complete(companion.place, source.mode())
 
 
 def left_behind(checkpoint: Checkpoint, files: Collection[str]) -> tuple[Notice, ...]:
@@ -114,6 +129,8 @@ def left_behind(checkpoint: Checkpoint, files: Collection[str]) -> tuple[Notice,
     if checkpoint.folder is not None or not checkpoint.several_files:
         return ()
     beside = checkpoint.files[0].path.parent
+    if isinstance(beside, RemotePath):  # not every server tells what else there is
+        return ()
     left = sorted(p.name for p in beside.iterdir() if p.name not in files and not is_hidden(p.name))
     if not left:
         return ()

@@ -12,6 +12,7 @@ from ckptclamp import system
 from ckptclamp.applying.journal import HalfReplacedError, replace_directory
 from ckptclamp.applying.staging import Stage, inherited, or_not_written, umask
 from ckptclamp.checkpoints.directories.unfinished import hidden_name
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import NotWrittenError
 from ckptclamp.system import Folder
 
@@ -37,7 +38,9 @@ class DirectoryStage(Stage):
         self._temporary: str | None = hidden_name(path.name)
         self.directory = path.parent / self._temporary
         with or_not_written(path):
-            self._folder_mode = like.files[0].path.parent.stat().st_mode & 0o777 | 0o700
+            origin = like.files[0].path.parent
+            mode = 0o777 if isinstance(origin, RemotePath) else origin.stat().st_mode & 0o777
+            self._folder_mode = mode | 0o700
 
     def begin(self) -> None:
         """See `Stage.begin`."""

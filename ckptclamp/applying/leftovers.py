@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ckptclamp import system
 from ckptclamp.applying.journal import finish
 from ckptclamp.checkpoints.directories.unfinished import JOURNAL, is_hidden, made_for
+from ckptclamp.checkpoints.remote import as_path
 from ckptclamp.errors import CkptclampError, UnreadableError
 from ckptclamp.system import Folder
 
@@ -74,7 +75,7 @@ def clean(path: str | Path, *, dry_run: bool = False) -> list[Cleaned]:
     Raises:
         UnreadableError: `path` is not there, or its directory cannot be listed.
     """
-    path = Path(path)
+    path = as_path(path)
     if not os.path.lexists(path) and not path.resolve().parent.is_dir():
         raise UnreadableError("is not there", path=path)
     found = find_leftovers(path)

@@ -3,6 +3,7 @@
 What is to be published is written by a `Stage` in the directory of its final name, flushed, and
 gets its name in one step. A power cut at any moment leaves what was there before, or the new file,
 whole. Several files that are replaced where they lie take several steps, of which a journal is kept.
+What goes to a bucket is made and verified on this machine and then sent, the index of a set last.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import tempfile
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ckptclamp import system
 from ckptclamp.applying.directories import DirectoryStage, refuse_loss
@@ -25,8 +28,13 @@ from ckptclamp.applying.staging import Stage, check_room, or_not_written
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.directories.huggingface import is_blob
 from ckptclamp.checkpoints.directories.unfinished import journals, made_for
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
+
+if TYPE_CHECKING:
+    from ckptclamp.auditing.results import ApplyReport, AuditReport
+    from ckptclamp.checkpoints.remote.address import Address
 
 
 @contextmanager
@@ -237,3 +245,67 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 def _exit_by_signal(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def as_output(output: RemotePath, *, in_place: bool) -> Address:
+    """Return `output` as the address that it is; raises `UsageError` if it is to be changed in place."""
+    from ckptclamp.checkpoints.remote.address import Address
+
+    if in_place or not isinstance(output, Address):
+        raise UsageError("is not changed in place", path=output, hint="-o OUT copies it")
+    return output
+
+
+def write_elsewhere(
+    output: Address, write: Callable[[Path], ApplyReport], like: Checkpoint, *, force: bool
+) -> ApplyReport:
+    """Let `write` make the copy in a folder of the system's for such things, and send it to `output`.
+
+    Raises as `check_elsewhere` does, and:
+        NotWrittenError: it cannot be sent; what was sent of it is removed.
+    """
+    from ckptclamp.checkpoints.remote.writing import send
+
+    check_elsewhere(output, like, force=force)
+    with tempfile.TemporaryDirectory(prefix="ckptclamp-") as folder:
+        copy = Path(folder) / output.name
+        report = write(copy)
+        places = dict.fromkeys([copy], output)
+        if copy.is_dir():
+            names = [source.path.name for source in like.files]
+            places = {path: _in(output, path, copy) for path in _files(copy, last=names[0])}
+        send(places, replace=force)
+    return _placed(report, str(copy), output)
+
+
+def _files(folder: Path, last: str) -> list[Path]:
+    """Every file below `folder`, the one that is called `last` behind all others."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(files, key=lambda path: path == folder / last)
+
+
+def _in(output: Address, path: Path, folder: Path) -> Address:
+    place = output
+    for part in path.relative_to(folder).parts:
+        place /= part
+    return place
+
+
+def _placed(report: ApplyReport, made: str, output: RemotePath) -> ApplyReport:
+    """The report about the copy where it is now."""
+    return replace(report, output=str(output), after=_moved(report.after, made, str(output)))
+
+
+def _moved(after: AuditReport | None, made: str, output: str) -> AuditReport | None:
+    if after is None:
+        return None
+    known = after.checkpoint
+    files = tuple(replace(f, path=f.path.replace(made, output, 1)) for f in known.files)
+    return replace(after, checkpoint=replace(known, path=output, files=files))
+
+
+def check_elsewhere(output: Address, like: Checkpoint, *, force: bool) -> None:
+    """Refuse what cannot be written to `output`; see `writing.check_free`."""
+    from ckptclamp.checkpoints.remote.writing import check_free
+
+    check_free(output, like.files, several_files=like.several_files, replace=force)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.documents import CONFIGS
 from ckptclamp.checkpoints.opening import CHECKPOINTS, PARTS
+from ckptclamp.checkpoints.remote import as_path
+from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import CkptclampError, UsageError
 
 if TYPE_CHECKING:
@@ -198,7 +200,7 @@ def _parse_output(text: str, format_: str | None) -> Output:
             f"{output.format} is written to a file", hint=f"for example {output.format}=FILE"
         )
     if output.path != STDOUT:
-        check_place(Path(output.path))
+        check_place(as_path(output.path))
     return output
 
 
@@ -223,6 +225,8 @@ def check_place(path: Path) -> None:
     Raises:
         UsageError: its directory does not exist, or a directory stands there.
     """
+    if isinstance(path, RemotePath):
+        raise UsageError("is written to a file of this machine, not to an address", path=path)
     if not path.absolute().parent.is_dir():
         raise UsageError("the directory for this file does not exist", path=path)
     if path.is_dir():

@@ -103,6 +103,16 @@ def test_one_clear_line(run, web, single, address):
     assert said in line
 
 
+def test_reports_go_to_files(run, web, single, spec):
+    """An address is no place for a report or a baseline, and none is read for one."""
+    there = web.hold("a", single)
+    for option in (["-o", f"json={web.url}/r.json"], ["--write-baseline", f"{web.url}/known.json"]):
+        answer = run("audit", there, "--spec", spec, *option)
+        assert answer.returncode == 2
+        assert "is written to a file of this machine, not to an address" in answer.stderr
+        assert web.seen == []
+
+
 def test_a_directory_of_this_name_is_not_read(run, web, single, spec, tmp_path):
     """Whoever can write where the program is run does not choose what an address means."""
     web.faults.append(Faults(status(404)))

@@ -36,6 +36,12 @@ def files_in(folder: Address) -> AbstractSet[str]:
             files = files_of(folder)
         else:
             files = _objects_below(folder)
+        files = {
+            name for name in files if name and not name.endswith("/")
+        }  # a store's marks of folders
+        for name in files:
+            if not name or {"", ".", ".."} & set(name.split("/")) or "\0" in name:
+                raise RefusedError(f"holds {name!r}, which is no name of a file", path=folder)
         if not files:
             raise MissingError("there is nothing in it", path=folder)
         folder.known[str(folder)] = files

@@ -30,6 +30,8 @@ CREDENTIALS = {
 }
 
 
+_S3 = {"aws_copy_if_not_exists": "multipart", "aws_checksum_algorithm": "SHA256"}
+"""A copy on a condition, and parts that the server checks."""
 _ENDPOINTS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -133,8 +135,9 @@ def _bucket(url: str) -> Any:  # noqa: ANN401 - one of obstore's stores
     from obstore.store import from_url
 
     options = {**client_options(), "allow_http": _endpoint_is_plain()}
+    config = _S3 if url.startswith("s3://") else {}
     try:
-        return from_url(url, client_options=options, retry_config=retry_config())
+        return from_url(url, config=config, client_options=options, retry_config=retry_config())
     except library_errors() as error:
         hint = CREDENTIALS[url.partition(":")[0]]
         raise UsageError("the environment does not say how", path=url, hint=hint) from error
