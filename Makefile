@@ -104,10 +104,11 @@ bench: $(VENV)/installed ## Measure against the yardsticks (takes minutes; wants
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 # Real Keras, tf_keras and PyTorch, pinned: for making files and comparing, never for the tests.
-$(FRAMEWORKS)/installed: fixtures/requirements.txt $(VENV)/installed
+$(FRAMEWORKS)/installed: fixtures/requirements.txt fixtures/requirements-alone.txt $(VENV)/installed
 	$(PYTHON) -m venv $(FRAMEWORKS)
 	$(FRAMEWORKS)/bin/pip install --quiet --upgrade pip
 	$(FRAMEWORKS)/bin/pip install --quiet -r fixtures/requirements.txt dist/*.whl
+	$(FRAMEWORKS)/bin/pip install --quiet --no-deps -r fixtures/requirements-alone.txt
 	@touch $@
 
 fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real frameworks
