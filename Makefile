@@ -117,6 +117,7 @@ fixtures: $(FRAMEWORKS)/installed ## Make the committed fixtures anew with real 
 	$(FRAMEWORKS)/bin/python fixtures/radial/make_radial.py
 	$(FRAMEWORKS)/bin/python fixtures/shared/make_shared.py
 	$(FRAMEWORKS)/bin/python fixtures/quantised/make_quantised.py
+	$(FRAMEWORKS)/bin/python fixtures/quantised/load_copies.py
 	$(FRAMEWORKS)/bin/python fixtures/tolerance/make_tolerance.py
 	$(FRAMEWORKS)/bin/python fixtures/sets/make_sets.py
 	$(FRAMEWORKS)/bin/python fixtures/layouts/make_layouts.py

@@ -115,21 +115,24 @@ def _rescale(job: Job, rescaling: Rescaling, batch: Batch, *, inward: bool) -> P
     factor, mask = (rescaling.spread(one, batch.units, kept) for one in (scale, chosen))
     if not held.ndim:
         factor, mask = factor.reshape(()), mask.reshape(())
-    new = np.where(mask, _scaled(held, factor, inward=inward), held)
+    new = np.where(mask, _scaled(held, factor, inward=inward, divides=rescaling.divides), held)
     job.copy.write(rescaling.part, box, np.asarray(new, held.dtype))
     change = float(np.abs(scale - 1).max())
     return Projected(len(statistics), int(np.count_nonzero(chosen)), change, hopeless)
 
 
-def _scaled(held: NDArray[Any], factor: NDArray[np.float64], *, inward: bool) -> NDArray[Any]:
-    """`held` times `factor`, the nearest numbers of its dtype; or those next to it on the way `inward`.
+def _scaled(
+    held: NDArray[Any], factor: NDArray[np.float64], *, inward: bool, divides: bool
+) -> NDArray[Any]:
+    """`held` times `factor`, or through it where it `divides`: the nearest numbers of its dtype.
 
-    There a factor of nearly 1 moves a number by one step.
+    On the way `inward` it is those next to them, and a factor of nearly 1 moves a number by one step.
     """
-    wide = np.atleast_1d(held).astype(np.float64)
-    toward = np.where(factor <= 1, Rounding.TOWARD_ZERO, Rounding.AWAY_FROM_ZERO)
+    wide, smaller = np.atleast_1d(held).astype(np.float64), (factor <= 1) != divides
+    moved = wide / factor if divides else wide * factor
     if not inward:
-        return rounded(wide * factor, held.dtype, Rounding.NEAREST).reshape(held.shape)
+        return rounded(moved, held.dtype, Rounding.NEAREST).reshape(held.shape)
+    toward = np.where(smaller, Rounding.TOWARD_ZERO, Rounding.AWAY_FROM_ZERO)
     directions = np.broadcast_to(toward, wide.shape).astype(np.int8)
-    slack = np.where(factor <= 1, 1 - 2.0**-52, 1 + 2.0**-52)
-    return rounded(wide * factor * slack, held.dtype, directions).reshape(held.shape)
+    slack = np.where(smaller, 1 - 2.0**-52, 1 + 2.0**-52)
+    return rounded(moved * slack, held.dtype, directions).reshape(held.shape)

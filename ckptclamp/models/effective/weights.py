@@ -34,11 +34,13 @@ class Rescaling:
     """A stored `part` whose numbers a unit's weights are proportional to.
 
     `axes` are, for each axis of the part, the axis of the weight that it runs along, or ``None`` where
-    every index of it belongs to each unit. No number of the part belongs to two units.
+    every index of it belongs to each unit. No number of the part belongs to two units. Where it `divides`
+    the weights are proportional to its inverse.
     """
 
     part: Tensor
     axes: tuple[int | None, ...]
+    divides: bool = False
 
     def box(self, units: Box, kept: tuple[int, ...]) -> Box:
         """Where the numbers of `units` lie, a box of the weight's `kept` axes."""

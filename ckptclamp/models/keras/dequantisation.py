@@ -185,14 +185,42 @@ def _understood(
         matrix=matrix,
         kept=kept,
         packed=_packed(tensor, matrix) if mode == "int4" else None,
+        rank=len(shape),
     )
+    spanned = _spanned(mode, layer, variable, shape)
     if mode == "int4" and len(companions[0].shape) == 2:
         storage = _grouped(storage, companions)
-    elif companions[0].size != matrix[kept]:
+        along = _scaled_axes(shape, spanned, kept, companions[0].shape[kept : kept + 1])
+        if along is not None:
+            storage = replace(storage, scaled=(None, *along) if kept else (*along, None))
+    elif companions[0].size == matrix[kept]:
+        storage = replace(storage, scaled=_scaled_axes(shape, spanned, kept, companions[0].shape))
+    else:
         raise _NotUnderstoodError(f"it has {companions[0].size} scales, not {matrix[kept]}")
     if companions[0].dtype is None or companions[0].dtype.kind is not Kind.FLOAT:
         raise _NotUnderstoodError(f"its scales are {companions[0].dtype}")
     return shape, storage
+
+
+def _scaled_axes(
+    shape: Shape, spanned: tuple[int, ...], kept: int, scales: Shape
+) -> tuple[int | None, ...] | None:
+    """The axis of a weight that each axis of its scales runs along, ``None`` for one of extent 1.
+
+    Nothing where scales of several axes lie in one, or where the axes that a scale spans are not those
+    on their side of the matrix: its other side, `kept`, is then made of all of them.
+    """
+    axes = tuple(axis for axis in range(len(shape)) if axis not in spanned)
+    if ((*spanned, *axes) if kept else (*axes, *spanned)) != tuple(range(len(shape))):
+        return None
+    left, found = list(axes), list[int | None]()
+    for extent in scales:
+        along = left[0] if left and extent == shape[left[0]] else None
+        if along is None and extent > 1:
+            return None
+        found.append(along)
+        left = left if along is None else left[1:]
+    return None if left else tuple(found)
 
 
 def _whole_shape(variable: Variable, tensor: Tensor, scale: Tensor) -> Shape:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Computed, plan_runs
+from ckptclamp.checkpoints.tensor import plan_runs
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.models.effective.weights import Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Dequantised(Computed):
+class Dequantised(Effective):
     """A weight that is stored as small integers with scales, and computed where it is read.
 
     The weight's elements, in C order, fill a `matrix` of (rows, columns). `values` holds their
@@ -37,6 +38,9 @@ class Dequantised(Computed):
     in C order of `scale`, and the weight is q / scale. Where there are `groups` the other axis of the
     matrix is cut up too: its index i belongs to group ``groups[i]``, `scale` and `zero` are matrices
     of one row (or column) for each group, and the weight is (q - zero) · scale.
+
+    `scaled` are, for each axis of `scale`, the axis of the weight, of so many axes as `rank` says, that it
+    runs along, or ``None``; it is itself ``None`` where that cannot be told.
     """
 
     values: Tensor
@@ -46,6 +50,8 @@ class Dequantised(Computed):
     packed: Literal[0, 1] | None = None
     zero: Tensor | None = None
     groups: Tensor | None = None
+    scaled: tuple[int | None, ...] | None = None
+    rank: int = 0
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
@@ -57,6 +63,22 @@ class Dequantised(Computed):
     def stored_as(self) -> str:
         """See `Computed.stored_as`."""
         return f"{'int8' if self.packed is None else 'int4'} values and their scales"
+
+    @property
+    def unprojected(self) -> str:
+        """See `Computed.unprojected`."""
+        return (
+            f"it is quantised, and of its parts only {self.scale.name} is ever changed, which has no number "
+            "for these units alone, or none for their single weights"
+        )
+
+    def rescaling(self, axes: tuple[int, ...]) -> Rescaling | None:
+        """See `Effective.rescaling`: the scales, where no unit shares one with another."""
+        kept = [axis for axis in range(self.rank) if axis not in axes]
+        if self.scaled is None or not set(kept) <= set(self.scaled) or not is_fine(self.scale):
+            return None
+        runs = tuple(axis if axis in kept else None for axis in self.scaled)
+        return Rescaling(self.scale, runs, divides=self.groups is None)
 
     def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
         """See `Computed.compute`."""
