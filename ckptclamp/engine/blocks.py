@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 """Elements that are read at once: what is done once for each is then small beside the arithmetic."""
 
+BLOCK_BYTES = 4 << 20
+"""What is read at once holds as many bytes: of one or two bytes each, more elements."""
+
 PIECE = 1 << 18
 """Elements that are computed with at once: 2 MiB as float64. Smaller pieces would stay in a
 second-level cache but cost more in calls than they save; larger ones fall out of the third level."""
@@ -77,9 +80,18 @@ class Grid:
         return all(self.tile[axis] >= self.shape[axis] for axis in axes)
 
 
-def grid_of(tensor: Tensor, axes: tuple[int, ...], block: int = BLOCK) -> Grid:
-    """Cut `tensor` for units that span `axes`; its size must not be 0."""
-    storage = tensor.storage
+def block_of(tensor: Tensor) -> int:
+    """How many elements of `tensor` are read at once."""
+    itemsize = 1 if tensor.dtype is None else tensor.dtype.itemsize
+    return max(BLOCK, BLOCK_BYTES // max(1, itemsize))
+
+
+def grid_of(tensor: Tensor, axes: tuple[int, ...], block: int | None = None) -> Grid:
+    """Cut `tensor` for units that span `axes`; its size must not be 0.
+
+    `block` is how many elements a box may hold, `block_of` by default.
+    """
+    storage, block = tensor.storage, block or block_of(tensor)
     if isinstance(storage, Chunked):
         return _chunked(tensor.shape, axes, storage.chunk_shape, block)
     return contiguous(tensor.shape, axes, block)

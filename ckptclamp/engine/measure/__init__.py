@@ -13,7 +13,16 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Chunked, Computed
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine.blocks import BLOCK, PIECE, SEGMENT, adjacent, count_of, grid_of
+from ckptclamp.engine.blocks import (
+    BLOCK,
+    BLOCK_BYTES,
+    PIECE,
+    SEGMENT,
+    adjacent,
+    block_of,
+    count_of,
+    grid_of,
+)
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.measure.ahead import reading_ahead
 from ckptclamp.engine.measure.requests import (
@@ -57,7 +66,7 @@ def measure(
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> Iterator[Measurement]:
     """Measure what `requests` ask for; requests for one tensor share one read where they can.
 
@@ -69,7 +78,8 @@ def measure(
             it. With an `executor`: how many items it works on at once.
         executor: threads that do the work instead of our own, and are left running.
         progress: is told how many more bytes of weights have been measured.
-        block: elements of a block; the results' last bits depend on it and on nothing else here.
+        block: elements of a block, `blocks.block_of` by default; the results' last bits depend on it
+            and on nothing else here.
 
     Yields:
         Batches of whole units. Tensors come in the order in which requests first name them; the
@@ -92,7 +102,7 @@ def measure(
 
 
 def _grouped(
-    requests: Sequence[Request], memory: int, block: int
+    requests: Sequence[Request], memory: int, block: int | None
 ) -> tuple[list[Group], list[Measurement]]:
     """Sort requests into groups that share a read; answer those that need no weights."""
     members: dict[tuple[int, Grid], list[tuple[int, Request]]] = {}
@@ -156,13 +166,13 @@ def affordable(
     memory -= room_for_rows(memory) if projecting else 0
     chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
     itemsize = max((t.dtype.itemsize for t in tensors if t.dtype is not None), default=0)
-    each = copies * itemsize * BLOCK + _PIECES * 8 * PIECE + chunk + 2 * waiting
+    each = copies * max(itemsize * BLOCK, BLOCK_BYTES) + _PIECES * 8 * PIECE + chunk + 2 * waiting
     return max(1, min(jobs, memory // each))
 
 
 def _result_bytes(group: Group) -> int:
     """The most that one segment of `group` answers."""
-    weights = min(group.tensor.size, SEGMENT)
+    weights = min(group.tensor.size, max(SEGMENT, block_of(group.tensor)))
     total = 0
     for _, request in group.requests:
         # A weight that is a unit is each of its own statistics.

@@ -11,7 +11,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine.blocks import BLOCK, PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
+from ckptclamp.engine.blocks import PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.measure import DEFAULT_MEMORY, affordable, room_for_rows, unreadable
 from ckptclamp.engine.measure.requests import WORKSPACE, Batch, KnownStatistics, read
@@ -48,7 +48,7 @@ def project(
     pool: Executor | None = None,
     progress: Callable[[int], None] | None = None,
     known: Sequence[Batch] = (),
-    block: int = BLOCK,
+    block: int | None = None,
     spare_zero: bool = False,
 ) -> Projected:
     """Project the units of `tensor` in `copy` onto `constraint`; `axes` are the reduced axes.
