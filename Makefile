@@ -39,8 +39,11 @@ lint: $(VENV)/tools ## Check style
 types: $(VENV)/installed ## Check types
 	$(BIN)/mypy
 
+# Some tests take minutes, most take milliseconds: who has nothing left to do takes from others.
+PARALLEL ?= -n auto --dist worksteal
+
 unit: $(VENV)/installed ## Run the tests alone
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 $(ENGINES)/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(ENGINES)
@@ -61,7 +64,7 @@ $(OLDEST)/installed: $(VENV)/installed
 	@touch $@
 
 oldest: $(OLDEST)/installed ## Run the tests with the oldest dependencies that are promised
-	$(OLDEST)/bin/pytest $(PYTEST_ARGS)
+	$(OLDEST)/bin/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # A packager has nothing but the archive: some tests run from it, against the wheel built from it.
 SDIST_TESTS ?= tests/test_readme.py tests/test_rooms.py tests/test_packaging.py tests/spec tests/fixtures/test_expected.py

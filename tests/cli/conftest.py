@@ -5,32 +5,32 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.cli.program import Forks, run_anew
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
+def run() -> Iterator[Run]:
     """Run ``ckptclamp ARGUMENTS`` and return its exit code, stdout and stderr."""
-    program = Path(sys.executable).with_name("ckptclamp")
+    with ExitStack() as stack:
+        start = run_anew
+        if sys.platform == "linux":
+            forks = Forks()
+            stack.callback(forks.close)
+            start = forks.run
 
-    def call(*arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("CKPTCLAMP_")}
-        return subprocess.run(
-            [program, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**clean, **(env or {})},
-            cwd=cwd,
-            check=False,
-        )
+        def call(*arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None):
+            clean = {k: v for k, v in os.environ.items() if not k.startswith("CKPTCLAMP_")}
+            return start([*map(str, arguments)], {**clean, **(env or {})}, cwd or Path.cwd())
 
-    return call
+        yield call
 
 
 @pytest.fixture(scope="session")

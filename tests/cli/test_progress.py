@@ -119,7 +119,7 @@ def test_an_interrupted_run_says_that_nothing_was_written(tmp_path):
         "import os, signal, threading\n"
         "from ckptclamp.applying import apply\n"
         "from ckptclamp.cli import main\n"
-        "def interrupted(*_): os.kill(os.getpid(), signal.SIGINT)\n"
+        "def interrupted(*_): signal.raise_signal(signal.SIGINT)\n"
         "apply.project_tensors = interrupted\n"
         "main()\n"
     )
