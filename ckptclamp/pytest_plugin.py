@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
     leave_cache: bool
     memory: int
     jobs: int | None
-    executor: Executor | None
+    executor: Executor | str | None
     progress: Progress | None
 
 

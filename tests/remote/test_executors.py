@@ -40,7 +40,7 @@ def place(request, files):
 def test_workers_open_what_is_remote_themselves(monkeypatch, place, files, executor):
     """And say the same of it as this process says of a file."""
     pytest.importorskip({"dask": "distributed", "ray": "ray"}.get(executor, "obstore"))
-    monkeypatch.setattr(elsewhere, "ITEM", 6 << 20)
+    monkeypatch.setattr(elsewhere, "REMOTE_ITEM", 6 << 20)
     assert audited(place, executor=executor, jobs=2) == audited(files[0])
 
 
@@ -54,7 +54,7 @@ def test_parts_of_what_is_remote_are_merged(place, files):
 
 def test_what_workers_fetch_is_counted(monkeypatch, web, single):
     """The report says how much came over the network, whoever fetched it."""
-    monkeypatch.setattr(elsewhere, "ITEM", 6 << 20)
+    monkeypatch.setattr(elsewhere, "REMOTE_ITEM", 6 << 20)
     place = web.hold("a", single)
     report = ckptclamp.audit(place, RULES, AuditOptions(hash=False, executor="processes", jobs=2))
     assert report.checkpoint.fetched is not None

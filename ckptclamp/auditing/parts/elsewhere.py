@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.plan import Assignment
 
-ITEM = 1 << 30
+ITEM, REMOTE_ITEM = 1 << 30, 1 << 27
 """Bytes of weights that a worker is sent for at once: what it costs to send for them is then small."""
 
 _LEAST = 1 << 20
@@ -107,13 +107,11 @@ def judge_elsewhere(
     asked = [*assignments, *supposed]
     results: dict[int, Result] = {}
     assert options.executor is not None
-    meter = Meter(
-        in_phase(options.progress, "measuring"),
-        sum({a.tensor.name: a.tensor.nbytes for a in asked if can_go(checkpoint, a)}.values()),
-    )
-    with engine(options.executor, options.jobs) as running:
+    total = sum({a.tensor.name: a.tensor.nbytes for a in asked if can_go(checkpoint, a)}.values())
+    meter = Meter(in_phase(options.progress, "measuring"), total)
+    with engine(options.executor, options.jobs) if total else nullcontext() as running:
         items = items_of(checkpoint, assignments, supposed, options)
-        for item, answer in answers(running, answer_to, items):
+        for item, answer in answers(running, answer_to, items) if running else ():
             results.update(_told(item, answer, asked))
             _count(checkpoint, answer)
             meter.add(item.nbytes)
@@ -134,7 +132,7 @@ def items_of(
     supposed: Sequence[Assignment],
     options: AuditOptions,
 ) -> Iterator[Item]:
-    """What can be judged elsewhere of both, in items of about `ITEM` bytes, by its place in both.
+    """What can be judged elsewhere of both, in items of about one size, by its place in both.
 
     Raises:
         UsageError: a constraint cannot be sent.
@@ -146,7 +144,8 @@ def items_of(
     }
     places, chosen = list(going), list(going.values())
     weights = {a.tensor.whole.name: _weight(a.tensor.whole) for a in chosen}
-    parts = max(1, round(sum(weights.values()) / ITEM))
+    size = REMOTE_ITEM if any(source.remote for source in checkpoint.sources) else ITEM
+    parts = max(1, round(sum(weights.values()) / size))
     numbered: dict[int, list[int]] = {}
     for group, number in cut(chosen, parts, _weight):
         numbered.setdefault(number, []).extend(places[n] for n in group)

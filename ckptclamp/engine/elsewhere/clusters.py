@@ -79,8 +79,8 @@ def dask(address: str | None, workers: int) -> Iterator[Engine]:
             raise _unreachable("Dask", address, error) from error
         try:
             threads = sum(client.nthreads().values())
-            with client.get_executor() as executor:
-                yield Engine(executor, _AHEAD * max(threads, workers), given_up)
+            # Not as a context: it would wait for what nobody will do any more after an interrupt.
+            yield Engine(client.get_executor(), _AHEAD * max(threads, workers), given_up)
         finally:
             cluster = client.cluster
             client.close()
@@ -88,9 +88,24 @@ def dask(address: str | None, workers: int) -> Iterator[Engine]:
                 cluster.close()
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that ignore an interrupt, which is for this one; it has its turn afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
 def _local_dask(distributed: Any, workers: int) -> Any:  # noqa: ANN401 - no stubs
     """A cluster of processes, which nobody else can reach, and which says nothing of itself."""
-    with without_main():
+    with without_main(), _interrupts_held():
         return distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
