@@ -115,6 +115,11 @@ class Computed(ABC):
         """Why a projection leaves it as it is."""
         return "it is quantised, and its integers and scales are not projected"
 
+    @property
+    def swapped(self) -> bool:
+        """Whether its elements are stored with the last two axes the other way round; default: no."""
+        return False
+
     @abstractmethod
     def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
         """Compute `box` of `tensor`, whose storage this is, into `out`; `read` reads its parts.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Box, Chunked, Tensor
+from ckptclamp.checkpoints.tensor import Box, Chunked, Computed, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +94,8 @@ def grid_of(tensor: Tensor, axes: tuple[int, ...], block: int | None = None) -> 
     storage, block = tensor.storage, block or block_of(tensor)
     if isinstance(storage, Chunked):
         return _chunked(tensor.shape, axes, storage.chunk_shape, block)
+    if isinstance(storage, Computed) and storage.swapped:
+        return _swapped(tensor.shape, axes, block)
     return contiguous(tensor.shape, axes, block)
 
 
@@ -115,6 +117,17 @@ def contiguous(shape: tuple[int, ...], axes: tuple[int, ...], block: int = BLOCK
         if axis not in axes:
             kept_limit = max(1, kept_limit // tile[axis])
     return _ordered(shape, tuple(tile), axes, striped)
+
+
+def _swapped(shape: tuple[int, ...], axes: tuple[int, ...], block: int) -> Grid:
+    """Cut an array of which the last two axes are stored the other way round, as it is stored."""
+    rank = len(shape)
+    other = (*range(rank - 2), rank - 1, rank - 2)
+    stored = contiguous(
+        tuple(shape[axis] for axis in other), tuple(sorted(other[axis] for axis in axes)), block
+    )
+    tile = tuple(stored.tile[axis] for axis in other)
+    return Grid(shape, tile, tuple(other[axis] for axis in stored.order))
 
 
 def _chunked(

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.checkpoints.opening import open_checkpoint
+from ckptclamp.constraints.base import Statistic
+from ckptclamp.engine.blocks import grid_of
+from ckptclamp.engine.measure import measure
+from ckptclamp.engine.measure.requests import Batch, Request
 from ckptclamp.models.effective.offers import BUILDERS
 from ckptclamp.models.families import find_parts
 from ckptclamp.plan.tensors import computed_tensors
-from tests.models.effective.families import FAMILIES
+from tests.models.effective.families import FAMILIES, awq, gptq, mxfp4
 
 SOME = settings(
     deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -62,3 +66,31 @@ def test_every_family_that_is_computed_is_among_those_of_these_tests(tmp_path):
         with open_checkpoint(family(np.random.default_rng(0), (32, 64)).write(tmp_path)) as opened:
             found |= {part.family for part in find_parts(opened.tensors).values()}
     assert found == set(BUILDERS)
+
+
+@pytest.mark.parametrize("family", [gptq, awq, mxfp4])
+@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
+def test_boxes_of_what_is_stored_inputs_first_are_runs_of_it_and_meet_each_weight_once(
+    tmp_path, family, axes
+):
+    """Whatever the units are, a box is as tall as it can be; units that lie in several become whole."""
+    made = family(np.random.default_rng(0), (96, 320))
+    with open_checkpoint(made.write(tmp_path)) as checkpoint:
+        ((_, tensor),) = computed_tensors(checkpoint).items()
+        reduced = tuple(axis % len(tensor.shape) for axis in axes)
+        for block in (1 << 10, 1 << 12, 1 << 20):
+            grid = grid_of(tensor, reduced, block)
+            seen = np.zeros(tensor.shape, int)
+            for box in map(grid.box, range(len(grid))):
+                seen[tuple(slice(*span) for span in box)] += 1
+            assert (seen == 1).all()
+            request = Request(tensor, reduced, frozenset({Statistic.NORM}))
+            found = [
+                batch.statistics[Statistic.NORM]
+                for batch in measure(checkpoint, [request], block=block)
+                if isinstance(batch, Batch)
+            ]
+            expected = np.sqrt((made.weight**2).sum(axis=reduced)).reshape(-1)
+            np.testing.assert_allclose(
+                np.sort(np.concatenate(found)), np.sort(expected), rtol=1e-12
+            )

@@ -202,7 +202,8 @@ class _Factors:
 class Grouped(Effective):
     """(code - zero point) · scale, the scale a product of `scales` divided by `divisors`.
 
-    Of scales and divisors all but the first are one number each. With `transposed` the codes lie with their last two axes swapped. `constant` divides too.
+    Of scales and divisors all but the first are one number each. With `transposed` the codes lie with
+    their last two axes swapped. `constant` divides too.
     """
 
     words: str
@@ -220,6 +221,11 @@ class Grouped(Effective):
         shared = (*self.scales, *self.divisors, *([self.zero] if self.zero else []))
         index = [self.groups.tensor] if self.groups else []
         return (self.codes.tensor, *(s.numbers.tensor for s in shared), *index)
+
+    @property
+    def swapped(self) -> bool:
+        """See `Computed.swapped`."""
+        return self.transposed
 
     def pieces(self, box: Box) -> Iterable[Box]:
         """See `Effective.pieces`; long runs of what is stored are read at once."""
