@@ -24,7 +24,8 @@ class PartToChange:
     def words(self) -> str:
         """What a projection does, as a reader of `explain` wants to know it."""
         if self.rescaling is not None:
-            return f"a projection multiplies {self.part.name} alone"
+            does = "divides" if self.rescaling.divides else "multiplies"
+            return f"a projection {does} {self.part.name} alone"
         return f"a projection rounds anew what {self.part.name} holds, and leaves its other parts"
 
 
