@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,6 +74,8 @@ class _Pages:
 
 
 _pages = _Pages()
+_numbers = count()
+"""Whose page it is: an address in memory is used again, a number is not."""
 
 
 class RemoteSource(Source):
@@ -85,6 +88,7 @@ class RemoteSource(Source):
 
     def __init__(self, address: Address, location: Location) -> None:
         self.path = address
+        self._number = next(_numbers)
         self.fd = -1
         self.named = False
         self.checksums = None
@@ -97,7 +101,7 @@ class RemoteSource(Source):
         self.size = -1
         first = self._first_page()
         if len(first) in (PAGE, self.size):
-            _pages.put(id(self), 0, first)
+            _pages.put(self._number, 0, first)
 
     def _first_page(self) -> memoryview:
         """Fetch the beginning, and know by the answer how long the object is and which version."""
@@ -195,7 +199,7 @@ class RemoteSource(Source):
             buffer[: len(data)] = data
             return len(data)
         number, skipped = divmod(offset, PAGE)
-        page = _pages.get(id(self), number) or self._page(number, offset + len(buffer))
+        page = _pages.get(self._number, number) or self._page(number, offset + len(buffer))
         data = page[skipped : skipped + len(buffer)]
         buffer[: len(data)] = data
         return len(data)
@@ -205,7 +209,7 @@ class RemoteSource(Source):
         start, end = number * PAGE, min(-(-stop // PAGE) * PAGE, self.size)
         data = self.fetch(start, end)
         for at in range(0, end - start, PAGE):
-            _pages.put(id(self), number + at // PAGE, memoryview(bytes(data[at : at + PAGE])))
+            _pages.put(self._number, number + at // PAGE, memoryview(bytes(data[at : at + PAGE])))
         return data[:PAGE]
 
     def blocks(self, offset: int, length: int) -> Iterator[bytes]:
@@ -250,7 +254,7 @@ class RemoteSource(Source):
 
     def close(self) -> None:
         """Forget what was kept of it."""
-        _pages.forget(id(self))
+        _pages.forget(self._number)
 
 
 def opened(address: Address) -> RemoteSource:

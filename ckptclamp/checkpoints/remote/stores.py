@@ -24,7 +24,7 @@ _METADATA_SERVICE = "169.254.169.254"
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Za-z -]+)?)")
 CREDENTIALS = {
     "s3": "see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL",
-    "gs": "see GOOGLE_APPLICATIONCREDENTIALS",
+    "gs": "see GOOGLE_APPLICATION_CREDENTIALS",
     "az": "see AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
     HUB: "run `hf auth login`, or set HF_TOKEN; a gated model wants its terms accepted",
 }
