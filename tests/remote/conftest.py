@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,23 @@ def save_set(tensors, folder: Path, count: int) -> list[Path]:
 def web():
     """A web server that serves ranges."""
     with serving(FileServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def https(tmp_path, monkeypatch):
+    """A web server whose connections are encrypted; its authority is trusted by the environment."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from tests.remote.certificates import certified
+
+    authority, chain = certified(x509, tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    server = FileServer()
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.scheme = "https"
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    with serving(server):
         yield server
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from tests.remote.conftest import RULES
 from tests.remote.servers import Faults, status
+from tests.remote.test_reading import put
 
 pytest.importorskip("obstore")
 
@@ -101,6 +102,46 @@ def test_one_clear_line(run, web, single, address):
     assert answer.returncode == code
     (line,) = answer.stderr.splitlines()
     assert said in line
+
+
+def results(path):
+    """What a JSON report says of each tensor."""
+    return json.loads(path.read_text())["report"]["results"]
+
+
+@pytest.fixture(params=["web", "bucket"])
+def there(request, sharded):
+    """The address of a set."""
+    server = request.getfixturevalue(request.param)
+    return server.hold("a", *sharded) if request.param == "web" else put(server, "a", *sharded)
+
+
+@pytest.mark.parametrize("way", ["threads", "processes", "parts"])
+def test_the_same_bits_however_and_from_wherever(run, sharded, there, spec, way):
+    """A set on a server, judged by threads, by processes and in parts: each as a set on a disk."""
+    tmp_path = spec.parent
+    run("audit", sharded[0], "--spec", spec, "-o", f"json={tmp_path}/here.json")
+    told = ("-o", f"json={tmp_path}/there.json")
+    if way == "parts":
+        parts = [tmp_path / f"{n}.json" for n in (1, 2)]
+        for n, part in enumerate(parts, 1):
+            run("audit", there, "--spec", spec, "--part", f"{n}/2", "-o", f"partial={part}")
+        answer = run("merge", *parts, *told)
+    else:
+        answer = run("audit", there, "--spec", spec, "--executor", way, "--jobs", "2", *told)
+    assert answer.returncode == 1, answer.stderr
+    assert results(tmp_path / "there.json") == results(tmp_path / "here.json")
+
+
+def test_an_encrypted_connection(run, https, single, spec):
+    """Where its authority is trusted; where it is not, that is what is said."""
+    there = https.hold("a", single)
+    answer = run("audit", there, "--spec", spec, "-q")
+    assert answer.returncode == 1, answer.stderr
+    nobody = {"SSL_CERT_FILE": "", "CKPTCLAMP_RETRIES": "0"}
+    answer = run("audit", there, "--spec", spec, env=nobody)
+    assert answer.returncode == 3
+    assert "the server's certificate is not trusted here" in answer.stderr
 
 
 def test_reports_go_to_files(run, web, single, spec):

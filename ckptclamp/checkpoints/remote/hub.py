@@ -10,7 +10,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from ckptclamp.checkpoints.remote.limits import retries, silence
+from ckptclamp.checkpoints.remote.limits import retries, silence, tried
 from ckptclamp.checkpoints.remote.stores import CREDENTIALS, Reached, web_object
 from ckptclamp.errors import ChangedError, MissingError, UnreadableError, UsageError
 
@@ -145,7 +145,7 @@ def _refuse(error: Exception, status: int | None, address: Address) -> NoReturn:
         case _ if status in (401, 403):
             said = f"the hub wants other credentials ({status})"
         case _ if status is not None:
-            said, hint = f"the hub answers {status}, {retries() + 1} times", "try again later"
+            said, hint = f"the hub answers {status}{tried()}", "try again later"
         case _:
-            said, hint = f"the hub cannot be reached, {retries() + 1} times", "try again later"
+            said, hint = f"the hub cannot be reached{tried()}", "try again later"
     raise UnreadableError(said, path=address, hint=hint) from None

@@ -25,6 +25,11 @@ def retries() -> int:
     return int(_number(RETRIES, _TRIES_AGAIN))
 
 
+def tried() -> str:
+    """How often a request was made that failed to the last, as the end of a sentence."""
+    return f", {retries() + 1} times" if retries() else ""
+
+
 def client_options() -> dict[str, Any]:
     """The limits as obstore's clients take them."""
     silent = timedelta(seconds=silence())

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
-from ckptclamp.checkpoints.remote.limits import client_options, retries, retry_config
+from ckptclamp.checkpoints.remote.limits import client_options, retry_config, tried
 from ckptclamp.checkpoints.remote.schemes import BUCKETS, HUB
 from ckptclamp.errors import ChangedError, MissingError, UnreadableError, UsageError
 
@@ -208,6 +208,7 @@ _SAID = (
     ("Requested ", "the server sends another range than it was asked for"),
     ("TimedOut", "the server was silent for too long"),
     ("timed out", "the server was silent for too long"),
+    ("Certificate", "the server's certificate is not trusted here (see SSL_CERT_FILE)"),
     ("error sending request", "the server cannot be reached"),
     ("body error", "the answer broke off"),
 )
@@ -215,12 +216,11 @@ _SAID = (
 
 
 def _said(message: str) -> str:
-    tries = retries() + 1
     if _METADATA_SERVICE in message:
         return "there are no credentials for it"
     status = _STATUS.search(message)
     if status is not None:
         again = status[1].startswith(("5", "408", "429"))
-        return f"the server answers {status[1].strip()}" + f", {tries} times" * again
+        return f"the server answers {status[1].strip()}" + tried() * again
     said = next((said for sign, said in _SAID if sign in message), None)
-    return f"{said or 'the server cannot be understood'}, {tries} times"
+    return (said or "the server cannot be understood") + tried()
