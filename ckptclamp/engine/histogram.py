@@ -87,6 +87,13 @@ class UnitHistogram:
         self._counts = np.add.reduceat(counts, starts) if len(keys) else counts
 
 
+def histogram_of(values: NDArray[np.float64]) -> Histogram:
+    """The histogram of values that are all there at once."""
+    counted = UnitHistogram()
+    counted.add(values)
+    return counted.result()
+
+
 def _ordered(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Integers in the order of the values; both zeros are 0."""
     bits = (np.asarray(values, np.float64) + 0.0).view(np.int64)

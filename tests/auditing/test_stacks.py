@@ -89,7 +89,7 @@ def _told(path, spec, options):
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_answers_are_those_of_each_tensor_by_itself(mixed, constraint, jobs, monkeypatch):
     """Counts, extremes, worst units, hints: all of the report, for every dtype and rank."""
-    options = AuditOptions(jobs=jobs, worst=3)
+    options = AuditOptions(jobs=jobs, worst=3, histogram=jobs == 1)
     together = _told(mixed, _spec(constraint), options)
     monkeypatch.setattr(stacks, "SMALL", 0)
     assert _told(mixed, _spec(constraint), options) == together

@@ -42,9 +42,7 @@ def judge(
     Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` is called for no
     unit of theirs. What is measured of the others goes to `kept` as well.
     """
-    results: dict[int, Result] = {}
-    if not reporting.histogram:  # whose numbers are those of every unit
-        results = dict(_conforming(reader, assignments, running))
+    results = dict(_conforming(reader, assignments, running, reporting))
     left = [place for place in range(len(assignments)) if place not in results]
     tallies = [
         Tally(
@@ -70,12 +68,16 @@ def judge(
 
 
 def _conforming(
-    reader: TensorReader, assignments: Sequence[Assignment], running: Running
+    reader: TensorReader,
+    assignments: Sequence[Assignment],
+    running: Running,
+    reporting: Reporting,
 ) -> Iterator[tuple[int, Result]]:
     """Results of small tensors that plainly conform, which are measured many at a time."""
     if len(assignments) < _MANY:
         return
     from ckptclamp.auditing.verdicts.stacks import stacks_of
+    from ckptclamp.engine.histogram import histogram_of
 
     stacks = stacks_of(assignments)
     told = [described(stack.of) for stack in stacks]
@@ -84,6 +86,8 @@ def _conforming(
             continue  # what could not be read is read again, by itself
         for place, seen in stacks[item.request].conforming(item):
             fields = told[item.request] | {"tensor": assignments[place].tensor.name}
+            if reporting.histogram:
+                fields["histogram"] = histogram_of(seen.measured)
             yield (
                 place,
                 Result(

@@ -20,6 +20,8 @@ from ckptclamp.engine.measure.stacks import HEIGHT, stack, stackable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import UnitStatistics
     from ckptclamp.plan import Assignment
@@ -29,12 +31,16 @@ _EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of the units of one assignment, all of which conform."""
+    """What was seen of the units of one assignment, all of which conform.
+
+    `measured` are their numbers, but of single weights, of which only the extremes are looked at.
+    """
 
     units: int
     within_tolerance: int
     minimum: float
     maximum: float
+    measured: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,11 @@ class Stack:
         if not len(batch.statistics):
             return
         judge = self._by_extremes if self.of.constraint.elementwise else self._by_units
-        fine, within, low, high = judge(batch.statistics, len(places))
+        fine, within, low, high, measured = judge(batch.statistics, len(places))
         units = self.of.tensor.size if self.of.constraint.elementwise else self.units
         lows, highs, counts = low.tolist(), high.tolist(), within.tolist()
         for at in np.flatnonzero(fine).tolist():
-            yield places[at], Seen(units, counts[at], lows[at], highs[at])
+            yield places[at], Seen(units, counts[at], lows[at], highs[at], measured[at])
 
     @property
     def units(self) -> int:
@@ -76,6 +82,7 @@ class Stack:
             np.count_nonzero(beyond, axis=1),
             measured.min(axis=1),
             measured.max(axis=1),
+            measured,
         )
 
     def _by_extremes(self, statistics: UnitStatistics, members: int) -> tuple[Any, ...]:
@@ -83,7 +90,7 @@ class Stack:
         low, high = statistics[Statistic.MIN], statistics[Statistic.MAX]
         least, most = self.of.constraint.bounds()
         fine = (statistics.nonfinite == 0) & (least <= low) & (high <= most)
-        return fine, np.zeros(members, np.intp), low, high
+        return fine, np.zeros(members, np.intp), low, high, np.zeros((members, 0))
 
 
 def stacks_of(assignments: Sequence[Assignment]) -> list[Stack]:
