@@ -12,6 +12,8 @@ run faults --every "${FAULTS_EVERY:-1}" --jobs "$jobs"
 run scarcity --sizes "${SIZES:-15}"
 run kills --kills "${KILLS:-200}" --size "${KILLS_MEBIBYTES:-1024}" \
     ${KILLS_DIRECTORY:+--directory "$KILLS_DIRECTORY"}
+run resumes --kills "${RESUMES:-20}"
+run resumes --kills "${RESUMES:-20}" --in-place
 run survivors --every "${SURVIVORS_EVERY:-1}" --jobs "$jobs"
 run load --tensors "${TENSORS:-100000}" --hdf5-tensors "${HDF5_TENSORS:-100000}"
 if "$PYTHON" -c 'import atheris' 2>/dev/null; then

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckptclamp.applying.companions import Companion, bring, companions_in, left_behind
-from ckptclamp.applying.directories import DirectoryStage
-from ckptclamp.applying.leftovers import find_leftovers
-from ckptclamp.applying.parts import changed_parts, part_notices, turns, with_parts
+from ckptclamp.applying.leftovers import leftover_notices
+from ckptclamp.applying.parts import affected, optimizer_notice, part_notices, turns, with_parts
 from ckptclamp.applying.projection import Work, project_tensors
 from ckptclamp.applying.publication import (
     Destination,
@@ -30,6 +30,9 @@ from ckptclamp.applying.refusals import (
     refuse_untying,
     to_fix,
 )
+from ckptclamp.applying.staging.companions import Companion, bring, companions_in, left_behind
+from ckptclamp.applying.staging.directories import DirectoryStage
+from ckptclamp.applying.staging.links import Link
 from ckptclamp.auditing.audit import as_spec, audit_plan, ignored, is_hashed, opened, summarise
 from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
@@ -40,14 +43,18 @@ from ckptclamp.checkpoints.directories.huggingface import is_blob
 from ckptclamp.checkpoints.remote import as_path
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Digests, default_jobs
-from ckptclamp.checkpoints.tensor import Role
-from ckptclamp.engine.executors import concurrently, in_phase
+from ckptclamp.engine.executors import Meter, concurrently, in_phase
 from ckptclamp.engine.measure.requests import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import refuse_no_weights
 from ckptclamp.spec.model import Projection, Spec
+
+if TYPE_CHECKING:
+    from ckptclamp.applying.staging import Stage
+    from ckptclamp.applying.steps import Steps
+    from ckptclamp.applying.steps.record import Bound, Found
 
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
@@ -63,7 +70,9 @@ class ApplyOptions:
     `audit` is how the input is audited, and the copy; its `on_unit` gets the input's units.
     `projection` overrides the spec's. `force` replaces an existing output; `in_place` allows the
     input to be that output. `allow_remaining` publishes a copy in which violations remain that no
-    projection can fix; the report lists them. `dry_run` only reports what would change.
+    projection can fix; the report lists them. `dry_run` only reports what would change. `resume` goes on
+    where an apply of a set to the same output was killed. `link` says how files of a set that nothing
+    changes come to a new directory, if not as copies.
     """
 
     audit: AuditOptions = field(default_factory=AuditOptions)
@@ -72,6 +81,8 @@ class ApplyOptions:
     in_place: bool = False
     allow_remaining: bool = False
     dry_run: bool = False
+    resume: bool = False
+    link: Link | None = None
 
 
 def apply(
@@ -146,7 +157,7 @@ class _Job:
         Each rule is tried on the weights as they are: what several rules of one tensor make of it
         together is not known before they have taken turns.
         """
-        where = {"force": self.options.force, "in_place": self.options.in_place}
+        where: dict[str, Any] = {"force": self.options.force, "in_place": self.options.in_place}
         to = check_target(output, like=self.checkpoint, **where) if output is not None else None
         if to is not None:
             self._check(to)
@@ -168,27 +179,91 @@ class _Job:
     def write(self, output: Path) -> ApplyReport:
         """Make the copy at `output`; it appears there only when it is whole and verified."""
         options = self.options
-        self.notices += _leftover_notices(output)
-        where = {"force": options.force, "in_place": options.in_place}
-        others = self._check(check_target(output, like=self.checkpoint, **where))
-        with staged(output, like=self.checkpoint, **where) as stage:
+        where: dict[str, Any] = {"force": options.force, "in_place": options.in_place}
+        to = check_target(output, like=self.checkpoint, **where)
+        bound = self._bound() if self.checkpoint.in_steps else None
+        found = self._found(to, bound)
+        self.notices += leftover_notices(output, () if found is None else found.names)
+        others = self._check(to)
+        with staged(
+            output,
+            like=self.checkpoint,
+            **where,
+            found=found,
+            bound=bound,
+            link=options.link,
+            resumable=options.resume,
+        ) as stage:
             before = self._audit_input()
             todo = self._todo(before)
-            stage.announce(self._changing(todo))
-            copy = self.checkpoint.copy_to(stage)
+            steps = self._steps(stage, todo, found)
+            copy, changes = self._copied(stage, todo, steps)
             if isinstance(stage, DirectoryStage):
                 bring(stage, others, follow_symlinks=options.audit.follow_symlinks)
-            rounds = _ROUNDS if self.projection is Projection.EXACT else 1
-            changes = self._project(copy, todo, rounds=rounds)
             copy.finish()
-            hashed = copy.files if is_hashed(self.checkpoint, options.audit.hash) else ()
-            with concurrently(copy.flush), Digests(hashed, options.audit.jobs) as digests:
-                copy.compare(options.audit.jobs or default_jobs())
+            with self._settled(copy, steps) as digests:
                 after = self._verify(copy, digests, before, changes, output)
             self.checkpoint.verify_unchanged()
             sources = self.checkpoint.sources
             self.notices += stage.publish({sources[n].path.name for n in copy.written})
         return self._report(before, changes, after, str(output), self.notices)
+
+    def _bound(self) -> Bound:
+        from ckptclamp.applying.steps import bound_to
+
+        audit = self.options.audit
+        return bound_to(self.checkpoint, self.plan, self.spec, audit, self.projection.value)
+
+    def _found(self, to: Destination, bound: Bound | None) -> Found | None:
+        """What an earlier run did of the same, where this one is to go on with it."""
+        if bound is None or not self.options.resume:
+            return None
+        from ckptclamp.applying.steps.record import find_record
+
+        found = find_record(to.folder, to.path.name)
+        if found is not None:
+            found.check(bound)
+        return found
+
+    def _steps(self, stage: Stage, todo: Sequence[Assignment], found: Found | None) -> Steps | None:
+        """How the copy is made file by file; ``None`` where all are made together."""
+        if not self.checkpoint.in_steps:
+            return None
+        from ckptclamp.applying.steps import Steps
+
+        return Steps(self.checkpoint, stage, todo, found, self.auditing)
+
+    def _copied(
+        self, stage: Stage, todo: Sequence[Assignment], steps: Steps | None
+    ) -> tuple[StoredCopy, list[TensorChange]]:
+        """Copy all files, and project what is to be projected in them."""
+        rounds = _ROUNDS if self.projection is Projection.EXACT else 1
+        changing = self._changing(todo)
+        if steps is None:
+            stage.announce(changing)
+            copy = self.checkpoint.copy_to(stage)
+            return copy, self._project(copy, todo, rounds=rounds)
+        made = steps.make(changing, partial(self._project, rounds=rounds))
+        if steps.resumed:
+            said = f"{steps.resumed} files were done by a run that was interrupted"
+            self.notices += (Notice("resumed", said, informational=True),)
+        return made
+
+    @contextmanager
+    def _settled(
+        self, copy: StoredCopy, steps: Steps | None
+    ) -> Iterator[Callable[[], Mapping[Path, str]]]:
+        """Compare and flush what was not; gives what waits for the digests that the report shows."""
+        known = {} if steps is None else steps.digests
+        audit, hashed = self.options.audit, is_hashed(self.checkpoint, self.options.audit.hash)
+        rest = [file for file in copy.files if hashed and file.path not in known]
+        with ExitStack() as beside:
+            if steps is None:
+                beside.enter_context(concurrently(copy.flush))
+            digests = beside.enter_context(Digests(rest, audit.jobs))
+            if steps is None:
+                copy.compare(audit.jobs or default_jobs())
+            yield lambda: {**known, **digests.result()} if hashed else {}
 
     def _check(self, to: Destination) -> list[Companion]:
         """Refuse what cannot be written to `to`; return what a new directory gets beside the weights."""
@@ -200,7 +275,9 @@ class _Job:
         if checkpoint.folder is not None:
             others = companions_in(checkpoint.folder, files, follow_symlinks=links)
         places = [*files, *(other.place for other in others)]
-        to.check(places, sum(files.values()) + sum(other.size for other in others))
+        # What is there already, or is linked, takes no room: the stage sees to the rest of the shards.
+        few = self.options.resume or self.options.link is not None
+        to.check(places, sum(() if few else files.values()) + sum(other.size for other in others))
         self.notices += left_behind(checkpoint, files)
         return others
 
@@ -259,16 +336,16 @@ class _Job:
         return todo
 
     def _project(
-        self, copy: Copy, todo: Sequence[Assignment], *, rounds: int
+        self, copy: Copy, todo: Sequence[Assignment], meter: Meter | None = None, *, rounds: int
     ) -> list[TensorChange]:
         """Project every tensor that needs it."""
         work = Work(self.checkpoint, copy, self.kept, self.auditing, self.projection)
-        return project_tensors(work, todo, rounds)
+        return project_tensors(work, todo, rounds, meter)
 
     def _verify(
         self,
         copy: StoredCopy,
-        digests: Digests,
+        digests: Callable[[], Mapping[Path, str]],
         before: AuditReport,
         changes: Sequence[TensorChange],
         output: Path,
@@ -278,7 +355,7 @@ class _Job:
         What was not written is, byte for byte, what the first audit judged: `StoredCopy.compare` has
         seen to it.
         """
-        written = self._affected({change.tensor for change in changes})
+        written = affected(self.plan, {change.tensor for change in changes})
         with copy.reopen() as stored:
             if self.options.audit.config is not None:
                 stored.assume_config(self.options.audit.config)
@@ -298,7 +375,7 @@ class _Job:
             )
             stored.verify_integrity()
             stored.verify_unchanged()
-            summary = replace(summarise(stored, digests.result()), path=str(output))
+            summary = replace(summarise(stored, digests()), path=str(output))
         newest = list(before.results)  # first those of the assignments, in the order of the plan
         for index, result in zip(again, fresh, strict=True):
             newest[index] = result
@@ -306,18 +383,6 @@ class _Job:
         if not self.options.allow_remaining:
             refuse_remaining(after, self.plan, self.projection)
         return after
-
-    def _affected(self, changed: set[str]) -> set[str]:
-        """The tensors that differ from before: those with `changed` bytes, and those computed of them."""
-        tensors = [assignment.tensor for assignment in self.plan.assignments]
-        wholes = {tensor.name: tensor.whole.name for tensor in tensors}
-        stored = {wholes.get(name, name) for name in changed}
-        stored |= {part.name for _, part in changed_parts(self.plan, changed)}
-        return {
-            tensor.name
-            for tensor in tensors
-            if any(part.name in stored for part in with_parts(tensor.whole))
-        }
 
     def _report(
         self,
@@ -336,7 +401,7 @@ class _Job:
             notices=(
                 *notices,
                 *part_notices(self.plan, changes),
-                *_optimizer_notice(self.checkpoint, changes),
+                *optimizer_notice(self.checkpoint, changes),
             ),
         )
 
@@ -351,34 +416,3 @@ def _target(output: Path, job: _Job) -> Path:
     said = f"{output} is a symbolic link: the copy was written to {target}"
     job.notices += (Notice("link-followed", said, informational=True),)
     return target
-
-
-def _leftover_notices(output: Path) -> tuple[Notice, ...]:
-    """Note what killed runs left where the output goes; it is never removed unasked."""
-    leftovers = find_leftovers(output) if output.parent.is_dir() else []
-    return tuple(
-        Notice(
-            "leftover",
-            f"{path} was left by a run that was killed, or belongs to one that is at work",
-            hint=f"`ckptclamp clean {output}` removes it if no run is at work on it",
-            informational=True,
-        )
-        for path in leftovers
-    )
-
-
-def _optimizer_notice(
-    checkpoint: Checkpoint, changes: Sequence[TensorChange]
-) -> tuple[Notice, ...]:
-    """The moments of an optimizer belong to the weights as they were."""
-    has_state = any(t.role is Role.OPTIMIZER for t in checkpoint.tensors.values())
-    if not (has_state and changes):
-        return ()
-    return (
-        Notice(
-            "optimizer-state",
-            "the optimizer state in the copy belongs to the weights as they were",
-            hint="reset the optimizer before training goes on",
-            informational=True,
-        ),
-    )

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptclamp import system
-from ckptclamp.applying.files import NewFile
+from ckptclamp.applying.staging.files import NewFile
 from ckptclamp.checkpoints.directories.unfinished import JOURNAL, Journal, Move, hidden_name, mark
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import NotWrittenError
@@ -35,10 +35,15 @@ def planned(folder: Folder, temporary: str, name: str) -> Move:
 
 
 def replace_files(
-    folder: Folder, moves: Sequence[Move], subject: str, confirm: Callable[[], object]
+    folder: Folder,
+    moves: Sequence[Move],
+    subject: str,
+    confirm: Callable[[], object],
+    begun: Callable[[], object] = lambda: None,
 ) -> None:
     """Replace files, all of them or none; `subject` is the name of what they are parts of.
 
+    `begun` is called once the journal is on disk, by which the rest can be done whatever happens.
     `confirm` flushes `folder` once they are replaced, and notes it where that fails: from there on
     the new files are what is there.
 
@@ -52,6 +57,7 @@ def replace_files(
     try:
         with _journaled(folder, moves, subject, confirm):
             try:
+                begun()
                 for move in moves:
                     folder.move(move.temporary, move.name)
                     done.append(move)

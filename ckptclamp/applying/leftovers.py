@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from ckptclamp import system
 from ckptclamp.applying.journal import finish
-from ckptclamp.checkpoints.directories.unfinished import JOURNAL, is_hidden, made_for
+from ckptclamp.checkpoints.directories.unfinished import JOURNAL, RESUME, is_hidden, made_for
 from ckptclamp.checkpoints.remote import as_path
-from ckptclamp.errors import CkptclampError, UnreadableError
+from ckptclamp.errors import CkptclampError, Notice, UnreadableError
 from ckptclamp.system import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 class Outcome(StrEnum):
@@ -157,3 +157,23 @@ def _remove(path: Path, status: os.stat_result) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def leftover_notices(output: Path, taken: Collection[str] = ()) -> tuple[Notice, ...]:
+    """Note what killed runs left where the output goes; it is never removed unasked.
+
+    Names that are `taken` over are no leftovers.
+    """
+    leftovers = find_leftovers(output) if output.parent.is_dir() else []
+    leftovers = [path for path in leftovers if path.name not in taken]
+    resumed = any(is_hidden(path.name, RESUME) for path in leftovers)
+    hint = "--resume goes on with it; " if resumed and not taken else ""
+    return tuple(
+        Notice(
+            "leftover",
+            f"{path} was left by a run that was killed, or belongs to one that is at work",
+            hint=f"{hint}`ckptclamp clean {output}` removes it if no run is at work on it",
+            informational=True,
+        )
+        for path in leftovers
+    )

@@ -1,10 +1,10 @@
-"""Which parts of weights that are computed from parts were written, and how a report tells it."""
+"""What weights are stored in: which of it was written, and what a report tells of that."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.checkpoints.tensor import Computed
+from ckptclamp.checkpoints.tensor import Computed, Role
 from ckptclamp.errors import Notice, printable
 from ckptclamp.plan.parts import part_to_change
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from ckptclamp.auditing.results import TensorChange
+    from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.plan import Assignment, Plan
 
@@ -57,6 +58,19 @@ def changed_parts(plan: Plan, changed: AbstractSet[str]) -> Iterator[tuple[Tenso
     }.values()
 
 
+def affected(plan: Plan, changed: AbstractSet[str]) -> set[str]:
+    """The tensors that differ from before: those with `changed` bytes, and those computed of them."""
+    tensors = [assignment.tensor for assignment in plan.assignments]
+    wholes = {tensor.name: tensor.whole.name for tensor in tensors}
+    stored = {wholes.get(name, name) for name in changed}
+    stored |= {part.name for _, part in changed_parts(plan, changed)}
+    return {
+        tensor.name
+        for tensor in tensors
+        if any(part.name in stored for part in with_parts(tensor.whole))
+    }
+
+
 def part_notices(plan: Plan, changes: Sequence[TensorChange]) -> tuple[Notice, ...]:
     """Tell which part of a weight that is computed from parts was written."""
     pairs = list(changed_parts(plan, {change.tensor for change in changes}))
@@ -70,6 +84,21 @@ def part_notices(plan: Plan, changes: Sequence[TensorChange]) -> tuple[Notice, .
         Notice(
             "changed-parts",
             f"of weights that are computed from parts, one part each was written: {shown}{rest}",
+            informational=True,
+        ),
+    )
+
+
+def optimizer_notice(checkpoint: Checkpoint, changes: Sequence[TensorChange]) -> tuple[Notice, ...]:
+    """The moments of an optimizer belong to the weights as they were."""
+    has_state = any(t.role is Role.OPTIMIZER for t in checkpoint.tensors.values())
+    if not (has_state and changes):
+        return ()
+    return (
+        Notice(
+            "optimizer-state",
+            "the optimizer state in the copy belongs to the weights as they were",
+            hint="reset the optimizer before training goes on",
             informational=True,
         ),
     )

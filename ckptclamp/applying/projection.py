@@ -50,12 +50,13 @@ class Work:
 
 
 def project_tensors(
-    work: Work, assignments: Sequence[Assignment], rounds: int
+    work: Work, assignments: Sequence[Assignment], rounds: int, meter: Meter | None = None
 ) -> list[TensorChange]:
     """Project what `assignments` govern in the copy, in the order of their names.
 
     Rules of one tensor, of its views, and of what is stored of a weight in parts, take turns until none
     of them moves a unit, `rounds` times at most. Returns the tensors that changed.
+    `meter` counts, if these are not all assignments.
 
     Raises:
         UnreadableError: a tensor cannot be read.
@@ -64,9 +65,9 @@ def project_tensors(
     todo = sorted(assignments, key=lambda a: (a.tensor.whole.name, a.tensor.name))
     tensors = [a.tensor for a in todo]
     running = work.running
-    meter = Meter(
-        in_phase(running.progress, "projecting"), sum(tensor.nbytes for tensor in tensors)
-    )
+    if meter is None:
+        total = sum(tensor.nbytes for tensor in tensors)
+        meter = Meter(in_phase(running.progress, "projecting"), total)
     jobs = affordable(running.jobs or default_jobs(), tensors, running.memory, projecting=True)
     with threads(jobs) as pool:
         at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)

@@ -21,10 +21,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ckptclamp import system
-from ckptclamp.applying.directories import DirectoryStage, refuse_loss
-from ckptclamp.applying.files import FileStage
-from ckptclamp.applying.sets import SetStage
 from ckptclamp.applying.staging import Stage, check_room, or_not_written
+from ckptclamp.applying.staging.directories import DirectoryStage, refuse_loss
+from ckptclamp.applying.staging.files import FileStage
+from ckptclamp.applying.staging.links import Link
+from ckptclamp.applying.staging.sets import SetStage
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.directories.huggingface import is_blob
 from ckptclamp.checkpoints.directories.unfinished import journals, made_for
@@ -33,19 +34,31 @@ from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
 
 if TYPE_CHECKING:
+    from ckptclamp.applying.steps.record import Bound, Found, Record
     from ckptclamp.auditing.results import ApplyReport, AuditReport
     from ckptclamp.checkpoints.remote.address import Address
 
 
 @contextmanager
 def staged(
-    target: str | Path, *, like: Checkpoint, force: bool = False, in_place: bool = False
+    target: str | Path,
+    *,
+    like: Checkpoint,
+    force: bool = False,
+    in_place: bool = False,
+    found: Found | None = None,
+    bound: Bound | None = None,
+    resumable: bool = False,
+    link: Link | None = None,
 ) -> Iterator[Stage]:
     """Yield a `Stage` on which a copy of `like` is written, to be published as `target`.
 
     Whatever ends the block without `Stage.publish` (an error, Ctrl-C, SIGTERM) leaves `target` as
     it was and removes what was written. `force` lets an existing target be replaced, `in_place`
     lets it be `like` itself, no file of which is ever written to: its name moves to a new one.
+    `link` is that of `DirectoryStage`. Where the work is `bound`, a record of it is begun, or that
+    which was `found` is gone on with. What is `resumable` is left for a later run where this one fails,
+    or is stopped.
 
     Raises:
         UsageError: the target exists, is an input, a symbolic link, or no name for such a copy.
@@ -56,22 +69,42 @@ def staged(
         folder = Folder(to.folder)
     try:
         with _signals_as_exceptions():
-            stage = _new_stage(to, folder, like)
+            stage = _new_stage(to, folder, like, None if found is None else found.directory, link)
+            end = stage.discard
             try:
+                stage.record = _record(stage, found, bound)
                 stage.begin()
                 yield stage
+            except BaseException:
+                if resumable and stage.record is not None:
+                    end = stage.leave
+                raise
+            else:
+                stage.forget()
             finally:
                 with system.signals_later():
-                    stage.discard()
+                    end()
     finally:
         folder.close()
 
 
-def _new_stage(to: Destination, folder: Folder, like: Checkpoint) -> Stage:
+def _record(stage: Stage, found: Found | None, bound: Bound | None) -> Record | None:
+    """The record of what is done: it is there before the directory that it names."""
+    if bound is None or found is not None:
+        return None if found is None else found.record
+    from ckptclamp.applying.steps.record import Record
+
+    return Record.begin(stage.folder.path, stage.path.name, stage.hidden, bound)
+
+
+def _new_stage(
+    to: Destination, folder: Folder, like: Checkpoint, left: str | None, link: Link | None
+) -> Stage:
     if to.is_set:
         return SetStage(to.path, folder, like)
-    kind = DirectoryStage if like.several_files else FileStage
-    return kind(to.path, folder, like, to.replaced)
+    if like.several_files:
+        return DirectoryStage(to.path, folder, like, to.replaced, left=left, link=link)
+    return FileStage(to.path, folder, like, to.replaced)
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,9 @@ def without_results(
         notices=notices,
         spec_path=spec.path if spec else None,
         spec_sha256=spec.sha256 if spec else None,
-        parameters=_parameters(options, spec) | _configs(checkpoint) | _base(checkpoint, hashed),
+        parameters=parameters_of(options, spec)
+        | configs_of(checkpoint)
+        | _base(checkpoint, hashed),
         tool_version=__version__,
         strict=options.strict,
     )
@@ -353,7 +355,7 @@ def _text(value: float | str | None) -> str:
     return str(value) if isinstance(value, str) else repr(value)
 
 
-def _configs(checkpoint: Checkpoint) -> dict[str, str]:
+def configs_of(checkpoint: Checkpoint) -> dict[str, str]:
     """The configs beside the checkpoint that may tell how weights are computed of their parts."""
     return {name: f"sha256:{digest}" for name, digest in checkpoint.configs.items()}
 
@@ -368,7 +370,7 @@ def _base(checkpoint: Checkpoint, digests: Mapping[Path, str]) -> dict[str, str]
     return {"base": base.path.name, **named}
 
 
-def _parameters(options: AuditOptions, spec: Spec | None) -> dict[str, str]:
+def parameters_of(options: AuditOptions, spec: Spec | None) -> dict[str, str]:
     """The options that change the answer, as text."""
     parameters = {
         "tolerance": _text(options.tolerance) or "auto",

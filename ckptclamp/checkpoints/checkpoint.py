@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.array import StoredArray
     from ckptclamp.checkpoints.reading import Mark
     from ckptclamp.checkpoints.remote.ahead import ReadAhead
+    from ckptclamp.checkpoints.copying import FileCopy
     from ckptclamp.checkpoints.source import Source
 
 
@@ -89,7 +90,7 @@ class Target(Protocol):
         """
 
     def keeps(self, name: str) -> bool:
-        """Whether the original of the file `name` stays there, so that no copy of it is made."""
+        """Whether the file `name` is there as it is to be, so that no copy of it is made."""
 
 
 class Copy(TensorReader, Protocol):
@@ -163,6 +164,7 @@ class Checkpoint(ABC):
         companions: files that are watched, and closed, with those of this checkpoint.
         merged: whether this is an adapter that is seen together with its base, as one model.
         several_files: whether a copy is a directory of files, so that its target must be one.
+        in_steps: whether each of its files can be copied and finished by itself.
         folder: the directory by which the user named it, if that is how: all that lies in it belongs
             to the model.
         isolation: what the parser's sandbox was made of (``landlock``, ``seccomp``, ``rlimits``).
@@ -184,6 +186,7 @@ class Checkpoint(ABC):
     companions: tuple[Source, ...] = ()
     merged: bool = False
     several_files: bool = False
+    in_steps: bool = False
     folder: Path | None = None
     isolation: tuple[str, ...] = ()
 
@@ -235,6 +238,13 @@ class Checkpoint(ABC):
             NotWrittenError: the copy cannot be made, for want of space or otherwise.
             ChangedError: a source changed while it was copied.
         """
+
+    def copy_in_steps(self, target: Target) -> FileCopy:
+        """Make an empty copy that is filled, written and compared file by file; raises as `copy_to`.
+
+        Only where the checkpoint is `in_steps`.
+        """
+        raise NotImplementedError
 
     @property
     def files(self) -> tuple[Source, ...]:

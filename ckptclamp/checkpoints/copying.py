@@ -30,7 +30,7 @@ from ckptclamp.checkpoints.tensor import (
 from ckptclamp.errors import ChangedError, NotWrittenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -56,6 +56,9 @@ class FileCopy:
     What the target keeps as it is, is not copied.
     `reopen` makes a checkpoint of the files' copies, given in the same order, and owns them.
 
+    Where it is to be made `empty`, the bytes of each file are copied by `fill`, before any of its
+    tensors is read or written.
+
     Weights are overwritten in place, where they lie contiguously or in chunks that went through no
     filter. A format that can do more overrides `write_chunk`, or `finish` where its container keeps
     checksums; `changed` names the tensors that were written to, `may_differ` where their bytes lie.
@@ -70,6 +73,8 @@ class FileCopy:
         files: Sequence[tuple[str, Source]],
         target: Target,
         reopen: Callable[[Sequence[Source]], Checkpoint],
+        *,
+        empty: bool = False,
     ) -> None:
         self.target = target
         self.changed: dict[str, Tensor] = {}
@@ -77,23 +82,43 @@ class FileCopy:
         self.originals = [source for _, source in files]
         kept = [self.target.keeps(name) for name, _ in files]
         # All have room before the first byte is copied.
-        copies = [
-            source.duplicate() if keep else self._created(name, source)
+        self.sources = [
+            self._kept_as(name, source) if keep else self._created(name, source)
             for keep, (name, source) in zip(kept, files, strict=True)
         ]
-        for keep, original, copy in zip(kept, self.originals, copies, strict=True):
-            if keep:
-                weakref.finalize(self, copy.close)
-                continue
-            with writing(copy.path):
-                copy_bytes(original, copy.fd)
-        self._kept = [copy for keep, copy in zip(kept, copies, strict=True) if keep]
-        self.sources = [
-            copy if keep else Source.from_fd(copy.fd, copy.path)
-            for keep, copy in zip(kept, copies, strict=True)
-        ]
-        for original, made in zip(self.originals, self.sources, strict=True):
-            made.told = original.told
+        self._kept = {number for number, keep in enumerate(kept) if keep}
+        self._filled = set(self._kept)
+        if not empty:
+            self.fill(range(len(files)))
+
+    def fill(self, numbers: Iterable[int]) -> None:
+        """Copy the bytes of the files of these numbers, unless they are there.
+
+        Raises:
+            NotWrittenError: they cannot be written.
+            ChangedError: a source became shorter.
+        """
+        for number in numbers:
+            if number not in self._filled:
+                with writing(self.sources[number].path):
+                    copy_bytes(self.originals[number], self.sources[number].fd)
+                self.adopt(number)
+
+    def adopt(self, number: int, written: Iterable[Tensor] = ()) -> None:
+        """Take the file of this number as it is now for a copy in which tensors were `written`."""
+        made = self.sources[number]
+        self.sources[number] = Source.from_fd(made.fd, made.path)
+        self.sources[number].told = self.originals[number].told
+        self._filled.add(number)
+        self.changed |= {tensor.name: tensor for tensor in written}
+
+    def _kept_as(self, name: str, source: Source) -> Source:
+        """A source of its own for a file that the target keeps."""
+        path = self.target.path / name if self.target.directory else source.path
+        kept = Source.from_fd(os.dup(source.fd), path)
+        kept.told = source.told
+        weakref.finalize(self, kept.close)
+        return kept
 
     def _created(self, name: str, source: Source) -> Source:
         path = self.target.path / name if self.target.directory else self.target.path
@@ -179,20 +204,25 @@ class FileCopy:
     def finish(self) -> None:
         """See `StoredCopy.finish`; a container that keeps nothing beside the weights has nothing to do."""
 
-    def flush(self) -> None:
-        """See `StoredCopy.flush`."""
-        for source in self.sources:
-            if source not in self._kept:
-                source.tell("flushing", 0)
-                with writing(source.path):
-                    os.fsync(source.fd)
-                source.tell("flushing", source.size)
+    def flush(self, numbers: Iterable[int] | None = None) -> None:
+        """See `StoredCopy.flush`; of the files of these `numbers` alone, if they are given."""
+        for number in self._made(numbers):
+            source = self.sources[number]
+            source.tell("flushing", 0)
+            with writing(source.path):
+                os.fsync(source.fd)
+            source.tell("flushing", source.size)
 
-    def compare(self, jobs: int) -> None:
-        """See `StoredCopy.compare`."""
-        for number, (original, copy) in enumerate(zip(self.originals, self.sources, strict=True)):
-            if copy not in self._kept:
-                compare_bytes(original, copy, self.may_differ(number), jobs)
+    def compare(self, jobs: int, numbers: Iterable[int] | None = None) -> None:
+        """See `StoredCopy.compare`; of the files of these `numbers` alone, if they are given."""
+        for number in self._made(numbers):
+            original, copy = self.originals[number], self.sources[number]
+            compare_bytes(original, copy, self.may_differ(number), jobs)
+
+    def _made(self, numbers: Iterable[int] | None) -> list[int]:
+        """Those of `numbers`, or of all files, that the target does not keep."""
+        chosen = range(len(self.originals)) if numbers is None else numbers
+        return [number for number in chosen if number not in self._kept]
 
     def reopen(self) -> Checkpoint:
         """See `StoredCopy.reopen`."""

@@ -96,7 +96,13 @@ def progress_bar(reports: ReportOptions) -> Iterator[Progress | None]:
 
 
 class _Phases:
-    """A `Progress` that can tell phases apart."""
+    """A `Progress` that can tell phases apart, and at which of several files they are."""
+
+    place = ""
+
+    def at(self, place: str) -> None:
+        """Say what all phases are at from now on, such as ``shard 3 of 12``; nothing if it is empty."""
+        self.place = f", {place}" if place else ""
 
     def __call__(self, done: int, total: int) -> None:
         self.show("measuring", done, total)
@@ -124,7 +130,8 @@ class Bars(_Phases):
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total)
             task = self._tasks[name]
-            self._bars.update(task, completed=done, total=total)
+            told = f"{name}{self.place}"
+            self._bars.update(task, completed=done, total=total, description=told)
             if done >= total:
                 self._bars.remove_task(self._tasks.pop(name))
 
@@ -156,7 +163,7 @@ class Log(_Phases):
             if now - self._last < _EVERY:
                 return
             self._last = now
-            self._write(f"ckptclamp: {name}: {_told(seen, now, done, total)}")
+            self._write(f"ckptclamp: {name}{self.place}: {_told(seen, now, done, total)}")
             self._seen[name] = _Seen(now, done)
 
 

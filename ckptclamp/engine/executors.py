@@ -91,7 +91,8 @@ Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), with growing numbers until both are the same.
 
 One that has a method `phase(name)` is asked for a `Progress` for each phase: measuring, copying,
-projecting, comparing, hashing, flushing.
+projecting, comparing, hashing, flushing. One that has a method `at(place)` is told at which of several
+files that are made one after another the phases are.
 """
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ckptclamp.applying.companions import bring, companions_in
-from ckptclamp.applying.directories import DirectoryStage
 from ckptclamp.applying.publication import staged
+from ckptclamp.applying.staging.companions import bring, companions_in
+from ckptclamp.applying.staging.directories import DirectoryStage
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.formats.zip.archive import open_keras_directory
 from ckptclamp.checkpoints.opening import open_checkpoint

@@ -17,7 +17,7 @@ AT_WORK = """
 import sys
 from pathlib import Path
 from ckptclamp import system
-from ckptclamp.applying.files import NewFile
+from ckptclamp.applying.staging.files import NewFile
 setattr(system.Folder, "create_unnamed", lambda _: -1)
 file = NewFile(system.Folder(Path(sys.argv[1])), "model.safetensors")
 file.open()

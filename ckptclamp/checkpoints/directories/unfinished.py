@@ -27,10 +27,11 @@ TEMPORARY = ".ckptclamp-tmp"
 """How the hidden names of files and directories in the making end."""
 JOURNAL = ".ckptclamp-journal"
 """How the hidden names of journals end."""
+RESUME = ".ckptclamp-resume"
+"""How the hidden names of records end of what an apply has done so far."""
 
-_NAME = re.compile(
-    rf"\..+\.[0-9a-f]{{8}}(?:{re.escape(TEMPORARY)}|{re.escape(JOURNAL)})", re.DOTALL
-)
+_SUFFIXES = (TEMPORARY, JOURNAL, RESUME)
+_NAME = re.compile(rf"\..+\.[0-9a-f]{{8}}(?:{'|'.join(map(re.escape, _SUFFIXES))})", re.DOTALL)
 _LONGEST_STEM = 200
 _MOST_BYTES = 16 << 20
 _FIELDS = {"temporary": str, "name": str, "new": list, "former": list}
@@ -48,7 +49,9 @@ def is_hidden(name: str, suffix: str | None = None) -> bool:
 
 def made_for(hidden: str, name: str) -> bool:
     """Whether a hidden name was made for what will be called `name`."""
-    return hidden.removesuffix(TEMPORARY).removesuffix(JOURNAL)[1:-9] == _stem(name)
+    for suffix in _SUFFIXES:
+        hidden = hidden.removesuffix(suffix)
+    return hidden[1:-9] == _stem(name)
 
 
 def _stem(name: str) -> str:
@@ -133,9 +136,9 @@ def _is_move(row: Any) -> bool:  # noqa: ANN401 - untrusted JSON
     return plain and is_hidden(row["temporary"], TEMPORARY) and "/" not in row["temporary"]
 
 
-def journals(directory: Path) -> list[Path]:
+def journals(directory: Path, suffix: str = JOURNAL) -> list[Path]:
     """The journals that lie in `directory`, sorted; none where it cannot be listed."""
     try:
-        return sorted(path for path in directory.iterdir() if is_hidden(path.name, JOURNAL))
+        return sorted(path for path in directory.iterdir() if is_hidden(path.name, suffix))
     except OSError:  # whoever needs the directory says why
         return []

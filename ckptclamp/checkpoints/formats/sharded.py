@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from ckptclamp.checkpoints.copying import FileCopy
     from ckptclamp.checkpoints.formats.hdf5.file import Hdf5Description
 
 
@@ -162,6 +163,7 @@ class ShardedSafetensors(_Shards):
     """A set of safetensors files; see `Checkpoint`. `header_limit` is that of `open_index`."""
 
     format = "safetensors-sharded"
+    in_steps = True
     _unlisted_allowed = True
 
     def __init__(
@@ -187,6 +189,12 @@ class ShardedSafetensors(_Shards):
 
     def copy_to(self, target: Target) -> StoredCopy:
         """Copy the shards and the index; see `Checkpoint.copy_to`."""
+        copy = self.copy_in_steps(target)
+        copy.fill(range(len(copy.originals)))
+        return copy
+
+    def copy_in_steps(self, target: Target) -> FileCopy:
+        """See `Checkpoint.copy_in_steps`: shards know nothing of each other."""
         from ckptclamp.checkpoints.copying import FileCopy
 
         return FileCopy(
@@ -195,6 +203,7 @@ class ShardedSafetensors(_Shards):
             lambda files: ShardedSafetensors(
                 files[-1], self._weight_map, files[:-1], self._header_limit
             ),
+            empty=True,
         )
 
 

@@ -48,6 +48,17 @@ from ckptclamp.cli.parameters import PATH, option
     is_flag=True,
     help="Write the copy even if violations remain in it; they are listed.",
 )
+@option(
+    "--resume",
+    is_flag=True,
+    help="Go on where an apply of shards to the same output was killed; stopped, leave what is done.",
+)
+@option(
+    "--link",
+    type=click.Choice(["reflink", "hard"]),
+    help="Do not copy shards that nothing changes: reflink lets a new directory share their blocks, "
+    "hard gives them second names. Where that cannot be, they are copied.",
+)
 @suppressed_option
 @attest_option
 @format_option
@@ -67,6 +78,7 @@ def apply_command(
     reports: ReportOptions,
     engine: EngineOptions,
     projection: str | None,
+    link: str | None,
     **how: bool,
 ) -> None:
     """Write a copy of CHECKPOINT in which every unit that a rule applies to conforms.
@@ -75,6 +87,7 @@ def apply_command(
     audited as it is stored, and is on disk.
     """
     from ckptclamp.applying.apply import ApplyOptions, apply
+    from ckptclamp.applying.staging.links import Link
     from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.progress import watching
     from ckptclamp.cli.running import (
@@ -85,6 +98,10 @@ def apply_command(
     from ckptclamp.spec.model import Projection
 
     _check_output(gate, dry_run=how["dry_run"])
+    if link is not None and gate.in_place:
+        raise click.UsageError(
+            "--in-place leaves shards that nothing changes as they are: no --link"
+        )
     check_outputs(checkpoint, rules, reports, gate)
     spec = load_rules(rules)
     with reported_options(rules, engine, reports, hash=gate.hashed) as audit:
@@ -92,6 +109,7 @@ def apply_command(
             audit=audit,
             projection=Projection(projection) if projection else None,
             in_place=gate.in_place,
+            link=None if link is None else Link(link),
             **how,
         )
         with watching(gate.output or checkpoint):

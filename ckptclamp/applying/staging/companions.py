@@ -18,7 +18,7 @@ from ckptclamp.errors import Notice, NotWrittenError, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ckptclamp.applying.directories import DirectoryStage
+    from ckptclamp.applying.staging.directories import DirectoryStage
     from ckptclamp.checkpoints.checkpoint import Checkpoint
 
 _MOST = 100_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,31 @@ if TYPE_CHECKING:
     from ckptclamp.system import Folder
 
 
+def open_left(folder: Folder, name: str) -> int | None:
+    """Open for writing what an earlier run left as `name`; ``None`` if no file of this user is there."""
+    flags = (getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NONBLOCK"))
+    try:
+        fd = os.open(folder.path / name, os.O_RDWR | sum(flags))
+    except OSError:
+        return None
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and system.is_mine(status):
+        return fd
+    os.close(fd)
+    return None
+
+
 class NewFile:
     """A file that will be called `name` in `folder`; it has no name until then, or a hidden one.
 
-    It is made by `open`, so that whoever is to remove it knows it before. Its methods raise `OSError` as
+    `hidden` is the hidden one. It is made by `open`, so that whoever is to remove it knows it before. Its methods raise `OSError` as
     the system does.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder = folder
         self.name = name
+        self.hidden = hidden_name(name)
         self.temporary: str | None = None
         self.fd = -1
 
@@ -32,7 +48,7 @@ class NewFile:
         self.fd = self.folder.create_unnamed()
         if self.fd < 0:
             # Noted first: a signal between the two would leave a file that nobody removes.
-            self.temporary = hidden_name(self.name)
+            self.temporary = self.hidden
             try:
                 self.fd = self.folder.create(self.temporary)
             except FileExistsError:
@@ -40,10 +56,19 @@ class NewFile:
                 raise
         system.lock(self.fd)  # so that nobody takes it for the leftover of a killed run
 
+    def reopen(self, hidden: str) -> bool:
+        """Take the file that an earlier run left under a `hidden` name; false if none is there."""
+        fd = open_left(self.folder, hidden)
+        if fd is None:
+            return False
+        self.fd, self.hidden, self.temporary = fd, hidden, hidden
+        system.lock(self.fd)
+        return True
+
     def hide(self) -> str:
         """Give it a hidden name, if it has none; return that."""
         if self.temporary is None:
-            self.temporary = hidden_name(self.name)
+            self.temporary = self.hidden
             self.folder.name(self.fd, self.temporary)
         return self.temporary
 

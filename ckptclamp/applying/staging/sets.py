@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from ckptclamp import system
-from ckptclamp.applying.files import NewFile
 from ckptclamp.applying.journal import HalfReplacedError, planned, replace_files
 from ckptclamp.applying.staging import Stage, check_room, or_not_written
+from ckptclamp.applying.staging.files import NewFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -27,10 +27,13 @@ class SetStage(Stage):
         self.directory = path
         self._announced: Collection[str] | None = None
         self._files: dict[str, NewFile] = {}
+        self._adopted: dict[str, NewFile] = {}
+        self._sealed: set[str] = set()
 
     def announce(self, changing: Mapping[str, int]) -> None:
         """See `Stage.announce`."""
-        check_room(self.path, sum(changing.values()), self.path)
+        made = {name: size for name, size in changing.items() if name not in self._adopted}
+        check_room(self.path, sum(made.values()), self.path)
         self._announced = changing.keys()
 
     def keeps(self, name: str) -> bool:
@@ -39,11 +42,45 @@ class SetStage(Stage):
 
     def create(self, name: str, size: int) -> int:
         """See `Target.create`."""
+        if name in self._adopted:
+            self._files[name] = self._adopted.pop(name)
+            return self._files[name].fd
         with or_not_written(self.path / name):
             self._files[name] = file = NewFile(self.folder, name)
             file.open()
             self.make_room(file.fd, size)
         return file.fd
+
+    def place_of(self, name: str) -> str:
+        """See `Stage.place_of`."""
+        return self._files[name].hidden
+
+    def seal(self, name: str) -> None:
+        """See `Stage.seal`: it gets a hidden name."""
+        with or_not_written(self.path / name):
+            self._files[name].hide()
+        self._sealed.add(name)
+
+    def adopt(self, name: str, where: str, size: int) -> int | None:
+        """See `Stage.adopt`."""
+        file = NewFile(self.folder, name)
+        if not file.reopen(where):
+            return None
+        if os.fstat(file.fd).st_size != size:
+            file.discard()
+            return None
+        self._adopted[name] = file
+        self._sealed.add(name)
+        return file.fd
+
+    def leave(self) -> None:
+        """See `Stage.leave`."""
+        for name, file in (self._files | self._adopted).items():
+            if name in self._sealed:
+                file.close()
+            else:
+                file.discard()
+        self.close_record()
 
     def publish(self, changed: Collection[str] | None = None) -> tuple[Notice, ...]:
         """See `Stage.publish`; files that came out as they were are not replaced."""
@@ -74,7 +111,8 @@ class SetStage(Stage):
             return
         moves = [planned(self.folder, file.hide(), file.name) for file in files]
         try:
-            replace_files(self.folder, moves, self.like.path.name, self.flush_folder)
+            subject, begun = self.like.path.name, self.forget
+            replace_files(self.folder, moves, subject, self.flush_folder, begun)
         except HalfReplacedError:
             self._files.clear()  # what is left to do needs them
             raise
@@ -83,5 +121,6 @@ class SetStage(Stage):
 
     def discard(self) -> None:
         """See `Stage.discard`."""
-        for file in self._files.values():
+        for file in (*self._files.values(), *self._adopted.values()):
             file.discard()
+        self.forget()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
+    from ckptclamp.applying.steps.record import Record
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.source import Source
     from ckptclamp.system import Folder
@@ -29,7 +30,8 @@ class Stage(ABC):
     """A copy in the making: a `Target`, and the way to publish it.
 
     `path` is the final name, in `folder`, and `replaced` the status of what has it now. `directory` is
-    where files are made until then, ``None`` for a single file. `like` is the original.
+    where files are made until then, ``None`` for a single file. `like` is the original. `record`
+    says what is done, where another run could go on with it.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Stage(ABC):
         self.folder = folder
         self.like = like
         self.replaced = replaced
+        self.record: Record | None = None
         self._notices: list[Notice] = []
         self._links: list[str] = []
 
@@ -68,6 +71,46 @@ class Stage(ABC):
     def keeps(self, name: str) -> bool:
         """See `Target.keeps`: of a new copy every file is made."""
         return False
+
+    @property
+    def hidden(self) -> str | None:
+        """The hidden name under which everything is made, if it is one directory."""
+        return None
+
+    def place_of(self, name: str) -> str:
+        """Where the file `name` will lie once it is sealed."""
+        raise NotImplementedError
+
+    def seal(self, name: str) -> None:
+        """Let the file `name`, which is done and on disk, outlive this run.
+
+        That its name is on disk, too, is not waited for: a file that is not found is made again.
+
+        Raises:
+            NotWrittenError: the system cannot do that.
+        """
+        raise NotImplementedError
+
+    def adopt(self, name: str, where: str, size: int) -> int | None:
+        """Take over the file `name` that an earlier run sealed `where`; its descriptor.
+
+        ``None`` if no file of `size` bytes is there. `create` then gives this one.
+        """
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Remove the record: nobody needs it any more."""
+        if self.record is not None:
+            self.record.discard()
+
+    def close_record(self) -> None:
+        """Leave the record for a later run."""
+        if self.record is not None:
+            self.record.close()
+
+    def leave(self) -> None:
+        """Close every descriptor, and leave what is sealed, and the record, for a later run."""
+        raise NotImplementedError
 
     def publish(self, changed: Collection[str] | None = None) -> tuple[Notice, ...]:
         """Make the copy appear under its name, and return what could not be kept or confirmed.
