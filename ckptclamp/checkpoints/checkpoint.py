@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.array import StoredArray
+    from ckptclamp.checkpoints.copying import FileCopy
     from ckptclamp.checkpoints.reading import Mark
     from ckptclamp.checkpoints.remote.ahead import ReadAhead
-    from ckptclamp.checkpoints.copying import FileCopy
     from ckptclamp.checkpoints.source import Source
 
 

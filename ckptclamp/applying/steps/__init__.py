@@ -187,8 +187,8 @@ def bound_to(
     return {
         "the release of ckptclamp": {__version__: ""},
         "the checkpoint": {
-            s.path.name: f"{s.size} bytes, {s.version}, inode {s.identity.inode}"
-            for s in files_of(checkpoint)
+            source.path.name: f"{source.size} bytes, {source.version}"
+            for source in files_of(checkpoint)
         },
         "the spec": {"its sha256": (spec.sha256 if spec else None) or ""},
         "an option": {**parameters_of(options, spec), **configs_of(checkpoint), "projection": how},
