@@ -27,7 +27,7 @@ from ckptclamp.checkpoints.tensor import (
     plan_chunks,
     plan_runs,
 )
-from ckptclamp.errors import ChangedError, NotWrittenError
+from ckptclamp.errors import ChangedError, NotWrittenError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -243,12 +243,15 @@ def copy_bytes(source: Source, fd: int) -> None:
             break
         done += count
         source.tell("copying", count)
-    for block in source.buffered(done, source.size - done):
-        if source.length_now() < done + len(block):
-            raise ChangedError("became shorter while it was copied", path=source.path)
-        system.write_at(fd, block, done)
-        done += len(block)
-        source.tell("copying", len(block))
+    try:
+        for block in source.buffered(done, source.size - done):
+            system.write_at(fd, block, done)
+            done += len(block)
+            source.tell("copying", len(block))
+    except UnreadableError as error:
+        if source.length_now() < source.size:
+            raise ChangedError("became shorter while it was copied", path=source.path) from error
+        raise
 
 
 def compare_bytes(
