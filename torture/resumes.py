@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ckptclamp.checkpoints.directories.unfinished import RESUME, is_hidden
+from ckptclamp.checkpoints.directories.unfinished import JOURNAL, RESUME, is_hidden
 from tests.checkpoints.safetensors_files import write_set
 
+_PROGRAM = [sys.executable, "-m", "ckptclamp"]
 _RULE = ["--tensors", "**", "--max-norm", "1", "--axis", "1"]
 _SHARE = 0.9
 """Kills fall into this part of the time that a run takes; later ones would meet finished runs."""
@@ -131,11 +132,15 @@ def _round(
             problems.append(f"exit {code}")
             break
         killed += 1
+        if any(is_hidden(path.name, JOURNAL) for path in place.iterdir()):
+            subprocess.run([*_PROGRAM, "clean", str(output)], check=True, stdout=subprocess.DEVNULL)
+        published = output.exists() and _content(output) == _content(whole)
         changed = [path.name for path, time_ns in done.items() if _changed(path) != time_ns]
         if changed and place.exists() and any(is_hidden(p.name, RESUME) for p in place.iterdir()):
             problems.append(f"made again: {changed}")
         before, done = len(done), _done(place)
-        redone = max(redone, _begun(place) - len(done), before - len(done))
+        if not published:
+            redone = max(redone, _begun(place) - len(done), before - len(done))
     there = _content(output)
     if there != _content(whole):
         problems.append("not the set of an undisturbed run")
@@ -149,8 +154,7 @@ def _round(
 
 def _command(source: Path, output: Path | None) -> list[str]:
     where = ["--in-place"] if output is None else ["-o", str(output)]
-    program = [sys.executable, "-m", "ckptclamp", "apply", str(source), *where]
-    return [*program, "-q", "--no-settings", *_RULE]
+    return [*_PROGRAM, "apply", str(source), *where, "-q", "--no-settings", *_RULE]
 
 
 def _run(command: list[str], seconds: float | None) -> tuple[float, int]:

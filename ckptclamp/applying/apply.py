@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.applying.leftovers import leftover_notices
+from ckptclamp.applying.options import ApplyOptions
 from ckptclamp.applying.parts import affected, optimizer_notice, part_notices, turns, with_parts
 from ckptclamp.applying.projection import Work, project_tensors
 from ckptclamp.applying.publication import (
@@ -32,9 +33,7 @@ from ckptclamp.applying.refusals import (
 )
 from ckptclamp.applying.staging.companions import Companion, bring, companions_in, left_behind
 from ckptclamp.applying.staging.directories import DirectoryStage
-from ckptclamp.applying.staging.links import Link
 from ckptclamp.auditing.audit import as_spec, audit_plan, ignored, is_hashed, opened, summarise
-from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, TensorChange, Verdict
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy, StoredCopy
@@ -56,33 +55,13 @@ if TYPE_CHECKING:
     from ckptclamp.applying.steps import Steps
     from ckptclamp.applying.steps.record import Bound, Found
 
+__all__ = ["ApplyOptions", "apply"]
+
 _ROUNDS = 16
 """How often the rules of one tensor take turns before their sets are said not to meet."""
 
 _KEPT = 16
 """The part of the memory, one in so many, that may go to what is kept of the audit."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApplyOptions:
-    """How to make the copy.
-
-    `audit` is how the input is audited, and the copy; its `on_unit` gets the input's units.
-    `projection` overrides the spec's. `force` replaces an existing output; `in_place` allows the
-    input to be that output. `allow_remaining` publishes a copy in which violations remain that no
-    projection can fix; the report lists them. `dry_run` only reports what would change. `resume` goes on
-    where an apply of a set to the same output was killed. `link` says how files of a set that nothing
-    changes come to a new directory, if not as copies.
-    """
-
-    audit: AuditOptions = field(default_factory=AuditOptions)
-    projection: Projection | None = None
-    force: bool = False
-    in_place: bool = False
-    allow_remaining: bool = False
-    dry_run: bool = False
-    resume: bool = False
-    link: Link | None = None
 
 
 def apply(
@@ -170,7 +149,7 @@ class _Job:
 
     def elsewhere(self, output: RemotePath) -> ApplyReport:
         """Preview what goes to a remote place, or make it and send it there."""
-        place = as_output(output, in_place=self.options.in_place)
+        place = as_output(output, self.options)
         if self.options.dry_run:
             check_elsewhere(place, self.checkpoint, force=self.options.force)
             return self.preview()

@@ -34,6 +34,7 @@ from ckptclamp.errors import NotWrittenError, UsageError
 from ckptclamp.system import Folder
 
 if TYPE_CHECKING:
+    from ckptclamp.applying.options import ApplyOptions
     from ckptclamp.applying.steps.record import Bound, Found, Record
     from ckptclamp.auditing.results import ApplyReport, AuditReport
     from ckptclamp.checkpoints.remote.address import Address
@@ -280,11 +281,16 @@ def _exit_by_signal(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def as_output(output: RemotePath, *, in_place: bool) -> Address:
-    """Return `output` as the address that it is; raises `UsageError` if it is to be changed in place."""
+def as_output(output: RemotePath, options: ApplyOptions) -> Address:
+    """Return `output` as the address that it is; raises `UsageError` if that cannot be written as asked."""
     from ckptclamp.checkpoints.remote.address import Address
 
-    if in_place or not isinstance(output, Address):
+    if options.resume or options.link is not None:
+        raise UsageError(
+            "what goes there is made on this machine first, and whole: without --resume and --link",
+            path=output,
+        )
+    if options.in_place or not isinstance(output, Address):
         raise UsageError("is not changed in place", path=output, hint="-o OUT copies it")
     return output
 

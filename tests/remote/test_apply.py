@@ -172,6 +172,8 @@ def test_nothing_is_written_where_nothing_can_be(web, bucket, single):
         ckptclamp.apply(there, there, RULES, ApplyOptions(force=True))
     with pytest.raises(UsageError, match="not changed in place"):
         ckptclamp.apply(there, None, RULES, ApplyOptions(in_place=True))
+    with pytest.raises(UsageError, match="without --resume"):
+        ckptclamp.apply(single, place, RULES, ApplyOptions(resume=True))
     assert names(bucket) == ["a/model.safetensors"]
 
 
