@@ -1,6 +1,8 @@
 # docker build -t ckptclamp .
 # docker run --rm --network none --read-only -v "$PWD:/data:ro" ckptclamp audit model.safetensors
 FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea AS build
+# The compiler stays in this stage, and the base's digest says of which Debian it is.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 WORKDIR /source
 COPY ci/requirements.txt ci/build-requirements.txt ci/
@@ -24,8 +26,8 @@ LABEL org.opencontainers.image.title="ckptclamp" \
       org.opencontainers.image.base.name="docker.io/library/python:3.12-slim" \
       org.opencontainers.image.base.digest="sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea"
 COPY --from=build /opt/ckptclamp /opt/ckptclamp
-RUN useradd --system --no-create-home ckptclamp
-USER ckptclamp
+RUN useradd --system --no-create-home --uid 999 ckptclamp
+USER 999
 WORKDIR /data
 ENTRYPOINT ["/opt/ckptclamp/bin/ckptclamp"]
 CMD ["--help"]

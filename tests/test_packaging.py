@@ -138,3 +138,11 @@ def test_the_manual_page_has_every_command_and_option():
                 if isinstance(parameter, click.Option) and not parameter.hidden:
                     assert max(parameter.opts, key=len) in text
     assert "EXIT STATUS" in text
+
+
+def test_no_recipe_puts_compiled_kernels_into_a_package_for_all_systems():
+    """`noarch` is built on one system: its library would be found, and not be loaded, on the others."""
+    recipe = yaml.safe_load((ROOT / "ci" / "conda-forge" / "recipe.yaml").read_text("utf-8"))
+    assert "noarch" not in recipe["build"]
+    assert recipe["build"]["script"]["env"] == {"CKPTCLAMP_REQUIRE_KERNELS": "1"}
+    assert '${{ compiler("c") }}' in recipe["requirements"]["build"]
