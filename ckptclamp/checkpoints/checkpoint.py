@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from ckptclamp.checkpoints.reading import read_box, spans
@@ -279,8 +280,8 @@ class Checkpoint(ABC):
 
     def verify_unchanged(self) -> None:
         """Raise `ChangedError` if a file is no longer the one that was opened."""
-        for source in self._every_file():
-            source.verify_unchanged()
+        for _ in self.mapped(methodcaller("verify_unchanged"), self._every_file()):
+            pass
 
     def leave_cache(self) -> None:
         """Read without filling the page cache, or note that this system cannot."""
