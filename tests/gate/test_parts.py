@@ -115,6 +115,7 @@ def test_parts_that_do_not_fit_together_are_refused(run, parts):
         return done.stderr
 
     parts(3)
+    assert "no part here to write" in refused("p1.json", "p2.json", "p3.json", "-o", "partial=p")
     assert "1 of 3 parts are missing: 2" in refused("p1.json", "p3.json")
     assert "p2.json: p2.json is part 2 of 3, too" in refused("p2.json", "p2.json")
     parts(2, names="two-{}.json")

@@ -21,7 +21,7 @@ from ckptclamp.cli.parameters import PATH, option
 
 
 @click.command("merge", cls=ReportedCommand)
-@click.argument("part", type=PATH, nargs=-1, required=True)
+@click.argument("parts", metavar="PART...", type=PATH, nargs=-1, required=True)
 @baseline_options
 @suppressed_option
 @option("--exit-zero", is_flag=True, help="Return 0 where violations would return 1.")
@@ -33,7 +33,7 @@ from ckptclamp.cli.parameters import PATH, option
 def merge_command(
     ctx: click.Context,
     /,
-    part: tuple[Path, ...],
+    parts: tuple[Path, ...],
     *,
     gate: GateOptions,
     reports: ReportOptions,
@@ -54,10 +54,10 @@ def merge_command(
 
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("parts hold the worst units only; audit --part lists all of its own")
-    check_written([*part, gate.baseline], [*report_files(reports), gate.write_baseline])
+    check_written([*parts, gate.baseline], [*report_files(reports), gate.write_baseline])
     names = renaming(renames)
     baseline = RunBaseline(gate, names)
-    report = merge([read_part(path) for path in part], [str(path) for path in part])
+    report = merge([read_part(path) for path in parts], [str(path) for path in parts])
     checkpoint = Path(report.checkpoint.path)
     baseline.check(checkpoint)
     check_renames(names, [baseline])
