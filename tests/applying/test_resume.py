@@ -144,7 +144,7 @@ def test_where_nothing_was_left_it_begins(model: Path, tmp_path: Path):
     ("differs", "told"),
     [
         ("shard", "the checkpoint differs: model-3.safetensors"),
-        ("spec", "the plan differs: what is judged"),
+        ("spec", "what is judged differs"),
         ("tolerance", "an option differs: tolerance"),
         ("release", "the release of ckptclamp differs"),
     ],

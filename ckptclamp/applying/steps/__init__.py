@@ -185,14 +185,14 @@ def bound_to(
 ) -> Bound:
     """All by which two runs could make different copies of the same name; `how` is the projection."""
     return {
-        "the release of ckptclamp": {__version__: ""},
+        "the release of ckptclamp": {"": __version__},
         "the checkpoint": {
             source.path.name: f"{source.size} bytes, {source.version}"
             for source in files_of(checkpoint)
         },
-        "the spec": {"its sha256": (spec.sha256 if spec else None) or ""},
+        "the spec": {"": (spec.sha256 if spec else None) or ""},
         "an option": {**parameters_of(options, spec), **configs_of(checkpoint), "projection": how},
-        "the plan": {"what is judged": plan_digest(plan)},
+        "what is judged": {"": plan_digest(plan)},
     }
 
 

@@ -44,7 +44,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 
 Bound = dict[str, dict[str, str]]
-"""What the work is bound to: for each kind of thing what it is, by names that a reader knows."""
+"""What the work is bound to: for each kind of thing what it is, by names that a reader knows, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +143,10 @@ class Found:
             names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
             if names:
                 self.record.close()
+                which = f": {names[0]}" if names[0] else ""
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
                 raise UsageError(
-                    f"what was begun there cannot be resumed: {kind} differs: {names[0]}{more}",
+                    f"what was begun there cannot be resumed: {kind} differs{which}{more}",
                     path=self.record.path,
                     hint="leave out --resume to begin anew; `ckptclamp clean` removes what is there",
                 )

@@ -21,7 +21,7 @@ from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
 from ckptclamp.errors import RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from os import PathLike
 
 
@@ -161,7 +161,8 @@ class _HeaderParser:
         extents = {name: self.extent(name, entry) for name, entry in entries.items()}
         order = sorted(extents, key=extents.__getitem__)
         self.check_cover(order, extents, data_length)
-        tensors = {name: self.tensor(name, entries[name], extents[name]) for name in order}
+        # There may be hundreds of thousands: each entry goes when its tensor is there.
+        tensors = {name: self.tensor(name, entries.pop(name), extents[name]) for name in order}
         return Header(tensors, {name: extents[name] for name in order}, metadata)
 
     def refuse(self, reason: str, tensor: str | None = None) -> Never:
@@ -239,7 +240,7 @@ def _check_with_library(header: Header, prefix: bytes, source: Source) -> None:
 
     try:
         with system.hollow_file(prefix, source.size) as path:
-            theirs = _library_reading(path)
+            same = _is_read_alike(header, path)
     except OSError as error:
         reason = f"the header cannot be checked: {error.strerror or error}"
         hint = "set TMPDIR to a directory with room"
@@ -247,15 +248,25 @@ def _check_with_library(header: Header, prefix: bytes, source: Source) -> None:
     except (SafetensorError, ValueError) as error:
         reason = f"the safetensors library refuses it: {error}"
         raise RefusedError(reason, path=source.path) from error
-    if theirs != _our_reading(header):
+    if not same:
         raise RefusedError("the safetensors library reads the header otherwise", path=source.path)
 
 
-Reading = dict[str, tuple[str, tuple[int, ...], int | None]]
-"""What one parser makes of a header: for each name the dtype, the shape, and where it begins."""
+def _is_read_alike(header: Header, path: str) -> bool:
+    """Whether the library makes the same of each tensor, and of no other ones."""
+    left = set(header.tensors)
+    for name, reading in _library_reading(path):
+        if name not in left or reading != _our_reading(header, name):
+            return False
+        left.remove(name)
+    return not left
 
 
-def _library_reading(path: str) -> Reading:
+Reading = tuple[str, tuple[int, ...], int | None]
+"""What one parser makes of a tensor: its dtype, its shape, and where it begins."""
+
+
+def _library_reading(path: str) -> Iterator[tuple[str, Reading]]:
     """Read a header with the library, which tells the order of the tensors but no offsets.
 
     It has checked sizes and the absence of gaps, so a running sum gives each offset. A tensor of
@@ -263,22 +274,16 @@ def _library_reading(path: str) -> Reading:
     """
     from safetensors import safe_open
 
-    reading: Reading = {}
     bits = 0
     with safe_open(path, framework="numpy") as file:
         for name in file.offset_keys():
             part = file.get_slice(name)
             dtype, shape = part.get_dtype(), tuple(part.get_shape())
             length = math.prod(shape) * DTYPE_BITS[dtype]
-            reading[name] = (dtype, shape, bits // 8 if length else None)
+            yield name, (dtype, shape, bits // 8 if length else None)
             bits += length
-    return reading
 
 
-def _our_reading(header: Header) -> Reading:
-    return {
-        name: (tensor.dtype_name, tensor.shape, begin if end > begin else None)
-        for (name, tensor), (begin, end) in zip(
-            header.tensors.items(), header.extents.values(), strict=True
-        )
-    }
+def _our_reading(header: Header, name: str) -> Reading:
+    tensor, (begin, end) = header.tensors[name], header.extents[name]
+    return tensor.dtype_name, tensor.shape, begin if end > begin else None
