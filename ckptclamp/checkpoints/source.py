@@ -160,11 +160,7 @@ class Source:
         return os.fstat(self.fd).st_mode & 0o777
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled: in another process the number of `fd` may be any file's.
-
-        Raises:
-            TypeError: always.
-        """
+        """Refuse, by `TypeError`, to be pickled: elsewhere the number of `fd` may be any file's."""
         raise TypeError(f"{self.path} is open in this process alone; open it again in the other")
 
     def tell(self, phase: str, count: int) -> None:
@@ -232,9 +228,8 @@ class Source:
         try:
             current = [os.fstat(self.fd), *([self.path.stat()] if self.named else [])]
         except OSError as error:
-            raise ChangedError(
-                f"is gone: {error.strerror}", path=self.path, hint="run again"
-            ) from error
+            gone = f"is gone: {error.strerror}"
+            raise ChangedError(gone, path=self.path, hint="run again") from error
         if any(Identity.of(status) != self.identity for status in current):
             raise ChangedError("changed while it was being read", path=self.path, hint="run again")
 
