@@ -206,9 +206,9 @@ class Checkpoint(ABC):
         """``map(read, items)``, several at a time where each may wait for a network."""
         if not any(source.remote for source in self.sources):
             return map(read, items)
-        from ckptclamp.checkpoints.remote.objects import fetchers
+        from ckptclamp.checkpoints.remote.workers import readers
 
-        return fetchers().map(read, items)
+        return readers().map(read, items)
 
     def __getitem__(self, name: str) -> StoredArray:
         """The tensor called `name`, to be read by indexing; see `stored_array`."""

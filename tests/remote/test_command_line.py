@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.remote.conftest import RULES
-from tests.remote.servers import Faults, status
+from tests.remote.servers import Faults, silent, status
 from tests.remote.test_reading import put
 
 pytest.importorskip("obstore")
@@ -142,6 +146,29 @@ def test_an_encrypted_connection(run, https, single, spec):
     answer = run("audit", there, "--spec", spec, env=nobody)
     assert answer.returncode == 3
     assert "the server's certificate is not trusted here" in answer.stderr
+
+
+def test_an_interrupted_audit_waits_for_no_server(web, single, spec):
+    """Who presses Ctrl-C is not kept waiting until a silent server has had all its chances."""
+    web.faults.append(Faults(silent(100), ".safetensors", skip=2))
+    program = [
+        sys.executable,
+        "-m",
+        "ckptclamp",
+        "audit",
+        web.hold("a", single),
+        "--spec",
+        str(spec),
+    ]
+    patient = {**os.environ, "CKPTCLAMP_TIMEOUT": "100"}
+    with subprocess.Popen(program, env=patient, stderr=subprocess.PIPE, text=True) as process:
+        while len(web.seen) < 3 and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in said
 
 
 def test_reports_go_to_files(run, web, single, spec):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Self
 
-from ckptclamp.checkpoints.remote.objects import PIECE, RemoteSource, fetchers
+from ckptclamp.checkpoints.remote.objects import PIECE, RemoteSource
+from ckptclamp.checkpoints.remote.workers import fetchers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,15 +55,16 @@ class ReadAhead:
             self._fill_up()
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        del raised
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._lock:
             self._next = None
-            for _, future in self._held:
-                future.cancel()
+            for held in self._held:
+                held[1].cancel()
             self._held.clear()
         for source in self._sources:
             source.ahead = None
+            if kind in (KeyboardInterrupt, SystemExit):
+                source.leave()
 
     def passed(self, mark: Mark) -> None:
         """Let go of what no step after `mark` wants, and fetch on."""
@@ -90,7 +92,7 @@ class ReadAhead:
             return 0
         piece, future = found
         skipped = offset - piece.start
-        data = future.result()[skipped : skipped + len(buffer)]
+        data = source.waited(future)[skipped : skipped + len(buffer)]
         buffer[: len(data)] = data
         return len(data)
 
@@ -101,7 +103,7 @@ class ReadAhead:
             held += piece.size
             piece.source.ahead = self
             self._sources.add(piece.source)
-            future = fetchers().submit(piece.source.fetch, piece.start, piece.stop)
+            future = fetchers().submit(piece.source.fetch_here, piece.start, piece.stop)
             self._held.append((piece, future))
             self._next = next(self._pieces, None)
 

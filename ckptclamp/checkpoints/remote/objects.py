@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import count
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ckptclamp.checkpoints.remote.hub import HubFile
 from ckptclamp.checkpoints.remote.limits import retries
@@ -20,6 +18,7 @@ from ckptclamp.checkpoints.remote.stores import (
     library_errors,
     require_extra,
 )
+from ckptclamp.checkpoints.remote.workers import fetchers
 from ckptclamp.checkpoints.source import Identity, Place, Source
 from ckptclamp.errors import ChangedError, UnreadableError
 
@@ -38,13 +37,11 @@ PIECE = 16 << 20
 _SMALL = 4 * PAGE
 """Reads below this go through pages, which are kept."""
 _PAGES_KEPT = 256
-_AT_ONCE = 8
+_LOOKING_UP = 0.2
+"""Seconds after which who waits for bytes looks whether they are still wanted."""
 
 
-@cache
-def fetchers() -> ThreadPoolExecutor:
-    """The threads that fetch ahead, for all objects together."""
-    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
+Coming = TypeVar("Coming")
 
 
 class _Pages:
@@ -97,6 +94,7 @@ class RemoteSource(Source):
         self._address = address
         self._location = location
         self._counting = Lock()
+        self._left = False
         self._tag: str | None = None
         self.size = -1
         first = self._first_page()
@@ -105,7 +103,7 @@ class RemoteSource(Source):
 
     def _first_page(self) -> memoryview:
         """Fetch the beginning, and know by the answer how long the object is and which version."""
-        result, data = self._asked(0, PAGE)
+        result, data = self.waited(fetchers().submit(self._asked, 0, PAGE))
         self.size = result.meta["size"]
         tag = result.meta["e_tag"]
         weak = tag is None or tag.startswith("W/")
@@ -139,6 +137,23 @@ class RemoteSource(Source):
             ChangedError: the object is another one by now.
             UnreadableError: the server does not give them, within the limits that `stores` states.
         """
+        return self.waited(fetchers().submit(self.fetch_here, start, stop))
+
+    def leave(self) -> None:
+        """Let nobody wait any more for bytes of it: what they are for is given up."""
+        self._left = True
+
+    def waited(self, coming: Future[Coming]) -> Coming:
+        """Wait for what is `coming`; raises what it raises, or `UnreadableError` if it is given up."""
+        while True:
+            try:
+                return coming.result(_LOOKING_UP)
+            except TimeoutError:
+                if self._left:
+                    raise UnreadableError("reading was given up", path=self.path) from None
+
+    def fetch_here(self, start: int, stop: int) -> memoryview:
+        """Fetch as `fetch` does, in the thread that calls."""
         result, data = self._asked(start, stop)
         meta = result.meta
         if meta["size"] != self.size or (self._tag and meta["e_tag"] != self._tag):
@@ -223,11 +238,11 @@ class RemoteSource(Source):
         try:
             for at in range(offset, offset + length, PIECE):
                 stop = min(at + PIECE, offset + length)
-                coming.append(fetchers().submit(self.fetch, at, stop))
+                coming.append(fetchers().submit(self.fetch_here, at, stop))
                 if len(coming) > 2:
-                    yield coming.popleft().result()
+                    yield self.waited(coming.popleft())
             while coming:
-                yield coming.popleft().result()
+                yield self.waited(coming.popleft())
         finally:
             for future in coming:
                 future.cancel()
