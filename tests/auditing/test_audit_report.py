@@ -150,6 +150,7 @@ def test_what_cannot_be_read_is_a_result_of_its_own(tmp_path: Path):
         location=f"{spec}:3:5",
         severity=Severity.WARNING,
         reason="the dtype F4 cannot be read",
+        reason_code="stored-unreadably",
     )
 
 
