@@ -241,7 +241,7 @@ def test_the_environment_cannot_loosen_a_gate(run, save, folder, name):
     save(a=[2.0])
     others = {"output": "apply", "schema": "init", "map": "verify-attestation"}
     command = others.get(name, "audit")
-    if name in {"allow-remaining", "dry-run", "in-place", "force"}:
+    if name in {"allow-remaining", "dry-run", "in-place", "force", "link", "resume"}:
         command = "apply"
     for variable in (f"CKPTCLAMP_{name}", f"CKPTCLAMP_{command}_{name}"):
         env = {variable.replace("-", "_").upper(): "1"}
