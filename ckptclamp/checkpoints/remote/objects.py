@@ -149,6 +149,8 @@ class RemoteSource(Source):
             try:
                 return coming.result(_LOOKING_UP)
             except TimeoutError:
+                if coming.done():  # in the meantime, or by an error of this kind
+                    return coming.result()
                 if self._left:
                     raise UnreadableError("reading was given up", path=self.path) from None
 

@@ -97,20 +97,19 @@ class _Page:
 
     def audit(self, report: AuditReport) -> Iterator[str]:
         found = findings(report, show_suppressed=self.options.show_suppressed)
-        if self.options.verbose >= 0:
-            yield from self._heading(report)
-            yield ""
-            yield from self._findings(found, told=True)
-            yield from self._table(report)
-            yield from self._findings(found)
-        else:
-            yield from self._failures(found, strict=report.strict)
+        yield from self._body(report, found)
         yield from self._summary(report, report.exit_code)
 
     def part(self, part: PartialReport) -> Iterator[str]:
         report = part.report
         none = part.exit_code is ExitCode.NOTHING_EVALUATED
         found = [f for f in findings(report) if none or f.code != "nothing-evaluated"]
+        yield from self._body(report, found)
+        for line in self._wrapped(part_line(part)):
+            yield self._paint(_RED if part.exit_code else _YELLOW, line)
+
+    def _body(self, report: AuditReport, found: Sequence[Finding]) -> Iterator[str]:
+        """All but the last line."""
         if self.options.verbose >= 0:
             yield from self._heading(report)
             yield ""
@@ -119,8 +118,6 @@ class _Page:
             yield from self._findings(found)
         else:
             yield from self._failures(found, strict=report.strict)
-        for line in self._wrapped(part_line(part)):
-            yield self._paint(_RED if part.exit_code else _YELLOW, line)
 
     def apply(self, report: ApplyReport) -> Iterator[str]:
         audit = subject(report)

@@ -1,6 +1,6 @@
 """The compiled kernels, where a compiler made them: C functions over buffers, called through ctypes.
 
-They let go of the interpreter's lock, and give the same bits as NumPy does (`engine.numpy_kernels`) at
+They let go of the interpreter's lock, and give the same bits as NumPy does (`numpy_kernels`) at
 every level of instructions. Sizes are checked here: C is handed nothing but whole C-contiguous arrays
 of dtypes that it knows.
 """
