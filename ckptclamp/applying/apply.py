@@ -128,6 +128,7 @@ class _Job:
             allow_import=audit.allow_import,
             caller=audit.leeway,
             same=same,
+            copied=True,
         )
 
     def preview(self, output: Path | None = None) -> ApplyReport:

@@ -204,7 +204,7 @@ class Checkpoint(ABC):
 
     def mapped(self, read: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
         """``map(read, items)``, several at a time where each may wait for a network."""
-        if not any(source.remote for source in self.sources):
+        if not self.remote:
             return map(read, items)
         from ckptclamp.checkpoints.remote.workers import readers
 
@@ -251,6 +251,11 @@ class Checkpoint(ABC):
     def files(self) -> tuple[Source, ...]:
         """The files that the user would call the checkpoint; by default the sources."""
         return self.sources
+
+    @property
+    def remote(self) -> bool:
+        """Whether any weight is read over a network."""
+        return any(source.remote for source in self.sources)
 
     @property
     def producer(self) -> Producer | None:

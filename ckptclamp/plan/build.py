@@ -29,6 +29,7 @@ def build_plan(
     allow_import: AbstractSet[str] = frozenset(),
     caller: Leeway | None = None,
     same: tuple[tuple[str, ...], ...] | None = None,
+    copied: bool = False,
 ) -> Plan:
     """Decide what will be judged of `checkpoint`; weights are compared (`plan.ties`), none is measured.
 
@@ -43,6 +44,8 @@ def build_plan(
         allow_import: modules from which a declared custom constraint may be imported.
         caller: what is forgiven, whatever the rules say of it.
         same: the tied tensors, where that is known: those of the original of a copy.
+        copied: whether all bytes are fetched for a copy anyway. If not, equal tensors of a remote
+            checkpoint are not looked for: each costs a request, and is judged as its like is.
 
     Raises:
         SpecError: a rule makes no sense for a tensor that it matches, such as an axis that the
@@ -55,7 +58,8 @@ def build_plan(
     if bound is None:
         from ckptclamp.plan.ties import find_ties
 
-        ties = find_ties(checkpoint, entries, same)
+        comparing = copied or not checkpoint.remote
+        ties = find_ties(checkpoint, entries, same, comparing=comparing)
         return replace(plan_of(ties.entries), tied=ties.stated, same=ties.groups)
     ignored: tuple[Suppression, ...] = ()
     if spec.declared is Declared.AUDIT:

@@ -51,12 +51,17 @@ class Ties:
 
 
 def find_ties(
-    checkpoint: Checkpoint, entries: Sequence[Entry], groups: Groups | None = None
+    checkpoint: Checkpoint,
+    entries: Sequence[Entry],
+    groups: Groups | None = None,
+    *,
+    comparing: bool = True,
 ) -> Ties:
     """Find what the tensors of `entries` are tied to in a checkpoint that is none of Keras'.
 
     Weights that are computed from parts are tied to nothing, and parts are no weights. A copy has the
-    `groups` of its original: what a projection made equal is not tied by that.
+    `groups` of its original: what a projection made equal is not tied by that. Without `comparing` only
+    what the config ties is told, and no weight is read.
 
     Raises:
         UnreadableError: bytes that are to be compared are not there.
@@ -72,7 +77,8 @@ def find_ties(
     tensors = {name: t for name, t in checkpoint.tensors.items() if name not in parts}
     stated = [pair for pair in _stated(checkpoint, tensors) if not own.isdisjoint(pair)]
     if groups is None:
-        groups = _joined([*stated, *_equal(checkpoint, tensors, own)])
+        equal = _equal(checkpoint, tensors, own) if comparing else ()
+        groups = _joined([*stated, *equal])
     shared = _Shared(
         {name: group for group in groups for name in group}, tensors, stated, checkpoint
     )

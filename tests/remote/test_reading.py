@@ -121,3 +121,24 @@ def fixtures_of_ties(tmp_path):
     save_file({"lm_head.weight": matrix, "model.embed_tokens.weight": matrix * 30}, model)
     config.write_text(json.dumps({"tie_word_embeddings": True, "architectures": ["X"]}))
     return model, config
+
+
+def test_equal_tensors_are_looked_for_where_a_copy_is_made(web, tmp_path):
+    """An audit makes no request for a tensor that no rule is about; a copy keeps equal what is equal."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    matrix = np.random.default_rng(5).normal(size=(300, 400)).astype(np.float32)
+    others = {f"c{i:02}": np.roll(matrix, i + 1) for i in range(20)}
+    model, copy = tmp_path / "model.safetensors", tmp_path / "copy.safetensors"
+    save_file({"a": matrix, "b": matrix, **others}, model)
+    rules = {
+        "version": 1,
+        "rules": [{"tensors": "a", "constraint": "MaxNorm", "max_value": 15, "axis": 0}],
+    }
+    place = web.hold("a", model)
+    assert [result["tensor"] for result in audited(place, rules)["results"]] == ["a"]
+    assert sum("if-match" in one.headers for one in web.seen) == 2  # the tensor, and the last byte
+    ckptclamp.apply(place, copy, rules)
+    made = load_file(copy)
+    assert made["a"].tobytes() == made["b"].tobytes() != matrix.tobytes()

@@ -144,7 +144,7 @@ def items_of(
     }
     places, chosen = list(going), list(going.values())
     weights = {a.tensor.whole.name: _weight(a.tensor.whole) for a in chosen}
-    size = REMOTE_ITEM if any(source.remote for source in checkpoint.sources) else ITEM
+    size = REMOTE_ITEM if checkpoint.remote else ITEM
     parts = max(1, round(sum(weights.values()) / size))
     numbered: dict[int, list[int]] = {}
     for group, number in cut(chosen, parts, _weight):
