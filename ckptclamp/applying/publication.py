@@ -58,8 +58,8 @@ def staged(
     it was and removes what was written. `force` lets an existing target be replaced, `in_place`
     lets it be `like` itself, no file of which is ever written to: its name moves to a new one.
     `link` is that of `DirectoryStage`. Where the work is `bound`, a record of it is begun, or that
-    which was `found` is gone on with. What is `resumable` is left for a later run where this one fails,
-    or is stopped.
+    which was `found` is gone on with. What is `resumable` and has begun is left for a later run where this
+    one fails, or is stopped.
 
     Raises:
         UsageError: the target exists, is an input, a symbolic link, or no name for such a copy.
@@ -77,7 +77,7 @@ def staged(
                 stage.begin()
                 yield stage
             except BaseException:
-                if resumable and stage.record is not None:
+                if resumable and stage.record is not None and stage.record.steps:
                     end = stage.leave
                 raise
             else:

@@ -247,6 +247,15 @@ def test_a_run_that_may_be_resumed_leaves_what_it_did_when_it_is_told_to_stop(
     assert audit(output or model, SPEC).exit_code == 0
 
 
+def test_what_is_refused_before_a_shard_is_made_leaves_nothing(model: Path, tmp_path: Path):
+    """There is nothing that a later run could go on with."""
+    rule = {"tensors": "*.w", "constraint": "MinNorm", "min_value": 2, "unit_axis": 0}
+    spec = {"version": 1, "rules": [RULE, rule]}
+    with pytest.raises(NotWrittenError, match="exclude"):
+        apply(model, tmp_path / "out", spec, RESUMED)
+    assert names(tmp_path) == [model.name]
+
+
 def test_shards_that_one_weight_is_computed_from_are_made_together(tmp_path: Path):
     """Codes and their scales may lie in two shards: a projection reads one and writes the other."""
     folder = tmp_path / "set"

@@ -176,6 +176,21 @@ def test_two_in_four(audited, applied):
     assert audited(expected, **rule)[0] == 0
 
 
+def test_nothing_is_said_of_how_it_is_computed(run, tmp_path):
+    """NumPy's warnings about a NaN that signals, or a unit that was all zeros, never reach a user."""
+    weights = {"zeros": np.zeros((2, 64), np.float32), "nan": np.ones((2, 4), np.float32)}
+    weights["nan"].view(np.uint32)[0, 0] = 0x7FA00000
+    save_file(weights, tmp_path / "model.safetensors")
+    rules = [
+        {"tensors": "zeros", "constraint": "Simplex", "unit_axis": 0},
+        {"tensors": "nan", "constraint": "Sparsity", "max_nonzero": 2, "group": 4, "unit_axis": 0},
+    ]
+    (tmp_path / "spec.yaml").write_text(json.dumps({"version": 1, "rules": rules}))
+    options = ("--spec", tmp_path / "spec.yaml", "-o", tmp_path / "out", "--allow-remaining")
+    answer = run("apply", tmp_path / "model.safetensors", *options)
+    assert (answer.returncode, "Warning" in answer.stderr) == (1, False), answer.stderr
+
+
 def test_a_nan_is_no_zero(audited):
     """A group of which one weight is no number is not sparse: it violates, and counts as such."""
     array = np.array([[np.nan, 0, 0, 0], [0, 0, 0, 1]], np.float32)

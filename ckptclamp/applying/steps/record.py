@@ -68,10 +68,14 @@ class Step:
 
 
 class Record:
-    """The record of a run that is at work, at `path`; it is locked for as long as the run is."""
+    """The record of a run that is at work, at `path`; it is locked for as long as the run is.
+
+    `steps` is how many it tells of.
+    """
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
+        self.steps = 0
         self._fd = fd
 
     @classmethod
@@ -94,6 +98,7 @@ class Record:
     def add(self, step: Step) -> None:
         """Say that a step is done: its files are on disk; raises `NotWrittenError`."""
         self._write(asdict(step))
+        self.steps += 1
 
     def _write(self, line: Mapping[str, Any]) -> None:
         data = json.dumps(line).encode("ascii") + b"\n"
@@ -215,8 +220,9 @@ def _read(record: Record, name: str) -> Found | None:
         return None
     if not all(isinstance(names, dict) for names in bound.values()):
         return None
-    steps = [_step(row) for row in rows[1:]]
-    return Found(record, bound, directory, tuple(step for step in steps if step is not None))
+    steps = tuple(step for step in map(_step, rows[1:]) if step is not None)
+    record.steps = len(steps)
+    return Found(record, bound, directory, steps)
 
 
 def _step(row: Any) -> Step | None:  # noqa: ANN401 - untrusted JSON

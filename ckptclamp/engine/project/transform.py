@@ -101,7 +101,8 @@ def distances(
 def relative(largest: NDArray[np.float64], peak: NDArray[np.float64]) -> float:
     """The largest change relative to its unit's peak; infinite where all of the unit was zero."""
     some = largest > 0
-    return float((largest[some] / peak[some]).max(initial=0.0))
+    with np.errstate(divide="ignore"):
+        return float((largest[some] / peak[some]).max(initial=0.0))
 
 
 def changed_units(

@@ -142,7 +142,8 @@ def measured_whole(
     if constraint.streaming:
         with np.errstate(all="ignore"):
             return measure_units(np.asarray(block, order="C"), axes, constraint.needs, WORKSPACE)
-    units = units_of(block, axes).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
+        units = units_of(block, axes).astype(np.float64)
     broken = ~np.isfinite(units)
     spread = tuple(range(1, units.ndim))
     nonfinite = np.count_nonzero(broken, axis=spread)
