@@ -128,6 +128,9 @@ def test_a_data_frame_has_a_row_for_each_result(library):
     frame = samples.MIXED.to_dataframe(library)
     assert len(frame) == len(samples.MIXED.results)
     assert list(frame["verdict"]) == [str(r.verdict) for r in samples.MIXED.results]
+    codes = [code for code in frame["reason_code"] if isinstance(code, str)]
+    assert codes == [r.reason_code for r in samples.MIXED.results if r.reason_code]
+    assert codes
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):

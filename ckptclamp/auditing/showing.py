@@ -99,7 +99,7 @@ def _summary(shown: Shown) -> str:
 _COLUMNS = (
     *("tensor", "label", "rule", "constraint", "verdict", "severity", "suppressed"),
     *("shape", "dtype", "axes", "units", "violating", "nonfinite", "low", "high"),
-    *("measured_min", "measured_max", "worst_excess", "tolerance", "reason"),
+    *("measured_min", "measured_max", "worst_excess", "tolerance", "reason_code", "reason"),
 )
 
 
@@ -126,6 +126,7 @@ def _row(result: Result) -> dict[str, Any]:
         "measured_max": result.measured_max,
         "worst_excess": result.worst[0].excess if result.worst else None,
         "tolerance": result.tolerance,
+        "reason_code": result.reason_code,
         "reason": result.reason,
     }
 

@@ -134,6 +134,7 @@ NOT_EVALUATED = Result(
     dtype="float32",
     location="model_config/layers/7",
     reason="the constraint our_pkg>Sparse is not known here",
+    reason_code="unknown-constraint",
     hint="name it under custom_objects in a spec",
     notices=(
         Notice(
