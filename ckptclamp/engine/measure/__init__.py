@@ -54,6 +54,9 @@ _COPIES = 4
 _JOINED = 1 << 14
 """Units that are answered at once where segments complete fewer: each answer costs its reader calls."""
 
+_AT_A_TIME = 4
+"""Segments that are handed to a worker at once where there are many: each handover takes its time."""
+
 _PIECES = 6
 """Pieces of float64 that a job has in hand, at most."""
 
@@ -89,7 +92,7 @@ def measure(
     """
     groups, at_once = _grouped(requests, memory, block)
     yield from at_once
-    waiting = max((_result_bytes(group) for group in groups), default=0)
+    waiting = _AT_A_TIME * max((_result_bytes(group) for group in groups), default=0)
     jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting=waiting)
     work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
     small = sum(group.tensor.size for group in groups) <= SEGMENT
@@ -187,8 +190,10 @@ def _empty(place: int, request: Request) -> Batch:
     return Batch(place, tuple((0, 0) for _ in request.kept), statistics)
 
 
-def _items(groups: Iterable[Group], failed: set[int]) -> Iterator[Item]:
-    """Cut groups into segments, several small ones to an item; skip groups that failed."""
+def _items(groups: Sequence[Group], failed: set[int]) -> Iterator[Item]:
+    """Cut groups into segments, several of them to an item where they are many; skip what failed."""
+    total = sum(group.tensor.size for group in groups)
+    enough = min(max(SEGMENT, total // 128), _AT_A_TIME * SEGMENT)
     item: list[Segment] = []
     weight = 0
     for group in groups:
@@ -198,7 +203,7 @@ def _items(groups: Iterable[Group], failed: set[int]) -> Iterator[Item]:
                 break
             item.append(Segment(group, start, min(start + step, boxes)))
             weight += max(group.tensor.size * step // boxes, SEGMENT // 256)
-            if weight >= SEGMENT:
+            if weight >= enough:
                 yield tuple(item)
                 item, weight = [], 0
     if item:
