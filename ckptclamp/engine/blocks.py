@@ -58,7 +58,11 @@ class Grid:
     @property
     def segment(self) -> int:
         """Boxes in a segment: consecutive boxes that one worker reduces."""
-        return max(1, SEGMENT // max(1, math.prod(self.tile)))
+        return self.boxes_of(SEGMENT)
+
+    def boxes_of(self, elements: int) -> int:
+        """How many boxes hold at most so many elements; one at least."""
+        return max(1, elements // max(1, math.prod(self.tile)))
 
     def box(self, index: int) -> Box:
         """Return the box that is visited as number `index`."""

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
+from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.movement import Transform
 from ckptclamp.engine import kernels
 from ckptclamp.engine.blocks import PIECE, Workspace
 from ckptclamp.engine.kernels import native
-from ckptclamp.engine.project.transform import compare, moved
+from ckptclamp.engine.measure.statistics import EXTREMES, measured
+from ckptclamp.engine.project.transform import compare, measure_moved, moved
 from ckptclamp.errors import UsageError
 
 REAL = sorted(name for name, dtype in DTYPES.items() if dtype.kind is not Kind.COMPLEX)
@@ -174,12 +176,20 @@ def rows_to_move(draw):
 @settings(max_examples=150, deadline=None)
 @given(rows_to_move())
 def test_what_is_stored_has_the_same_bits(case):
-    """Moved, rounded to the nearest with ties to even, compared: NumPy and every level."""
+    """Moved, rounded to the nearest with ties to even, measured and compared: NumPy and every level."""
     rows, (movement, offsets, adds) = case
+    needs = measured(frozenset({Statistic.NORM, Statistic.SUM, Statistic.SUM_ABS}) | EXTREMES)
 
     def done():
         new = moved(movement, rows, offsets, WORKSPACE, adds=adds)
-        return new.tobytes(), *(value.tobytes() for value in compare(rows, new, WORKSPACE))
+        found = measure_moved(movement, rows, offsets, needs, WORKSPACE, adds=adds)
+        values = dict(sorted(found.values.items())).values()
+        assert found.nonfinite is None
+        return (
+            new.tobytes(),
+            *(value.tobytes() for value in values),
+            *(value.tobytes() for value in compare(rows, new, WORKSPACE)),
+        )
 
     expected = at("numpy", done)
     assert all(at(level, done) == expected for level in native.LEVELS)

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 256 << 20
 
-_COPIES = 4
-"""Blocks that a job has in hand, at most, when it projects: read, chosen, tried, and as they will be."""
+COPIES = 4
+"""Blocks that a job has in hand, at most, when it projects: of units that several boxes hold one, but
+read, chosen, tried, and as it will be; else so many."""
 
 _JOINED = 1 << 14
 """Units that are answered at once where segments complete fewer: each answer costs its reader calls."""
@@ -165,7 +166,7 @@ def affordable(
     Each has a block, or copies of it where it is `projecting`, pieces of it as float64, a chunk to
     decode, and bytes of results `waiting` for their turn.
     """
-    copies = _COPIES if projecting else 1
+    copies = COPIES if projecting else 1
     memory -= room_for_rows(memory) if projecting else 0
     chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
     itemsize = max((t.dtype.itemsize for t in tensors if t.dtype is not None), default=0)

@@ -19,7 +19,7 @@ from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measur
 from ckptclamp.errors import Reason, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -174,15 +174,15 @@ def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
     return [answer for gatherer in gatherers for answer in gatherer.answers()]
 
 
-def read(reader: TensorReader, tensor: Tensor, box: Box) -> NDArray[Any]:
-    """Read `box` into this thread's buffer.
+def read(reader: TensorReader, tensor: Tensor, box: Box, buffer_name: str = "read") -> NDArray[Any]:
+    """Read `box` into a buffer of this thread.
 
     Raises:
         UnreadableError: as `TensorReader.read`; or the reader gave something else than was asked.
     """
     assert tensor.dtype is not None
     shape = box_shape(box)
-    buffer = WORKSPACE.bytes("read", math.prod(shape) * tensor.dtype.itemsize)
+    buffer = WORKSPACE.bytes(buffer_name, math.prod(shape) * tensor.dtype.itemsize)
     block = reader.read(tensor, box, buffer.data)
     if block.shape != shape or block.dtype != tensor.dtype.numpy:
         raise UnreadableError(
@@ -308,6 +308,16 @@ class KnownStatistics:
         if self._in_order is not None and (run := one_run(self._shape, units, 1)) is not None:
             return self._in_order.part(slice(run[0], run[0] + run[1]))
         return self._by_box.get(units)
+
+    def of_all(self, boxes: Iterable[Box]) -> UnitStatistics | None:
+        """The statistics of the units in several boxes, one after another, if all are known."""
+        parts = []
+        for box in boxes:
+            part = self.of(box)
+            if part is None:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else UnitStatistics.joined(parts)
 
     def _joined(self, answers: Sequence[Batch]) -> UnitStatistics | None:
         """Join the answers if they come in C order of the units, as most do."""

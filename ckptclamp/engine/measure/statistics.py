@@ -133,6 +133,11 @@ def measured(needs: frozenset[Statistic]) -> frozenset[Statistic]:
     return wanted
 
 
+def kernel_names(needs: frozenset[Statistic]) -> list[str]:
+    """What the kernels call what `needs`, which comes from `measured`, names; extremes go together."""
+    return sorted(map(_NAMES.__getitem__, needs | EXTREMES if needs & EXTREMES else needs))
+
+
 def measure_units(
     block: NDArray[Any], axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
 ) -> UnitStatistics:

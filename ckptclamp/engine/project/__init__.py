@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints.source import default_jobs
-from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine.blocks import PENDING, SEGMENT, Grid, count_of, grid_of, kept_axes
+from ckptclamp.engine.blocks import (
+    PENDING,
+    SEGMENT,
+    Grid,
+    block_of,
+    count_of,
+    grid_of,
+    kept_axes,
+)
 from ckptclamp.engine.executors import in_order, threads
-from ckptclamp.engine.measure import DEFAULT_MEMORY, affordable, room_for_rows, unreadable
+from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, room_for_rows, unreadable
 from ckptclamp.engine.measure.requests import WORKSPACE, Batch, KnownStatistics, read
 from ckptclamp.engine.measure.statistics import extremes_inside
 from ckptclamp.engine.project.job import NOTHING, Job, Projected, Units, as_stored
@@ -29,10 +36,13 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy, TensorReader
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.base import Constraint
+    from ckptclamp.constraints.base import Constraint, UnitStatistics
 
 
 __all__ = ["Projected", "project"]
+
+_TOGETHER = 4096
+"""Units that are searched for at once where a box has fewer: each step costs some calls, whatever it does."""
 
 
 def project(
@@ -115,38 +125,45 @@ def differing_units(
 def _whole_units(
     job: Job, pool: Executor | None, window: int, known: Sequence[Batch]
 ) -> Iterator[tuple[int, Projected]]:
-    """Mend every box by itself."""
+    """Mend some boxes at a time, each read once at most and only where that must be."""
     beforehand = KnownStatistics(job.request, known)
-    boxes, step = len(job.grid), job.grid.segment
+    boxes, units = len(job.grid), math.prod(job.grid.tile[axis] for axis in job.request.kept)
+    step = max(1, min(job.grid.boxes_of(COPIES * block_of(job.tensor)), _TOGETHER // units))
     items = (range(first, min(first + step, boxes)) for first in range(0, boxes, step))
     for item, done in in_order(bound(_fix_boxes, job, beforehand), items, pool, window):
         yield sum(count_of(job.grid.box(index)) for index in item), done
 
 
 def _fix_boxes(job: Job, known: KnownStatistics, indices: range) -> Projected:
-    total = NOTHING
+    """Project the units of some boxes, all of them whole."""
+    held: dict[Box, NDArray[Any]] = {}
+
+    def block(box: Box) -> NDArray[Any]:
+        if box not in held:
+            held[box] = read(job.copy, job.tensor, box, f"read {len(held)}")
+        return held[box]
+
+    placed: dict[Box, slice] = {}
+    fitting = count = 0
+    bounds = job.constraint.bounds() if _screened(job) else None
+    for box in map(job.grid.box, indices):
+        units = math.prod(box[axis][1] - box[axis][0] for axis in job.request.kept)
+        if bounds is not None and known.of(box) is None and _inside(block(box), bounds):
+            fitting += units
+        else:
+            placed[box] = slice(count, count := count + units)
+    fine = Projected(fitting, 0, 0.0, 0)
+    return _fix(Units(job, placed, block), known.of_all(placed)) + fine if placed else fine
+
+
+def _screened(job: Job) -> bool:
+    """Whether a block of single weights is told by its extremes to have nothing to mend."""
+    return job.projection is Projection.EXACT and job.constraint.elementwise and not job.axes
+
+
+def _inside(block: NDArray[Any], bounds: tuple[float, float]) -> bool:
     with np.errstate(all="ignore"):
-        for box in map(job.grid.box, indices):
-            total += _fix_box(job, box, known.of(box))
-    return total
-
-
-def _fix_box(job: Job, box: Box, known: UnitStatistics | None) -> Projected:
-    """Project the units of `box`, all of them whole; read it only where that must be."""
-    count = math.prod(box[axis][1] - box[axis][0] for axis in job.request.kept)
-    held: list[NDArray[Any]] = []
-
-    def block_of(box: Box) -> NDArray[Any]:
-        if not held:
-            held.append(read(job.copy, job.tensor, box))
-        return held[0]
-
-    screened = job.projection is Projection.EXACT and job.constraint.elementwise and not job.axes
-    if known is None and screened:
-        bounds = job.constraint.bounds()
-        if extremes_inside(block_of(box), bounds, WORKSPACE) is not None:
-            return Projected(count, 0, 0.0, 0)
-    return _fix(Units(job, {box: slice(0, count)}, block_of), known)
+        return extremes_inside(block, bounds, WORKSPACE) is not None
 
 
 def _spanning_units(
@@ -161,19 +178,17 @@ def _spanning_units(
     for boxes in _unit_groups(job):
         where: dict[Box, slice] = {}
         placed: dict[Box, slice] = {}
-        parts, count = [], 0
+        firsts, count = [], 0
         for box in boxes:
             units = tuple(box[axis] for axis in job.request.kept)
             if units not in where:
                 where[units] = slice(count, count := count + count_of(units))
-                parts.append(beforehand.of(box))
+                firsts.append(box)
             placed[box] = where[units]
-        found = [part for part in parts if part is not None]
-        statistics = UnitStatistics.joined(found) if len(found) == len(parts) else None
         group = Units(
             job, placed, bound(read, job.copy, job.tensor), pool, window=window, room=room
         )
-        yield sum(map(count_of, boxes)), _fix(group, statistics)
+        yield sum(map(count_of, boxes)), _fix(group, beforehand.of_all(firsts))
 
 
 def _unit_groups(job: Job) -> Iterator[list[Box]]:

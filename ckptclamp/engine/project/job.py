@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import Copy
     from ckptclamp.checkpoints.tensor import Box, Tensor
-    from ckptclamp.constraints.base import Constraint, ExactSums, Judgement
+    from ckptclamp.constraints.base import Constraint, ExactSums, Judgement, Statistic
     from ckptclamp.engine.blocks import Grid
     from ckptclamp.spec.model import Projection
 
@@ -216,13 +216,22 @@ class Units:
 
     def measure(self, make: Make, active: NDArray[np.bool_]) -> UnitStatistics:
         """Measure the `active` units as `make` would store them; the others' numbers mean nothing."""
-        needs, axes = self.job.constraint.needs, (1,) if self.job.axes else ()
+        needs, axes = self.needed, (1,) if self.job.axes else ()
 
         def work(part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> Partial:
             new = make(part, places, rows)
-            return measure_box(new if axes else new[:, 0], axes, measured(needs), WORKSPACE)
+            return measure_box(new if axes else new[:, 0], axes, needs, WORKSPACE)
 
-        total = Partial({})
+        return self.gather(work, active)
+
+    @property
+    def needed(self) -> frozenset[Statistic]:
+        """What is measured of them."""
+        return measured(self.job.constraint.needs)
+
+    def gather(self, work: Work[Partial], active: NDArray[np.bool_]) -> UnitStatistics:
+        """Put together what `work` measures of the `active` units, as `measure` does."""
+        needs, total = self.job.constraint.needs, Partial({})
         for _, places, found in self.run(work, active):
             total.take(places, found, self.count)
         return total.statistics(needs, self.job.request.unit)

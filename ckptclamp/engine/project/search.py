@@ -26,12 +26,13 @@ from ckptclamp.engine.blocks import Broadcast
 from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.measure.requests import WORKSPACE
 from ckptclamp.engine.project.job import as_stored
-from ckptclamp.engine.project.transform import inward, moved
+from ckptclamp.engine.project.transform import inward, measure_moved, moved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.constraints.base import ExactSums, UnitStatistics
+    from ckptclamp.engine.measure.statistics import Partial
     from ckptclamp.engine.project.job import Make, Units
 
 _LARGE = 1024
@@ -288,7 +289,10 @@ class _Search:
     def _tried(self, offsets: NDArray[np.float64], active: NDArray[np.bool_]) -> _Trial:
         """Tell how the active units would be stored with these offsets."""
         make, places = bound(self._stored, offsets), np.flatnonzero(active)
-        stored = self.units.measure(make, active).part(places)
+        if self.units.job.axes:
+            stored = self.units.gather(bound(self._measured, offsets), active).part(places)
+        else:
+            stored = self.units.measure(make, active).part(places)
         with np.errstate(all="ignore"):
             judged = self.constraint.judge(stored)
             apart = judged.measured - judged.bound
@@ -370,6 +374,18 @@ class _Search:
         if not self._adds:
             gains *= (more + less) * power
         return np.asarray(gains * self.side[places][:, None])
+
+    def _measured(
+        self,
+        offsets: NDArray[np.float64],
+        part: int,
+        places: NDArray[np.intp],
+        rows: NDArray[Any],
+    ) -> Partial:
+        """Measure what `_stored` makes."""
+        del part
+        movement, needs = self.movement.part(places), self.units.needed
+        return measure_moved(movement, rows, offsets[places], needs, WORKSPACE, adds=self._adds)
 
     def _stored(
         self,

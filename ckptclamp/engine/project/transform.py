@@ -10,13 +10,15 @@ import numpy as np
 
 from ckptclamp.constraints.movement import Transform
 from ckptclamp.engine.blocks import Broadcast
-from ckptclamp.engine.kernels import native, reduce, widen
+from ckptclamp.engine.kernels import all_finite, native, reduce, widen
+from ckptclamp.engine.measure.statistics import Partial, kernel_names, measure_box
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from ckptclamp.constraints.base import Statistic
     from ckptclamp.constraints.movement import Movement
     from ckptclamp.engine.blocks import Workspace
 
@@ -62,6 +64,26 @@ def moved(
     out = np.empty(rows.shape, rows.dtype)
     round_into(out, new, Rounding.NEAREST)
     return out
+
+
+def measure_moved(
+    movement: Movement,
+    rows: NDArray[Any],
+    offsets: NDArray[np.float64],
+    needs: frozenset[Statistic],
+    workspace: Workspace,
+    *,
+    adds: bool,
+) -> Partial:
+    """Measure what `needs`, which comes from `measured`, names of `rows` as `moved` makes them."""
+    library = native.loaded()
+    if library is not None and type(movement) is Transform and native.writes(rows):
+        further = offsets if offsets.any() else None
+        by = _row_movement(movement, further, rows.dtype, adds=adds)
+        values = library.moved_rows(rows, by, kernel_names(needs), workspace)
+        if all(map(all_finite, values.values())):
+            return Partial(values)
+    return measure_box(moved(movement, rows, offsets, workspace, adds=adds), (1,), needs, workspace)
 
 
 def _row_movement(

@@ -69,10 +69,23 @@ _ARGUMENTS = {
     "rows": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER),
     "columns": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
     "move": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
+    "moved_rows": (
+        ctypes.c_int,
+        _POINTER,
+        _SIZE,
+        _SIZE,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        _SIZE,
+    ),
     "gather": (_SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER),
     "scatter": (_SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER),
     "compare": (ctypes.c_int, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
 }
+
+_SCRATCH = 64 << 10
+"""Bytes of rows that are moved and measured at once: they stay in a second-level cache."""
 
 _WRITTEN = frozenset(
     code
@@ -109,6 +122,23 @@ class RowMovement:
     adds: bool
     limits: tuple[float, float]
 
+    def numbers(self, count: int) -> list[NDArray[np.float64] | None]:
+        """One of each for each of `count` rows, as `struct movement` has them."""
+        given = (self.scale, self.shift, self.low, self.high, self.offset)
+        return [
+            None
+            if value is None
+            else np.ascontiguousarray(value, np.float64)
+            if np.ndim(value)
+            else np.full(count, value, np.float64)
+            for value in given
+        ]
+
+
+def _movement(numbers: Sequence[NDArray[np.float64] | None], by: RowMovement) -> _Movement:
+    pointers = [None if value is None else value.ctypes.data for value in numbers]
+    return _Movement(*pointers, *by.limits, by.adds)
+
 
 class Library:
     """The kernels at one level of instructions."""
@@ -144,16 +174,29 @@ class Library:
     def move(self, rows: NDArray[Any], by: RowMovement) -> NDArray[Any]:
         """Return `rows`, shape (rows, length), moved and rounded to their dtype (`writes`)."""
         _require(writes(rows))
-        numbers = [
-            None if value is None else np.array(np.broadcast_to(value, len(rows)), np.float64)
-            for value in (by.scale, by.shift, by.low, by.high, by.offset)
-        ]
-        pointers = [None if value is None else value.ctypes.data for value in numbers]
-        movement = _Movement(*pointers, *by.limits, by.adds)
+        numbers = by.numbers(len(rows))
         out = np.empty(rows.shape, rows.dtype)
         code, at = _checked(rows)
-        self._functions["move"](code, at, *rows.shape, ctypes.byref(movement), _checked(out)[1])
+        self._functions["move"](
+            code, at, *rows.shape, ctypes.byref(_movement(numbers, by)), _checked(out)[1]
+        )
         return out
+
+    def moved_rows(
+        self, rows: NDArray[Any], by: RowMovement, wanted: Sequence[str], workspace: Workspace
+    ) -> dict[str, NDArray[np.float64]]:
+        """Measure each of `rows`, shape (rows, length), as `move` would make it; arrays (rows,)."""
+        _require(writes(rows))
+        found, pointers = _results(wanted, rows.shape[:1])
+        numbers = by.numbers(len(rows))
+        code, at = _checked(rows)
+        room = max(1, _SCRATCH // rows[0].nbytes)
+        scratch = workspace.bytes("scratch", room * rows[0].nbytes)
+        movement = ctypes.byref(_movement(numbers, by))
+        self._functions["moved_rows"](
+            code, at, *rows.shape, movement, pointers, scratch.ctypes.data, room
+        )
+        return found
 
     def compare(
         self, before: NDArray[Any], after: NDArray[Any]

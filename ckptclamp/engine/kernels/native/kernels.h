@@ -50,6 +50,8 @@ struct movement {
 
 void LEVEL(move)(enum dtype dtype, const void *weights, size_t count, size_t length,
                  const struct movement *by, void *out);
+void LEVEL(moved_rows)(enum dtype dtype, const void *weights, size_t count, size_t length,
+                       const struct movement *by, results out, void *scratch, size_t room);
 void LEVEL(compare)(enum dtype dtype, const void *before, const void *after, size_t count,
                     size_t length, uint8_t *differs, double *change, double *peak);
 

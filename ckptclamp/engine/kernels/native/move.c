@@ -9,26 +9,34 @@
 
 #include <string.h>
 
-/* One row, moved; what need not be done is not, since adding 0 makes minus zero 0. */
-static inline void move_row(double *restrict w, size_t count, const struct movement *by, size_t row) {
-    double scale = by->scale[row], offset = by->offset ? by->offset[row] : 0;
-    for (size_t i = 0; i < count; i++) w[i] *= scale;
-    if (by->shift)
-        for (size_t i = 0; i < count; i++) w[i] += by->shift[row];
-    if (by->low)
-        for (size_t i = 0; i < count; i++) {
-            double low = by->low[row], high = by->high[row];
-            double above = w[i] < low ? low : w[i];
-            w[i] = above > high ? high : above;
-        }
-    if (by->offset && by->adds)
-        for (size_t i = 0; i < count; i++) w[i] += offset;
-    if (by->offset && !by->adds)
-        for (size_t i = 0; i < count; i++) w[i] += w[i] * offset;
-    for (size_t i = 0; i < count; i++) {
-        double above = w[i] < by->least ? by->least : w[i];
-        w[i] = above > by->most ? by->most : above;
+/* How one row moves. */
+struct numbers {
+    double scale, shift, low, high, offset, least, most;
+    int shifts, bounded, adds, grows;
+};
+
+static inline struct numbers numbers(const struct movement *by, size_t row) {
+    return (struct numbers){
+        .scale = by->scale[row], .shift = by->shift ? by->shift[row] : 0,
+        .low = by->low ? by->low[row] : 0, .high = by->low ? by->high[row] : 0,
+        .offset = by->offset ? by->offset[row] : 0, .least = by->least, .most = by->most,
+        .shifts = by->shift != NULL, .bounded = by->low != NULL,
+        .adds = by->offset && by->adds, .grows = by->offset && !by->adds,
+    };
+}
+
+/* One weight, moved; what need not be done is not, since adding 0 makes minus zero 0. */
+static inline double moved(double v, struct numbers by) {
+    v *= by.scale;
+    if (by.shifts) v += by.shift;
+    if (by.bounded) {
+        v = v < by.low ? by.low : v;
+        v = v > by.high ? by.high : v;
     }
+    if (by.adds) v += by.offset;
+    if (by.grows) v += v * by.offset;
+    v = v < by.least ? by.least : v;
+    return v > by.most ? by.most : v;
 }
 
 #define EACH(type, value)                                                                          \
@@ -60,6 +68,14 @@ static void store(enum dtype dtype, const double *restrict w, size_t count, void
     }
 }
 
+static inline void move_row(double *restrict w, size_t count, struct numbers by) {
+    for (size_t i = 0; i < count; i++) w[i] = moved(w[i], by);
+}
+
+static inline void move_floats(const float *restrict w, size_t count, struct numbers by, float *restrict out) {
+    for (size_t i = 0; i < count; i++) out[i] = to_float32(moved(w[i], by));
+}
+
 /* How many short rows are worked on at once, and the pieces that long ones are cut into. */
 static inline size_t together(size_t length) { return length < RUN ? RUN / length : 1; }
 
@@ -67,14 +83,40 @@ void LEVEL(move)(enum dtype dtype, const void *weights, size_t count, size_t len
                  const struct movement *by, void *out) {
     double tile[RUN];
     size_t size = LEVEL(size_of)(dtype), step = together(length);
-    for (size_t i = 0; i < count; i += step)
+    for (size_t i = 0; dtype == FLOAT32 && i < count; i++)
+        move_floats((const float *)weights + i * length, length, numbers(by, i), (float *)out + i * length);
+    for (size_t i = 0; dtype != FLOAT32 && i < count; i += step)
         for (size_t j = 0; j < length; j += RUN) {
             size_t rows = count - i < step ? count - i : step;
             size_t some = length - j < RUN ? length - j : RUN, at = (i * length + j) * size;
             LEVEL(to_double)(dtype, (const char *)weights + at, rows * some, tile);
-            for (size_t k = 0; k < rows; k++) move_row(tile + k * some, some, by, i + k);
+            for (size_t k = 0; k < rows; k++) move_row(tile + k * some, some, numbers(by, i + k));
             store(dtype, tile, rows * some, (char *)out + at);
         }
+}
+
+/* The movement of the rows from `first` on. */
+static struct movement from(const struct movement *by, size_t first) {
+    return (struct movement){
+        .scale = by->scale + first, .shift = by->shift ? by->shift + first : NULL,
+        .low = by->low ? by->low + first : NULL, .high = by->high ? by->high + first : NULL,
+        .offset = by->offset ? by->offset + first : NULL,
+        .least = by->least, .most = by->most, .adds = by->adds,
+    };
+}
+
+/* Statistics of rows as `move` would store them: some at a time, in `scratch`, which holds `room` rows. */
+void LEVEL(moved_rows)(enum dtype dtype, const void *weights, size_t count, size_t length,
+                       const struct movement *by, results out, void *scratch, size_t room) {
+    size_t size = LEVEL(size_of)(dtype) * length;
+    for (size_t i = 0; i < count; i += room) {
+        size_t rows = count - i < room ? count - i : room;
+        double *some[STATISTICS];
+        struct movement these = from(by, i);
+        for (int s = 0; s < STATISTICS; s++) some[s] = out[s] ? out[s] + i : NULL;
+        LEVEL(move)(dtype, (const char *)weights + i * size, rows, length, &these, scratch);
+        LEVEL(rows)(dtype, scratch, rows, length, some);
+    }
 }
 
 /* Magnitudes are compared as the integers that their bits are: in the same order, and vectorised. */
