@@ -59,7 +59,7 @@ def build_plan(
         from ckptclamp.plan.ties import find_ties
 
         comparing = copied or not checkpoint.remote
-        ties = find_ties(checkpoint, entries, same, comparing=comparing)
+        ties = find_ties(checkpoint, entries, same, comparing=comparing, all_groups=copied)
         return replace(plan_of(ties.entries), tied=ties.stated, same=ties.groups)
     ignored: tuple[Suppression, ...] = ()
     if spec.declared is Declared.AUDIT:

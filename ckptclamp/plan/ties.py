@@ -36,6 +36,11 @@ _EMBEDDING = re.compile(
 _GLANCE = 256
 """Bytes that are compared before all are read."""
 
+_BLOCK = 1 << 20
+"""Bytes of each that are compared at a time, where many begin alike."""
+
+Telling = Callable[[Sequence["Tensor"]], bool]
+"""Whether it tells anything that some tensors hold the same bytes."""
 
 Groups = tuple[tuple[str, ...], ...]
 """Names of tensors that are one weight."""
@@ -56,28 +61,33 @@ def find_ties(
     groups: Groups | None = None,
     *,
     comparing: bool = True,
+    all_groups: bool = False,
 ) -> Ties:
     """Find what the tensors of `entries` are tied to in a checkpoint that is none of Keras'.
 
     Weights that are computed from parts are tied to nothing, and parts are no weights. A copy has the
     `groups` of its original: what a projection made equal is not tied by that. Without `comparing` only
-    what the config ties is told, and no weight is read.
+    what the config ties is told, and no weight is read. Unless `all_groups` are asked for, tensors that
+    the same rules are about are not compared: they are judged alike, equal or not.
 
     Raises:
         UnreadableError: bytes that are to be compared are not there.
     """
     parts = parts_of(checkpoint)
-    own = {
-        entry.tensor.whole.name
-        for entry in entries
-        if isinstance(entry, Assignment) and not is_effective(entry.tensor)
-    } - parts.keys()
+    own: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for entry in entries:
+        if isinstance(entry, Assignment) and not is_effective(entry.tensor):
+            name = entry.tensor.whole.name
+            if name not in parts:
+                own[name].append((entry.tensor.name.removeprefix(name), entry.rule))
+            all_groups = all_groups or entry.base is not None
     if not own:
         return Ties(tuple(entries))
     tensors = {name: t for name, t in checkpoint.tensors.items() if name not in parts}
-    stated = [pair for pair in _stated(checkpoint, tensors) if not own.isdisjoint(pair)]
+    stated = [pair for pair in _stated(checkpoint, tensors) if not own.keys().isdisjoint(pair)]
     if groups is None:
-        equal = _equal(checkpoint, tensors, own) if comparing else ()
+        telling = _several if all_groups else _differing(own, stated)
+        equal = _equal(checkpoint, tensors, own, telling) if comparing else ()
         groups = _joined([*stated, *equal])
     shared = _Shared(
         {name: group for group in groups for name in group}, tensors, stated, checkpoint
@@ -107,16 +117,38 @@ def _stated(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> list[tuple
     return [(one.name, other.name)] if tied and alike else []
 
 
+def _several(alike: Sequence[Tensor]) -> bool:
+    return len(alike) > 1
+
+
+def _differing(
+    rules: Mapping[str, Sequence[tuple[str, str]]], stated: Iterable[tuple[str, str]]
+) -> Telling:
+    """Tell groups in which the `rules` of one are not those of all; what is `stated` as tied shares them."""
+    joint = {name: tuple(some) for name, some in rules.items()}
+    for one, other in stated:
+        joint[one] = joint[other] = (*joint.get(one, ()), *joint.get(other, ()))
+    return lambda alike: len({joint.get(tensor.name, ()) for tensor in alike}) > 1
+
+
 def _equal(
-    checkpoint: Checkpoint, tensors: Mapping[str, Tensor], governed: Iterable[str]
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, Tensor],
+    governed: Iterable[str],
+    telling: Telling,
 ) -> Iterator[tuple[str, ...]]:
-    """Groups of names with the same bytes, of tensors of which one of the kind is `governed`."""
+    """Groups of names with the same bytes, if `telling`, of tensors of which one of the kind is `governed`.
+
+    Matrices of one number are left out, which is how weights begin.
+    """
     wanted = {_kind(tensors[name]) for name in governed if name in tensors}
     found = [t for t in tensors.values() if _comparable(t) and _kind(t) in wanted]
     for alike in _grouped(found, _kind):
-        for begun in _grouped(alike, partial(_glance, checkpoint), checkpoint.mapped):
-            for group in _grouped(begun, partial(_digest, checkpoint)):
-                yield tuple(tensor.name for tensor in group)
+        if telling(alike):
+            for begun in _grouped(alike, partial(_glance, checkpoint), checkpoint.mapped):
+                for group, number in _same(checkpoint, begun, telling):
+                    if number is None:
+                        yield tuple(tensor.name for tensor in group)
 
 
 def _grouped(
@@ -124,11 +156,11 @@ def _grouped(
     key: Callable[[Tensor], object],
     keys: Callable[[Callable[[Tensor], object], Sequence[Tensor]], Iterable[object]] = map,
 ) -> list[list[Tensor]]:
-    """The groups of several tensors with one key, which `keys` takes of all; ``None`` is no key."""
+    """The `tensors` by their key, which `keys` takes of all."""
     groups: dict[object, list[Tensor]] = defaultdict(list)
     for tensor, value in zip(tensors, keys(key, tensors), strict=True):
         groups[value].append(tensor)
-    return [group for value, group in groups.items() if value is not None and len(group) > 1]
+    return list(groups.values())
 
 
 def _kind(tensor: Tensor) -> object:
@@ -145,18 +177,43 @@ def _glance(checkpoint: Checkpoint, tensor: Tensor) -> int:
     return hash(source.read_at(start, min(_GLANCE, stop - start)))
 
 
-def _digest(checkpoint: Checkpoint, tensor: Tensor, *, constants: bool = False) -> bytes | None:
-    """A digest of all bytes; ``None`` where one element is repeated, which is how weights begin.
+def _same(
+    checkpoint: Checkpoint, tensors: Sequence[Tensor], telling: Telling
+) -> list[tuple[list[Tensor], bytes | None]]:
+    """The `tensors`, of one kind, by what they hold; the one number that all weights of a group are, if so.
 
-    With `constants` those have one, too.
+    They are read in step, and no farther than they are alike in groups that are `telling`.
     """
+    first = tensors[0]
+    itemsize = first.nbytes // first.size
+    groups: list[tuple[list[Tensor], bytes | None]] = [([*tensors], b"")]
+    for at in range(0, first.nbytes, _BLOCK):
+        split: list[tuple[list[Tensor], bytes | None]] = []
+        for alike, number in groups:
+            if not telling(alike):
+                continue
+            if len(alike) == 1:
+                split.append((alike, number))
+                continue
+            held: dict[tuple[bool, bytes], list[Tensor]] = defaultdict(list)
+            for tensor in alike:
+                held[_content(checkpoint, tensor, at, itemsize)].append(tensor)
+            split += (
+                (some, content if repeated and number in (b"", content) else None)
+                for (repeated, content), some in held.items()
+            )
+        groups = split
+    return [(alike, number) for alike, number in groups if telling(alike)]
+
+
+def _content(checkpoint: Checkpoint, tensor: Tensor, at: int, itemsize: int) -> tuple[bool, bytes]:
+    """What a block holds: whether it is one element again and again, and that, or else its digest."""
     (start, stop), source = _place(checkpoint, tensor)
-    digest, first, constant = hashlib.sha256(), b"", True
-    for block in source.blocks(start, stop - start):
-        digest.update(block)
-        first = first or block[: tensor.nbytes // tensor.size]
-        constant = constant and block == first * (len(block) // len(first))
-    return None if constant and not constants else digest.digest()
+    block = source.read_at(start + at, min(_BLOCK, stop - start - at))
+    first = block[:itemsize]
+    if block[itemsize:] == block[:-itemsize]:
+        return True, first
+    return False, hashlib.sha256(block).digest()
 
 
 def _place(checkpoint: Checkpoint, tensor: Tensor) -> tuple[Extent, Source]:
@@ -258,19 +315,12 @@ def _untied(other: str) -> str:
 
 def _equal_in(base: Checkpoint, group: Sequence[str]) -> list[list[str]]:
     """`group` by what is the same in `base`; what that does not hold differs from nothing else there."""
-    held: dict[object, list[str]] = defaultdict(list)
-    absent: list[str] = []
     audited = audited_tensors(base)
-    for name in group:
-        tensor = audited.get(name)
-        if tensor is None:
-            absent.append(name)
-            continue
-        key: object = name
-        if _comparable(tensor):
-            key = _kind(tensor), _digest(base, tensor, constants=True)
-        held[key].append(name)
-    found = list(held.values())
+    held = [audited[name] for name in group if name in audited]
+    absent = [name for name in group if name not in audited]
+    found = [[tensor.name] for tensor in held if not _comparable(tensor)]
+    for alike in _grouped([tensor for tensor in held if _comparable(tensor)], _kind):
+        found += ([t.name for t in same] for same, _ in _same(base, alike, bool))
     return [[*found[0], *absent]] if len(found) == 1 else [*found, *([name] for name in absent)]
 
 
