@@ -84,14 +84,15 @@ def find_ties(
     if not own:
         return Ties(tuple(entries))
     tensors = {name: t for name, t in checkpoint.tensors.items() if name not in parts}
-    stated = [pair for pair in _stated(checkpoint, tensors) if not own.keys().isdisjoint(pair)]
+    stated = _stated(checkpoint, tensors)
     if groups is None:
         telling = _several if all_groups else _differing(own, stated)
         equal = _equal(checkpoint, tensors, own, telling) if comparing else ()
-        groups = _joined([*stated, *equal])
-    shared = _Shared(
-        {name: group for group in groups for name in group}, tensors, stated, checkpoint
-    )
+        found = _joined([*stated, *equal])
+        groups = tuple(group for group in found if not own.keys().isdisjoint(group))
+    group_of = {name: group for group in groups for name in group}
+    stated = [pair for pair in stated if not group_of.keys().isdisjoint(pair)]
+    shared = _Shared(group_of, tensors, stated, checkpoint)
     return Ties(
         tuple(shared.entries(entries)),
         groups,
@@ -124,11 +125,14 @@ def _several(alike: Sequence[Tensor]) -> bool:
 def _differing(
     rules: Mapping[str, Sequence[tuple[str, str]]], stated: Iterable[tuple[str, str]]
 ) -> Telling:
-    """Tell groups in which the `rules` of one are not those of all; what is `stated` as tied shares them."""
-    joint = {name: tuple(some) for name, some in rules.items()}
-    for one, other in stated:
-        joint[one] = joint[other] = (*joint.get(one, ()), *joint.get(other, ()))
-    return lambda alike: len({joint.get(tensor.name, ()) for tensor in alike}) > 1
+    """Tell groups in which the `rules` of one are not those of all.
+
+    What is `stated` as tied has those of whatever else is equal to one of the two.
+    """
+    known: dict[str, object] = {name: tuple(some) for name, some in rules.items()}
+    for pair in stated:
+        known |= dict.fromkeys(pair, pair)
+    return lambda alike: len({known.get(tensor.name, ()) for tensor in alike}) > 1
 
 
 def _equal(
