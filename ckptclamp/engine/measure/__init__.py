@@ -58,6 +58,9 @@ _JOINED = 1 << 14
 _AT_A_TIME = 4
 """Segments that are handed to a worker at once where there are many: each handover takes its time."""
 
+_ANSWERS = 1 << 20
+"""Bytes of answers to what is handed over at once; more where a single segment has more."""
+
 _PIECES = 6
 """Pieces of float64 that a job has in hand, at most."""
 
@@ -93,16 +96,16 @@ def measure(
     """
     groups, at_once = _grouped(requests, memory, block)
     yield from at_once
-    waiting = _AT_A_TIME * max((_result_bytes(group) for group in groups), default=0)
+    waiting = max([_ANSWERS, *map(_result_bytes, groups)])
     jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting=waiting)
     work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
     small = sum(group.tensor.size for group in groups) <= SEGMENT
     failed: set[int] = set()
     one = executor is not None or small
     with threads(1 if one else jobs) as pool, reading_ahead(reader, groups, memory) as followed:
-        items = _items(groups, failed)
+        items = _items(groups, failed, waiting)
         results = in_order(work, items, executor or pool, jobs + 1)
-        yield from _joined(_assemble(requests, followed(results), failed, progress))
+        yield from _joined(requests, _assemble(requests, followed(results), failed, progress))
 
 
 def _grouped(
@@ -191,22 +194,26 @@ def _empty(place: int, request: Request) -> Batch:
     return Batch(place, tuple((0, 0) for _ in request.kept), statistics)
 
 
-def _items(groups: Sequence[Group], failed: set[int]) -> Iterator[Item]:
-    """Cut groups into segments, several of them to an item where they are many; skip what failed."""
+def _items(groups: Sequence[Group], failed: set[int], room: int) -> Iterator[Item]:
+    """Cut groups into segments, several of them to an item where they are many; skip what failed.
+
+    What is answered to an item takes `room` bytes at most, if a segment does.
+    """
     total = sum(group.tensor.size for group in groups)
     enough = min(max(SEGMENT, total // 128), _AT_A_TIME * SEGMENT)
     item: list[Segment] = []
-    weight = 0
+    weight = answers = 0
     for group in groups:
-        step, boxes = group.grid.segment, len(group.grid)
+        step, boxes, answer = group.grid.segment, len(group.grid), _result_bytes(group)
         for start in range(0, boxes, step):
             if group.requests[0][0] in failed:
                 break
+            if item and (weight >= enough or answers + answer > room):
+                yield tuple(item)
+                item, weight, answers = [], 0, 0
             item.append(Segment(group, start, min(start + step, boxes)))
             weight += max(group.tensor.size * step // boxes, SEGMENT // 256)
-            if weight >= enough:
-                yield tuple(item)
-                item, weight = [], 0
+            answers += answer
     if item:
         yield tuple(item)
 
@@ -241,29 +248,46 @@ def _assemble(
     assert not lost, f"requests {lost} were left incomplete"
 
 
-def _joined(measurements: Iterable[Measurement]) -> Iterator[Measurement]:
-    """Join batches whose units follow each other, up to so many units."""
-    run: list[Batch] = []
-    units: Box = ()
+def _joined(
+    requests: Sequence[Request], measurements: Iterable[Measurement]
+) -> Iterator[Measurement]:
+    """Join answers to one request that follow each other, up to so many units.
+
+    Answers to requests about one tensor may come in turns.
+    """
+    runs: dict[int, list[Batch]] = {}
+    tensor: Tensor | None = None
     for item in measurements:
+        if requests[item.request].tensor is not tensor:
+            yield from _all_flushed(runs)
+            tensor = requests[item.request].tensor
+        run = runs.setdefault(item.request, [])
         if not isinstance(item, Batch):
-            yield from _flush(run, units)
+            yield from _flush(run)
             yield item
-        elif run and item.request == run[0].request and adjacent(units, item.units):
-            run.append(item)
-            units = tuple((a, b) for (a, _), (_, b) in zip(units, item.units, strict=True))
-        else:
-            yield from _flush(run, units)
-            run.append(item)
-            units = item.units
+            continue
+        if run and not adjacent(_units(run), item.units):
+            yield from _flush(run)
+        run.append(item)
         if sum(len(batch.statistics) for batch in run) >= _JOINED:
-            yield from _flush(run, units)
-    yield from _flush(run, units)
+            yield from _flush(run)
+    yield from _all_flushed(runs)
 
 
-def _flush(run: list[Batch], units: Box) -> Iterator[Batch]:
-    """The batches of `run`, which fill the box `units`, as one, if there are any; none is left."""
+def _all_flushed(runs: dict[int, list[Batch]]) -> Iterator[Batch]:
+    for run in runs.values():
+        yield from _flush(run)
+    runs.clear()
+
+
+def _units(run: list[Batch]) -> Box:
+    """The box that the units of batches fill that follow each other."""
+    return tuple((a, b) for (a, _), (_, b) in zip(run[0].units, run[-1].units, strict=True))
+
+
+def _flush(run: list[Batch]) -> Iterator[Batch]:
+    """The batches of `run` as one, if there are any; none is left."""
     if run:
         joined = UnitStatistics.joined([batch.statistics for batch in run])
-        yield Batch(run[0].request, units, joined)
+        yield Batch(run[0].request, _units(run), joined)
         run.clear()
