@@ -20,9 +20,10 @@ shown only as `printable` makes them.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
+
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -75,7 +76,7 @@ class UsageError(CkptclampError):
     code: ClassVar[str] = "usage"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpecProblem:
     """One thing wrong in a spec: where (line and column count from 1), what, and what was meant."""
 
@@ -170,7 +171,7 @@ class NotWrittenError(CkptclampError):
     code: ClassVar[str] = "not-written"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Notice:
     """Something that a pass or a fail alone would hide: a stable code, a sentence, and advice.
 

@@ -10,11 +10,12 @@ be imported from here too, in tests of any framework; its paths are those of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import pytest
+
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -105,7 +106,7 @@ def _message(report: AuditReport) -> str:
     return "\n  ".join([f"{report.checkpoint.path} does not conform", *said])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gate:
     """What the fixture `ckptclamp` gives; relative paths lead from `root`."""
 

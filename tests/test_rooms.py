@@ -20,7 +20,7 @@ FLOORS = [
     {"applying", "auditing"},
     {"engine", "plan"},
     {"checkpoints", "constraints", "models", "spec"},
-    {"errors", "system"},
+    {"errors", "frozen", "system"},
 ]
 """From the top down. What stands on one floor may import from that floor and those below."""
 

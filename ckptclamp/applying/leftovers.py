@@ -10,7 +10,6 @@ import os
 import shutil
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from ckptclamp.applying.journal import finish
 from ckptclamp.checkpoints.directories.unfinished import JOURNAL, RESUME, is_hidden, made_for
 from ckptclamp.checkpoints.remote import as_path
 from ckptclamp.errors import CkptclampError, Notice, UnreadableError
+from ckptclamp.frozen import frozen
 from ckptclamp.system import Folder
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cleaned:
     """A leftover, what became of it, how many bytes it took, and what there is to say of it."""
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.applying.staging.links import Link
     from ckptclamp.spec.model import Projection
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApplyOptions:
     """How to make the copy.
 

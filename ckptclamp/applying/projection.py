@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from ckptclamp.applying.parts import turns
@@ -20,6 +20,7 @@ from ckptclamp.engine.measure.requests import Batch, MeasurementCache
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.project.matrices import project_matrices
 from ckptclamp.engine.project.whole_units import project_whole_units
+from ckptclamp.frozen import frozen
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.parts import part_to_change
 from ckptclamp.spec.model import Projection
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Work:
     """What all tensors of one copy have in common.
 

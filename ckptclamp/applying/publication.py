@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from ckptclamp.checkpoints.directories.huggingface import is_blob
 from ckptclamp.checkpoints.directories.unfinished import journals, made_for
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import NotWrittenError, UsageError
+from ckptclamp.frozen import frozen
 from ckptclamp.system import Folder
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _new_stage(
     return FileStage(to.path, folder, like, to.replaced)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Destination:
     """Where a copy goes: its real path, and the status of what it replaces there.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from ckptclamp.engine.measure import measure
 from ckptclamp.engine.measure.requests import Batch, Failed, Request
 from ckptclamp.engine.project import matrices, stored, whole, whole_units
 from ckptclamp.errors import ExitCode, Notice
+from ckptclamp.frozen import frozen
 from ckptclamp.models.producers import producer_of
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from ckptclamp.models.keras.declarations import Declaration
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NormStatistics:
     """The norms of one tensor's units: how many, and their smallest, mean and largest finite one.
 
@@ -62,7 +63,7 @@ class NormStatistics:
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorSummary:
     """One tensor: `place` says where its bytes lie, in words."""
 
@@ -77,7 +78,7 @@ class TensorSummary:
     norms: NormStatistics | None = None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Inspection:
     """Everything that `ckptclamp inspect` shows."""
 
@@ -262,7 +263,7 @@ class _NormSum:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AtOnce:
     """What must be in memory at once: how many bytes for an audit (0 if blocks do), and an apply."""
 
@@ -271,7 +272,7 @@ class AtOnce:
     apply: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Explanation:
     """The plan for a checkpoint, and the tensors that no rule governs.
 

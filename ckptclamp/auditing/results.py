@@ -6,7 +6,7 @@ Every report is made from these, and they are what the Python API returns.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ckptclamp.auditing.showing import Shown
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import ExitCode, Notice
+from ckptclamp.frozen import frozen
 from ckptclamp.plan import Origin, UnmatchedRule
 from ckptclamp.spec.model import Severity
 
@@ -29,7 +30,7 @@ class Verdict(StrEnum):
     NOT_EVALUATED = "not-evaluated"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorstUnit:
     """One unit that lies outside: its coordinates along the kept axes, and how far out it is.
 
@@ -46,7 +47,7 @@ class WorstUnit:
     zero: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Suppressed:
     """Why a violation does not fail the gate: a baseline entry or an ignore rule."""
 
@@ -59,7 +60,7 @@ EQUAL = "equal to what it is tied to"
 """The constraint of a result about tied tensors, which measures nothing."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Result:
     """One row of an audit: one tensor under one rule.
 
@@ -119,7 +120,7 @@ class Result:
         return f"<Result {self.label or self.tensor!r} under {self.rule!r}: {self.verdict}{count}>"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileDigest:
     """One file of a checkpoint: its name, size in bytes, and sha256 if it was hashed.
 
@@ -132,7 +133,7 @@ class FileDigest:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fetched:
     """What came over a network: `bytes` of the `held` ones that the remote files have, in `requests`."""
 
@@ -152,7 +153,7 @@ class Fetched:
         return cls(fetched, held, sum(source.requests for source in remote))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CheckpointSummary:
     """What was audited."""
 
@@ -165,7 +166,7 @@ class CheckpointSummary:
     fetched: Fetched | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Summary:
     """How many results had which answer; suppressed violations are counted apart.
 
@@ -185,7 +186,7 @@ class Summary:
     zero_allowed: int = 0
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class AuditReport(Shown):
     """The whole answer of an audit.
 
@@ -259,7 +260,7 @@ class AuditReport(Shown):
         return counts and result.verdict is Verdict.VIOLATION and result.suppressed is None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorChange:
     """What apply did to one tensor: units rewritten, and the largest change of a weight.
 
@@ -276,7 +277,7 @@ class TensorChange:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ApplyReport(Shown):
     """What apply changed, and the audit of what it wrote (``None`` for a dry run)."""
 

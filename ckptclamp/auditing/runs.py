@@ -6,13 +6,14 @@ An `Answer` is about one checkpoint: an audit, a copy, or why there is neither. 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Summary
 from ckptclamp.errors import ExitCode, Notice
+from ckptclamp.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """One thing that went wrong: what, where (line and column count from 1), and what to do."""
 
@@ -24,7 +25,7 @@ class Problem:
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """Why there is no report about a checkpoint.
 
@@ -48,7 +49,7 @@ Answer = Report | Failure
 """What one checkpoint came to."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """The answers about several checkpoints, in the order in which they were asked for."""
 

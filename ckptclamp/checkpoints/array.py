@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.errors import UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -20,7 +20,7 @@ _MOST_NAMES = 2000
 """How many names are compared with one that is not there."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class StoredArray:
     """One tensor of an open checkpoint, in its storage dtype; NumPy takes it for an array.
 

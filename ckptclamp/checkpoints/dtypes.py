@@ -6,10 +6,11 @@ normal number; 0 for dtypes that hold no fractions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
+
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ class Kind(StrEnum):
     COMPLEX = "complex"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StorageDType:
     """One dtype as it lies in a file.
 

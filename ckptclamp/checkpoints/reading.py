@@ -7,7 +7,6 @@ once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from ckptclamp.checkpoints.tensor import (
     plan_runs,
 )
 from ckptclamp.errors import UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -112,7 +112,7 @@ def spans(tensor: Tensor, box: Box) -> Iterator[tuple[int, int, int]]:
                 yield from spans(one, tuple((0, extent) for extent in one.shape))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BoxReader:
     """Reads boxes of what lies in `sources`; equal to another one that reads the same files."""
 

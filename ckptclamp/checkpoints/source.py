@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -18,6 +17,7 @@ from ckptclamp import system
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.tensor import Chunked, Constant
 from ckptclamp.errors import ChangedError, NotACheckpointError, RefusedError, UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ _SMALL = 1 << 20
 """Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """What must stay the same of a file while it is audited."""
 
@@ -52,7 +52,7 @@ class Identity:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where another process, which may be on another machine, finds a file, and how it knows it.
 
@@ -286,7 +286,7 @@ _FLOOR = 64 << 20
 """Bytes below which the ratio does not matter: they cost nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """What is refused beyond them.
 

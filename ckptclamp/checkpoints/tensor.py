@@ -10,11 +10,12 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.dtypes import StorageDType
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ Read = Callable[["Tensor", Box], "NDArray[Any]"]
 """Returns a box of a stored tensor."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contiguous:
     """A tensor's bytes in C order, one extent of one source.
 
@@ -41,7 +42,7 @@ class Contiguous:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chunk:
     """One stored chunk: its first element's coordinates, its bytes, and the filters that were left out.
 
@@ -54,7 +55,7 @@ class Chunk:
     filter_mask: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chunked:
     """A tensor in chunks of `chunk_shape`, each put through `filters` in order when it was written.
 
@@ -75,7 +76,7 @@ class Chunked:
         object.__setattr__(self, "by_start", {chunk.start: chunk for chunk in self.chunks})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Constant:
     """A tensor whose bytes were never written: every element is `fill` (one element's bytes)."""
 
@@ -83,14 +84,14 @@ class Constant:
     fill: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unreadable:
     """A tensor that can be named but not read, and why; a `Reason` where its bytes are not to blame."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotComputed(Unreadable):
     """A weight that is stored in parts from which it cannot be computed here, and why."""
 
@@ -129,7 +130,7 @@ class Computed(ABC):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class View:
     """A part of another tensor, `whole`, and its axes seen as several: the same bytes, other names.
 
@@ -185,7 +186,7 @@ class Role(StrEnum):
     STATE = "state"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tensor:
     """A named n-d array in a checkpoint.
 
@@ -229,7 +230,7 @@ class Tensor:
                 return []
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Producer:
     """Who wrote a checkpoint, as far as it says: ``Producer("keras", "3.15.1", "jax")``."""
 
@@ -251,7 +252,7 @@ class KerasLayout(StrEnum):
     """By class and position, ``layers/dense/vars/0``: ``.keras``, ``.weights.h5`` and shards."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KerasModel:
     """What a Keras file says of the model beside its weights; nothing in it is ever instantiated.
 
@@ -273,7 +274,7 @@ class KerasModel:
     config_given: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Runs:
     """`count` runs of `length` bytes, the first at `offset`, each `stride` bytes after the last."""
 
@@ -344,7 +345,7 @@ def _join_whole(shape: tuple[int, ...], extents: tuple[int, ...], end: int) -> i
     return axis
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChunkPart:
     """The part of a box that one chunk holds: where it lies in the chunk, and where in the box."""
 

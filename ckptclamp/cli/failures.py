@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptclamp.errors import CkptclampError, ExitCode, SpecError, UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.runs import Failure, Problem
@@ -132,7 +133,7 @@ def _report(error: BaseException, ctx: click.Context) -> None:
             write_reports(failure, [output], RenderOptions())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asked:
     """What a command line asks for, as far as it can be understood: reports, and of what."""
 

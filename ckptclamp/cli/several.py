@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import click
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.cli.parameters import SETTINGS, check_settings, not_in_effect
 from ckptclamp.errors import CkptclampError, ExitCode, Notice, UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import AuditReport
@@ -66,7 +67,7 @@ def asked_for(named: Sequence[Path], manifest: Path | None) -> tuple[Asked, ...]
     return None if len(asked) == 1 and not asked[0].is_pattern else asked
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Judge:
     """How the checkpoints of one entry are judged."""
 

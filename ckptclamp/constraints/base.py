@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from fractions import Fraction
 from numbers import Real
@@ -20,6 +20,7 @@ import numpy as np
 from ckptclamp.constraints.movement import Movement, Transform
 from ckptclamp.constraints.tolerance import KERAS_EPSILON
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +85,7 @@ _NOT_STREAMED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnitStatistics:
     """Measurements of some units, each an array of shape (units,).
 
@@ -149,17 +150,8 @@ class UnitStatistics:
         values = {key: value[places] for key, value in self.values.items()}
         return UnitStatistics(self.size, values, self.nonfinite[places])
 
-    def scattered(self, places: NDArray[np.intp], units: int) -> UnitStatistics:
-        """Statistics of `units` units: these at `places`, and of the others only NaN."""
-        if len(places) == units:
-            return self
-        values = {key: np.full(units, np.nan) for key in self.values}
-        for key, value in self.values.items():
-            values[key][places] = value
-        return UnitStatistics(self.size, values, np.zeros(units, np.int64))
 
-
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExactSums:
     """What the `size` weights of one unit add up to, as stored, without any rounding.
 
@@ -175,7 +167,7 @@ class ExactSums:
     base_squares: Fraction = Fraction(0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Judgement:
     """How some units stand to a constraint, each an array of shape (units,), float64.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import Box, Chunked, Computed, Tensor
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -214,7 +215,7 @@ class Workspace(threading.local):
         return self.bytes(name, 8 * size).view(np.float64)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Broadcast:
     """Spreads numbers of the units of a block of `shape` over its part at `place`."""
 

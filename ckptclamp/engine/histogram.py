@@ -8,16 +8,17 @@ would be too many, one more bit is dropped. Every count is exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Histogram:
     """Counts of units by measured value: bin i spans ``edges[i] <= value < edges[i + 1]``."""
 

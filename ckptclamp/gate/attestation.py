@@ -18,7 +18,6 @@ import datetime
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,6 +33,7 @@ from ckptclamp.checkpoints.directories.huggingface import blob_of
 from ckptclamp.checkpoints.documents import ADAPTER, parse_strict
 from ckptclamp.checkpoints.source import Source, sha256
 from ckptclamp.errors import ExitCode, UnreadableError, UsageError
+from ckptclamp.frozen import frozen
 from ckptclamp.gate.envelopes import Envelope, member, opened
 from ckptclamp.reports.codec import codec, json_text
 
@@ -85,7 +85,7 @@ class Match(StrEnum):
     NOT_COMPARED = "not compared"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checked:
     """One file of a statement and what was found of it on disk."""
 
@@ -94,7 +94,7 @@ class Checked:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verification:
     """What became of a statement: its files, the spec that was asked for, and its own answer.
 

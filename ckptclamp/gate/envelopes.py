@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from pathlib import Path
 
 from ckptclamp.checkpoints.documents import parse_strict
+from ckptclamp.frozen import frozen
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Envelope:
     """What a statement came in: ``dsse`` or ``sigstore-bundle``, and how many signatures it has."""
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ckptclamp.auditing.results import Result
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.remote import as_path, content
 from ckptclamp.errors import RefusedError, UsageError
+from ckptclamp.frozen import frozen
 from ckptclamp.reports.codec import MisfitError, codec, json_text
 
 SCHEMA = "ckptclamp-baseline-1"
@@ -29,7 +29,7 @@ _ITS_OWN = "else it needs a baseline of its own"
 Identity = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """One known violation.
 
@@ -65,7 +65,7 @@ class Entry:
         return same and self.base in (None, base)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Baseline:
     """Known violations, one for each identity, and which checkpoint they are of.
 
@@ -89,7 +89,7 @@ class Baseline:
         return {entry.identity: entry for entry in self.entries}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Unlisted(Baseline):
     """Nothing, of a checkpoint that a file of several does not list; it names those that it does."""
 
@@ -99,7 +99,7 @@ class _Unlisted(Baseline):
         return f"--checkpoint-name NAME says which of these it is; {_ITS_OWN}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Baselines:
     """What one file knows: of one checkpoint, or `several` by what they are called."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES, DTYPES, Kind
 from ckptclamp.errors import Reason, printable
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ class PartRole(StrEnum):
     SCALING = "scaling"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """What one stored tensor is: its `role` in a `family`, and the `weight` that it belongs to.
 
@@ -86,7 +86,7 @@ _OF_HQQ: Final = (
 _QUANT_STATES: Final = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Family:
     """One way of storing a weight in several tensors.
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
@@ -31,7 +32,7 @@ class Layout(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Laid:
     """The layout of a tensor, and in words whose it is and what says so."""
 

@@ -5,12 +5,13 @@ Here is what a plan is made of; `plan.build` makes one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, Reason
+from ckptclamp.frozen import frozen
 from ckptclamp.plan.units import unit_words
 from ckptclamp.spec.model import Severity
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ckptclamp.spec.model import Suppression
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnmatchedRule:
     """A required rule that governs no tensor: its patterns, its place in the spec, what was meant.
 
@@ -43,7 +44,7 @@ class Origin(StrEnum):
     SPEC = "spec"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assignment:
     """One tensor under one rule, ready to be measured.
 
@@ -100,7 +101,7 @@ _OTHERS = attrgetter(*(field.name for field in fields(Assignment)[1:]))
 """Gets all that an assignment says beside its tensor."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotEvaluated:
     """A pair that cannot be judged, and why; it makes the audit incomplete (exit 3).
 
@@ -123,7 +124,7 @@ class NotEvaluated:
     candidates: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What will be judged, what cannot be, and which rules matched nothing.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.constraints.registry import make
 from ckptclamp.constraints.sets.orders import ORDERS, OfRows
 from ckptclamp.errors import Notice, Reason, SpecError, SpecProblem, UsageError, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.declarations import Declaration, undeclared_notices
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
@@ -50,7 +51,7 @@ def plan_declarations(
     yield from undeclared_notices(bound.layers, {*spec.unconstrained, *spec.custom_layers})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Planner:
     """One declaration and what is needed to plan it."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.tensor import Tensor, Unreadable, View
 from ckptclamp.errors import SpecError, SpecProblem, UsageError, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.spec.model import Units
 from ckptclamp.spec.patterns import TensorPatterns
 
@@ -65,7 +66,7 @@ def _referred(reference: str, config: Mapping[str, Any] | Unreadable | None) -> 
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Seen:
     """A tensor as a rule sees it: its axes, which of them a unit spans, and their `names`, if any."""
 

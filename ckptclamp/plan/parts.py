@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Computed, Tensor, View
 from ckptclamp.errors import Notice
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
     from ckptclamp.models.effective.weights import Rescaling
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PartToChange:
     """The stored `part` that takes a projection; `rescaling` where a factor for each unit goes into it."""
 

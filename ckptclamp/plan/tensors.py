@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import is_
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable, View
 from ckptclamp.errors import Notice, NotWrittenError, Reason, UsageError, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.spec.model import Storage
 from ckptclamp.spec.patterns import TensorPatterns, literal_head
 
@@ -120,7 +121,7 @@ def parts_of(checkpoint: Checkpoint) -> Mapping[str, Part]:
     return {} if checkpoint.keras is not None else _in_parts(checkpoint).parts
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _InParts:
     """The parts of a checkpoint and their weights; `made_of` is what they were found in."""
 

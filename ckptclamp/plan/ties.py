@@ -12,12 +12,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Contiguous, Unreadable, View
 from ckptclamp.errors import printable
+from ckptclamp.frozen import frozen
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.tensors import audited_tensors, is_effective, parts_of
 
@@ -46,7 +47,7 @@ Groups = tuple[tuple[str, ...], ...]
 """Names of tensors that are one weight."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ties:
     """What is planned, for tied tensors too; which are tied, and the pairs that the config ties."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import Notice, UsageError
+from ckptclamp.frozen import frozen
 from ckptclamp.models.producers import Layout
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _KERNEL_RANKS = (4, 5)
 """Ranks that in practice belong to convolutions over two or three dimensions."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unit:
     """The reduced `axes`, what to tell of them, and the axes `meant` where these say nothing."""
 

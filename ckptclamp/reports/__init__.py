@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from ckptclamp.checkpoints.opening import CHECKPOINTS, PARTS
 from ckptclamp.checkpoints.remote import as_path
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import CkptclampError, UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +42,7 @@ def repository_root(start: Path) -> Path:
     return next((directory for directory in lineage if (directory / ".git").exists()), start)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RenderOptions:
     """What a reader chose about the look of a report.
 
@@ -70,7 +71,7 @@ class RenderOptions:
     start: Path = field(default_factory=Path.cwd)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reporter:
     """One format: its name, which is that of its module here, and what it is for in a few words."""
 
@@ -151,7 +152,7 @@ _SEVERAL = {".json": ("json", "sarif", "gitlab"), ".txt": tuple(REPORTERS)}
 """Suffixes that more than one format may have."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Output:
     """One report to write: a format's name, and a path or ``-`` for standard output.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ class Section(StrEnum):
     REASONS = "reasons"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Explained:
     """What one code means: a line, where it comes from and what to do, both as Markdown.
 

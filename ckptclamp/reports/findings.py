@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.auditing.runs import Document, Failure, Report, Run, checkpoint_of, subject
 from ckptclamp.constraints.registry import measured_words
 from ckptclamp.errors import ExitCode, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.plan import Origin
 from ckptclamp.reports.wording import (
     file_path,
@@ -62,7 +63,7 @@ class Level(StrEnum):
     NOTE = "note"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where a finding is shown: a line of the spec (counted from 1), or a file without lines."""
 
@@ -84,7 +85,7 @@ class Place:
         return ":".join([printable(self.path), *numbers])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One thing to act on.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import EllipsisType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from ckptclamp.constraints.registry import suggestion
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 from ckptclamp.spec.patterns import PatternChecker
 from ckptclamp.spec.yaml_reader import Keys
 
@@ -27,7 +27,7 @@ E = TypeVar("E", bound=StrEnum)
 Schema = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FormProblem:
     """What is wrong, and with which value; `is_key` where it is the key that is wrong."""
 
@@ -53,7 +53,7 @@ class Kind(Protocol[T_co]):
         """The JSON Schema; what has a name of its own goes into `definitions`."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Checked(Generic[T]):
     """A value that `check` makes something of, or refuses with a `UsageError`."""
 
@@ -95,7 +95,7 @@ def choice(members: type[E]) -> Checked[E]:
     return Checked(check, {"type": "string", "enum": list(members)})
 
 
-@dataclass(frozen=True)
+@frozen
 class OrNull(Generic[T]):
     """What `kind` is, or null."""
 
@@ -112,7 +112,7 @@ class OrNull(Generic[T]):
         return {"anyOf": [self.kind.schema(definitions), {"type": "null"}]}
 
 
-@dataclass(frozen=True)
+@frozen
 class ListOf(Generic[T]):
     """A list, read to its sound items by their places."""
 
@@ -135,7 +135,7 @@ class ListOf(Generic[T]):
         return {"type": "array", "items": self.kind.schema(definitions), **bound}
 
 
-@dataclass(frozen=True)
+@frozen
 class MapOf(Generic[T]):
     """A mapping from any names, read to its sound items."""
 
@@ -156,7 +156,7 @@ class MapOf(Generic[T]):
         return {"type": "object", "additionalProperties": self.kind.schema(definitions)}
 
 
-@dataclass(frozen=True)
+@frozen
 class OneOf(Generic[T]):
     """One of several kinds; `choose` tells by the value which, and is refused with `words`."""
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from ckptclamp.errors import UsageError, printable
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.spec.model import Location
@@ -29,7 +30,7 @@ _MOST = 32
 """More names than NumPy has axes would be no layout of a weight."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NamedAxes:
     """A rule's `units`: `axes` are the names within each axis, `kept` those of units in their order.
 
@@ -47,7 +48,7 @@ class NamedAxes:
         return tuple(name for axis in self.axes for name in axis)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Split:
     """One axis of the tensors that match, cut into parts with names; `sizes` follow one another."""
 

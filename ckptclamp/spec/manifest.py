@@ -18,12 +18,12 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import SpecError, SpecProblem
+from ckptclamp.frozen import frozen
 from ckptclamp.spec.forms import Form, FormProblem, Key, ListOf, Schema, choice, optional
 from ckptclamp.spec.model import Severity
 from ckptclamp.spec.patterns import PatternChecker
@@ -35,7 +35,7 @@ NO_ALTERNATIVES = "nothing has this name, and braces are no alternatives in a pa
 ALTERNATIVES_HINT = "name each path by itself, or use *, ? and [a-z]"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """Checkpoints that are judged alike: a path, or a pattern that stands for several.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.constraints.base import Constraint, number
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.spec.layout import NamedAxes, Split
@@ -64,7 +65,7 @@ _SHARES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leeway:
     """What is forgiven, as a rule, a spec or a caller states it; ``None`` says nothing.
 
@@ -100,7 +101,7 @@ class Leeway:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Location:
     """A place in a spec file, counted from 1."""
 
@@ -112,7 +113,7 @@ class Location:
         return f"{self.path}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Units:
     """Which axes a unit spans, as a rule states it: `axis` reduced, or `unit_axis` kept.
 
@@ -164,7 +165,7 @@ def axes_in(value: object) -> tuple[int, ...] | None:
     return tuple(axes)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """One line of a spec.
 
@@ -184,7 +185,7 @@ class Rule:
     location: Location | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CustomObject:
     """What a constraint of the model's own is: `make` makes it of the config that a model holds.
 
@@ -204,7 +205,7 @@ class CustomObject:
         return {key: value for key, value in config.items() if key not in used}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CustomLayer:
     """What a class of layers of the user's own is like.
 
@@ -217,7 +218,7 @@ class CustomLayer:
     weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Suppression:
     """Findings that are known and accepted: which tensors and rules, why, and until when."""
 
@@ -237,7 +238,7 @@ def utc_today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spec:
     """Rules, and what to do with declared constraints.
 

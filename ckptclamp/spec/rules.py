@@ -9,12 +9,13 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptclamp.constraints.base import number
 from ckptclamp.constraints.registry import BUILTIN, arguments_of, canonical, make, suggestion
 from ckptclamp.errors import UsageError, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.spec.model import (
     CustomObject,
     Leeway,
@@ -48,7 +49,7 @@ class MisplacedError(UsageError):
         self.key = key
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RuleBuilder:
     """Makes rules of forms.
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import UnreadableError, UsageError
+from ckptclamp.frozen import frozen
 
 CHECKPOINT = "checkpoint"
 """The key whose tables name checkpoints, and is no option."""
@@ -84,7 +84,7 @@ _PATHS = frozenset({"baseline", "spec"})
 _MAX_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settings:
     """What one settings file says: option names (``max-drift``) to values; paths are absolute.
 

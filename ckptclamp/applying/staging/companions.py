@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +13,7 @@ from ckptclamp.checkpoints.directories.unfinished import is_hidden
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import Notice, NotWrittenError, RefusedError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MOST = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Companion:
     """A file, or a folder that is empty, at `place` inside a directory; `size` in bytes."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from ckptclamp.checkpoints.directories.unfinished import (
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import CkptclampError, NotWrittenError, UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +48,7 @@ Bound = dict[str, dict[str, str]]
 """What the work is bound to: for each kind of thing what it is, by names that a reader knows, if any."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Made:
     """One file of a copy that is done: its name, where it lies until then, its bytes and their sha256."""
 
@@ -57,7 +58,7 @@ class Made:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """Files that are done, what was to be projected in them (a digest), and what that came to."""
 
@@ -122,7 +123,7 @@ class Record:
             self.close()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """The record that an earlier run left, and what it says; `directory` as in `Record.begin`."""
 

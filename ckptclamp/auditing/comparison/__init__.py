@@ -9,7 +9,6 @@ box by box in float64, so memory is bounded whatever the size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ckptclamp.auditing.audit import opened
@@ -20,13 +19,14 @@ from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode
+from ckptclamp.frozen import frozen
 from ckptclamp.models.producers import producer_of
 from ckptclamp.plan.tensors import keras_model
 from ckptclamp.plan.units import default_axes
 from ckptclamp.spec.model import Units
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reshaped:
     """A tensor whose shape is another one now, so that its units have no counterparts."""
 
@@ -35,7 +35,7 @@ class Reshaped:
     new: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotCompared:
     """A tensor that both have and that cannot be compared, and why."""
 
@@ -43,7 +43,7 @@ class NotCompared:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Comparison:
     """Everything that `ckptclamp diff` shows.
 
@@ -145,7 +145,7 @@ def compare_checkpoints(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Matching:
     """Which tensors of two checkpoints belong together, and which have no counterpart."""
 

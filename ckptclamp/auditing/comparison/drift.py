@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.measure import unreadable
 from ckptclamp.engine.measure.statistics import Partial, measure_box
 from ckptclamp.errors import Notice, UnreadableError, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.plan.units import kept_axes, unit_size, unit_words
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _WORKSPACE = Workspace()
 Side = tuple["TensorReader", Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorDrift:
     """How far the units of one tensor moved.
 
@@ -58,7 +59,7 @@ class TensorDrift:
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Parts:
     """Statistics of one box: of the old weights, the new ones, and their difference."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 
 
 class Renames:
@@ -62,7 +62,7 @@ class Renames:
         return result
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Rename:
     """One ``old=>new``; each star is the shortest text that fits, from left to right."""
 

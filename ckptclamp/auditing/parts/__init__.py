@@ -7,10 +7,10 @@ answers with whole results. Parts follow each other in the order of the plan, as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
@@ -20,7 +20,7 @@ MOST = 100_000
 """Into so many parts a plan may be cut; whoever merges them opens a file for each."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Share:
     """One part of so many: ``3/16`` is the third of sixteen."""
 
@@ -49,7 +49,7 @@ class Share:
         return f"{self.number}/{self.of}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Portion:
     """What one part of a plan is about: places in its assignments, and in its tied pairs.
 

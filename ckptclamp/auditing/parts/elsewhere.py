@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp import __version__
@@ -25,6 +25,7 @@ from ckptclamp.engine.elsewhere import Lost, answers
 from ckptclamp.engine.elsewhere.named import engine
 from ckptclamp.engine.executors import Meter, in_phase
 from ckptclamp.errors import CkptclampError, UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +45,7 @@ _LEAST = 1 << 20
 """What a tensor counts for at least: as many bytes are measured in the time that its verdict takes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """What is sent: assignments by their place, those of `supposed` to be told in short.
 
@@ -60,7 +61,7 @@ class Question:
     version: str = __version__
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Item:
     """A question as it is sent, how many bytes of weights it is about, and the places that it asks."""
 
@@ -69,7 +70,7 @@ class Item:
     asked: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What comes back: results by their places; of remote sources the bytes fetched, and the requests."""
 

@@ -12,13 +12,14 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptclamp import __version__
 from ckptclamp.auditing.parts import MOST
 from ckptclamp.auditing.results import AuditReport, Result, Summary
 from ckptclamp.errors import ExitCode, Notice, UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.parts import Portion, Share
@@ -32,7 +33,7 @@ Span = tuple[int, int]
 """Places that follow each other: the first, and the one after the last."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PartialReport:
     """One part of an audit: what all parts have alike, and what this one found.
 

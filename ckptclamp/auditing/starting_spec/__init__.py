@@ -12,7 +12,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,7 @@ from ckptclamp.checkpoints.tensor import Computed, Role, Tensor
 from ckptclamp.constraints.base import Constraint
 from ckptclamp.constraints.registry import canonical
 from ckptclamp.errors import NothingEvaluatedError, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.parts import Part
 from ckptclamp.models.producers import Laid, Producer, producer_of
 from ckptclamp.plan import Assignment, Plan
@@ -57,7 +58,7 @@ SCHEMA = "ckptclamp.schema.json"
 Member = TypeVar("Member")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartingRule:
     """One rule to be written: `remark` explains its unit and its bound.
 
@@ -71,7 +72,7 @@ class StartingRule:
     remark: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartingSpec:
     """A spec to be written. `left_out` are tensors without a rule, each with the reason.
 

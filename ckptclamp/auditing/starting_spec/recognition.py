@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.auditing.options import Reporting
@@ -16,6 +15,7 @@ from ckptclamp.auditing.results import Verdict
 from ckptclamp.auditing.verdicts import judge
 from ckptclamp.constraints.sets.linear import Clip, NonNeg
 from ckptclamp.constraints.sets.norms import UnitNorm
+from ckptclamp.frozen import frozen
 from ckptclamp.plan import Assignment, Origin
 from ckptclamp.plan.tensors import keras_model, stored
 from ckptclamp.plan.tolerances import Histories, forgiving
@@ -37,7 +37,7 @@ LARGEST_LOGIT_SCALE: Final = math.log(100)
 """CLIP keeps the factor of its logits, e to the power of this, at most 100 (Radford et al., 2021)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recognised:
     """What is known of a tensor. `axes` are the reduced ones, ``None`` where there is none to state.
 

@@ -7,7 +7,6 @@ not be read, is left to be measured and judged by itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ckptclamp.constraints.base import Statistic
 from ckptclamp.engine.measure.exact import in_doubt
 from ckptclamp.engine.measure.requests import Batch, Request
 from ckptclamp.engine.measure.stacks import HEIGHT, stack, stackable
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Seen:
     """What was seen of the units of one assignment, all of which conform.
 
@@ -43,7 +43,7 @@ class Seen:
     measured: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stack:
     """Assignments, by their places, that differ in the tensor alone; and what to measure of all."""
 

@@ -12,11 +12,12 @@ import json
 import os
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.errors import RefusedError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ def mark(path: Path) -> Mark:
     return (status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Move:
     """What is to become `name`, and the hidden name that it has until then.
 
@@ -85,7 +86,7 @@ class Move:
     former: Mark
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Journal:
     """Every move of one apply, in their order."""
 

@@ -9,7 +9,7 @@ fields pass; here each of these is refused, for another reader could make anothe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Never
 
 from ckptclamp import system
@@ -19,6 +19,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES, PACKED_DTYPES, StorageDType
 from ckptclamp.checkpoints.source import DEFAULT_HEADER_LIMIT, MAX_HEADER_BYTES, Source
 from ckptclamp.checkpoints.tensor import Contiguous, Storage, Tensor, Unreadable
 from ckptclamp.errors import RefusedError, UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,7 +94,7 @@ class SafetensorsCheckpoint(Checkpoint):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """What a header says: tensors in the order of their bytes, and free text.
 
@@ -140,7 +141,7 @@ def parse_header(
     return _HeaderParser(path, len(data), number).parse(data, data_length, limit)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _HeaderParser:
     path: str | PathLike[str]
     header_bytes: int

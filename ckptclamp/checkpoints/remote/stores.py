@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -15,6 +14,7 @@ from urllib.parse import unquote
 from ckptclamp.checkpoints.remote.limits import client_options, retry_config, tried
 from ckptclamp.checkpoints.remote.schemes import BUCKETS, HUB
 from ckptclamp.errors import ChangedError, MissingError, UnreadableError, UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.remote.address import Address
@@ -42,7 +42,7 @@ _ENDPOINTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reached:
     """The store and the key by which an object is asked for now."""
 

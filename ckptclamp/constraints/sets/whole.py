@@ -21,6 +21,7 @@ from ckptclamp.constraints.base import (
 )
 from ckptclamp.constraints.sets.spectra import largest_of
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class Matrix(Protocol):
         """Return the weights of `part`; those that are not finite as 0."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Derived:
     """A matrix of which `read` computes each part."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import dataclass
 from typing import TypeVar
 
 from ckptclamp.errors import Reason
+from ckptclamp.frozen import frozen
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -20,7 +20,7 @@ ATTEMPTS = 3
 """How often an item is tried before it is lost."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Engine:
     """What runs items elsewhere.
 
@@ -33,7 +33,7 @@ class Engine:
     final: tuple[type[BaseException], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lost:
     """An item that nobody could do, and why."""
 

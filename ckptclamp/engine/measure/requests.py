@@ -7,7 +7,6 @@ kept, so that a projection need not measure the same weights again.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine.blocks import Grid, Workspace, adjacent, kept_axes
 from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measure_box, measured
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import TensorReader
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """What to measure of one tensor.
 
@@ -56,7 +56,7 @@ class Request:
             return Batch(place, units, partial.statistics(self.needs, self.unit))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Batch:
     """Statistics of some units of one request, in C order of `units`.
 
@@ -69,7 +69,7 @@ class Batch:
     statistics: UnitStatistics
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Screened:
     """Units that are single weights, all finite and all inside the bounds: only their extremes."""
 
@@ -84,7 +84,7 @@ class Screened:
         return Screened(self.request, self.count + other.count, low, high)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """A request whose tensor could not be read; the others go on."""
 
@@ -101,7 +101,7 @@ WORKSPACE = Workspace()
 """The buffers of this thread, whatever it works on."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Group:
     """Requests, by their place, that are measured in one read of one tensor."""
 
@@ -114,7 +114,7 @@ class Group:
         return [Failed(place, reason, hint) for place, _ in self.requests]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Segment:
     """Boxes `first` to `last` (exclusive) of a group's grid."""
 
@@ -133,7 +133,7 @@ Item = tuple[Segment, ...]
 """What is handed to a worker at once: one segment, or several small ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """Statistics of `weights` weights of units that other segments have weights of, too."""
 

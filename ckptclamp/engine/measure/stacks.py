@@ -6,11 +6,12 @@ are its units, measured from the same numbers in the same order, so that they ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.tensor import Computed, Contiguous, Tensor
 from ckptclamp.engine.blocks import contiguous
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ HEIGHT = 256
 """How many members a stack has at most, and so how many wait for one answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stacked(Computed):
     """The storage of a stack: tensors of one shape and dtype, each in C order in a file."""
 

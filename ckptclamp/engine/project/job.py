@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial as bound
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +22,7 @@ from ckptclamp.engine.measure.exact import ExactTotals, settled
 from ckptclamp.engine.measure.requests import WORKSPACE, Request
 from ckptclamp.engine.measure.statistics import Partial, measure_box, measured
 from ckptclamp.engine.project.transform import compare, relative
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ _GAP = 16 << 10
 """Writing so many bytes again costs less than one more system call."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Projected:
     """What a projection did to one tensor.
 
@@ -68,7 +68,7 @@ class Projected:
 NOTHING = Projected(0, 0, 0.0, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """One tensor under one constraint."""
 
@@ -360,7 +360,7 @@ class _Rows:
         return np.unravel_index(places, self._extents)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Held:
     """Some rows of a block, those at `places`."""
 

@@ -12,7 +12,6 @@ the others the other, so that the unit just fits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial as bound
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from ckptclamp.engine.kernels import widen
 from ckptclamp.engine.measure.requests import WORKSPACE
 from ckptclamp.engine.project.job import as_stored
 from ckptclamp.engine.project.transform import inward, measure_moved, moved
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def nearest(
     return search.make, (chosen & ~outside) | conforming | improved, outside & ~conforming
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Trial:
     """How units lie to their limits, each an array of shape (units,).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from ckptclamp.engine.measure.statistics import measure_units
 from ckptclamp.engine.project.job import NOTHING, Job, Projected
 from ckptclamp.engine.project.transform import relative, rounded
 from ckptclamp.engine.project.whole_units import measured_whole, put_back, slabs, sums_of, units_of
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.levels import Wanted
 from ckptclamp.models.effective.weights import Effective
 from ckptclamp.spec.model import Projection
@@ -89,7 +90,7 @@ def project_stored(
     return total
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Slab:
     """Whole units of a job that lie in `box`, and those of the base."""
 
@@ -327,7 +328,7 @@ class _Slab:
         return relative(change, self.rows(np.abs(before)).max(axis=1, initial=0.0))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Part:
     """A box of a tensor of a copy, and how weights are stored there."""
 

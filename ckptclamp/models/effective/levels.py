@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.frozen import frozen
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """Numbers that are to be stored, in arrays of one shape.
 
@@ -63,7 +64,7 @@ _SAME = 1e-12
 """A number that lies so near to a level, relative to it, is that level: a product was rounded."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Levels:
     """All numbers that a code may stand for, ascending, and the code of each."""
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import Computed, Unreadable
 from ckptclamp.errors import printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.members import Members, NeedsBaseError, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain, cut
 from ckptclamp.models.effective.reparametrised import WeightNorm, check_floats, roundoff
@@ -55,7 +56,7 @@ _OTHERWISE: Final = (
 """Settings of peft that make something else of the factors than their product."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LowRank(Effective):
     """scale · up·down, plus `base` where there is one.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Tensor
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ class NeedsBaseError(NotComputedError):
     """What is stored is an update of a weight that is in another checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Members:
     """The stored tensors of one `weight` by their endings in the family's table.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.levels import Wanted, levels_of, round_floats
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Numbers(ABC):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plain(Numbers):
     """Numbers that are stored as what they are, in any real dtype."""
 
@@ -148,7 +148,7 @@ def _bytes_table(name: str) -> NDArray[np.float64]:
         return np.asarray(every.astype(np.float64))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exponents(Numbers):
     """Powers of two, each stored as a biased exponent (E8M0): 2^(byte - 127), NaN for 255 (OCP MX).
 
@@ -176,7 +176,7 @@ class Exponents(Numbers):
         return found[..., start - start // 4 * 4 :][..., : stop - start]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Nibbles(Numbers):
     """Two 4-bit codes to a byte along the last axis, the first in the lower half; `table` has values.
 

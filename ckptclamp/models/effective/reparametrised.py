@@ -17,6 +17,7 @@ import numpy as np
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.members import Members, NotComputedError, extents
 from ckptclamp.models.effective.numbers import Plain, cut, places
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
@@ -296,7 +297,7 @@ def spectral_norm(members: Members) -> Tensor:
     return members.computed(shape, storage, roundoff(original))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Masked(Effective):
     """original · mask, as ``torch.nn.utils.prune`` computes it before each call."""
 

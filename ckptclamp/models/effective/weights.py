@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import Computed
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.numbers import cut, view_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def is_fine(part: Tensor) -> bool:
     return dtype is not None and dtype.kind is Kind.FLOAT and dtype.bits >= 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rescaling:
     """A stored `part` whose numbers a unit's weights are proportional to.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final
 
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 
 Shape = tuple[int | None, ...]
 """A shape in which ``None`` is a size that the config does not tell."""
@@ -120,7 +121,7 @@ def times(*factors: int | None) -> int | None:
     return math.prod(known) if len(known) == len(factors) else None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerConfig:
     """A layer's ``config``, and the shapes (batch axis included) that it was built with, by name."""
 

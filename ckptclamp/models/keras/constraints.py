@@ -8,16 +8,17 @@ tell a built-in constraint from a user's class of the same name. Nothing is impo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal
 
 from ckptclamp.errors import printable
+from ckptclamp.frozen import frozen
 
 Axis = tuple[int, ...] | Literal["whole"]
 """The axes that a norm is taken over; ``whole`` for ``axis=None``, one norm for the whole tensor."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ParsedConstraint:
     """A serialised constraint: a built-in one, a named one of the user's, or one that stays opaque.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.errors import Notice, Reason, printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.candidates import Candidates
 from ckptclamp.models.keras.constraints import (
     ParsedConstraint,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ckptclamp.models.keras.model import BoundModel
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Declaration:
     """One ``*_constraint`` of one layer, and the tensors that it governs.
 

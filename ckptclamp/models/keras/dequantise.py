@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import plan_runs
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.weights import Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Range = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dequantised(Effective):
     """A weight that is stored as small integers with scales, and computed where it is read.
 

@@ -7,11 +7,11 @@ light, dark and print.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptclamp.auditing.results import Verdict
+from ckptclamp.frozen import frozen
 from ckptclamp.reports.wording import (
     distinguishable,
     interval,
@@ -87,7 +87,7 @@ class Plot(NamedTuple):
     cells: tuple[Cell, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Axis:
     """From values to horizontal places; logarithmic where all values are positive and wide."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from ckptclamp.checkpoints.tensor import (
     plan_chunks,
 )
 from ckptclamp.errors import NotWrittenError, UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ _INDEX_ROOM = 16 << 20
 """Bytes by which a file may grow beyond its new chunks: the index of chunks may be rewritten."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Pending:
     """A changed chunk: of which tensor, where it starts, where its elements lie in the spool."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Never
@@ -30,6 +30,7 @@ from ckptclamp.checkpoints.tensor import (
     Unreadable,
 )
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,7 @@ _FILTERS = frozenset({"shuffle", "deflate", "fletcher32", "lzf"})
 _SMALLEST_SUPERBLOCK = 48
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where an HDF5 file lies: in source number `source`, `length` bytes from `offset` on."""
 
@@ -90,7 +91,7 @@ class Hdf5Checkpoint(Checkpoint):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hdf5Description:
     """One HDF5 file as it was described and checked; offsets are those of the source."""
 

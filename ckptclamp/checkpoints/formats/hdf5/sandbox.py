@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from ckptclamp import system
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.errors import NotACheckpointError, RefusedError, UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -50,7 +51,7 @@ _ERRORS: Mapping[str, type[UnreadableError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Task:
     """What a worker is to do.
 

@@ -29,6 +29,7 @@ from ckptclamp.checkpoints.formats.hdf5 import datasets, isolation
 from ckptclamp.checkpoints.formats.hdf5.datasets import ChunkBudget, describe_dataset
 from ckptclamp.checkpoints.formats.hdf5.ranges import ASKED, MOST
 from ckptclamp.errors import CkptclampError, RefusedError, UnreadableError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from h5py.h5g import GroupID
@@ -174,7 +175,7 @@ class AskingWindow(Window):
         return done
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Group:
     """A group that is still to be walked: its path, and the addresses of it and those above."""
 

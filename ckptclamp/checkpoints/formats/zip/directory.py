@@ -9,11 +9,12 @@ directory, and nothing may follow the end record. Nothing is unpacked here.
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Never
 from unicodedata import normalize
 
 from ckptclamp.errors import NotACheckpointError, RefusedError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.source import Source
@@ -47,7 +48,7 @@ _UNICODE_PATH_EXTRA = 0x7075
 _FULL16 = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """One entry of the central directory: it begins at `entry`, and its member's header at `header`.
 
@@ -67,7 +68,7 @@ class Entry:
     entry: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Member(Entry):
     """One member of an archive.
 
@@ -80,7 +81,7 @@ class Member(Entry):
     crc_places: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Directory:
     """The members of an archive in the order of its central directory, and where that lies."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ckptclamp.errors import UsageError
+from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,7 +106,7 @@ class _Movement(ctypes.Structure):
     ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowMovement:
     """How rows move: ``clip(w * scale + shift, low, high)``, then times ``1 + offset``, or plus it.
 

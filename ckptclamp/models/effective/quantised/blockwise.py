@@ -8,7 +8,6 @@ block. With double quantisation the maxima are codes too: value · maximum of th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.tensor import box_shape
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Plain, look_up
@@ -46,7 +46,7 @@ _SPAN: Final = 1 << 18
 """Elements between the first and the last of what is read at once, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Maxima:
     """The absolute maximum of each block of `size` elements; codes of it where there is an `outer`.
 
@@ -81,7 +81,7 @@ class Maxima:
         return values * scale + self.offset
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blockwise(Effective):
     """A weight of `shape` of 4-bit codes in blocks."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.numbers import Plain, cut, view_of
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
@@ -30,7 +31,7 @@ _FAR = 1 << 12
 """Groups that are read for few weights, at most: in a model, all that there are."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shared:
     """Numbers that groups of weights share.
 
@@ -64,7 +65,7 @@ class Shared:
         return tuple(spans) if spans else ((0, 1),) * len(self.numbers.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spread:
     """Numbers `found` from `first` on, which spread over `box` by blocks or, per axis, by `indices`."""
 
@@ -145,7 +146,7 @@ class Spread:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Groups:
     """The group of each index along `axis` of the weight, as a tensor of indices says."""
 
@@ -172,7 +173,7 @@ class Groups:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Factors:
     """The `product` of scales, and those of them, by name, that hold 0 somewhere.
 
@@ -198,7 +199,7 @@ class _Factors:
                 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Grouped(Effective):
     """(code - zero point) · scale, the scale a product of `scales` divided by `divisors`.
 

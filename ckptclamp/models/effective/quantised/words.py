@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.numbers import Decoder, Numbers, look_up, places, without
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Packed(Numbers):
     """Unsigned integers of `bits` bits, one after the other in the words of an axis, lowest bit first.
 
@@ -157,7 +157,7 @@ class Packed(Numbers):
         return word * self._word + first
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OneMore(Packed):
     """Packed zero points that are stored less 1 (GPTQ's first format).
 

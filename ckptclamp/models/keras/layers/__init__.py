@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.config import LayerConfig, Shape, as_shape, times
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Variable:
     """One variable of a layer.
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptclamp.errors import printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.config import LayerConfig, as_integer, times
 from ckptclamp.models.keras.constraints import ParsedConstraint
 from ckptclamp.models.keras.layers import Family, Variable, Variables
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Implied:
     """A constraint on `variable` that a layer's code makes of its `setting`.
 

@@ -9,9 +9,9 @@ of its name would have. The variables were read off live layers, whose record is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.config import LayerConfig, Shape, as_shape, times
 from ckptclamp.models.keras.constraints import ParsedConstraint, parse_constraint
 from ckptclamp.models.keras.layers import FAMILIES, Family, Variable, Variables, lattice
@@ -20,7 +20,7 @@ _ADDONS: Final = "tensorflow_addons"
 _LATTICE: Final = "tensorflow_lattice"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KnownLayer:
     """A layer class of another package: whose it is, and its variables in Keras' order.
 

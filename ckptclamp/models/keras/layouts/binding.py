@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.errors import printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.dequantisation import is_quantised
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def hint_for(model: KerasModel) -> str:
     return _SAME_SAVE if model.config_given else NAME_IT
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bound:
     """Where each variable of a layer is stored, in the order of `Layer.variables`.
 
@@ -36,7 +37,7 @@ class Bound:
     renamed: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unbound:
     """Why a layer's variables cannot be told apart in this file, and what would help."""
 

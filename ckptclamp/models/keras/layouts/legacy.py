@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
 from ckptclamp.models.keras.layouts.binding import (
     Bindings,
@@ -87,7 +87,7 @@ def _may_have_weights(element: Layer) -> bool:
     return any(layer.variables or layer.open_ended for layer in element.walk())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Slot:
     """One weight that is to be expected: the variable `index` of `layer`."""
 

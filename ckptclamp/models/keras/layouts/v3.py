@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
+from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
 from ckptclamp.models.keras.layouts.binding import (
     Binding,
@@ -274,7 +274,7 @@ def _stem(segment: str) -> str:
     return stem if stem and number.isdecimal() else segment
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Class:
     """The elements of one class in one list, and the groups there that bear its name."""
 
