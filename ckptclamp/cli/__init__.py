@@ -34,8 +34,10 @@ _COMMANDS = {
 }
 _HOMES = {
     "baseline": "saved",
+    "clean": "apply",
     "diff": "inspect",
     "explain": "inspect",
+    "merge": "saved",
     "report": "saved",
     "schema": "init",
     "verify_attestation": "saved",
