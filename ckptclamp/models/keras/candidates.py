@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Role
-from ckptclamp.models.keras.layouts.binding import Bound
+from ckptclamp.models.keras.layouts import Bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,7 @@ from ckptclamp.models.keras.config import variable_dtype
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
 from ckptclamp.models.keras.dequantisation import find_dequantised
 from ckptclamp.models.keras.layers.others import STATISTICS
-from ckptclamp.models.keras.layouts.binding import Bindings, Bound
-from ckptclamp.models.keras.layouts.repeats import RepeatedLayers
+from ckptclamp.models.keras.layouts import Bindings, Bound, RepeatedLayers
 from ckptclamp.models.keras.layouts.v3 import LISTS, V3Groups, bind_v3, join
 from ckptclamp.models.keras.tree import Layer, read_model
 

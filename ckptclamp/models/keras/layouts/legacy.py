@@ -18,15 +18,15 @@ from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
 from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
-from ckptclamp.models.keras.layouts.binding import (
+from ckptclamp.models.keras.layouts import (
     Bindings,
     Bound,
+    RepeatedLayers,
     Unbound,
     disagreement,
     hint_for,
     unbound_below,
 )
-from ckptclamp.models.keras.layouts.repeats import RepeatedLayers
 from ckptclamp.models.keras.tree import Layer
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
 from ckptclamp.frozen import frozen
 from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
-from ckptclamp.models.keras.layouts.binding import (
+from ckptclamp.models.keras.layouts import (
     Binding,
     Bindings,
     Bound,
+    RepeatedLayers,
     Unbound,
     disagreement,
     hint_for,
     unbound_below,
 )
-from ckptclamp.models.keras.layouts.repeats import RepeatedLayers
 from ckptclamp.models.keras.tree import Layer
 
 LISTS: Final = ("layers", "_layer_checkpoint_dependencies")
