@@ -28,7 +28,17 @@ def frozen(cls: type[T]) -> type[T]:
 
     Methods that the class or a base has already stay as they are.
     """
-    made: Any = dataclass(init=False, repr=False, eq=False, slots=True)(cls)
+    return _made(cls, slots=True)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen_with_dict(cls: type[T]) -> type[T]:
+    """As `frozen`, without slots: a class that caches properties, or has several bases with fields."""
+    return _made(cls, slots=False)
+
+
+def _made(cls: type[T], *, slots: bool) -> type[T]:
+    made: Any = dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
     made._compared = attrgetter("__class__", *(f.name for f in fields(made) if f.compare))
     made.__init__ = _constructor(made)
     for name, method in _SHARED.items():

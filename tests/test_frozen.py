@@ -8,13 +8,14 @@ import inspect
 import pickle
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass, field
+from functools import cached_property
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.tensor import Chunk, Chunked
-from ckptclamp.frozen import frozen
+from ckptclamp.frozen import frozen, frozen_with_dict
 
 
 def _made_by(decorator):
@@ -118,3 +119,30 @@ def test_what_a_class_has_of_its_own_stays():
 
     assert repr(Told(1)) == "shown"
     assert Told(1) == Told(1)
+
+
+def test_a_class_with_a_dictionary_caches_and_has_several_bases():
+    """Neither of which slots allow."""
+
+    @frozen_with_dict
+    class Sized:
+        size: int = 1
+
+        @cached_property
+        def twice(self) -> int:
+            return 2 * self.size
+
+    @frozen_with_dict
+    class Named:
+        name: str = "a"
+
+    @frozen_with_dict
+    class Both(Sized, Named):
+        pass
+
+    both = Both(size=3)
+    assert (both.twice, vars(both)) == (6, {"name": "a", "size": 3, "twice": 6})
+    assert both == Both("a", 3)
+    assert copy.copy(both).twice == 6
+    with pytest.raises(FrozenInstanceError):
+        both.twice = 7

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from ckptclamp.checkpoints.source import (
     DEFAULT_UNPACKED_LIMIT,
     Limits,
 )
+from ckptclamp.frozen import frozen_with_dict
 from ckptclamp.spec.model import Leeway
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class Running:
     """How to measure.
 
@@ -42,7 +42,7 @@ class Running:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class Judging:
     """What changes the answer.
 
@@ -65,7 +65,7 @@ class Judging:
         return Leeway(self.tolerance, self.epsilon, self.zero_units)
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class Reporting:
     """What the report holds.
 
@@ -81,7 +81,7 @@ class Reporting:
     config_source: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class Opening:
     """How to open a checkpoint.
 
@@ -108,6 +108,6 @@ class Opening:
         return Limits(self.header_limit, self.expansion_limit, self.unpacked_limit)
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class AuditOptions(Opening, Reporting, Judging, Running):
     """How to audit. `Judging`, `config` and `base` change the answer."""

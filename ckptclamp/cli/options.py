@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ from ckptclamp.cli.parameters import (
     settings_option,
     together,
 )
+from ckptclamp.frozen import frozen_with_dict
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.tolerance import History
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class RuleOptions:
     """What is judged; `config` is where a weights-only Keras file's model config is.
 
@@ -69,7 +70,7 @@ class RuleOptions:
         return units(self.axis, self.unit_axis)
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class EngineOptions:
     """How checkpoints are opened and measured; the names are those of `AuditOptions`."""
 
@@ -84,7 +85,7 @@ class EngineOptions:
     executor: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class ReportOptions:
     """What is shown, how, and where it goes besides stdout."""
 
@@ -121,7 +122,7 @@ class ReportOptions:
         return outputs
 
 
-@dataclass(frozen=True)
+@frozen_with_dict
 class GateOptions:
     """The files, besides reports, that a run reads or writes, and whether it takes digests."""
 

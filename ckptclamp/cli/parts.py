@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from ckptclamp.cli.parameters import from_settings, not_in_effect
 from ckptclamp.errors import UsageError
 
@@ -19,15 +17,6 @@ if TYPE_CHECKING:
 
 _OF_ALL = ("baseline", "checkpoint_name")
 """What settings may say for those who merge the parts."""
-
-
-def share_named(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Share | None:
-    """The part that an option names."""
-    if text is None:
-        return None
-    from ckptclamp.auditing.parts import Share
-
-    return Share.named(text)
 
 
 def run_part(

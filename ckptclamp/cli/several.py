@@ -16,6 +16,13 @@ from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.cli.parameters import SETTINGS, check_settings, not_in_effect
 from ckptclamp.errors import CkptclampError, ExitCode, Notice, UsageError
 from ckptclamp.frozen import frozen
+from ckptclamp.spec.manifest import (
+    ALTERNATIVES_HINT,
+    NO_ALTERNATIVES,
+    Asked,
+    asked_by_settings,
+    load_manifest,
+)
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.results import AuditReport
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
     from ckptclamp.cli.options import EngineOptions, GateOptions, ReportOptions, RuleOptions
     from ckptclamp.cli.running import WriteUnit
     from ckptclamp.engine.executors import Progress
-    from ckptclamp.spec.manifest import Asked
     from ckptclamp.spec.model import Spec
 
 
@@ -36,16 +42,6 @@ def asked_for(named: Sequence[Path], manifest: Path | None) -> tuple[Asked, ...]
         UsageError: a path looks as if it had alternatives, which none has.
         SpecError: the manifest, or what the settings say, cannot be understood.
     """
-    if manifest is None and len(named) == 1 and not set("*?[{") & set(str(named[0])):
-        return None  # as nearly always: what reads manifests need not be there
-    from ckptclamp.spec.manifest import (
-        ALTERNATIVES_HINT,
-        NO_ALTERNATIVES,
-        Asked,
-        asked_by_settings,
-        load_manifest,
-    )
-
     ctx = click.get_current_context()
     if manifest is not None:
         if named:

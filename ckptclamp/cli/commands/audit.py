@@ -25,12 +25,12 @@ from ckptclamp.cli.options import (
     verbosity_options,
 )
 from ckptclamp.cli.parameters import PATH, check_settings, option
-from ckptclamp.cli.parts import run_part, share_named
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.parts import Share
     from ckptclamp.auditing.results import AuditReport
     from ckptclamp.auditing.runs import Run
+    from ckptclamp.spec.manifest import Asked
 
 
 def _outside_settings(
@@ -51,6 +51,15 @@ def _known_executor(_ctx: click.Context, _param: click.Parameter, name: str | No
     return check_name(name)
 
 
+def _named_share(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Share | None:
+    """The part that the option names."""
+    if text is None:
+        return None
+    from ckptclamp.auditing.parts import Share
+
+    return Share.named(text)
+
+
 @click.command("audit", cls=ReportedCommand)
 @click.argument("checkpoint", type=PATH, nargs=-1, callback=_outside_settings)
 @option(
@@ -61,7 +70,7 @@ def _known_executor(_ctx: click.Context, _param: click.Parameter, name: str | No
 @option(
     "--part",
     metavar="N/M",
-    callback=share_named,
+    callback=_named_share,
     help="Judge only the N-th of M parts, of about as many bytes each, and write it with "
     "-o partial=PATH for `ckptclamp merge`.",
 )
@@ -114,12 +123,13 @@ def audit_command(
     section for each, and one exit code. The exit code of a part is no answer of the gate.
     """
     from ckptclamp.cli.running import finish, program_exit
-    from ckptclamp.cli.several import SeveralCheckpoints, asked_for
 
-    asked = asked_for(checkpoint, manifest)
+    asked = _asked_for(checkpoint, manifest)
     if part is not None:
         if asked is not None:
             raise click.UsageError("--part is about one checkpoint")
+        from ckptclamp.cli.parts import run_part
+
         found = run_part(
             checkpoint[0], part, rules, engine, reports, gate=gate, renames=renames, strict=strict
         )
@@ -130,6 +140,8 @@ def audit_command(
             checkpoint[0], rules, engine, reports, gate=gate, renames=renames, strict=strict
         )
     else:
+        from ckptclamp.cli.several import SeveralCheckpoints
+
         report = SeveralCheckpoints(
             asked,
             rules,
@@ -142,6 +154,15 @@ def audit_command(
         ).run()
     finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))
+
+
+def _asked_for(named: tuple[Path, ...], manifest: Path | None) -> tuple[Asked, ...] | None:
+    """What is asked for, or ``None`` where it is one checkpoint that is named itself."""
+    if manifest is None and len(named) == 1 and not set("*?[{") & set(str(named[0])):
+        return None  # as nearly always: what reads manifests need not be there
+    from ckptclamp.cli.several import asked_for
+
+    return asked_for(named, manifest)
 
 
 def _audited(
