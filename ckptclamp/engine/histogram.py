@@ -7,7 +7,6 @@ would be too many, one more bit is dropped. Every count is exact.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +28,8 @@ class Histogram:
 _FINE = 2048
 """Bins kept while values arrive."""
 
-_BINS = 32
-"""Bins of the result."""
+_BINS = 8, 32
+"""Bins of the result: as many as values, but no fewer than these and no more."""
 
 _FIRST_SHIFT = 52 - 10
 """Low bits dropped at first: 1,024 bins from one power of two to the next."""
@@ -59,13 +58,13 @@ class UnitHistogram:
         self._take(other._keys >> (self._shift - other._shift), other._counts)
 
     def result(self) -> Histogram:
-        """Return at most 32 bins from the smallest value to the largest; no edges if none came."""
+        """Return bins from the smallest value to the largest, no edges if none came.
+
+        There are at most 32, and no more than values, or 8.
+        """
         if not len(self._keys):
             return Histogram((), ())
-        low, high = self._keys[0], self._keys[-1] + 1
-        targets = _spaced(*_values(np.array([low, high]) << self._shift).tolist())
-        inner = (_ordered(targets) >> self._shift) + 1
-        keys = np.unique(np.clip(np.concatenate([[low], inner, [high]]), low, high))
+        keys = np.unique(_edges(self._keys, int(self._counts.sum()), self._shift))
         places = np.searchsorted(keys, self._keys, side="right") - 1
         counts = np.bincount(places, self._counts, len(keys) - 1).astype(np.int64)
         return Histogram(
@@ -88,11 +87,43 @@ class UnitHistogram:
         self._counts = np.add.reduceat(counts, starts) if len(keys) else counts
 
 
-def histogram_of(values: NDArray[np.float64]) -> Histogram:
-    """The histogram of values that are all there at once."""
+def histograms_of(rows: NDArray[np.float64]) -> list[Histogram]:
+    """The histogram that a `UnitHistogram` makes of each row of finite values."""
+    values = rows.shape[1]
+    if not values:
+        return [Histogram((), ())] * len(rows)
+    if values > _FINE:
+        return [_histogram_of(row) for row in rows]
+    keys = np.sort(_ordered(rows) >> _FIRST_SHIFT, axis=1)
+    edges = np.sort(_edges(keys, values, _FIRST_SHIFT), axis=1)
+    before = np.count_nonzero(keys[:, None, :] < edges[:, :, None], axis=2)
+    wide = edges[:, 1:] > edges[:, :-1]
+    first = np.ones((len(rows), 1), np.bool_)
+    told = zip(
+        *(_values(edges << _FIRST_SHIFT), np.concatenate([first, wide], axis=1)),
+        *(np.diff(before, axis=1), wide),
+        strict=True,
+    )
+    return [
+        Histogram(tuple(at[kept].tolist()), tuple(counts[some].tolist()))
+        for at, kept, counts, some in told
+    ]
+
+
+def _histogram_of(values: NDArray[np.float64]) -> Histogram:
     counted = UnitHistogram()
     counted.add(values)
     return counted.result()
+
+
+def _edges(keys: NDArray[np.int64], values: int, shift: int) -> NDArray[np.int64]:
+    """Where bins for so many `values` begin and end, of which `keys` (the last axis) are in order."""
+    low, high = keys[..., :1], keys[..., -1:] + 1
+    fewest, most = _BINS
+    bins = min(most, max(fewest, values))
+    targets = _spaced(_values(low << shift), _values(high << shift), bins)
+    inner = (_ordered(targets) >> shift) + 1
+    return np.asarray(np.clip(np.concatenate([low, inner, high], axis=-1), low, high))
 
 
 def _ordered(values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -107,9 +138,10 @@ def _values(ordered: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(ordered < 0, (np.int64(-1) - ordered) | sign, ordered).view(np.float64)
 
 
-def _spaced(low: float, high: float) -> NDArray[np.float64]:
+def _spaced(low: NDArray[np.float64], high: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
     """Where inner edges would best be: in equal ratios over a wide positive range, or equal steps."""
-    steps = np.arange(1, _BINS) / _BINS
-    if low > 0 and high / low > _WIDE_RANGE:
-        return np.asarray(low * np.exp(steps * math.log(high / low)))
-    return low * (1 - steps) + high * steps
+    steps = np.arange(1, bins) / bins
+    with np.errstate(all="ignore"):
+        ratio = np.where(low > 0, high / low, 1.0)
+        wide = low * np.exp(steps * np.log(ratio))
+        return np.where(ratio > _WIDE_RANGE, wide, low * (1 - steps) + high * steps)

@@ -13,7 +13,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -38,7 +38,13 @@ class Codec:
 
 def json_text(value: Value, indent: int | None = None, *, allow_nan: bool = False) -> str:
     """Return `value` as JSON in ASCII, without the ``##[`` that CI runners take for a command."""
-    return json.dumps(value, indent=indent, allow_nan=allow_nan).replace("##", r"#\u0023")
+    plain = indent is None and not allow_nan
+    text = _PLAIN(value) if plain else json.dumps(value, indent=indent, allow_nan=allow_nan)
+    return text.replace("##", r"#\u0023")
+
+
+_PLAIN = json.JSONEncoder(allow_nan=False).encode
+"""What `json.dumps` makes anew for each value."""
 
 
 @cache
@@ -69,6 +75,8 @@ def _checked(value: Value, kind: type, place: str, words: str) -> Value:
 
 
 def _text(value: str) -> str:
+    if value.isascii() and type(value) is str:
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -125,7 +133,14 @@ def _array_codec(inner: Codec) -> Codec:
         items = enumerate(_checked(value, list, place, "an array"))
         return tuple(inner.decode(item, f"{place}[{i}]") for i, item in items)
 
-    return Codec(lambda value: [inner.encode(item) for item in value], decode)
+    if inner is _SCALARS[float]:
+        return Codec(_floats, decode)
+    return Codec(lambda value: list(map(inner.encode, value)), decode)
+
+
+def _floats(values: Iterable[float]) -> Value:
+    found = list(map(float, values))
+    return found if all(map(math.isfinite, found)) else list(map(_float, found))
 
 
 def _record_codec(inners: list[Codec]) -> Codec:
@@ -164,6 +179,7 @@ def _dataclass_codec(kind: type) -> Codec:
             raise MisfitError(f"{place} has {unknown[0]!r}, which is unknown here")
         return kind(**{key: members[key].decode(v, f"{place}.{key}") for key, v in value.items()})
 
+    encoders = [(name, member.encode) for name, member in members.items()]
     return Codec(
-        lambda value: {name: c.encode(getattr(value, name)) for name, c in members.items()}, decode
+        lambda value: {name: encode(getattr(value, name)) for name, encode in encoders}, decode
     )

@@ -42,18 +42,24 @@ def judge(
     Results of `supposed` follow: nobody asked for these, so `Reporting.on_unit` is called for no
     unit of theirs. What is measured of the others goes to `kept` as well.
     """
-    results = dict(_conforming(reader, assignments, running, reporting))
-    left = [place for place in range(len(assignments)) if place not in results]
-    tallies = [
-        Tally(
-            assignments[place],
+
+    def tally(assignment: Assignment) -> Tally:
+        return Tally(
+            assignment,
             keep=reporting.worst,
             histogram=reporting.histogram,
             on_unit=reporting.on_unit,
             reader=reader,
         )
-        for place in left
-    ]
+
+    results: dict[int, Result] = {}
+    for place, found in _stacked(reader, assignments, running, reporting):
+        if isinstance(found, Batch):
+            results[place] = _judged(tally(assignments[place]), found, kept)
+        else:
+            results[place] = found
+    left = [place for place in range(len(assignments)) if place not in results]
+    tallies = [tally(assignments[place]) for place in left]
     tallies += [Tally(a, keep=0, reader=reader) for a in supposed]
     for index, item in _measured(reader, [tally.assignment for tally in tallies], running):
         tallies[index].add(item)
@@ -67,27 +73,39 @@ def judge(
     ]
 
 
-def _conforming(
+def _judged(tally: Tally, batch: Batch, kept: MeasurementCache | None) -> Result:
+    """The result of a tensor of which all units are in one `batch`."""
+    tally.add(batch)
+    if kept is not None:
+        kept.add(tally.assignment.tensor, tally.assignment.rule, batch)
+    return tally.result()
+
+
+def _stacked(
     reader: TensorReader,
     assignments: Sequence[Assignment],
     running: Running,
     reporting: Reporting,
-) -> Iterator[tuple[int, Result]]:
-    """Results of small tensors that plainly conform, which are measured many at a time."""
+) -> Iterator[tuple[int, Result | Batch]]:
+    """What is known of small tensors, which are measured many at a time: results, if they plainly conform.
+
+    Where every violating unit is told, others are left to be measured in the order of the tensors.
+    """
     if len(assignments) < _MANY:
         return
     from ckptclamp.auditing.verdicts.stacks import stacks_of
-    from ckptclamp.engine.histogram import histogram_of
 
     stacks = stacks_of(assignments)
     told = [described(stack.of) for stack in stacks]
     for item in _streamed(reader, [stack.request for stack in stacks], running):
         if not isinstance(item, Batch):
             continue  # what could not be read is read again, by itself
-        for place, seen in stacks[item.request].conforming(item):
+        for place, seen in stacks[item.request].answers(item, histogram=reporting.histogram):
+            if isinstance(seen, Batch):
+                if reporting.on_unit is None:
+                    yield place, seen
+                continue
             fields = told[item.request] | {"tensor": assignments[place].tensor.name}
-            if reporting.histogram:
-                fields["histogram"] = histogram_of(seen.measured)
             yield (
                 place,
                 Result(
@@ -97,6 +115,7 @@ def _conforming(
                     within_tolerance=seen.within_tolerance,
                     measured_min=seen.minimum,
                     measured_max=seen.maximum,
+                    histogram=seen.histogram,
                 ),
             )
 

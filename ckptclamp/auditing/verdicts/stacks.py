@@ -1,11 +1,13 @@
-"""Results of small tensors that are plainly what they should be, many at a time.
+"""Small tensors that are measured many at a time, and judged so where they plainly conform.
 
-Only that is told here: whatever lies outside, or so near to a limit that float64 cannot tell, or could
-not be read, is left to be measured and judged by itself.
+What lies outside, or so near to a limit that float64 cannot tell, is judged by itself, from what was
+measured here. What could not be read is measured by itself, too; so is, of constraints on single
+weights, whatever does not plainly conform.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.tensor import Tensor
     from ckptclamp.constraints.base import UnitStatistics
+    from ckptclamp.engine.histogram import Histogram
     from ckptclamp.plan import Assignment
 
 _EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
@@ -33,14 +36,15 @@ _EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
 class Seen:
     """What was seen of the units of one assignment, all of which conform.
 
-    `measured` are their numbers, but of single weights, of which only the extremes are looked at.
+    The histogram is of their numbers, where it was asked for; of single weights, of which only the
+    extremes are looked at, it is empty.
     """
 
     units: int
     within_tolerance: int
     minimum: float
     maximum: float
-    measured: NDArray[np.float64]
+    histogram: Histogram | None
 
 
 @frozen
@@ -51,8 +55,8 @@ class Stack:
     of: Assignment
     request: Request
 
-    def conforming(self, batch: Batch) -> Iterator[tuple[int, Seen]]:
-        """What `batch` says of those of which every unit conforms beyond doubt, by their places."""
+    def answers(self, batch: Batch, *, histogram: bool) -> Iterator[tuple[int, Seen | Batch]]:
+        """What `batch` says of each, by their places: of others than conform beyond doubt, its own batch."""
         first, last = batch.units[0]
         places = self.places[first:last]
         if not len(batch.statistics):
@@ -61,8 +65,18 @@ class Stack:
         fine, within, low, high, measured = judge(batch.statistics, len(places))
         units = self.of.tensor.size if self.of.constraint.elementwise else self.units
         lows, highs, counts = low.tolist(), high.tolist(), within.tolist()
-        for at in np.flatnonzero(fine).tolist():
-            yield places[at], Seen(units, counts[at], lows[at], highs[at], measured[at])
+        conforming = np.flatnonzero(fine)
+        histograms = _histograms(measured[conforming]) if histogram else itertools.repeat(None)
+        for at, own in zip(conforming.tolist(), histograms, strict=False):
+            yield places[at], Seen(units, counts[at], lows[at], highs[at], own)
+        if not self.of.constraint.elementwise:
+            for at in np.flatnonzero(~fine).tolist():
+                yield places[at], self._own(batch, at)
+
+    def _own(self, batch: Batch, at: int) -> Batch:
+        """What `batch` says of its member `at`, as if that had been measured by itself."""
+        units = slice(at * self.units, (at + 1) * self.units)
+        return Batch(0, batch.units[1:], batch.statistics.part(units))
 
     @property
     def units(self) -> int:
@@ -91,6 +105,12 @@ class Stack:
         least, most = self.of.constraint.bounds()
         fine = (statistics.nonfinite == 0) & (least <= low) & (high <= most)
         return fine, np.zeros(members, np.intp), low, high, np.zeros((members, 0))
+
+
+def _histograms(measured: NDArray[np.float64]) -> list[Histogram]:
+    from ckptclamp.engine.histogram import histograms_of
+
+    return histograms_of(measured)
 
 
 def stacks_of(assignments: Sequence[Assignment]) -> list[Stack]:

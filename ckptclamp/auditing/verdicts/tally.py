@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,10 @@ def described(assignment: Assignment) -> dict[str, Any]:
 
 MOST_ZEROS = 20
 """Of how many zero units a result says which they are."""
+
+
+_TOLD = 4096
+"""How many units are made ready to be told at once."""
 
 
 def _histogram() -> UnitHistogram:
@@ -144,7 +148,7 @@ class Tally:
             self.zero += count
         room = MOST_ZEROS - len(self._zero_first)
         positions = np.flatnonzero(zero)[:room]
-        self._zero_first += [_index(batch, int(position)) for position in positions]
+        self._zero_first += _indices(batch, positions)
 
     def _settled(self, batch: Batch, judgement: Judgement, broken: NDArray[np.bool_]) -> Judgement:
         """Read units again that float64 cannot decide, and decide them exactly."""
@@ -169,16 +173,15 @@ class Tally:
         self.unmendable += int(np.count_nonzero(outside & unfixable))
         positions = np.flatnonzero(outside)
         if self._on_unit is not None:
-            for position in positions:
-                self._on_unit(self.assignment, _unit(batch, judgement, zero, int(position)))
+            for at in range(0, len(positions), _TOLD):
+                for unit in _units(batch, judgement, zero, positions[at : at + _TOLD]):
+                    self._on_unit(self.assignment, unit)
         rank = _rank(judgement, batch.statistics)[positions]
         if len(positions) > self._keep:
             worst = np.argsort(-rank, kind="stable")[: self._keep]
             positions, rank = positions[worst], rank[worst]
-        found = [
-            (float(r), _unit(batch, judgement, zero, int(p)))
-            for r, p in zip(rank, positions, strict=True)
-        ]
+        units = _units(batch, judgement, zero, positions)
+        found = list(zip(rank.tolist(), units, strict=True))
         self._worst = sorted(self._worst + found, key=lambda pair: (-pair[0], pair[1].index))
         del self._worst[self._keep :]
 
@@ -274,23 +277,34 @@ def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float6
     return np.where((statistics.nonfinite > 0) | np.isnan(rank), np.inf, rank)
 
 
-def _index(batch: Batch, position: int) -> tuple[int, ...]:
-    """The coordinates along the kept axes of one unit of a batch."""
+def _indices(batch: Batch, positions: NDArray[np.intp]) -> Iterator[tuple[int, ...]]:
+    """The coordinates along the kept axes of some units of a batch."""
     extents = tuple(stop - start for start, stop in batch.units)
-    local = np.unravel_index(position, extents) if extents else ()
-    return tuple(int(i) + start for i, (start, _) in zip(local, batch.units, strict=True))
+    if not extents:
+        return iter([()] * len(positions))
+    local = np.unravel_index(positions, extents)
+    axes = ((i + start).tolist() for i, (start, _) in zip(local, batch.units, strict=True))
+    return zip(*axes, strict=True)
 
 
-def _unit(batch: Batch, judgement: Judgement, zero: NDArray[np.bool_], position: int) -> WorstUnit:
-    nonfinite = int(batch.statistics.nonfinite[position])
-    distance, scale = float(judgement.distance[position]), float(judgement.scale[position])
-    relative = distance / scale if scale > 0 and not nonfinite else None
-    return WorstUnit(
-        index=_index(batch, position),
-        measured=float(judgement.measured[position]) if not nonfinite else math.nan,
-        bound=float(judgement.bound[position]),
-        distance=distance if not nonfinite else math.nan,
-        excess=relative,
-        nonfinite=nonfinite,
-        zero=bool(zero[position]),
+def _units(
+    batch: Batch, judgement: Judgement, zero: NDArray[np.bool_], positions: NDArray[np.intp]
+) -> Iterator[WorstUnit]:
+    """The units at `positions` of a batch, as a report tells them."""
+    arrays = (
+        *(judgement.measured, judgement.bound, judgement.distance, judgement.scale),
+        *(batch.statistics.nonfinite, zero),
     )
+    columns = (array[positions].tolist() for array in arrays)
+    for index, measured, bound, distance, scale, nonfinite, is_zero in zip(
+        _indices(batch, positions), *columns, strict=True
+    ):
+        yield WorstUnit(
+            index=index,
+            measured=math.nan if nonfinite else measured,
+            bound=bound,
+            distance=math.nan if nonfinite else distance,
+            excess=distance / scale if scale > 0 and not nonfinite else None,
+            nonfinite=nonfinite,
+            zero=is_zero,
+        )
