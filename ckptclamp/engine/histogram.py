@@ -7,6 +7,8 @@ would be too many, one more bit is dropped. Every count is exact.
 
 from __future__ import annotations
 
+import math
+from operator import gt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +21,22 @@ if TYPE_CHECKING:
 
 @frozen
 class Histogram:
-    """Counts of units by measured value: bin i spans ``edges[i] <= value < edges[i + 1]``."""
+    """Counts of units by measured value: bin i spans ``edges[i] <= value < edges[i + 1]``.
+
+    No edge lies beyond the largest float64, which the last bin then includes.
+
+    Raises:
+        ValueError: the edges are not finite, not in order, or not those of as many bins.
+    """
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + bool(self.counts):
+            raise ValueError("has one edge more than counts")
+        if not all(map(math.isfinite, self.edges)) or any(map(gt, self.edges, self.edges[1:])):
+            raise ValueError("has finite edges in order")
 
 
 _FINE = 2048
@@ -67,9 +81,7 @@ class UnitHistogram:
         keys = np.unique(_edges(self._keys, int(self._counts.sum()), self._shift))
         places = np.searchsorted(keys, self._keys, side="right") - 1
         counts = np.bincount(places, self._counts, len(keys) - 1).astype(np.int64)
-        return Histogram(
-            tuple(_values(keys << self._shift).tolist()), tuple(int(count) for count in counts)
-        )
+        return Histogram(tuple(_values(keys, self._shift).tolist()), tuple(counts.tolist()))
 
     def _take(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         self._keys, places = np.unique(np.concatenate([self._keys, keys]), return_inverse=True)
@@ -100,7 +112,7 @@ def histograms_of(rows: NDArray[np.float64]) -> list[Histogram]:
     wide = edges[:, 1:] > edges[:, :-1]
     first = np.ones((len(rows), 1), np.bool_)
     told = zip(
-        *(_values(edges << _FIRST_SHIFT), np.concatenate([first, wide], axis=1)),
+        *(_values(edges, _FIRST_SHIFT), np.concatenate([first, wide], axis=1)),
         *(np.diff(before, axis=1), wide),
         strict=True,
     )
@@ -121,7 +133,7 @@ def _edges(keys: NDArray[np.int64], values: int, shift: int) -> NDArray[np.int64
     low, high = keys[..., :1], keys[..., -1:] + 1
     fewest, most = _BINS
     bins = min(most, max(fewest, values))
-    targets = _spaced(_values(low << shift), _values(high << shift), bins)
+    targets = _spaced(_values(low, shift), _values(high, shift), bins)
     inner = (_ordered(targets) >> shift) + 1
     return np.asarray(np.clip(np.concatenate([low, inner, high], axis=-1), low, high))
 
@@ -132,8 +144,14 @@ def _ordered(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(bits < 0, np.int64(-1) - (bits & np.int64(2**63 - 1)), bits)
 
 
-def _values(ordered: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The inverse of `_ordered`."""
+_LARGEST = 0x7FEF_FFFF_FFFF_FFFF
+"""The largest float64, as `_ordered` has it; its negative is ``-1 - _LARGEST``."""
+
+
+def _values(keys: NDArray[np.int64], shift: int) -> NDArray[np.float64]:
+    """The least values that `_ordered`, less `shift` bits, makes `keys` of; none beyond the largest."""
+    ordered = np.maximum(keys << shift, -1 - _LARGEST)
+    ordered = np.where(keys > _LARGEST >> shift, _LARGEST, ordered)
     sign = np.int64(-(2**63))
     return np.where(ordered < 0, (np.int64(-1) - ordered) | sign, ordered).view(np.float64)
 

@@ -177,7 +177,11 @@ def _dataclass_codec(kind: type) -> Codec:
             raise MisfitError(f"{place} lacks {', '.join(missing)}")
         if unknown := sorted(value.keys() - members.keys()):
             raise MisfitError(f"{place} has {unknown[0]!r}, which is unknown here")
-        return kind(**{key: members[key].decode(v, f"{place}.{key}") for key, v in value.items()})
+        read = {key: members[key].decode(v, f"{place}.{key}") for key, v in value.items()}
+        try:
+            return kind(**read)
+        except ValueError as error:
+            raise MisfitError(f"{place}: {kind.__name__.lower()} {error}") from None
 
     encoders = [(name, member.encode) for name, member in members.items()]
     return Codec(

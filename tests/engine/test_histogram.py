@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.engine.histogram import UnitHistogram, histograms_of
 
 VALUES = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=50)
+EVERYWHERE = [sign * 2.0**n for n in range(-1074, 1024) for sign in (1, -1)] + [sys.float_info.max]
+"""More powers of two than there are bins while values arrive."""
 
 
 def histogram_of(*parts):
@@ -20,12 +24,16 @@ def histogram_of(*parts):
 
 @settings(deadline=None)
 @given(VALUES, VALUES)
+@example([sys.float_info.max, 1.0], [-sys.float_info.max])
+@example(EVERYWHERE, [])
 def test_every_finite_value_is_counted_in_its_bin(first, second):
     """The counts are exact for the edges that are given, in whatever order values came."""
     result = histogram_of(first, second).result()
     values = np.array([v for v in first + second if np.isfinite(v)])
     assert histogram_of(second, first).result() == result
     edges = np.array(result.edges)
+    assert np.isfinite(edges).all()
+    edges[edges == sys.float_info.max] = np.inf  # the last bin includes it
     assert len(result.counts) <= min(32, max(8, len(values)))
     assert sum(result.counts) == len(values)
     for low, high, count in zip(edges[:-1], edges[1:], result.counts, strict=True):

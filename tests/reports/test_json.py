@@ -10,12 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, WorstUnit
+from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import RefusedError, UsageError
 from ckptclamp.reports import Output, RenderOptions, write_reports
 from ckptclamp.reports.formats.json import load_report, render
 from tests.reports import samples
 
 OPTIONS = RenderOptions()
+st.register_type_strategy(
+    Histogram,
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), unique=True)
+    .filter(lambda edges: len(edges) != 1)
+    .map(lambda edges: Histogram(tuple(sorted(edges)), (1,) * (len(edges) - 1))),
+)
 AUDITS = st.builds(
     AuditReport,
     results=st.lists(st.from_type(Result), max_size=3).map(tuple),
@@ -118,6 +125,8 @@ def test_one_line_for_each_result():
         ("report.results.1.tolerance", "tiny", "$.report.results[1].tolerance"),
         ("report.results.1.tolerance", 10**400, "$.report.results[1].tolerance"),
         ("report.results.1.bound", [1], "$.report.results[1].bound"),
+        ("report.results.1.histogram.counts", [1], "$.report.results[1].histogram"),
+        ("report.results.1.histogram.edges", [0, "Infinity"], "$.report.results[1].histogram"),
         ("report.results.1.surprise", 1, "'surprise'"),
         ("report.results", {}, "$.report.results"),
         ("report.parameters", [], "$.report.parameters"),
