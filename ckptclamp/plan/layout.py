@@ -20,8 +20,7 @@ from ckptclamp.spec.patterns import TensorPatterns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptclamp.spec.layout import Size, Split
-    from ckptclamp.spec.model import Spec
+    from ckptclamp.spec.model import Size, Spec, Split
 
 Numbers = Callable[["Size"], int]
 """Makes an extent of what a spec says: itself, or a number of the config."""

@@ -7,15 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptclamp.constraints.base import Constraint, number
 from ckptclamp.constraints.tolerance import History
 from ckptclamp.errors import UsageError
 from ckptclamp.frozen import frozen
-
-if TYPE_CHECKING:
-    from ckptclamp.spec.layout import NamedAxes, Split
 
 
 class Severity(StrEnum):
@@ -111,6 +108,39 @@ class Location:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}:{self.column}"
+
+
+Size = int | str
+"""An extent, or ``$name`` of a number in the model's config."""
+
+
+@frozen
+class NamedAxes:
+    """A rule's `units`: `axes` are the names within each axis, `kept` those of units in their order.
+
+    `sizes` are what the rule states beside it.
+    """
+
+    text: str
+    axes: tuple[tuple[str, ...], ...]
+    kept: tuple[str, ...]
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name on the left, in order."""
+        return tuple(name for axis in self.axes for name in axis)
+
+
+@frozen
+class Split:
+    """One axis of the tensors that match, cut into parts with names; `sizes` follow one another."""
+
+    tensors: tuple[str, ...]
+    axis: int
+    sizes: tuple[Size, ...]
+    names: tuple[str, ...]
+    location: Location | None = None
 
 
 @frozen

@@ -29,8 +29,7 @@ from ckptclamp.spec.patterns import PatternChecker
 
 if TYPE_CHECKING:
     from ckptclamp.constraints.base import Constraint
-    from ckptclamp.spec.layout import NamedAxes, Split
-    from ckptclamp.spec.model import Location
+    from ckptclamp.spec.model import Location, NamedAxes, Split
     from ckptclamp.spec.schema import (
         IgnoreForm,
         PlacedForm,
@@ -237,7 +236,7 @@ def split(form: SplitForm, location: Location | None) -> Split:
         raise MisplacedError("names", f"{len(names)} names for {len(sizes)} sizes")
     if len(set(names)) < len(names):
         raise MisplacedError("names", "one name is there twice")
-    from ckptclamp.spec.layout import Split
+    from ckptclamp.spec.model import Split
 
     return Split(form.tensors, form.axis, sizes, names, location)
 

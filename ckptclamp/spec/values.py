@@ -10,14 +10,21 @@ from typing import Any
 
 from ckptclamp.constraints.registry import BUILTIN
 from ckptclamp.constraints.tolerance import History
-from ckptclamp.errors import UsageError
+from ckptclamp.errors import UsageError, printable
 from ckptclamp.spec.forms import Checked, MapOf, Schema, shown
-from ckptclamp.spec.layout import SIZE, NamedAxes, Size, parse_units
-from ckptclamp.spec.model import CustomLayer, axes_in
+from ckptclamp.spec.model import CustomLayer, NamedAxes, Size, axes_in
 from ckptclamp.spec.patterns import PatternChecker
 
 REFERENCE = r"-?(?:\d+(?:\.\d+)?\*)?\$\w+"
 """An argument of a declared constraint's config: with a sign and one factor at most."""
+
+SIZE = r"\$\w+(?:\.\w+)*"
+"""A number of the model's config; dots lead into its parts: ``$text_config.num_attention_heads``."""
+
+_TOKEN = re.compile(r"\s*(->|[()]|[A-Za-z_]\w*|\S)")
+_EXAMPLE = "such as (head dim) in -> head"
+_MOST_NAMES = 32
+"""More than NumPy has axes would be no layout of a weight."""
 
 _AUTO = "auto"
 _TOLERANCES = (_AUTO, *History)
@@ -127,9 +134,64 @@ def _share(value: object, expected: str, what: str, hint: str) -> float:
 
 def _named_axes(value: object) -> NamedAxes:
     if not isinstance(value, str):
-        hint = "such as (head dim) in -> head"
-        raise UsageError(f"expected axes by name, not {shown(value)}", hint=hint)
+        raise UsageError(f"expected axes by name, not {shown(value)}", hint=_EXAMPLE)
     return parse_units(value)
+
+
+def parse_units(text: str) -> NamedAxes:
+    """Parse ``(head dim) in -> head``, einops' notation.
+
+    On the left one name for each axis, or several in parentheses for an axis that holds them one in the
+    other, the first one outermost; on the right the axes that are kept. Everything else is the unit.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    tokens = _TOKEN.findall(text)
+    if tokens.count("->") != 1:
+        raise UsageError("needs one `->`", hint=_EXAMPLE)
+    arrow = tokens.index("->")
+    axes = _grouped(tokens[:arrow])
+    kept = tuple(tokens[arrow + 1 :])
+    names = [name for axis in axes for name in axis]
+    for side, given in (("left", names), ("right", kept)):
+        twice = next((name for name in given if given.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"names {printable(twice)} twice on the {side}")
+    unknown = next((name for name in kept if name not in names), None)
+    if unknown is not None:
+        raise UsageError(f"keeps {printable(unknown)}, which is no axis on the left")
+    if len(names) > _MOST_NAMES:
+        raise UsageError(f"names {len(names)} axes; at most {_MOST_NAMES} are understood")
+    if names and len(kept) == len(names):
+        raise UsageError(
+            "keeps every axis, so that each weight would be a unit",
+            hint="Clip bounds each weight by itself",
+        )
+    return NamedAxes(text, axes, tuple(name for name in names if name in kept))
+
+
+def _grouped(tokens: list[str]) -> tuple[tuple[str, ...], ...]:
+    """One tuple of names for each axis."""
+    axes: list[tuple[str, ...]] = []
+    group: list[str] | None = None
+    for word in tokens:
+        if word == "(" and group is None:
+            group = []
+        elif word == ")" and group:
+            axes.append(tuple(group))
+            group = None
+        elif not word.isidentifier():
+            raise UsageError(f"{printable(word)!r} has no place there", hint=_EXAMPLE)
+        elif group is None:
+            axes.append((word,))
+        else:
+            group.append(word)
+    if group is not None:
+        raise UsageError("a parenthesis is not closed")
+    if not axes:
+        raise UsageError("names no axis on the left")
+    return tuple(axes)
 
 
 def _extent(value: object) -> Size:

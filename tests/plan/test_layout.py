@@ -15,8 +15,8 @@ from ckptclamp.checkpoints.reading import read_view
 from ckptclamp.checkpoints.tensor import Box, Constant, Tensor, View
 from ckptclamp.errors import UsageError
 from ckptclamp.plan.layout import numbers, seen_by
-from ckptclamp.spec.layout import parse_units
 from ckptclamp.spec.model import Units
+from ckptclamp.spec.values import parse_units
 from tests.checkpoints.contract import as_slices
 
 
