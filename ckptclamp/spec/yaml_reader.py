@@ -69,7 +69,8 @@ def read_yaml(raw: bytes) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
-        return _broken(f"is not YAML: {error.problem or error.context}", place)
+        hint = _QUOTES if error.context == "while scanning an alias" else None
+        return _broken(f"is not YAML: {error.problem or error.context}", place, hint)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
@@ -78,8 +79,11 @@ def read_yaml(raw: bytes) -> Document:
         return _broken(str(error), error.place)
 
 
-def _broken(message: str, place: Place = (1, 1)) -> Document:
-    return Document(problems=[SpecProblem(message, *place)])
+_QUOTES = "a pattern that begins with * or ! stands in quotes"
+
+
+def _broken(message: str, place: Place = (1, 1), hint: str | None = None) -> Document:
+    return Document(problems=[SpecProblem(message, *place, hint=hint)])
 
 
 class _TooMuchError(Exception):
@@ -118,7 +122,7 @@ class _Reader:
         """Read the value that begins with `event`, and remember its place."""
         self.document.values[path] = _place(event)
         if isinstance(event, yaml.AliasEvent):
-            self.problem(event, "aliases are not read", "write the value out")
+            self.problem(event, "aliases are not read", f"write the value out; {_QUOTES}")
             return None
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         self.refuse_marks(event)
@@ -186,7 +190,7 @@ class _Reader:
         if event.anchor is not None:
             self.problem(event, f"anchors (&{event.anchor}) are not read")
         if event.tag is not None:
-            self.problem(event, f"tags ({event.tag}) are not read")
+            self.problem(event, f"tags ({event.tag}) are not read", _QUOTES)
 
     def problem(self, event: yaml.Event, message: str, hint: str | None = None) -> None:
         self.document.problems.append(SpecProblem(message, *_place(event), hint=hint))

@@ -93,6 +93,13 @@ def test_refused_with_its_place(text, line, column, words):
     assert any(words in message for *_, message in found)
 
 
+@pytest.mark.parametrize("pattern", ["**.weight", "*weight", "!head/**"])
+def test_a_pattern_without_quotes(pattern):
+    """YAML has a meaning of its own for a first `*` or `!`; whoever writes a glob is told."""
+    (problem,) = read_yaml(f"tensors: {pattern}\n".encode()).problems
+    assert "stands in quotes" in (problem.hint or "")
+
+
 def test_all_problems_at_once():
     """One bad value does not hide the next."""
     found = problems("a: 010\nb: &x .nan\nc: *x\na: 3\n")
