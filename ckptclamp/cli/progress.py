@@ -89,7 +89,7 @@ def progress_bar(reports: ReportOptions) -> Iterator[Progress | None]:
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, no_color=reports.color == "never" or None),
         transient=True,
     ) as bars:
         yield Bars(bars)

@@ -95,10 +95,14 @@ def test_a_short_run_says_nothing_of_its_progress_in_a_log(run, model):
     assert run("audit", model, *RULE).stderr == ""
 
 
-def test_a_terminal_shows_what_is_done(model, tmp_path):
-    """The bars name the phase, and are gone when it is over."""
+@pytest.mark.parametrize("color", ["auto", "never"])
+def test_a_terminal_shows_what_is_done(model, tmp_path, color, monkeypatch):
+    """The bars name the phase, are gone when it is over, and have colours unless nobody wants them."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     parent, child = pty.openpty()
     command = [PROGRAM, "apply", model, *RULE, "-o", tmp_path / "out.safetensors"]
+    command += ["--color", color]
     with subprocess.Popen(command, stderr=child, stdout=subprocess.DEVNULL) as process:
         os.close(child)
         shown = b""
@@ -110,6 +114,7 @@ def test_a_terminal_shows_what_is_done(model, tmp_path):
         assert process.wait(timeout=60) == 0
     os.close(parent)
     assert re.search(rb"(measuring|copying|projecting|comparing|hashing|auditing)", shown)
+    assert bool(re.search(rb"\x1b\[\d+m", shown.replace(b"\x1b[0m", b""))) == (color == "auto")
 
 
 def test_an_interrupted_run_says_that_nothing_was_written(tmp_path):
