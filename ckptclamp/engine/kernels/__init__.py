@@ -26,10 +26,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
+    from ckptclamp.engine.kernels.native import Library
     from ckptclamp.engine.kernels.numpy_kernels import Values
+    from ckptclamp.models.effective.codes import Codes
+
+    Block = NDArray[Any] | Codes
+    """Weights as they are stored, or in codes, which are decoded where they are measured."""
 
 
-__all__ = ["all_finite", "count_nonfinite", "in_use", "measure", "reduce", "widen"]
+__all__ = [
+    "all_finite",
+    "count_nonfinite",
+    "in_use",
+    "measure",
+    "measures_codes",
+    "reduce",
+    "widen",
+]
 
 
 _EXTREMES = frozenset({"min", "max"})
@@ -42,8 +55,13 @@ def in_use() -> str:
     return "NumPy" if library is None else f"compiled, level {library.level}"
 
 
+def measures_codes() -> bool:
+    """Whether `measure` and `widen` take blocks in codes here: compiled kernels do."""
+    return native.loaded() is not None
+
+
 def measure(
-    block: NDArray[Any], axes: tuple[int, ...], wanted: Iterable[str], workspace: Workspace
+    block: Block, axes: tuple[int, ...], wanted: Iterable[str], workspace: Workspace
 ) -> Values:
     """Measure each unit of `block`, in its storage dtype; `axes` are the reduced ones, sorted.
 
@@ -70,12 +88,16 @@ def measure(
     return {name: value for name, value in found.items() if name in wanted}
 
 
-def widen(block: NDArray[Any], workspace: Workspace, name: str = "widened") -> NDArray[np.float64]:
+def widen(block: Block, workspace: Workspace, name: str = "widened") -> NDArray[np.float64]:
     """Return `block` as C-contiguous native float64, in a buffer of `workspace` unless it is one.
 
     Every value but integers beyond 2**53 is exact.
     """
     library = native.loaded()
+    if not isinstance(block, np.ndarray):
+        wide = workspace.float64(name, block.size).reshape(block.shape)
+        _needed(library).decode(block, wide)
+        return wide
     if library is None or block.dtype == np.float64 or not native.takes(block):
         return numpy_widening.widen(block, workspace, name)
     wide = workspace.float64(name, block.size).reshape(block.shape)
@@ -94,15 +116,25 @@ def count_nonfinite(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[np.in
     return count if count.any() else None
 
 
-def _rows(x: NDArray[Any], names: Sequence[str], workspace: Workspace) -> Values:
+def _needed(library: Library | None) -> Library:
+    if library is None:
+        raise ValueError("a block in codes, which NumPy does not take")
+    return library
+
+
+def _rows(x: Block, names: Sequence[str], workspace: Workspace) -> Values:
     library = native.loaded()
+    if not isinstance(x, np.ndarray):
+        return _needed(library).code_rows(x, names)
     if library is None:
         return numpy_kernels.rows(x, names, workspace)
     return library.rows(native.prepared(x, workspace), names)
 
 
-def _columns(x: NDArray[Any], names: Sequence[str], workspace: Workspace) -> Values:
+def _columns(x: Block, names: Sequence[str], workspace: Workspace) -> Values:
     library = native.loaded()
+    if not isinstance(x, np.ndarray):
+        return _needed(library).code_columns(x, names)
     if library is None:
         return numpy_kernels.columns(x, names, workspace)
     return library.columns(native.prepared(x, workspace), names)

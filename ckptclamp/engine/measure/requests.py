@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Box, Tensor, box_shape, one_run
+from ckptclamp.checkpoints.tensor import Box, Computed, Tensor, box_shape, one_run
 from ckptclamp.constraints.base import Statistic, UnitStatistics
+from ckptclamp.engine import kernels
 from ckptclamp.engine.blocks import Grid, Workspace, adjacent, kept_axes
 from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measure_box, measured
 from ckptclamp.errors import Reason, UnreadableError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.engine.kernels import Block
 
 
 @frozen
@@ -164,7 +166,7 @@ def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
     try:
         for index in range(segment.first, segment.last):
             box = group.grid.box(index)
-            block = read(reader, group.tensor, box)
+            block = _block(reader, group.tensor, box)
             for gatherer in gatherers:
                 gatherer.take(box, block)
     except UnreadableError as error:
@@ -172,6 +174,36 @@ def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
     except MemoryError:
         return group.failed(Reason("memory", "there is not enough memory to read it"))
     return [answer for gatherer in gatherers for answer in gatherer.answers()]
+
+
+def _block(reader: TensorReader, tensor: Tensor, box: Box) -> Block:
+    """Read `box` in codes where the kernels decode these themselves, else into a buffer of this thread.
+
+    Raises:
+        UnreadableError: as `read`.
+    """
+    if not isinstance(tensor.storage, Computed) or not kernels.measures_codes():
+        return read(reader, tensor, box)
+    from ckptclamp.models.effective.weights import Effective
+
+    if isinstance(tensor.storage, Effective):
+        codes = tensor.storage.in_codes(_PartReader(reader, tensor.storage.parts[0]), box)
+        if codes is not None:
+            return codes
+    return read(reader, tensor, box)
+
+
+@frozen
+class _PartReader:
+    """Reads parts of a weight; its `codes` into a buffer of this thread."""
+
+    reader: TensorReader
+    codes: Tensor
+
+    def __call__(self, tensor: Tensor, box: Box) -> NDArray[Any]:
+        if tensor is self.codes:
+            return read(self.reader, tensor, box, "codes")
+        return self.reader.read(tensor, box)
 
 
 def read(reader: TensorReader, tensor: Tensor, box: Box, buffer_name: str = "read") -> NDArray[Any]:
@@ -204,7 +236,7 @@ class _Gatherer:
         self.run: list[tuple[Box, Partial]] = []
         self.open: dict[Box, tuple[Partial, int]] = {}
 
-    def take(self, box: Box, block: NDArray[Any]) -> None:
+    def take(self, box: Box, block: Block) -> None:
         """Measure one block."""
         if self.request.bounds is not None and self._screen(block, self.request.bounds):
             return
@@ -228,7 +260,7 @@ class _Gatherer:
             self.done.append(Part(self.place, units, weights, partial))
         return self.done
 
-    def _screen(self, block: NDArray[Any], bounds: tuple[float, float]) -> bool:
+    def _screen(self, block: Block, bounds: tuple[float, float]) -> bool:
         """Answer for a whole block of single weights by its extremes, if they are in bounds."""
         found = extremes_inside(block, bounds, WORKSPACE)
         if found is None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
+    from ckptclamp.engine.kernels import Block
 
 _TINY, _HUGE = 1e-280, 1e300
 """Between these a float64 sum of squares has lost nothing to underflow or overflow."""
@@ -147,7 +148,7 @@ def measure_units(
 
 
 def measure_box(
-    block: NDArray[Any], axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
+    block: Block, axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
 ) -> Partial:
     """Measure the parts of units in a C-contiguous `block` (storage dtype, the shape of a box).
 
@@ -162,7 +163,7 @@ def measure_box(
 
 
 def extremes_inside(
-    block: NDArray[Any], bounds: tuple[float, float], workspace: Workspace
+    block: Block, bounds: tuple[float, float], workspace: Workspace
 ) -> tuple[float, float] | None:
     """The extremes of a block, or ``None`` if a weight is not finite or lies outside `bounds`."""
     found = measure_box(block, tuple(range(block.ndim)), EXTREMES, workspace)
@@ -176,9 +177,7 @@ def _may_leave_range(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" and dtype.itemsize == 8
 
 
-def _single_weights(
-    block: NDArray[Any], needs: frozenset[Statistic], workspace: Workspace
-) -> Partial:
+def _single_weights(block: Block, needs: frozenset[Statistic], workspace: Workspace) -> Partial:
     """Statistics of units of one weight each: the weight itself, or its magnitude."""
     weights = widen(block, workspace).reshape(-1).copy()
     magnitudes = np.abs(weights) if needs & {Statistic.NORM, Statistic.SUM_ABS} else weights
@@ -191,7 +190,7 @@ def _single_weights(
 
 
 def _rescue_squares(
-    values: Values, block: NDArray[Any], axes: tuple[int, ...], workspace: Workspace
+    values: Values, block: Block, axes: tuple[int, ...], workspace: Workspace
 ) -> None:
     """Where squares left float64's range, measure the norm again with a power of two taken out."""
     squares = values[SQUARES]
@@ -211,7 +210,7 @@ def _rescue_squares(
 
 
 def _count_nonfinite(
-    values: Values, block: NDArray[Any], axes: tuple[int, ...], workspace: Workspace
+    values: Values, block: Block, axes: tuple[int, ...], workspace: Workspace
 ) -> NDArray[np.int64] | None:
     """Count non-finite weights, but only where a statistic shows that there may be one."""
     if all(map(kernels.all_finite, values.values())):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.frozen import frozen
+from ckptclamp.models.effective.codes import Octets, matrices_of, values_of
 from ckptclamp.models.effective.levels import Wanted, levels_of, round_floats
 
 if TYPE_CHECKING:
@@ -67,6 +69,17 @@ class Numbers(ABC):
 
         return decode
 
+    def octets(self, read: Read, box: Box, *, turned: bool) -> Octets | None:
+        """Read what is stored of `box`, or of it with the last two axes swapped where it is `turned`.
+
+        Returns the codes and what they stand for, ``None`` where they are not whole parts of bytes.
+
+        Raises:
+            UnreadableError: the tensor cannot be read.
+        """
+        del read, box, turned
+        return None
+
     @property
     def encodes(self) -> bool:
         """Whether numbers can be stored anew, one by one."""
@@ -114,6 +127,13 @@ class Plain(Numbers):
                 table.take(codes, out=out, mode="clip")
 
         return decode
+
+    def octets(self, read: Read, box: Box, *, turned: bool) -> Octets | None:
+        """See `Numbers.octets`."""
+        dtype = self.tensor.dtype
+        if dtype is None or dtype.bits != 8 or dtype.kind not in (Kind.FLOAT, Kind.INTEGER):
+            return None
+        return matrices_of(np.ascontiguousarray(read(self.tensor, box)), None, turned=turned)
 
     @property
     def encodes(self) -> bool:
@@ -233,6 +253,22 @@ class Nibbles(Numbers):
 
         return decode
 
+    def octets(self, read: Read, box: Box, *, turned: bool) -> Octets | None:
+        """See `Numbers.octets`."""
+        start, stop = box[-1]
+        each = 2 * self.tensor.shape[-1] if self.joined else 2
+        inner = ((0, self.tensor.shape[-1]),) if self.joined else ()
+        found = read(self.tensor, (*box[:-1], (start // each, -(-stop // each)), *inner))
+        flat = np.ascontiguousarray(found).view(np.uint8).reshape(*found.shape[: len(box) - 1], -1)
+        values = values_of(self.table, 4)
+        octets = matrices_of(flat, values[None], turned=turned)
+        skip = start % each
+        if not turned:
+            return replace(octets, skip=skip)
+        which = np.arange(skip, skip + stop - start)
+        halves = np.ascontiguousarray(values.T)[..., None]
+        return replace(octets, table=halves, places=which // 2, tables=which % 2)
+
     @property
     def encodes(self) -> bool:
         """See `Numbers.encodes`."""
@@ -268,20 +304,8 @@ def look_up(
     All that one byte stands for is taken at once. The first of them lies in its lowest bits, or with
     `upper_first` in its highest ones.
     """
-    values = _values(np.array(table).tobytes(), bits, upper_first)
+    values = values_of(table, bits, upper_first=upper_first)
     values.take(octets, 0, out.reshape(*octets.shape, -1), "clip")
-
-
-@lru_cache(maxsize=32)
-def _values(table: bytes, bits: int, upper_first: bool) -> NDArray[np.float64]:
-    """What each of the 256 bytes stands for, shape (256, codes in a byte).
-
-    The table is told by its bits, for 0 and -0 are equal.
-    """
-    shifts = np.arange(0, 8, bits)[:: -1 if upper_first else 1]
-    codes = np.arange(256)[:, None] >> shifts & (1 << bits) - 1
-    values: NDArray[np.float64] = np.frombuffer(table)[codes]
-    return values
 
 
 def cut(box: Box, limit: int) -> Iterable[Box]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
+    from ckptclamp.models.effective.codes import Codes
     from ckptclamp.models.effective.levels import Wanted
 
 PIECE = 1 << 16
@@ -93,6 +94,17 @@ class Effective(Computed):
             UnreadableError: a part cannot be read, or makes no sense.
         """
         raise NotImplementedError
+
+    def in_codes(self, read: Read, box: Box) -> Codes | None:
+        """Return `box` of the weight in codes, for kernels that decode to the very bits of `compute`.
+
+        ``None`` where there are none, or only `compute` can tell whether they make sense; default.
+
+        Raises:
+            UnreadableError: a part cannot be read, or makes no sense.
+        """
+        del read, box
+        return None
 
     def compute(self, read: Read, tensor: Tensor, box: Box, out: NDArray[Any]) -> None:
         """See `Computed.compute`."""

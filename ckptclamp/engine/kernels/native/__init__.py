@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ckptclamp.engine.kernels.native.coded import Prepared
 from ckptclamp.errors import UsageError
 from ckptclamp.frozen import frozen
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
+    from ckptclamp.engine.kernels.native.coded import Gather
+    from ckptclamp.models.effective.codes import Codes
 
     Numbers = NDArray[np.float64] | float
 
@@ -68,6 +71,9 @@ _ARGUMENTS = {
     "to_double": (ctypes.c_int, _POINTER, _SIZE, _POINTER),
     "rows": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER),
     "columns": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
+    "decode": (_POINTER, _SIZE, _SIZE, _POINTER),
+    "code_rows": (_POINTER, _SIZE, _SIZE, _POINTER),
+    "code_columns": (_POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
     "move": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
     "moved_rows": (
         ctypes.c_int,
@@ -171,6 +177,27 @@ class Library:
         _require(out.size == block.size and out.dtype == np.float64)
         self._functions["to_double"](code, at, block.size, _checked(out)[1])
 
+    def code_rows(self, block: Codes, wanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Measure each row of a block in codes, shape (rows, length); see `rows`."""
+        found, pointers = _results(wanted, block.shape[:1])
+        prepared = _in_codes(block, self.gather)
+        self._functions["code_rows"](ctypes.byref(prepared.structure), *block.shape, pointers)
+        return found
+
+    def code_columns(self, block: Codes, wanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Measure each column of matrices in codes, shape (batch, rows, length); see `columns`."""
+        found, pointers = _results(wanted, (block.shape[0], block.shape[2]))
+        prepared = _in_codes(block, self.gather)
+        self._functions["code_columns"](ctypes.byref(prepared.structure), *block.shape, pointers)
+        return found
+
+    def decode(self, block: Codes, out: NDArray[np.float64]) -> None:
+        """Put the weights of a block in codes into `out`, of as many float64 elements."""
+        _require(out.size == block.size and out.dtype == np.float64)
+        prepared = _in_codes(block, self.gather)
+        at = _checked(out)[1]
+        self._functions["decode"](ctypes.byref(prepared.structure), 0, block.size, at)
+
     def move(self, rows: NDArray[Any], by: RowMovement) -> NDArray[Any]:
         """Return `rows`, shape (rows, length), moved and rounded to their dtype (`writes`)."""
         _require(writes(rows))
@@ -272,6 +299,12 @@ def _checked(block: NDArray[Any]) -> tuple[int, int]:
     code = _code(block.dtype)
     assert code is not None  # or it would not be taken
     return code, block.ctypes.data
+
+
+def _in_codes(block: Codes, gather: Gather) -> Prepared:
+    dtype = _code(block.octets.stored.dtype)
+    _require(dtype is not None)
+    return Prepared(block, dtype or 0, gather)
 
 
 def _results(

@@ -40,6 +40,25 @@ void LEVEL(rows)(enum dtype dtype, const void *weights, size_t count, size_t len
 void LEVEL(columns)(enum dtype dtype, const void *weights, size_t batch, size_t rows, size_t length,
                     results out);
 
+/* Codes in rows of `length`, `per` of them in a byte (1, 2 or 4), and the weights that they stand for:
+ * (table[code] - zero) * factor / divisor, zero points and factors shared by groups of a row's codes. */
+struct codes {
+    const uint8_t *bytes;
+    const int64_t *places;  /* the first byte of each row */
+    const double *table;    /* all that a byte stands for, for each of the 256; NULL for numbers of `dtype` */
+    const int64_t *tables;  /* where that of each row begins, NULL where they share one */
+    const double *zeros, *factors; /* `groups` for each row; no zeros where NULL */
+    const int32_t *group_of; /* of each column; where NULL, column c is of group (first + c) / step */
+    size_t length, per, skip; /* so many codes come before those of a row */
+    size_t groups, step, first;
+    double divisor; /* 1: none */
+    enum dtype dtype;
+};
+
+void LEVEL(decode)(const struct codes *from, size_t first, size_t count, double *out);
+void LEVEL(code_rows)(const struct codes *from, size_t count, size_t length, results out);
+void LEVEL(code_columns)(const struct codes *from, size_t batch, size_t rows, size_t length, results out);
+
 /* How rows move, numbers for each; NULL where nothing of the kind is done. Weights end between `least`
  * and `most`, the range of the dtype. */
 struct movement {

@@ -4,23 +4,43 @@
 #include <math.h>
 #include <string.h>
 
+/* Weights as they are stored. */
+struct stored {
+    enum dtype dtype;
+    size_t size;
+    const char *weights;
+};
+
+/* Weights from number `first` on: where they lie, or in `tile`. */
+static inline const float *load_float(const struct stored *from, size_t first, size_t count, float *tile) {
+    const char *weights = from->weights + first * from->size;
+    if (from->dtype == FLOAT32) return (const float *)weights;
+    LEVEL(to_float)(from->dtype, weights, count, tile);
+    return tile;
+}
+
+static inline const double *load_double(const struct stored *from, size_t first, size_t count, double *tile) {
+    const char *weights = from->weights + first * from->size;
+    if (from->dtype == FLOAT64) return (const double *)weights;
+    LEVEL(to_double)(from->dtype, weights, count, tile);
+    return tile;
+}
+
+#define SOURCE struct stored
 #define REAL float
 #define KEY int32_t
 #define KEY_MAX INT32_MAX
 #define NAMED(name) name##_float
-#define STORED FLOAT32
 #include "tile.h"
 #undef REAL
 #undef KEY
 #undef KEY_MAX
 #undef NAMED
-#undef STORED
 
 #define REAL double
 #define KEY int64_t
 #define KEY_MAX INT64_MAX
 #define NAMED(name) name##_double
-#define STORED FLOAT64
 #include "tile.h"
 
 /* Squares of bytes: integers hold their sums exactly, and so does double, whatever the order. */
@@ -46,13 +66,15 @@ static void uint8_squares(const void *weights, size_t count, size_t length, doub
 }
 
 void LEVEL(rows)(enum dtype dtype, const void *weights, size_t count, size_t length, results out) {
+    struct stored from = {dtype, LEVEL(size_of)(dtype), weights};
     int alone = out[SQUARES] && !out[SUM] && !out[MAGNITUDES] && !out[MINIMUM] && !out[NONZERO];
     if (alone && dtype == INT8) int8_squares(weights, count, length, out[SQUARES]);
     else if (alone && dtype == UINT8) uint8_squares(weights, count, length, out[SQUARES]);
-    else (dtype < FLOAT64 ? rows_float : rows_double)(dtype, weights, count, length, out);
+    else (dtype < FLOAT64 ? rows_float : rows_double)(&from, count, length, out);
 }
 
 void LEVEL(columns)(enum dtype dtype, const void *weights, size_t batch, size_t rows, size_t length,
                     results out) {
-    (dtype < FLOAT64 ? columns_float : columns_double)(dtype, weights, batch, rows, length, out);
+    struct stored from = {dtype, LEVEL(size_of)(dtype), weights};
+    (dtype < FLOAT64 ? columns_float : columns_double)(&from, batch, rows, length, out);
 }

@@ -1,5 +1,6 @@
 /* Rows and columns of a matrix, by way of cached tiles of REAL: float with KEY int32_t, or double with
- * int64_t. Included by measure.c for both; NAMED(x) is x_float or x_double, STORED its own dtype.
+ * int64_t. NAMED(x) is x_float, say; NAMED(load) gives weights of a SOURCE, by their number in C order,
+ * where they can be computed with: where they lie, or in a tile.
  *
  * Extremes are compared as integers: with the bits of a negative number below its sign turned over,
  * the order of integers is that of the numbers, and NaN lie beyond both ends, where they show.
@@ -17,13 +18,6 @@ static inline double NAMED(number)(KEY key) {
     REAL value;
     memcpy(&value, &bits, sizeof value);
     return (double)value + 0.0;
-}
-
-/* Weights where they can be computed with: where they lie, or in `tile`. */
-static inline const REAL *NAMED(load)(enum dtype dtype, const char *weights, size_t count, REAL *tile) {
-    if (dtype == STORED) return (const REAL *)weights;
-    LEVEL(NAMED(to))(dtype, weights, count, tile);
-    return tile;
 }
 
 #define LANE_SUM(name, term)                                                                       \
@@ -103,13 +97,11 @@ static inline void NAMED(short_extremes)(const REAL *restrict x, size_t rows, si
     for (size_t i = 0; i < rows; i++) high[i] = NAMED(number)(most[i]);
 }
 
-static void NAMED(short_rows)(enum dtype dtype, const char *weights, size_t count, size_t length,
-                              results out) {
+static void NAMED(short_rows)(const SOURCE *from, size_t count, size_t length, results out) {
     REAL tile[LANES * NAMED(TOGETHER)];
-    size_t size = LEVEL(size_of)(dtype);
     for (size_t first = 0; first < count; first += NAMED(TOGETHER)) {
         size_t rows = count - first < NAMED(TOGETHER) ? count - first : NAMED(TOGETHER);
-        const REAL *x = NAMED(load)(dtype, weights + first * length * size, rows * length, tile);
+        const REAL *x = NAMED(load)(from, first * length, rows * length, tile);
         if (out[SQUARES]) NAMED(short_squares)(x, rows, length, out[SQUARES] + first);
         if (out[SUM]) NAMED(short_sum)(x, rows, length, out[SUM] + first);
         if (out[MAGNITUDES]) NAMED(short_magnitudes)(x, rows, length, out[MAGNITUDES] + first);
@@ -133,25 +125,24 @@ static inline void NAMED(add_run)(struct NAMED(row) *row, const REAL *x, size_t 
     if (out[MINIMUM]) NAMED(run_extremes)(x, count, &row->low, &row->high);
 }
 
-static void NAMED(rows)(enum dtype dtype, const char *weights, size_t count, size_t length, results out) {
+static void NAMED(rows)(const SOURCE *from, size_t count, size_t length, results out) {
     if (length < LANES) {
-        NAMED(short_rows)(dtype, weights, count, length, out);
+        NAMED(short_rows)(from, count, length, out);
         return;
     }
     REAL tile[RUN];
-    size_t size = LEVEL(size_of)(dtype);
     size_t together = length < RUN ? RUN / length : 1; /* short rows are loaded several at once */
     for (size_t first = 0; first < count; first += together) {
         size_t rows = count - first < together ? count - first : together;
         struct NAMED(row) row;
         const REAL *x = tile;
-        if (length < RUN) x = NAMED(load)(dtype, weights + first * length * size, rows * length, tile);
+        if (length < RUN) x = NAMED(load)(from, first * length, rows * length, tile);
         for (size_t i = 0; i < rows; i++) {
             row = (struct NAMED(row)){.low = KEY_MAX, .high = ~KEY_MAX};
             if (length < RUN) NAMED(add_run)(&row, x + i * length, length, out);
             for (size_t j = 0; length >= RUN && j < length; j += RUN) {
                 size_t some = length - j < RUN ? length - j : RUN;
-                x = NAMED(load)(dtype, weights + (first * length + j) * size, some, tile);
+                x = NAMED(load)(from, (first + i) * length + j, some, tile);
                 NAMED(add_run)(&row, x, some, out);
             }
             for (int s = 0; s < STATISTICS; s++)
@@ -187,12 +178,13 @@ static inline void NAMED(add_row)(struct NAMED(columns) *restrict at, const REAL
         }
 }
 
-/* Add up `width` columns from `left` on of a matrix of `weights` in rows of `length`; `sums` has room. */
-static void NAMED(column_tile)(enum dtype dtype, const char *weights, size_t total, size_t length,
-                               size_t left, size_t width, results out, struct NAMED(columns) *sums) {
+/* Add up `width` columns from `left` on of the matrix that begins at weight `origin`, of `total` weights in
+ * rows of `length`; `sums` has room. */
+static void NAMED(column_tile)(const SOURCE *from, size_t origin, size_t total, size_t length, size_t left,
+                               size_t width, results out, struct NAMED(columns) *sums) {
     REAL tile[TILE];
     struct NAMED(columns) group;
-    size_t size = LEVEL(size_of)(dtype), rows = PIECE / length ? PIECE / length : 1;
+    size_t rows = PIECE / length ? PIECE / length : 1;
     for (size_t k = 0; out[MINIMUM] && k < width; k++) group.low[k] = KEY_MAX, group.high[k] = ~KEY_MAX;
     for (int s = 0; s < STATISTICS; s++)
         if (out[s]) memset(sums->sums[s], 0, width * sizeof(double));
@@ -201,7 +193,7 @@ static void NAMED(column_tile)(enum dtype dtype, const char *weights, size_t tot
             if (out[s]) memset(group.sums[s], 0, width * sizeof(double));
         for (size_t i = 0; i < rows && start < total; i++, start += length) {
             size_t some = total - start < width ? total - start : width;
-            NAMED(add_row)(&group, NAMED(load)(dtype, weights + start * size, some, tile), some, out);
+            NAMED(add_row)(&group, NAMED(load)(from, origin + start, some, tile), some, out);
         }
         for (int s = 0; s < STATISTICS; s++)
             for (size_t k = 0; out[s] && k < width; k++) sums->sums[s][k] += group.sums[s][k];
@@ -220,16 +212,15 @@ static void NAMED(fold)(struct NAMED(columns) *at, size_t fold, size_t length) {
         }
 }
 
-static void NAMED(columns)(enum dtype dtype, const char *weights, size_t batch, size_t rows,
-                           size_t length, results out) {
+static void NAMED(columns)(const SOURCE *from, size_t batch, size_t rows, size_t length, results out) {
     struct NAMED(columns) sums;
-    size_t fold = 1, size = LEVEL(size_of)(dtype), total = rows * length;
+    size_t fold = 1, total = rows * length;
     while (fold * length < WIDE && 2 * fold <= rows) fold *= 2;
     memset(&sums, 0, sizeof sums);
-    for (size_t b = 0; b < batch; b++, weights += total * size)
+    for (size_t b = 0; b < batch; b++)
         for (size_t left = 0; left < length; left += TILE) {
             size_t width = length - left < TILE ? length - left : TILE, to = b * length + left;
-            NAMED(column_tile)(dtype, weights, total, fold * length, left,
+            NAMED(column_tile)(from, b * total, total, fold * length, left,
                                fold > 1 ? fold * length : width, out, &sums);
             NAMED(fold)(&sums, fold, length);
             for (int s = 0; s < STATISTICS; s++)

@@ -16,6 +16,7 @@ from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.tensor import box_shape
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
+from ckptclamp.models.effective.codes import Codes, Octets, values_of
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Plain, look_up
@@ -119,6 +120,30 @@ class Blockwise(Effective):
                 Reason("not-computed", f"{self.maxima.stored.name} holds 0 for codes that are not")
             )
         rows *= maxima[:, None]
+
+    def in_codes(self, read: Read, box: Box) -> Codes | None:
+        """See `Effective.in_codes`: elements that follow each other are one row."""
+        first = int(np.ravel_multi_index([start for start, _ in box], self.shape))
+        shape, block = box_shape(box), self.maxima.size
+        last = first + math.prod(shape)
+        if int(np.ravel_multi_index([stop - 1 for _, stop in box], self.shape)) != last - 1:
+            return None
+        each = 2 * (self.codes.dtype.itemsize if self.codes.dtype is not None else 1)
+        rest = ((0, 1),) * (len(self.codes.shape) - 1)
+        maxima = self.maxima.read(read, first // block, -(-last // block))
+        if not maxima.all():
+            return None
+        stored = read(self.codes, ((first // each, -(-last // each)), *rest))
+        octets = np.ascontiguousarray(stored).view(np.uint8)
+        table = values_of(self.table, 4, upper_first=True)[None]
+        return Codes(
+            shape=shape,
+            octets=Octets(octets.reshape(1, 1, -1), table, skip=first % each),
+            length=last - first,
+            factors=maxima.reshape(1, -1),
+            step=block,
+            first=first % block,
+        )
 
     def piece(self, read: Read, box: Box) -> NDArray[np.float64]:
         """See `Effective.piece`."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Exponents, Nibbles, Plain
-from ckptclamp.models.effective.quantised.grouped import Grouped, Shared
+from ckptclamp.models.effective.quantised.grouped import Grouped
 from ckptclamp.models.effective.quantised.packed import compressed_integers
 from ckptclamp.models.effective.quantised.scaled import OF_ACTIVATIONS, misfit
+from ckptclamp.models.effective.quantised.shared import Shared
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor

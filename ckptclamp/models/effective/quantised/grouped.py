@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.numbers import Plain, cut, view_of
+from ckptclamp.models.effective.quantised.shared import (
+    Groups,
+    Shared,
+    Spread,
+    in_codes,
+    swapped,
+)
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
 
 if TYPE_CHECKING:
@@ -19,158 +25,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.tensor import Box, Read, Tensor
+    from ckptclamp.models.effective.codes import Codes
     from ckptclamp.models.effective.levels import Wanted
     from ckptclamp.models.effective.numbers import Numbers
 
-T = TypeVar("T")
-
 _READ = 1 << 20
 """Codes that are read at once."""
-
-_FAR = 1 << 12
-"""Groups that are read for few weights, at most: in a model, all that there are."""
-
-
-@frozen
-class Shared:
-    """Numbers that groups of weights share.
-
-    `blocks` says for each axis of the weight how many indices one number spans. `axes` are the axes
-    of the weight along which the numbers lie, in order; others have one for all.
-    """
-
-    numbers: Numbers
-    blocks: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    def read(self, read: Read, box: Box, groups: Groups | None = None) -> Spread:
-        """Return the numbers that `box` of the weight needs, and how they spread over it."""
-        spans: list[tuple[int, int]] = [(0, 1)] * len(box)
-        indices: dict[int, NDArray[np.int64]] = {}
-        for axis in self.axes:
-            start, stop = box[axis]
-            if groups is not None and axis == groups.axis:
-                where = groups.read(read, box[axis], self.numbers.shape[self.axes.index(axis)])
-                spans[axis] = (int(where.min()), int(where.max()) + 1)
-                indices[axis] = where - spans[axis][0]
-            else:
-                block = self.blocks[axis]
-                spans[axis] = (start // block, (stop - 1) // block + 1)
-        stored = self.numbers.read(read, self._stored([spans[axis] for axis in self.axes]))
-        found = stored.reshape([b - a for a, b in spans])
-        return Spread(found, tuple(a for a, _ in spans), box, self.blocks, indices)
-
-    def _stored(self, spans: Sequence[tuple[int, int]]) -> Box:
-        """The box of the numbers; one number for all may have any rank."""
-        return tuple(spans) if spans else ((0, 1),) * len(self.numbers.shape)
-
-
-@frozen
-class Spread:
-    """Numbers `found` from `first` on, which spread over `box` by blocks or, per axis, by `indices`."""
-
-    found: NDArray[np.float64]
-    first: tuple[int, ...]
-    box: Box
-    blocks: tuple[int, ...]
-    indices: dict[int, NDArray[np.int64]]
-
-    def part(self, part: Box) -> Spread:
-        """Return what spreads over `part` of the box."""
-        place, first, indices = [slice(None)] * len(part), list(self.first), dict(self.indices)
-        for axis, (start, stop) in enumerate(part):
-            if axis in indices:
-                begin = self.box[axis][0]
-                indices[axis] = indices[axis][start - begin : stop - begin]
-            elif self.found.shape[axis] > 1:
-                first[axis] = start // self.blocks[axis]
-                last = (stop - 1) // self.blocks[axis] + 1
-                place[axis] = slice(first[axis] - self.first[axis], last - self.first[axis])
-        return Spread(self.found[tuple(place)], tuple(first), part, self.blocks, indices)
-
-    def turned(self) -> Spread:
-        """The same with the last two axes swapped."""
-        rank = len(self.box)
-        other = {rank - 1: rank - 2, rank - 2: rank - 1}
-        return Spread(
-            self.found.swapaxes(-1, -2),
-            _swapped(self.first),
-            _swapped(self.box),
-            _swapped(self.blocks),
-            {other.get(axis, axis): index for axis, index in self.indices.items()},
-        )
-
-    def apply(self, ufunc: np.ufunc, out: NDArray[np.float64]) -> None:
-        """Apply `ufunc` to `out`, an array of the box, and the numbers, in place."""
-        if self.indices:
-            ufunc(out, self.over(), out=out)
-            return
-        shape, grid = [], []
-        for axis, (start, stop) in enumerate(self.box):
-            count, block = self.found.shape[axis], self.blocks[axis]
-            if count == 1 or block == 1:
-                shape.append(stop - start)
-                grid.append(count)
-            elif start % block or stop % block:
-                self._by_parts(ufunc, out, axis)
-                return
-            else:
-                shape += [count, block]
-                grid += [count, 1]
-        whole = out.reshape(shape)  # a view: axes are only split
-        ufunc(whole, self.found.reshape(grid), out=whole)
-
-    def _by_parts(self, ufunc: np.ufunc, out: NDArray[np.float64], axis: int) -> None:
-        """The same of what lies before the first whole block of an axis, within whole ones, and after."""
-        (start, stop), block = self.box[axis], self.blocks[axis]
-        cuts = sorted({start, -(-start // block) * block, stop // block * block, stop})
-        for a, b in itertools.pairwise(cuts):
-            place = (slice(None),) * axis
-            part = self.part((*self.box[:axis], (a, b), *self.box[axis + 1 :]))
-            part.apply(ufunc, out[(*place, slice(a - start, b - start))])
-
-    def over(self) -> NDArray[np.float64]:
-        """Return what broadcasts with an array of the box."""
-        found = self.found
-        for axis, (start, stop) in enumerate(self.box):
-            if found.shape[axis] == 1:
-                continue
-            block, begin = self.blocks[axis], start - self.first[axis] * self.blocks[axis]
-            if axis in self.indices:
-                found = found.take(self.indices[axis], axis)
-            elif found.shape[axis] * block > 2 * (stop - start):
-                found = found.take(np.arange(begin, begin + stop - start) // block, axis)
-            elif block > 1:
-                whole = found.repeat(block, axis)
-                found = whole[(*(slice(None),) * axis, slice(begin, begin + stop - start))]
-        return found
-
-
-@frozen
-class Groups:
-    """The group of each index along `axis` of the weight, as a tensor of indices says."""
-
-    tensor: Tensor
-    axis: int
-
-    def read(self, read: Read, span: tuple[int, int], count: int) -> NDArray[np.int64]:
-        """Return the groups of the indices in `span`.
-
-        Raises:
-            UnreadableError: one is not below `count`, or they are scattered over very many.
-        """
-        found = read(self.tensor, (span,)).astype(np.int64)
-        if found.min() < 0 or found.max() >= count:
-            raise UnreadableError(
-                Reason(
-                    "not-computed", f"{self.tensor.name} names groups that there are no scales for"
-                )
-            )
-        if found.max() - found.min() > _FAR + 4 * len(found):
-            raise UnreadableError(
-                Reason("not-computed", f"{self.tensor.name} names groups that lie too far apart")
-            )
-        return found
 
 
 @frozen
@@ -232,11 +92,11 @@ class Grouped(Effective):
         """See `Effective.pieces`; long runs of what is stored are read at once."""
         if not self.transposed:
             return cut(box, _READ)
-        return map(_swapped, cut(_swapped(box), _READ))
+        return map(swapped, cut(swapped(box), _READ))
 
     def fill(self, read: Read, box: Box, out: NDArray[np.float64]) -> None:
         """See `Effective.fill`; what is stored is read at once, and decoded in parts that a cache holds."""
-        inner = _swapped(box) if self.transposed else box
+        inner = swapped(box) if self.transposed else box
         decode, factors = self.codes.decoder(read, inner), self._factors(read, inner)
         zero = None if self.zero is None else self.zero.read(read, inner, self.groups)
         if self.transposed:
@@ -248,7 +108,7 @@ class Grouped(Effective):
                 scratch = scratch if scratch.size >= target.size else np.empty(target.size)
                 weights = scratch[: target.size].reshape(target.shape)
             if self.transposed:
-                decode(_swapped(part), weights.swapaxes(-1, -2))
+                decode(swapped(part), weights.swapaxes(-1, -2))
             else:
                 decode(part, weights)
             if zero is not None:
@@ -259,6 +119,20 @@ class Grouped(Effective):
                 weights /= self.constant
             if weights is not target:
                 target[...] = weights
+
+    def in_codes(self, read: Read, box: Box) -> Codes | None:
+        """See `Effective.in_codes`; scales of 0 are looked at by `compute`."""
+        inner = swapped(box) if self.transposed else box
+        factors = self._factors(read, inner)
+        octets = self.codes.octets(read, inner, turned=self.transposed)
+        if octets is None or factors.zeros or not box:
+            return None
+        spreads = [factors.product]
+        if self.zero is not None:
+            spreads.append(self.zero.read(read, inner, self.groups))
+        if self.transposed:
+            spreads = [spread.turned() for spread in spreads]
+        return in_codes(octets, box, spreads, self.constant)
 
     def _factors(self, read: Read, inner: Box) -> _Factors:
         """By what codes less zero points are multiplied, but for the constant."""
@@ -318,14 +192,10 @@ class Grouped(Effective):
         """See `Effective.recode`: the codes that, with the scales as they are, come nearest."""
         inner = box
         if self.transposed:
-            inner, wanted = _swapped(box), wanted.turned()
+            inner, wanted = swapped(box), wanted.turned()
         with np.errstate(all="ignore"):
             factor = self._factors(read, inner).product.over()
             numbers = wanted.numbers * self.constant / factor
             if self.zero is not None:
                 numbers += self.zero.read(read, inner, self.groups).over()
         return self.codes.encode(read, inner, wanted.instead(numbers))
-
-
-def _swapped(box: tuple[T, ...]) -> tuple[T, ...]:
-    return (*box[:-2], box[-1], box[-2])

@@ -17,7 +17,7 @@ from ckptclamp.models.effective.members import (
     extents,
     half_step,
 )
-from ckptclamp.models.effective.quantised.grouped import Grouped, Shared
+from ckptclamp.models.effective.quantised.grouped import Grouped
 from ckptclamp.models.effective.quantised.scaled import (
     OF_ACTIVATIONS,
     groups_of,
@@ -26,6 +26,7 @@ from ckptclamp.models.effective.quantised.scaled import (
     span,
     spread,
 )
+from ckptclamp.models.effective.quantised.shared import Shared
 from ckptclamp.models.effective.quantised.stated import (
     check_complete,
     check_groups,

@@ -20,7 +20,8 @@ from ckptclamp.models.effective.members import (
     half_step,
 )
 from ckptclamp.models.effective.numbers import Exponents, Plain
-from ckptclamp.models.effective.quantised.grouped import Grouped, Groups, Shared
+from ckptclamp.models.effective.quantised.grouped import Grouped
+from ckptclamp.models.effective.quantised.shared import Groups, Shared
 from ckptclamp.models.effective.quantised.stated import check_complete, check_layout
 
 if TYPE_CHECKING:
