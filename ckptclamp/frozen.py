@@ -49,21 +49,22 @@ def _made(cls: type[T], *, slots: bool) -> type[T]:
 
 def _constructor(cls: type[Made]) -> Callable[..., None]:
     """Compile ``__init__(self, first, second=its default, ...)``, which ends in ``__post_init__``."""
-    known: dict[str, Any] = {"store": object.__setattr__, "absent": _ABSENT}
+    # No field is called as these are: two underscores at the beginning.
+    known: dict[str, Any] = {"__store": object.__setattr__, "__absent": _ABSENT}
     parameters, lines = ["self"], []
     for each in fields(cls):
         name, value = each.name, each.name
         if each.default is not MISSING:
-            known[f"default_{name}"] = each.default
-            parameters.append(f"{name}=default_{name}")
+            known[f"__default_{name}"] = each.default
+            parameters.append(f"{name}=__default_{name}")
         elif each.default_factory is not MISSING:
-            known[f"new_{name}"] = each.default_factory
-            parameters.append(f"{name}=absent")
-            value = f"new_{name}() if {name} is absent else {name}"
+            known[f"__new_{name}"] = each.default_factory
+            parameters.append(f"{name}=__absent")
+            value = f"__new_{name}() if {name} is __absent else {name}"
         elif each.init:
             parameters.append(name)
         if each.init:
-            lines.append(f"store(self, {name!r}, {value})")
+            lines.append(f"__store(self, {name!r}, {value})")
     if hasattr(cls, "__post_init__"):
         lines.append("self.__post_init__()")
     text = f"def __init__({', '.join(parameters)}):\n " + "\n ".join(lines or ["pass"])

@@ -146,3 +146,19 @@ def test_a_class_with_a_dictionary_caches_and_has_several_bases():
     assert copy.copy(both).twice == 6
     with pytest.raises(FrozenInstanceError):
         both.twice = 7
+
+
+@frozen
+class Shop:
+    """Fields that are called as something might be in the text of a constructor."""
+
+    store: str
+    absent: int = 1
+    new_stock: list[int] = field(default_factory=list)
+    default_absent: int = 2
+    stock: list[int] = field(default_factory=lambda: [3])
+
+
+def test_a_field_may_have_any_name():
+    """No name of a field is another thing in the constructor."""
+    assert Shop("a") == Shop(store="a", absent=1, new_stock=[], default_absent=2, stock=[3])
