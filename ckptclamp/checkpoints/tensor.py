@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,33 @@ class Chunked:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_start", {chunk.start: chunk for chunk in self.chunks})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle chunks as a byte or two each: there may be many thousands."""
+        stated = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        columns = len(self.chunk_shape) + 3
+        return _unpacked, (_packed(stated.pop("chunks"), columns), columns, stated)
+
+
+def _packed(chunks: Sequence[Chunk], columns: int) -> bytes:
+    """The numbers of `chunks` as they differ from those before, and like bytes beside each other."""
+    import numpy as np
+
+    rows = [(*chunk.start, chunk.filter_mask, chunk.stored, chunk.offset) for chunk in chunks]
+    table = np.array(rows, np.int64).reshape(-1, columns)
+    table[:, -1] -= table[:, -2].cumsum() - table[:, -2]  # most follow the one before
+    table[1:] -= table[:-1].copy()
+    return zlib.compress(table.view(np.uint8).T.tobytes())
+
+
+def _unpacked(packed: bytes, columns: int, stated: Mapping[str, Any]) -> Chunked:
+    import numpy as np
+
+    planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(8 * columns, -1)
+    table = np.ascontiguousarray(planes.T).view(np.int64).cumsum(axis=0)
+    table[:, -1] += table[:, -2].cumsum() - table[:, -2]
+    chunks = (Chunk(tuple(at), offset, size, mask) for *at, mask, size, offset in table.tolist())
+    return Chunked(chunks=tuple(chunks), **stated)
 
 
 @frozen

@@ -11,8 +11,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from ckptclamp import AuditOptions, Verdict, audit, open_checkpoint
@@ -20,6 +23,7 @@ from ckptclamp.auditing.audit import as_spec
 from ckptclamp.auditing.parts import elsewhere
 from ckptclamp.auditing.parts.part import audit_part
 from ckptclamp.auditing.parts.partial import merge
+from ckptclamp.checkpoints.tensor import Chunk, Chunked
 from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.engine.elsewhere import Engine, Lost, answers
 from ckptclamp.engine.elsewhere.named import check_name, engine
@@ -176,6 +180,36 @@ def test_an_item_is_small(model):
         (item,) = elsewhere.items_of(checkpoint, plan.assignments, (), AuditOptions())
     assert len(item.pickled) < 4096 + 150 * len(plan.assignments)
     assert pickle.loads(item.pickled).asked
+
+
+CHUNKS = st.lists(
+    st.tuples(st.integers(0, 1 << 40), st.integers(1, 1 << 33), st.integers(0, 7)), max_size=20
+)
+
+
+@given(chunks=CHUNKS, rank=st.integers(1, 3))
+def test_a_table_of_chunks_survives_the_journey(chunks, rank):
+    """Wherever they lie, whatever their order."""
+    made = tuple(Chunk((number,) * rank, *chunk) for number, chunk in enumerate(chunks))
+    chunked = Chunked(3, (1,) * rank, ("shuffle", "deflate"), made, b"\0\0", deflate_level=4)
+    back = pickle.loads(pickle.dumps(chunked))
+    assert back == chunked
+    assert back.by_start == chunked.by_start
+
+
+def test_an_item_is_small_where_weights_lie_in_many_chunks(tmp_path):
+    """A byte or two for each compressed chunk, and next to nothing where all are of one size."""
+    weights = np.zeros((512, 512), np.float32)
+    weights[: RNG.integers(512)] = RNG.normal(size=512)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("plain", data=weights, chunks=(8, 8))
+        for name in ("packed", "again"):
+            file.create_dataset(name, data=weights, chunks=(8, 8), compression="gzip")
+    rule = {"id": "r", "tensors": "**", "constraint": "MaxNorm", "max_value": 1, "axis": 1}
+    with open_checkpoint(tmp_path / "m.h5") as checkpoint:
+        plan = build_plan(checkpoint, as_spec({"version": 1, "rules": [rule]}, frozenset()))
+        (item,) = elsewhere.items_of(checkpoint, plan.assignments, (), AuditOptions())
+    assert len(item.pickled) < 4096 + 2 * 2 * 64 * 64
 
 
 @pytest.mark.parametrize(("times", "verdict"), [(1, Verdict.PASS), (99, Verdict.NOT_EVALUATED)])
