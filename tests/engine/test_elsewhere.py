@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -187,6 +187,7 @@ CHUNKS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(chunks=CHUNKS, rank=st.integers(1, 3))
 def test_a_table_of_chunks_survives_the_journey(chunks, rank):
     """Wherever they lie, whatever their order."""
