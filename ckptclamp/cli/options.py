@@ -124,7 +124,7 @@ class ReportOptions:
 
 @frozen_with_dict
 class GateOptions:
-    """The files, besides reports, that a run reads or writes, and whether it takes digests."""
+    """What decides whether a run passes, besides its rules, and the files that it reads or writes for it."""
 
     hash: bool | None = None
     attest: Path | None = None
@@ -133,6 +133,8 @@ class GateOptions:
     baseline: Path | None = None
     write_baseline: Path | None = None
     checkpoint_name: str | None = None
+    renames: tuple[str, ...] = ()
+    strict: bool = False
 
     @property
     def hashed(self) -> bool | None:

@@ -136,7 +136,7 @@ def reported_options(
     rules: RuleOptions,
     engine: EngineOptions,
     reports: ReportOptions,
-    **others: Any,  # noqa: ANN401
+    gate: GateOptions,
 ) -> Iterator[AuditOptions]:
     """The options of an audit whose report is written as `reports` say, while it is made."""
     from ckptclamp.cli.progress import progress_bar
@@ -150,7 +150,8 @@ def reported_options(
             histogram=wants_histograms(reports),
             on_unit=on_unit,
             progress=progress,
-            **others,
+            hash=gate.hashed,
+            strict=gate.strict,
         )
 
 

@@ -86,10 +86,8 @@ class SeveralCheckpoints:
         rules: RuleOptions,
         engine: EngineOptions,
         reports: ReportOptions,
-        *,
         gate: GateOptions,
-        renames: tuple[str, ...],
-        strict: bool,
+        *,
         manifest: Path | None = None,
     ) -> None:
         from ckptclamp.cli.baselines import check_renames, renaming
@@ -99,7 +97,7 @@ class SeveralCheckpoints:
         _check_options(gate, asked)
         self._rules, self._engine = with_spec_settled(rules), engine
         self._reports, self._gate = reports, gate
-        self._strict, self._asked, self._renames = strict, asked, renaming(renames)
+        self._asked, self._renames = asked, renaming(gate.renames)
         self._missing = [entry for entry in asked if not entry.found()]
         self._found = _each_once(asked)
         for _, path in self._found:
@@ -187,7 +185,7 @@ class SeveralCheckpoints:
             self._engine,
             reported=True,
             hash=self._gate.hashed,
-            strict=self._strict,
+            strict=self._gate.strict,
             **reporting,
         )
         report = _softened(audit(path, judge.spec, options), entry)

@@ -104,7 +104,7 @@ def apply_command(
         )
     check_outputs(checkpoint, rules, reports, gate)
     spec = load_rules(rules)
-    with reported_options(rules, engine, reports, hash=gate.hashed) as audit:
+    with reported_options(rules, engine, reports, gate) as audit:
         options = ApplyOptions(
             audit=audit,
             projection=Projection(projection) if projection else None,

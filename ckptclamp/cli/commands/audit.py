@@ -119,8 +119,6 @@ def audit_command(
     gate: GateOptions,
     reports: ReportOptions,
     engine: EngineOptions,
-    renames: tuple[str, ...],
-    strict: bool,
     exit_zero: bool,
 ) -> None:
     """Judge CHECKPOINT against a spec and what its own model declares.
@@ -135,28 +133,15 @@ def audit_command(
     if part is not None:
         if asked is not None:
             raise click.UsageError("--part is about one checkpoint")
-        found = _audited_part(
-            checkpoint[0], part, rules, engine, reports, gate=gate, renames=renames, strict=strict
-        )
+        found = _audited_part(checkpoint[0], rules, engine, reports, gate, share=part)
         ctx.exit(program_exit(found.exit_code, zero=exit_zero))
     report: AuditReport | Run
     if asked is None:
-        report = _audited(
-            checkpoint[0], rules, engine, reports, gate=gate, renames=renames, strict=strict
-        )
+        report = _audited(checkpoint[0], rules, engine, reports, gate)
     else:
         from ckptclamp.cli.several import SeveralCheckpoints
 
-        report = SeveralCheckpoints(
-            asked,
-            rules,
-            engine,
-            reports,
-            gate=gate,
-            renames=renames,
-            strict=strict,
-            manifest=manifest,
-        ).run()
+        report = SeveralCheckpoints(asked, rules, engine, reports, gate, manifest=manifest).run()
     finish(report, reports, gate)
     ctx.exit(program_exit(report.exit_code, zero=exit_zero))
 
@@ -175,10 +160,7 @@ def _audited(
     rules: RuleOptions,
     engine: EngineOptions,
     reports: ReportOptions,
-    *,
     gate: GateOptions,
-    renames: tuple[str, ...],
-    strict: bool,
 ) -> AuditReport:
     """The report about one checkpoint, compared with what is known of it."""
     from ckptclamp.auditing.audit import audit
@@ -188,25 +170,23 @@ def _audited(
 
     check_outputs(checkpoint, rules, reports, gate)
     spec = load_rules(rules)
-    names = renaming(renames)
+    names = renaming(gate.renames)
     baseline = RunBaseline(gate, names)
     baseline.check(checkpoint)
     check_renames(names, [baseline])
-    with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
+    with reported_options(rules, engine, reports, gate) as options:
         report = audit(checkpoint, spec, options)
     return baseline.judged(report, checkpoint)
 
 
 def _audited_part(
     checkpoint: Path,
-    share: Share,
     rules: RuleOptions,
     engine: EngineOptions,
     reports: ReportOptions,
-    *,
     gate: GateOptions,
-    renames: tuple[str, ...],
-    strict: bool,
+    *,
+    share: Share,
 ) -> PartialReport:
     """Audit one part of `checkpoint`, write what it found, and print it.
 
@@ -217,10 +197,10 @@ def _audited_part(
     from ckptclamp.cli.places import check_outputs
     from ckptclamp.cli.running import load_rules, reported_options, settings_notice
 
-    _check_asked(reports, gate, renames)
+    _check_asked(reports, gate)
     check_outputs(checkpoint, rules, reports, gate)
     spec = load_rules(rules)
-    with reported_options(rules, engine, reports, hash=gate.hashed, strict=strict) as options:
+    with reported_options(rules, engine, reports, gate) as options:
         part = audit_part(checkpoint, share, spec, options)
     for name in _OF_ALL:
         not_in_effect(name)
@@ -230,7 +210,7 @@ def _audited_part(
     return part
 
 
-def _check_asked(reports: ReportOptions, gate: GateOptions, renames: tuple[str, ...]) -> None:
+def _check_asked(reports: ReportOptions, gate: GateOptions) -> None:
     from ckptclamp.reports import PARTIAL, UNITS
 
     known = {name: getattr(gate, name) for name in _OF_ALL if not from_settings(name)}
@@ -238,7 +218,7 @@ def _check_asked(reports: ReportOptions, gate: GateOptions, renames: tuple[str, 
         "--baseline": known.get("baseline") is not None,
         "--write-baseline": gate.write_baseline is not None,
         "--checkpoint-name": known.get("checkpoint_name") is not None,
-        "--rename": bool(renames),
+        "--rename": bool(gate.renames),
         "--attest": gate.attest is not None,
         f"--format {reports.format}": reports.format != "text",
     }

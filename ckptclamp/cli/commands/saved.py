@@ -286,7 +286,6 @@ def merge_command(
     *,
     gate: GateOptions,
     reports: ReportOptions,
-    renames: tuple[str, ...],
     exit_zero: bool,
 ) -> None:
     """Merge every PART of an audit, as `audit --part` wrote them, into the report of the whole.
@@ -304,7 +303,7 @@ def merge_command(
     if any(output.format == UNITS for output in reports.reports):
         raise click.UsageError("parts hold the worst units only; audit --part lists all of its own")
     check_written([*parts, gate.baseline], [*report_files(reports), gate.write_baseline])
-    names = renaming(renames)
+    names = renaming(gate.renames)
     baseline = RunBaseline(gate, names)
     report = merge([read_part(path) for path in parts], [str(path) for path in parts])
     checkpoint = Path(report.checkpoint.path)
