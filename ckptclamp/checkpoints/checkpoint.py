@@ -49,22 +49,33 @@ class TensorReader(Protocol):
         """
 
 
+class RemoteReader(TensorReader, Protocol):
+    """Where weights are read from that may be `remote`; only then is `expect` asked."""
+
+    remote: bool
+
+    def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead:
+        """Fetch what `steps` will read, in their order, in about `memory` bytes; nothing of local files.
+
+        What is returned is a context manager, to be told how far the reader is.
+        """
+
+
 def fetch_ahead(
     sources: Mapping[int, Source], steps: Iterable[tuple[Mark, Tensor, Box]], memory: int
-) -> ReadAhead | None:
-    """See `Checkpoint.expect`; `sources` are those that tensors lie in, by their numbers."""
-    if not any(source.remote for source in sources.values()):
-        return None
-    from ckptclamp.checkpoints.remote.ahead import read_ahead
+) -> ReadAhead:
+    """See `RemoteReader.expect`; `sources` are those that tensors lie in, by their numbers."""
+    from ckptclamp.checkpoints.remote.ahead import ReadAhead
+    from ckptclamp.checkpoints.remote.objects import RemoteSource
 
-    return read_ahead(
-        (
-            (mark, sources[number], start, stop)
-            for mark, tensor, box in steps
-            for number, start, stop in spans(tensor, box)
-        ),
-        memory,
+    remote = {n: source for n, source in sources.items() if isinstance(source, RemoteSource)}
+    plan = (
+        (mark, remote[number], start, stop)
+        for mark, tensor, box in steps
+        for number, start, stop in spans(tensor, box)
+        if number in remote
     )
+    return ReadAhead(plan, memory, remote.values())
 
 
 class Target(Protocol):
@@ -195,11 +206,8 @@ class Checkpoint(ABC):
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
         return read_box(self.sources, tensor, box, buffer)
 
-    def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead | None:
-        """Fetch what `steps` will read, in their order, in `memory` bytes; nothing of local files.
-
-        What is returned is a context manager, to be told how far the reader is.
-        """
+    def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead:
+        """See `RemoteReader.expect`."""
         return fetch_ahead(dict(enumerate(self.sources)), steps, memory)
 
     def mapped(self, read: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:

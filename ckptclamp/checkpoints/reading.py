@@ -53,7 +53,8 @@ def read_box(
 ) -> NDArray[Any]:
     """Return `box` of `tensor` in its storage dtype, byte order included, and the box's shape.
 
-    The array is a view of `buffer` where one is given; it needs at least the box's bytes. Chunks
+    The array is a view of `buffer` where one is given, or of what is in memory already; it needs at
+    least the box's bytes. Chunks
     are decoded one at a time, whole, so memory beside the result is that of one chunk.
 
     Raises:
@@ -72,6 +73,9 @@ def read_box(
     try:
         match tensor.storage:
             case Contiguous(source, offset) if run is not None:
+                held = None if buffer is None else sources[source].view(offset + run[0], out.nbytes)
+                if held is not None and (block := held.view(out.dtype)).flags.aligned:
+                    return block.reshape(out.shape)
                 sources[source].read_into(as_bytes(out).data, offset + run[0])
             case Contiguous(source, offset):
                 _read_contiguous(sources[source], offset, tensor, box, out)

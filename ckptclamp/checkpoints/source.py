@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from os import stat_result
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.formats.zip.checksums import Checksums
 
 
 _BLOCK = 1 << 20
-_OPENED_AT_ONCE = 8
 _SMALL = 1 << 20
 """Files up to this size are hashed where the digests are asked for: a thread would cost more."""
 
@@ -194,6 +196,10 @@ class Source:
         else:
             self.checksums.taken(self._fill, buffer, offset)
 
+    def view(self, offset: int, length: int) -> NDArray[np.uint8] | None:
+        """So many bytes from `offset` on, where they are in memory already; for this thread's next read."""
+        return None
+
     def _fill(self, buffer: memoryview, offset: int) -> None:
         done = 0
         while done < len(buffer):
@@ -270,10 +276,9 @@ def _opened(paths: Iterable[Path], follow_symlinks: bool) -> Iterator[Source]:
         for path in paths:
             yield Source.open(path, follow_symlinks=follow_symlinks)
         return
-    from concurrent.futures import ThreadPoolExecutor
+    from ckptclamp.checkpoints.remote.workers import readers
 
-    with ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="open") as pool:
-        yield from pool.map(Source.open, paths)
+    yield from readers().map(Source.open, paths)
 
 
 MAX_HEADER_BYTES = 100_000_000

@@ -246,6 +246,7 @@ class _Files:
 
     def __init__(self, sources: Mapping[int, Source]) -> None:
         self._by_number = sources
+        self.remote = any(source.remote for source in sources.values())
         # Nobody asks for the others.
         self._sources: Any = [sources.get(n) for n in range(max(sources, default=-1) + 1)]
 
@@ -253,8 +254,8 @@ class _Files:
         """See `TensorReader.read`."""
         return read_box(self._sources, tensor, box, buffer)
 
-    def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead | None:
-        """See `Checkpoint.expect`."""
+    def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead:
+        """See `RemoteReader.expect`."""
         return fetch_ahead(self._by_number, steps, memory)
 
 

@@ -11,7 +11,7 @@ from ckptclamp.errors import UsageError
 TIMEOUT, RETRIES = "CKPTCLAMP_TIMEOUT", "CKPTCLAMP_RETRIES"
 _SECONDS, _TRIES_AGAIN = 20.0, 4
 _TO_CONNECT = timedelta(seconds=10)
-_WHOLE_REQUEST = timedelta(minutes=10)
+_WHOLE_REQUEST = timedelta(hours=1)
 _RETRYING = timedelta(minutes=3)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from contextlib import contextmanager
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ckptclamp.checkpoints.remote.ahead import ReadAhead
 from ckptclamp.checkpoints.remote.hub import HubFile
 from ckptclamp.checkpoints.remote.limits import retries
 from ckptclamp.checkpoints.remote.schemes import BUCKETS, WEB
@@ -18,7 +20,7 @@ from ckptclamp.checkpoints.remote.stores import (
     library_errors,
     require_extra,
 )
-from ckptclamp.checkpoints.remote.workers import fetchers
+from ckptclamp.checkpoints.remote.workers import LOOKING_UP, fetchers
 from ckptclamp.checkpoints.source import Identity, Place, Source
 from ckptclamp.errors import ChangedError, UnreadableError
 
@@ -26,20 +28,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ckptclamp.checkpoints.remote.address import Address
-    from ckptclamp.checkpoints.remote.ahead import ReadAhead
     from ckptclamp.checkpoints.remote.stores import Location
 
 PAGE = 64 << 10
 """What is fetched at least: headers, directories and other small things share a request."""
-PIECE = 16 << 20
-"""What is fetched at most by one request."""
+_MOST = 16 << 20
+"""What is fetched at most by a request that nobody foresaw."""
+_CHUNK = 256 << 10
+"""So many bytes of an answer are handed on at once, where they have come."""
+_BLOCK, _STREAMED = 1 << 20, 32 << 20
+"""Bytes of a block, and those that are fetched ahead, where an object is read from end to end."""
 _SMALL = 4 * PAGE
 """Reads below this go through pages, which are kept."""
 _PAGES_KEPT = 256
-_LOOKING_UP = 0.2
-"""Seconds after which who waits for bytes looks whether they are still wanted."""
-
 
 Coming = TypeVar("Coming")
 
@@ -103,7 +108,7 @@ class RemoteSource(Source):
 
     def _first_page(self) -> memoryview:
         """Fetch the beginning, and know by the answer how long the object is and which version."""
-        result, data = self.waited(fetchers().submit(self._asked, 0, PAGE))
+        result, data = self.waited(fetchers().submit(self._whole, 0, PAGE))
         self.size = result.meta["size"]
         tag = result.meta["e_tag"]
         weak = tag is None or tag.startswith("W/")
@@ -147,26 +152,65 @@ class RemoteSource(Source):
         """Wait for what is `coming`; raises what it raises, or `UnreadableError` if it is given up."""
         while True:
             try:
-                return coming.result(_LOOKING_UP)
+                return coming.result(LOOKING_UP)
             except TimeoutError:
                 if coming.done():  # in the meantime, or by an error of this kind
                     return coming.result()
-                if self._left:
-                    raise UnreadableError("reading was given up", path=self.path) from None
+                self.check_wanted()
+
+    def check_wanted(self) -> None:
+        """Raise `UnreadableError` where what it is read for was given up."""
+        if self._left:
+            raise UnreadableError("reading was given up", path=self.path)
 
     def fetch_here(self, start: int, stop: int) -> memoryview:
         """Fetch as `fetch` does, in the thread that calls."""
-        result, data = self._asked(start, stop)
+        result, data = self._whole(start, stop)
+        self._check(result, len(data), stop - start)
+        return data
+
+    def streamed(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the same bytes as they come, in the thread that calls."""
+        result = self._asked(start, stop)
+        self._check(result, stop - start, stop - start)
+        chunks, came = iter(result.stream(min_chunk_size=_CHUNK)), 0
+        while True:
+            with self._explained():
+                chunk = next(chunks, None)
+            if chunk is None:
+                break
+            came += len(chunk)
+            self._count(len(chunk))
+            yield memoryview(chunk)
+        self._check(result, came, stop - start)
+
+    def _whole(self, start: int, stop: int) -> tuple[Any, memoryview]:
+        result = self._asked(start, stop)
+        with self._explained():
+            data = memoryview(result.bytes())
+        self._count(len(data))
+        return result, data
+
+    def _check(self, result: Any, came: int, asked: int) -> None:  # noqa: ANN401 - obstore's
+        """Raise where an answer is about another version, or has another length than was asked for."""
         meta = result.meta
         if meta["size"] != self.size or (self._tag and meta["e_tag"] != self._tag):
             raise ChangedError("changed while it was read", path=self.path, hint="run again")
-        if len(data) != stop - start:
-            raise UnreadableError(
-                f"the server sends {len(data)} bytes of {stop - start}", path=self.path
-            )
-        return data
+        if came != asked:
+            raise UnreadableError(f"the server sends {came} bytes of {asked}", path=self.path)
 
-    def _asked(self, start: int, stop: int) -> tuple[Any, memoryview]:
+    def _count(self, fetched: int) -> None:
+        with self._counting:
+            self.fetched += fetched
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except library_errors() as error:
+            raise failure(error, self._address, opened=self.size >= 0) from None
+
+    def _asked(self, start: int, stop: int) -> Any:  # noqa: ANN401 - obstore's
         """Ask for a range until it comes or the limit is reached; renew what has expired once."""
         renewed = False
         for left in reversed(range(retries() + 1)):
@@ -181,7 +225,7 @@ class RemoteSource(Source):
                     raise failure(error, self._address, opened=self.size >= 0) from None
         raise AssertionError("the last try returns or raises")
 
-    def _ask(self, start: int, stop: int) -> tuple[Any, memoryview]:
+    def _ask(self, start: int, stop: int) -> Any:  # noqa: ANN401 - obstore's
         import obstore
 
         reached = self._location.reached()
@@ -190,11 +234,7 @@ class RemoteSource(Source):
         options: dict[str, Any] = {"range": (start, stop)}
         if self._tag is not None:
             options["if_match"] = self._tag
-        result = obstore.get(reached.store, reached.key, options=options)
-        data = memoryview(result.bytes())
-        with self._counting:
-            self.fetched += len(data)
-        return result, data
+        return obstore.get(reached.store, reached.key, options=options)
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
         if offset + len(buffer) > self.size:
@@ -203,16 +243,26 @@ class RemoteSource(Source):
                 path=self.path,
                 hint="the file is truncated",
             )
+        self._fill_from(self.ahead, buffer, offset)
+
+    def view(self, offset: int, length: int) -> NDArray[np.uint8] | None:
+        """So many bytes from `offset` on where they are in memory already; see `ReadAhead.view`."""
+        if self.ahead is None or self.checksums is not None:
+            return None
+        return self.ahead.view(self, offset, length)
+
+    def _fill_from(self, ahead: ReadAhead | None, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with what was fetched `ahead`, or else is fetched now."""
         done = 0
         while done < len(buffer):
             rest = buffer[done:]
-            count = self.ahead.take(self, rest, offset + done) if self.ahead is not None else 0
+            count = ahead.take(self, rest, offset + done) if ahead is not None else 0
             done += count or self._take(rest, offset + done)
 
     def _take(self, buffer: memoryview, offset: int) -> int:
         """Fill the start of `buffer`, and return how many bytes of it."""
         if len(buffer) >= _SMALL:
-            data = self.fetch(offset, offset + min(len(buffer), PIECE))
+            data = self.fetch(offset, offset + min(len(buffer), _MOST))
             buffer[: len(data)] = data
             return len(data)
         number, skipped = divmod(offset, PAGE)
@@ -233,21 +283,18 @@ class RemoteSource(Source):
         """Yield `length` bytes from `offset` on, as `buffered` does."""
         yield from map(bytes, self.buffered(offset, length))
 
-    def buffered(self, offset: int, length: int, size: int = PIECE) -> Iterator[memoryview]:
-        """Yield `length` bytes from `offset` on in blocks of at most `size`, fetched ahead."""
-        del size
-        coming: deque[Future[memoryview]] = deque()
-        try:
-            for at in range(offset, offset + length, PIECE):
-                stop = min(at + PIECE, offset + length)
-                coming.append(fetchers().submit(self.fetch_here, at, stop))
-                if len(coming) > 2:
-                    yield self.waited(coming.popleft())
-            while coming:
-                yield self.waited(coming.popleft())
-        finally:
-            for future in coming:
-                future.cancel()
+    def buffered(self, offset: int, length: int, size: int = _BLOCK) -> Iterator[memoryview]:
+        """See `Source.buffered`; it is fetched ahead."""
+        stop = offset + length
+        places = range(offset, stop, size)
+        plan = (((at,), self, at, min(at + size, stop)) for at in places)
+        buffer = memoryview(bytearray(min(size, length)))
+        with ReadAhead(plan, _STREAMED) as ahead:
+            for at in places:
+                block = buffer[: stop - at]
+                self._fill_from(ahead, block, at)
+                yield block
+                ahead.passed((at,))
 
     def length_now(self) -> int:
         """See `Source.length_now`."""

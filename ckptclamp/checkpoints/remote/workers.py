@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-_AT_ONCE = 16
+AT_ONCE = 16
+"""Requests that are made at once."""
+LOOKING_UP = 0.2
+"""Seconds after which who waits looks whether it is still wanted."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,9 +42,14 @@ class Workers:
         return future
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield what `work` makes of each of `items`, in their order."""
-        for future in [self.submit(work, item) for item in items]:
-            yield future.result()
+        """Yield what `work` makes of each of `items`, in their order; what nobody waits for is not begun."""
+        coming = [self.submit(work, item) for item in items]
+        try:
+            for future in coming:
+                yield future.result()
+        finally:
+            for future in coming:
+                future.cancel()
 
     def _run(self) -> None:
         while True:
@@ -59,10 +67,10 @@ class Workers:
 @cache
 def fetchers() -> Workers:
     """Those that make requests; they wait for nobody else."""
-    return Workers(_AT_ONCE, "fetch")
+    return Workers(AT_ONCE, "fetch")
 
 
 @cache
 def readers() -> Workers:
     """Those that read, and so may wait for requests."""
-    return Workers(_AT_ONCE // 2, "read")
+    return Workers(AT_ONCE // 2, "read")

@@ -24,7 +24,7 @@ from ckptclamp.engine.blocks import (
     grid_of,
 )
 from ckptclamp.engine.executors import in_order, threads
-from ckptclamp.engine.measure.ahead import reading_ahead
+from ckptclamp.engine.measure.ahead import reading_ahead, room_ahead
 from ckptclamp.engine.measure.requests import (
     Answer,
     Batch,
@@ -97,7 +97,8 @@ def measure(
     groups, at_once = _grouped(requests, memory, block)
     yield from at_once
     waiting = max([_ANSWERS, *map(_result_bytes, groups)])
-    jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], memory, waiting=waiting)
+    here = memory - room_ahead(reader, memory)
+    jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], here, waiting=waiting)
     work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
     small = sum(group.tensor.size for group in groups) <= SEGMENT
     failed: set[int] = set()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ckptclamp.checkpoints.checkpoint import TensorReader
+    from ckptclamp.checkpoints.checkpoint import RemoteReader, TensorReader
     from ckptclamp.checkpoints.reading import Mark
-    from ckptclamp.checkpoints.remote.ahead import ReadAhead
     from ckptclamp.checkpoints.tensor import Box, Tensor
     from ckptclamp.engine.measure.requests import Answer, Group, Item
 
     Results = Iterable[tuple[Item, list[Answer]]]
 
-_SHARE = 4
+_SHARE = 2
 """The part of the memory that is fetched ahead is one in so many."""
+
+
+def room_ahead(reader: TensorReader, memory: int) -> int:
+    """The part of `memory` that is for what is fetched ahead: nothing where all is on this machine."""
+    return memory // _SHARE if getattr(reader, "remote", False) else 0
 
 
 @contextmanager
@@ -28,11 +32,11 @@ def reading_ahead(
 
     A reader that reads of local files expects nothing, and results pass as they are.
     """
-    expect = getattr(reader, "expect", None)
-    ahead: ReadAhead | None = expect(_steps(groups), memory // _SHARE) if expect else None
-    if ahead is None:
+    room = room_ahead(reader, memory)
+    if not room:
         yield lambda results: results
         return
+    ahead = cast("RemoteReader", reader).expect(_steps(groups), room)
     places = {id(group): place for place, group in enumerate(groups)}
 
     def followed(results: Results) -> Results:
