@@ -126,6 +126,30 @@ def test_runs_groups_and_folds_begin_where_they_do_in_numpy(shape, axis, name, l
     }
 
 
+@compiled
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    "shape", [*SIZES[::3], (513, 256), (514, 544), (1025, 320), (70_000, 256), (5, 2080)], ids=str
+)
+@pytest.mark.parametrize("name", ["int8", "uint8", "float8_e4m3fn"])
+@pytest.mark.parametrize("kind", ["any", "largest", "one NaN"])
+def test_squares_of_bytes_alone_have_the_same_bits(shape, axis, name, kind, level):
+    """Integers add them: the largest for many rows, and where a NaN is the last weight of all."""
+    codes = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    if name == "float8_e4m3fn":
+        codes[codes & 0x7F == 0x7F] = 0x7E
+    if kind == "largest":
+        codes[:] = {"int8": 0x80, "uint8": 0xFF, "float8_e4m3fn": 0xFE}[name]
+    elif kind == "one NaN":
+        codes[-1, -1] = 0xFF
+    block = codes.view(DTYPES[name].numpy)
+
+    def measured():
+        return kernels.measure(block, (axis,), ["squares"], WORKSPACE)["squares"].tobytes()
+
+    assert at(level, measured) == at("numpy", measured)
+
+
 @settings(max_examples=60, deadline=None)
 @given(blocks(names=("float64", "float32", "bfloat16", "int64")))
 def test_sums_are_right(case):

@@ -37,6 +37,9 @@ void LEVEL(to_double)(enum dtype dtype, const void *weights, size_t count, doubl
 
 /* Of each row of `count`, or of each column of `batch` matrices one after another. */
 void LEVEL(rows)(enum dtype dtype, const void *weights, size_t count, size_t length, results out);
+int LEVEL(byte_squares)(enum dtype dtype, const void *weights, size_t count, size_t length, double *out);
+int LEVEL(byte_columns)(enum dtype dtype, const void *weights, size_t batch, size_t rows, size_t length,
+                        double *out);
 void LEVEL(columns)(enum dtype dtype, const void *weights, size_t batch, size_t rows, size_t length,
                     results out);
 

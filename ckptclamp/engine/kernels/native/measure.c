@@ -43,38 +43,19 @@ static inline const double *load_double(const struct stored *from, size_t first,
 #define NAMED(name) name##_double
 #include "tile.h"
 
-/* Squares of bytes: integers hold their sums exactly, and so does double, whatever the order. */
-#define BYTE_SQUARES(type)                                                                         \
-    for (size_t i = 0; i < count; i++) {                                                           \
-        const type *restrict x = (const type *)weights + i * length;                               \
-        int64_t sum = 0;                                                                           \
-        for (size_t j = 0; j < length; j += RUN) {                                                 \
-            size_t end = length - j < RUN ? length : j + RUN;                                      \
-            int32_t run = 0;                                                                       \
-            for (size_t k = j; k < end; k++) run += (int32_t)x[k] * x[k];                          \
-            sum += run;                                                                            \
-        }                                                                                          \
-        out[i] = (double)sum;                                                                      \
-    }
-
-static void int8_squares(const void *weights, size_t count, size_t length, double *restrict out) {
-    BYTE_SQUARES(int8_t)
-}
-
-static void uint8_squares(const void *weights, size_t count, size_t length, double *restrict out) {
-    BYTE_SQUARES(uint8_t)
+static int squares_alone(results out) {
+    return out[SQUARES] && !out[SUM] && !out[MAGNITUDES] && !out[MINIMUM] && !out[NONZERO];
 }
 
 void LEVEL(rows)(enum dtype dtype, const void *weights, size_t count, size_t length, results out) {
+    if (squares_alone(out) && LEVEL(byte_squares)(dtype, weights, count, length, out[SQUARES])) return;
     struct stored from = {dtype, LEVEL(size_of)(dtype), weights};
-    int alone = out[SQUARES] && !out[SUM] && !out[MAGNITUDES] && !out[MINIMUM] && !out[NONZERO];
-    if (alone && dtype == INT8) int8_squares(weights, count, length, out[SQUARES]);
-    else if (alone && dtype == UINT8) uint8_squares(weights, count, length, out[SQUARES]);
-    else (dtype < FLOAT64 ? rows_float : rows_double)(&from, count, length, out);
+    (dtype < FLOAT64 ? rows_float : rows_double)(&from, count, length, out);
 }
 
 void LEVEL(columns)(enum dtype dtype, const void *weights, size_t batch, size_t rows, size_t length,
                     results out) {
+    if (squares_alone(out) && LEVEL(byte_columns)(dtype, weights, batch, rows, length, out[SQUARES])) return;
     struct stored from = {dtype, LEVEL(size_of)(dtype), weights};
     (dtype < FLOAT64 ? columns_float : columns_double)(&from, batch, rows, length, out);
 }
