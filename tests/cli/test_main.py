@@ -31,6 +31,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
 
         before = signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(program.cli, "main", command)
+        monkeypatch.setattr("ckptclamp.reports.WRITTEN", [])
         monkeypatch.setenv("OPENBLAS_NUM_THREADS", os.environ.get("OPENBLAS_NUM_THREADS", "1"))
         try:
             program.main()
