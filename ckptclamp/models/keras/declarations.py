@@ -15,9 +15,9 @@ from ckptclamp.models.keras.constraints import (
     is_serialised_constraint,
     names_a_builtin,
 )
-from ckptclamp.models.keras.dequantisation import is_quantised
 from ckptclamp.models.keras.layers.packages import known_constraint
 from ckptclamp.models.keras.layouts import NAME_IT, Bound, Unbound
+from ckptclamp.models.keras.quantisation import is_quantised
 from ckptclamp.models.keras.tree import Layer, is_layer, short_name
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor
 from ckptclamp.models.keras.config import variable_dtype
 from ckptclamp.models.keras.declarations import Declaration, find_declarations
-from ckptclamp.models.keras.dequantisation import find_dequantised
 from ckptclamp.models.keras.layers.others import STATISTICS
 from ckptclamp.models.keras.layouts import Bindings, Bound, RepeatedLayers
 from ckptclamp.models.keras.layouts.v3 import LISTS, V3Groups, bind_v3, join
+from ckptclamp.models.keras.quantisation import find_dequantised
 from ckptclamp.models.keras.tree import Layer, read_model
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.errors import RefusedError
 from ckptclamp.models.keras.config import LayerConfig, as_integer, as_mapping
-from ckptclamp.models.keras.dequantisation import quantised_variables
 from ckptclamp.models.keras.layers import FAMILIES, Family, Variable
 from ckptclamp.models.keras.layers.others import DATA_DEPENDENT, KERAS_1_FAMILIES, WEIGHTLESS
 from ckptclamp.models.keras.layers.packages import family_of, known_layer
+from ckptclamp.models.keras.quantisation import quantised_variables
 
 if TYPE_CHECKING:
     from ckptclamp.models.keras.layers.lattice import Implied

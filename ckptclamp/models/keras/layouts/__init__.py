@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.errors import printable
 from ckptclamp.frozen import frozen
-from ckptclamp.models.keras.dequantisation import is_quantised
+from ckptclamp.models.keras.quantisation import is_quantised
 
 if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import KerasModel, Tensor

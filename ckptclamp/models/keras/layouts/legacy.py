@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
 from ckptclamp.frozen import frozen
-from ckptclamp.models.keras.dequantisation import FLOAT8_HISTORY, is_quantised
 from ckptclamp.models.keras.layouts import (
     Bindings,
     Bound,
@@ -27,6 +26,7 @@ from ckptclamp.models.keras.layouts import (
     hint_for,
     unbound_below,
 )
+from ckptclamp.models.keras.quantisation import FLOAT8_HISTORY, is_quantised
 from ckptclamp.models.keras.tree import Layer
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import Final
 from ckptclamp.checkpoints.tensor import KerasModel, Role, Tensor
 from ckptclamp.errors import printable
 from ckptclamp.frozen import frozen
-from ckptclamp.models.keras.dequantisation import ends_as_float8, is_quantised
 from ckptclamp.models.keras.layouts import (
     Binding,
     Bindings,
@@ -21,6 +20,7 @@ from ckptclamp.models.keras.layouts import (
     hint_for,
     unbound_below,
 )
+from ckptclamp.models.keras.quantisation import ends_as_float8, is_quantised
 from ckptclamp.models.keras.tree import Layer
 
 LISTS: Final = ("layers", "_layer_checkpoint_dependencies")

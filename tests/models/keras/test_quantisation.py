@@ -7,7 +7,7 @@ import pytest
 
 from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.tensor import Unreadable
-from ckptclamp.models.keras.dequantise import Dequantised
+from ckptclamp.models.keras.dequantised import Dequantised
 from ckptclamp.models.keras.model import BoundModel
 from tests.models.keras.models import dense, layer, max_norm, sequential, tensors, v3
 

@@ -17,7 +17,7 @@ from ckptclamp.checkpoints.dtypes import DTYPES, Kind
 from ckptclamp.checkpoints.tensor import KerasLayout, Tensor, Unreadable
 from ckptclamp.errors import Reason
 from ckptclamp.models.keras.config import as_integer, as_mapping
-from ckptclamp.models.keras.dequantise import Dequantised
+from ckptclamp.models.keras.dequantised import Dequantised
 from ckptclamp.models.keras.layers import Variable, einsum_equation
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from ckptclamp.checkpoints.reading import read_box
 from ckptclamp.checkpoints.source import Source
 from ckptclamp.checkpoints.tensor import Contiguous, Tensor
 from ckptclamp.errors import UnreadableError
-from ckptclamp.models.keras.dequantise import Dequantised, boxes_of_range
+from ckptclamp.models.keras.dequantised import Dequantised, boxes_of_range
 
 
 @given(st.lists(st.integers(1, 4), max_size=4), st.data())
