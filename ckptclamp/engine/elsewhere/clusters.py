@@ -32,6 +32,13 @@ _PATIENCE = 30
 """Seconds in which a cluster must answer."""
 
 
+_OWN_DASK = {
+    "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+    "distributed.worker.profile.enabled": False,  # looks at each worker a hundred times a second
+}
+"""Settings of a cluster that is started here."""
+
+
 def _needed(module: str, name: str) -> Any:  # noqa: ANN401 - a module
     """Import `module`, which the extra `name` installs.
 
@@ -68,7 +75,7 @@ def dask(address: str | None, workers: int) -> Iterator[Engine]:
     distributed = _needed("distributed", "dask")
     config = import_module("dask").config
     given_up = (distributed.scheduler.KilledWorker,)
-    with config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
+    with config.set(_OWN_DASK):
         try:
             client = distributed.Client(
                 address or _local_dask(distributed, workers),
