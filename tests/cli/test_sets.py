@@ -177,13 +177,15 @@ def test_two_in_four(audited, applied):
 
 
 def test_nothing_is_said_of_how_it_is_computed(run, tmp_path):
-    """NumPy's warnings about a NaN that signals, or a unit that was all zeros, never reach a user."""
-    weights = {"zeros": np.zeros((2, 64), np.float32), "nan": np.ones((2, 4), np.float32)}
+    """NumPy's warnings about NaN that signals, infinity, or a unit of zeros never reach a user."""
+    weights = {"zeros": np.zeros((2, 64), np.float32), "nan": np.ones((3, 4), np.float32)}
     weights["nan"].view(np.uint32)[0, 0] = 0x7FA00000
+    weights["nan"][1, 0] = np.inf
     save_file(weights, tmp_path / "model.safetensors")
     rules = [
         {"tensors": "zeros", "constraint": "Simplex", "unit_axis": 0},
         {"tensors": "nan", "constraint": "Sparsity", "max_nonzero": 2, "group": 4, "unit_axis": 0},
+        {"tensors": "nan", "constraint": "Orthonormal"},
     ]
     (tmp_path / "spec.yaml").write_text(json.dumps({"version": 1, "rules": rules}))
     options = ("--spec", tmp_path / "spec.yaml", "-o", tmp_path / "out", "--allow-remaining")

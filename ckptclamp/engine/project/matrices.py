@@ -66,7 +66,8 @@ class _Unit:
 
     def read(self, part: Part) -> NDArray[np.float64]:
         """See `Matrix.read`."""
-        wide = self.stored(part).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
+            wide = self.stored(part).astype(np.float64)
         finite = np.isfinite(wide)
         if not finite.all():
             self.nonfinite += int(np.count_nonzero(~finite))

@@ -111,10 +111,11 @@ def distances(
     before: NDArray[Any], after: NDArray[Any], axes: tuple[int, ...], workspace: Workspace
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For each unit the largest change of a weight, and the largest magnitude before it."""
-    old = widen(before, workspace, "original")
-    new = widen(after, workspace, "widened")
     change = workspace.array("change", np.dtype(np.float64), before.shape)
-    np.subtract(new, old, out=change)
+    with np.errstate(invalid="ignore"):  # a NaN that signals, an infinity that stays where it is
+        old = widen(before, workspace, "original")
+        new = widen(after, workspace, "widened")
+        np.subtract(new, old, out=change)
     np.abs(change, out=change)
     largest = reduce(np.maximum, change, axes)
     return largest, reduce(np.maximum, np.abs(old, out=change), axes)
