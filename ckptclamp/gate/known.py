@@ -147,14 +147,6 @@ def load_baselines(path: str | Path) -> Baselines:
         ) from None
 
 
-def load_baseline(path: str | Path) -> Baseline:
-    """Read the baseline of one checkpoint; see `load_baselines`."""
-    baselines = load_baselines(path)
-    if baselines.several:
-        raise UsageError("is the baseline of several checkpoints", path=path)
-    return next(iter(baselines.parts.values()))
-
-
 def render_baselines(baselines: Baselines) -> str:
     """The text of a baseline file: JSON, a line an entry, sorted by checkpoint, tensor and rule."""
     if not baselines.several:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from ckptclamp.auditing.results import AuditReport, CheckpointSummary, Result, Verdict, WorstUnit
 from ckptclamp.errors import ExitCode, UsageError
 from ckptclamp.gate import baseline as baselines
-from ckptclamp.gate.known import Baseline, Entry, load_baseline, render_baseline
+from ckptclamp.gate.known import Baseline, Entry, load_baselines, render_baseline
 from ckptclamp.plan import Origin
 from ckptclamp.pytest_plugin import assert_conforms
 
@@ -225,7 +225,7 @@ def test_a_baseline_survives_its_file(tmp_path_factory, found):
     """Every digit of a limit counts, and names may hold anything."""
     path = tmp_path_factory.getbasetemp() / "baseline.json"
     path.write_text(render_baseline(Baseline(tuple(found))), encoding="utf-8")
-    loaded = load_baseline(path)
+    (loaded,) = load_baselines(path).parts.values()
     assert set(loaded.entries) == set(found)
     assert render_baseline(loaded) == path.read_text(encoding="utf-8")
 

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from ckptclamp.auditing.runs import Failure, Problem
 from ckptclamp.errors import ExitCode, RefusedError, UsageError
 from ckptclamp.reports import REPORTERS, RenderOptions, render
-from ckptclamp.reports.formats.json import load_document, load_report
+from ckptclamp.reports.formats.json import load_document, read_report
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 from tests.reports.test_sarif import oasis  # noqa: F401 - the judge of SARIF
@@ -73,14 +73,15 @@ def test_a_failure_is_told_by_the_invocation_in_sarif(name, oasis):  # noqa: F81
 
 
 @pytest.mark.parametrize("name", samples.FAILURES)
-def test_a_failure_comes_back_from_json(name):
+def test_a_failure_comes_back_from_json(name, tmp_path):
     """Other formats can be made of it later, and its schema knows every field."""
     failure = samples.FAILURES[name]
     text = render("json", failure, OPTIONS)
     assert load_document(text) == failure
     Draft202012Validator(schema("failure")).validate(json.loads(text))
+    (tmp_path / "report.json").write_text(text)
     with pytest.raises(UsageError, match="tells of a failure"):
-        load_report(text)
+        read_report(tmp_path / "report.json")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ckptclamp.auditing.results import ApplyReport, AuditReport, Result, WorstUn
 from ckptclamp.engine.histogram import Histogram
 from ckptclamp.errors import RefusedError, UsageError
 from ckptclamp.reports import Output, RenderOptions, write_reports
-from ckptclamp.reports.formats.json import load_report, render
+from ckptclamp.reports.formats.json import load_document, render
 from tests.reports import samples
 
 OPTIONS = RenderOptions()
@@ -50,26 +50,26 @@ def changed(document, path, value):
 def test_samples_come_back_equal(name):
     """`ckptclamp report` remakes every format from JSON, so nothing may be lost in it."""
     report = samples.REPORTS[name]
-    assert load_report(render(report, OPTIONS)) == report
+    assert load_document(render(report, OPTIONS)) == report
 
 
 @settings(max_examples=60, deadline=None)
 @given(AUDITS)
 def test_any_audit_comes_back_equal(report):
     """Every field of every value, NaN and all of Unicode, survives the way through JSON."""
-    assert repr(load_report(render(report, OPTIONS))) == repr(report)
+    assert repr(load_document(render(report, OPTIONS))) == repr(report)
 
 
 @settings(max_examples=20, deadline=None)
 @given(APPLIES)
 def test_any_apply_comes_back_equal(report):
     """The same for an apply."""
-    assert repr(load_report(render(report, OPTIONS).encode())) == repr(report)
+    assert repr(load_document(render(report, OPTIONS).encode())) == repr(report)
 
 
 def test_nan_is_kept_as_a_string():
     """JSON has no NaN; a reader must still see that a weight was one."""
-    back = load_report(render(samples.MIXED, OPTIONS))
+    back = load_document(render(samples.MIXED, OPTIONS))
     assert isinstance(back, AuditReport)
     assert math.isnan(back.results[2].worst[0].measured)
     assert rendered(samples.MIXED)["report"]["results"][2]["worst"][0]["measured"] == "NaN"
@@ -80,7 +80,7 @@ def test_infinities_keep_their_sign():
     """The two infinities are told apart."""
     unit = WorstUnit((0,), math.inf, -math.inf, math.inf, None)
     report = replace(samples.VIOLATIONS, results=(replace(samples.VIOLATING, worst=(unit,)),))
-    assert load_report(render(report, OPTIONS)) == report
+    assert load_document(render(report, OPTIONS)) == report
 
 
 def test_exit_code_and_census_are_stated():
@@ -96,7 +96,7 @@ def test_text_that_is_not_unicode_is_still_json_for_every_parser():
     report = replace(samples.CLEAN, spec_path="spec\udcff.yaml")
     text = render(report, OPTIONS)
     assert json.loads(text)["report"]["spec_path"] == r"spec\u{dcff}.yaml"
-    assert render(load_report(text), OPTIONS) == text
+    assert render(load_document(text), OPTIONS) == text
 
 
 def test_one_line_for_each_result():
@@ -136,7 +136,7 @@ def test_one_line_for_each_result():
 def test_what_does_not_fit_is_refused_by_its_place(path, value, says):
     """A report that was edited, or is of another version, is never half understood."""
     with pytest.raises(UsageError) as caught:
-        load_report(changed(rendered(samples.VIOLATIONS), path, value))
+        load_document(changed(rendered(samples.VIOLATIONS), path, value))
     assert says in str(caught.value)
 
 
@@ -146,12 +146,12 @@ def test_a_report_of_an_earlier_release_is_read():
     document = rendered(replace(samples.CLEAN, results=(result,)))
     assert document["census"].pop("within_tolerance") == 3
     del document["census"]["zero_allowed"]
-    read = load_report(json.dumps(document))
+    read = load_document(json.dumps(document))
     assert isinstance(read, AuditReport)
     assert read.census.within_tolerance == 3
     document["census"]["units"] += 1
     with pytest.raises(UsageError, match="census"):
-        load_report(json.dumps(document))
+        load_document(json.dumps(document))
 
 
 def test_a_field_without_default_must_be_there():
@@ -159,14 +159,14 @@ def test_a_field_without_default_must_be_there():
     document = rendered(samples.VIOLATIONS)
     del document["report"]["results"][0]["verdict"]
     with pytest.raises(UsageError, match="lacks verdict"):
-        load_report(json.dumps(document))
+        load_document(json.dumps(document))
 
 
 def test_fields_with_defaults_may_be_missing():
     """A report of an earlier release, which lacked a newer field, is still read."""
     document = rendered(samples.VIOLATIONS)
     del document["report"]["seconds"]
-    back = load_report(json.dumps(document))
+    back = load_document(json.dumps(document))
     assert back == replace(samples.VIOLATIONS, seconds=0.0)
 
 
@@ -176,14 +176,14 @@ def test_fields_with_defaults_may_be_missing():
 def test_broken_json_is_one_clear_error(text):
     """What is no JSON, or is JSON with two readings, is refused without a traceback."""
     with pytest.raises(RefusedError):
-        load_report(text)
+        load_document(text)
 
 
 def test_other_json_is_no_report():
     """A JSON file that is something else is told apart from a broken one."""
     for text in ("[]", "1", "null", "{}"):
         with pytest.raises(UsageError, match="ckptclamp-report-1"):
-            load_report(text, path="other.json")
+            load_document(text, path="other.json")
 
 
 def test_a_large_report_is_never_whole_in_memory(tmp_path):

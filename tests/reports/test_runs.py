@@ -13,7 +13,7 @@ from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, out
 from ckptclamp.errors import ExitCode, UsageError
 from ckptclamp.reports import REPORTERS, RenderOptions, render
 from ckptclamp.reports.findings import Level, findings
-from ckptclamp.reports.formats.json import load_document, load_report
+from ckptclamp.reports.formats.json import load_document, read_report
 from tests.reports import samples
 from tests.reports import test_hostile_text as hostile
 from tests.reports.test_sarif import oasis  # noqa: F401 - the judge of SARIF
@@ -52,7 +52,7 @@ def test_every_format_has_a_section_for_each(format):
 
 
 @pytest.mark.parametrize("run", [samples.RUN, EMPTY, PASSING])
-def test_a_run_comes_back_from_json(run):
+def test_a_run_comes_back_from_json(run, tmp_path):
     """Other formats can be made of it later; each section is what a report of its own would be."""
     text = render("json", run, OPTIONS)
     back = load_document(text)
@@ -62,8 +62,9 @@ def test_a_run_comes_back_from_json(run):
     Draft202012Validator(schema("run")).validate(document)
     alone = [json.loads(render("json", answer, OPTIONS)) for answer in run.answers]
     assert document["checkpoints"] == alone
+    (tmp_path / "report.json").write_text(text)
     with pytest.raises(UsageError, match="several checkpoints"):
-        load_report(text)
+        read_report(tmp_path / "report.json")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ckptclamp.reports import (
     write_stream,
     write_whole,
 )
-from ckptclamp.reports.formats.json import load_report
+from ckptclamp.reports.formats.json import load_document
 from tests.reports import samples
 
 OPTIONS = RenderOptions(width=80, color=True)
@@ -66,7 +66,7 @@ def test_several_reports_in_one_run(tmp_path):
     write_reports(samples.VIOLATIONS, parse_outputs(outputs), OPTIONS, out)
     assert "\x1b[" in out.getvalue()
     assert "\x1b[" not in (tmp_path / "a.txt").read_text()
-    assert load_report((tmp_path / "a.json").read_bytes()) == samples.VIOLATIONS
+    assert load_document((tmp_path / "a.json").read_bytes()) == samples.VIOLATIONS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.txt"]
 
 

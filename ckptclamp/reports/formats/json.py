@@ -137,9 +137,14 @@ def read_report(path: Path) -> Report:
 
     Raises:
         UnreadableError: it cannot be read, or is no JSON with one meaning.
-        UsageError: it is no report of this version.
+        UsageError: it is no report of this version, or one of a failure or of several checkpoints.
     """
-    return _one_report(read_document(path), path)
+    document = read_document(path)
+    if isinstance(document, Failure | Run):
+        failed = isinstance(document, Failure)
+        what = "tells of a failure" if failed else "is of several checkpoints"
+        raise UsageError(f"{what}; the report of one audit is needed here", path=path)
+    return document
 
 
 def is_report(path: Path) -> bool:
@@ -150,20 +155,6 @@ def is_report(path: Path) -> bool:
         head = file.read(_HEAD)
     named = any(schema.encode() in head for schema in (SCHEMA, FAILURE_SCHEMA, RUN_SCHEMA))
     return head.lstrip().startswith(b"{") and named
-
-
-def load_report(data: bytes | str, *, path: str | PathLike[str] | None = None) -> Report:
-    """Read what `render` wrote of one audit or apply; see `load_document`."""
-    return _one_report(load_document(data, path=path), path)
-
-
-def _one_report(document: Document, path: str | PathLike[str] | None) -> Report:
-    if isinstance(document, (Failure, Run)):
-        what = (
-            "tells of a failure" if isinstance(document, Failure) else "is of several checkpoints"
-        )
-        raise UsageError(f"{what}; the report of one audit is needed here", path=path)
-    return document
 
 
 def load_document(data: bytes | str, *, path: str | PathLike[str] | None = None) -> Document:
