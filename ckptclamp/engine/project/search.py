@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 _LARGE = 1024
 """Weights in a unit from which on it aims a little inside its bound at once."""
 
-_MARGIN = 1.25
-"""How far, in u/√n: one unit in a thousand needs more than that, and another pass over its weights;
-it costs less than 2 % in distance."""
+_MARGIN, _DEAREST = 2.2, 2.0**-5 * 1.25
+"""How far, in u/√n, so that one unit of normal weights in a thousand needs another pass over them; and in u
+at most: what the distance squared grows by, relative, is some 6 times the square of that, 1 %."""
 
 _COARSE = 2.0**-6
 """A unit roundoff from which on many weights of a unit step at once, and a margin may be dear."""
@@ -273,7 +273,7 @@ class _Search:
         if self.constraint.one_sided and self._size >= _LARGE and self._u < _COARSE:
             with np.errstate(invalid="ignore"):
                 inwards = -np.sign(self._before.measured - self._before.bound)
-            offsets += inwards * _MARGIN * self._u / math.sqrt(self._size)
+            offsets += inwards * self._u * min(_MARGIN / math.sqrt(self._size), _DEAREST)
         return offsets
 
     def _correct(self, offsets: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
