@@ -154,6 +154,18 @@ def test_rows_that_sum_to_one(run, tmp_path, dtype):
     assert abs(result["measured_max"] - 1) <= u
 
 
+def test_a_sum_that_bytes_cannot_reach(run, tmp_path):
+    """Whole numbers never sum to 164.5, the largest is at its end: that is said, and nothing written."""
+    save_file({"w": np.array([[-33, 90, -62, -36]], np.int8)}, tmp_path / "model.safetensors")
+    rule = {"constraint": "Simplex", "total": 164.5, "unit_axis": 0, "storage": "raw"}
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(json.dumps({"version": 1, "rules": [{"tensors": "w", **rule}]}))
+    out = tmp_path / "out.safetensors"
+    answer = run("apply", tmp_path / "model.safetensors", "--spec", spec, "-o", out)
+    assert (answer.returncode, out.exists()) == (5, False), answer.stderr
+    assert "still outside Simplex" in answer.stderr
+
+
 def test_few_weights(audited, applied):
     """The largest stay as they are, to the bit."""
     array = np.array([[3, -1, 0.1, 0.5], [0.5, 0, 0, 0.1]], np.float32)

@@ -62,7 +62,8 @@ def _given(row: NDArray[Any], surplus: Fraction) -> NDArray[Any]:
     out = row.copy()
     for place in np.argsort(np.where(sizes > 0, sizes, np.inf), kind="stable")[:_FINEST].tolist():
         exact = Fraction(float(sizes[place])) - surplus
-        out[place] = np.copysign(float(exact), float(row[place]))
+        taken = np.copysign([float(exact)], float(row[place]))
+        out[place] = rounded(taken, row.dtype, Rounding.NEAREST)[0]
         if exact > 0 and abs(Fraction(float(out[place]))) == exact:
             return out
         out[place] = row[place]
