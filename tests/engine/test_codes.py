@@ -29,29 +29,28 @@ BYTES = ("int8", "uint8", *(name for name in DTYPES if name.startswith("float8")
 def blocks(draw):
     """Blocks in codes of any layout, with numbers at random, NaN and infinities among them."""
     random = np.random.default_rng(draw(st.integers(0, 1 << 32)))
-    per, cell = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([0, 1, 2, 4, 8]))
+    per, cell = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([0, 4, 8, 16, 32, 64]))
+    per = 2 if cell == 4 else per
     matrices, length = draw(st.integers(1, 3)), draw(st.sampled_from([1, 5, 64, 600, 2100]))
     skip = draw(st.integers(0, 7))
-    height, rows = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    needed = math.ceil((skip + length) / per / max(1, cell))
-    columns = needed + draw(st.integers(0, 1))
-    width = columns * max(1, cell)
-    shape = (matrices, columns, height, cell) if cell else (matrices, height, width)
+    width, height = draw(st.sampled_from([1, 3, 64, 100])), draw(st.integers(1, 40))
+    if cell:  # so many columns that each row has enough codes
+        columns = math.ceil((skip + length) * 8 / per / cell) + draw(st.integers(0, 1))
+        width *= max(1, cell // 8)
+        height, shape = width * 8 // cell, (matrices, columns, width)
+    else:
+        shape = (matrices, height, math.ceil((skip + length) / per) + draw(st.integers(0, 1)))
     stored = random.integers(0, 256, math.prod(shape), np.uint8).reshape(shape)
-    table = tables = places = None
+    table = places = zeros = group_of = None
     if per == 1 and draw(st.booleans()):
         stored = stored.view(DTYPES[draw(st.sampled_from(BYTES))].numpy)
     else:
-        count = draw(st.integers(1, 3))
-        table = random.standard_normal((count, 256, per))
-        tables = random.integers(0, count, rows) if draw(st.booleans()) else None
+        table = random.standard_normal((256, per))
         table[random.random(table.shape) < 0.01] = draw(st.sampled_from([0.0, -0.0, np.inf]))
-    if draw(st.booleans()):
+    rows = draw(st.integers(1, 40)) if draw(st.booleans()) else height
+    if rows != height:
         places = random.integers(0, height, rows)
-    else:
-        rows = height
-        tables = None
-    groups, step, first, group_of = 1, length + 7, draw(st.integers(0, 6)), None
+    groups, step, first = 1, length + 7, draw(st.integers(0, 6))
     match draw(st.sampled_from(["one", "blocks", "index"])):
         case "blocks":
             step = draw(st.sampled_from([1, 16, 33, 128]))
@@ -60,37 +59,51 @@ def blocks(draw):
         case "index":
             groups = draw(st.integers(1, 9))
             group_of = random.integers(0, groups, length).astype(np.int32)
-    factors = random.uniform(0.001, 2, (matrices * rows, groups))
+    factors = random.uniform(0.001, 2, (draw(st.integers(1, 9)), groups))
     factors[random.random(factors.shape) < 0.02] = draw(st.sampled_from([np.nan, np.inf, 1e300]))
-    zeros = random.normal(0, 8, factors.shape) if draw(st.booleans()) else None
-    octets = Octets(stored, table, skip, cell, places, tables)
-    whole = (matrices, rows, length)
-    divisor = draw(st.sampled_from([1.0, 127.0]))
-    return Codes(whole, octets, length, factors, zeros, step, first, group_of, divisor)
+    numbers = random.integers(0, len(factors), matrices * rows)
+    if draw(st.booleans()):
+        zeros = random.normal(0, 8, factors.shape)
+    return Codes(
+        shape=(matrices, rows, length),
+        octets=Octets(stored, table, skip, cell, places),
+        length=length,
+        numbers=numbers,
+        factors=factors,
+        zeros=zeros,
+        step=step,
+        first=first,
+        group_of=group_of,
+        divisor=draw(st.sampled_from([1.0, 127.0])),
+    )
 
 
 def decoded(codes):
     """The weights, by NumPy, one operation after the other."""
     octets, length = codes.octets, codes.length
     stored = octets.stored
-    if octets.cell:
-        matrices, columns, height, cell = stored.shape
-        stored = stored.transpose(0, 2, 1, 3).reshape(matrices, height, columns * cell)
+    if octets.cell == 4:
+        nibbles = np.stack([stored & 15, stored >> 4], axis=-1)
+        nibbles = nibbles.reshape(*stored.shape[:2], -1).swapaxes(1, 2)
+        nibbles = np.concatenate([nibbles, nibbles[..., :1] * 0], axis=2)
+        even = nibbles.shape[2] // 2 * 2
+        stored = nibbles[..., 0:even:2] | nibbles[..., 1:even:2] << 4
+    elif octets.cell:
+        cells = stored.reshape(*stored.shape[:2], -1, octets.cell // 8)
+        turned = cells.swapaxes(1, 2)
+        stored = turned.reshape(*turned.shape[:2], -1)
     if octets.places is not None:
         stored = stored[:, octets.places]
     with np.errstate(all="ignore"):
-        if octets.table is None:
-            values = stored.astype(np.float64)
-        else:
-            which = np.zeros(stored.shape[1], int) if octets.tables is None else octets.tables
-            values = octets.table[which[None, :, None], stored].reshape(*stored.shape[:2], -1)
+        values = stored.astype(np.float64) if octets.table is None else octets.table[stored]
+        values = values.reshape(*stored.shape[:2], -1)
         values = values[..., octets.skip :][..., :length].reshape(-1, length)
         group = codes.group_of
         if group is None:
             group = (codes.first + np.arange(length)) // codes.step
         if codes.zeros is not None:
-            values = values - codes.zeros[:, group]
-        values = values * codes.factors[:, group] / codes.divisor
+            values = values - codes.zeros[codes.numbers][:, group]
+        values = values * codes.factors[codes.numbers][:, group] / codes.divisor
     return values.reshape(codes.shape)
 
 
@@ -174,21 +187,23 @@ def test_weights_of_codes_come_in_codes(tmp_path, family):
 
 
 def _plain():
-    octets = Octets(np.zeros((1, 4, 8), np.uint8), np.zeros((1, 256, 2)))
-    return Codes((4, 16), octets, 16, np.ones((4, 1)), step=16)
+    octets = Octets(np.zeros((1, 4, 8), np.uint8), np.zeros((256, 2)))
+    return Codes((4, 16), octets, 16, np.zeros(4, np.int64), np.ones((2, 1)), step=16)
 
 
 WRONG = {
     "too few bytes": lambda c: replace(c, octets=replace(c.octets, skip=1)),
     "a place beyond": lambda c: replace(c, octets=replace(c.octets, places=np.arange(1, 5))),
     "a place before": lambda c: replace(c, octets=replace(c.octets, places=np.arange(-1, 3))),
-    "a table too few": lambda c: replace(c, octets=replace(c.octets, tables=np.arange(4))),
-    "no table": lambda c: replace(c, octets=replace(c.octets, table=np.zeros((0, 256, 2)))),
-    "a short table": lambda c: replace(c, octets=replace(c.octets, table=np.zeros((1, 255, 2)))),
+    "too few columns": lambda c: replace(c, octets=replace(c.octets, cell=4)),
+    "a short table": lambda c: replace(c, octets=replace(c.octets, table=np.zeros((255, 2)))),
+    "a wide table": lambda c: replace(c, octets=replace(c.octets, table=np.zeros((256, 3)))),
     "other numbers": lambda c: replace(c, octets=Octets(np.zeros((1, 4, 16), np.float16))),
-    "too few factors": lambda c: replace(c, factors=np.ones((3, 1))),
+    "too few rows": lambda c: replace(c, numbers=np.zeros(3, np.int64)),
+    "numbers beyond": lambda c: replace(c, numbers=np.full(4, 2)),
+    "numbers before": lambda c: replace(c, numbers=np.full(4, -1)),
     "float32 factors": lambda c: replace(c, factors=np.ones((4, 1), np.float32)),
-    "other zero points": lambda c: replace(c, zeros=np.ones((4, 2))),
+    "other zero points": lambda c: replace(c, zeros=np.ones((2, 2))),
     "a group beyond": lambda c: replace(c, step=15),
     "no step": lambda c: replace(c, step=0),
     "an index beyond": lambda c: replace(c, group_of=np.ones(16, np.int32)),

@@ -96,7 +96,7 @@ def widen(block: Block, workspace: Workspace, name: str = "widened") -> NDArray[
     library = native.loaded()
     if not isinstance(block, np.ndarray):
         wide = workspace.float64(name, block.size).reshape(block.shape)
-        _needed(library).decode(block, wide)
+        _needed(library).decode(block, wide, workspace)
         return wide
     if library is None or block.dtype == np.float64 or not native.takes(block):
         return numpy_widening.widen(block, workspace, name)
@@ -125,7 +125,7 @@ def _needed(library: Library | None) -> Library:
 def _rows(x: Block, names: Sequence[str], workspace: Workspace) -> Values:
     library = native.loaded()
     if not isinstance(x, np.ndarray):
-        return _needed(library).code_rows(x, names)
+        return _needed(library).code_rows(x, names, workspace)
     if library is None:
         return numpy_kernels.rows(x, names, workspace)
     return library.rows(native.prepared(x, workspace), names)
@@ -134,7 +134,7 @@ def _rows(x: Block, names: Sequence[str], workspace: Workspace) -> Values:
 def _columns(x: Block, names: Sequence[str], workspace: Workspace) -> Values:
     library = native.loaded()
     if not isinstance(x, np.ndarray):
-        return _needed(library).code_columns(x, names)
+        return _needed(library).code_columns(x, names, workspace)
     if library is None:
         return numpy_kernels.columns(x, names, workspace)
     return library.columns(native.prepared(x, workspace), names)

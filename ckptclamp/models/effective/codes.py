@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @frozen
 class Octets:
-    """Bytes with the codes of rows, the first of a byte in its lowest bits or wherever `table` has it.
+    """Bytes with the codes of rows.
 
     `stored`, C-contiguous, has shape (matrices, rows, bytes), or with a `cell`, the other way round,
-    (matrices, columns, rows, cell): a row is made of so many bytes of each column. Row i of a matrix of
-    codes is in row ``places[i]`` of the bytes, and is what ``table[tables[i]]``, shape (256, codes in
-    a byte), has for them; by default the same row, and the only table. Without a table the codes are
-    numbers of the dtype of `stored`, of one byte. Of each row the first `skip` codes do not count.
+    (matrices, columns, bytes): of each column as many bits as `cell` says (4 or whole bytes) belong to
+    a row, the lower nibble of a byte to the first of two. Row i of a matrix of codes is row ``places[i]``
+    of them, by default the same one; the first `skip` codes of each do not count. A byte stands for
+    what `table`, shape (256, codes in a byte), has for it; without one `stored` has numbers of its dtype.
     """
 
     stored: NDArray[Any]
@@ -33,7 +33,6 @@ class Octets:
     skip: int = 0
     cell: int = 0
     places: NDArray[np.int64] | None = None
-    tables: NDArray[np.int64] | None = None
 
     @property
     def per(self) -> int:
@@ -45,14 +44,15 @@ class Octets:
 class Codes:
     """A block of weights of `shape`, in C order: (value of the code - zero point) · factor / divisor.
 
-    The codes lie in rows of `length`. `factors` and `zeros`, shape (rows, groups), are shared by groups
-    of a row's codes: code c is of group ``(first + c) // step``, or of ``group_of[c]``. Each of the
+    The codes lie in rows of `length`. Row i has ``factors[numbers[i]]``, and such zero points, each for
+    a group of its codes: code c is of group ``(first + c) // step``, or of ``group_of[c]``. Each of the
     operations is rounded.
     """
 
     shape: tuple[int, ...]
     octets: Octets
     length: int
+    numbers: NDArray[np.int64]
     factors: NDArray[np.float64]
     zeros: NDArray[np.float64] | None = None
     step: int = 1
@@ -81,15 +81,12 @@ class Codes:
         return replace(self, shape=tuple(rest if n < 0 else n for n in shape))
 
 
-def matrices_of(
-    found: NDArray[Any], table: NDArray[np.float64] | None, *, turned: bool, cell: int = 1
+def octets_of(
+    found: NDArray[Any], table: NDArray[np.float64] | None = None, *, cell: int = 0, skip: int = 0
 ) -> Octets:
-    """Codes in the bytes `found`, rows along its last axis; `turned`, columns of cells of some bytes."""
-    if not turned:
-        return Octets(found.reshape(1, -1, found.shape[-1] if found.ndim else 1), table)
-    return Octets(
-        found.reshape(-1, found.shape[-2], found.shape[-1] // cell, cell), table, cell=cell
-    )
+    """The codes in `found`, an array of bytes of which the last axis, or with a `cell` two, make a matrix."""
+    columns = found.shape[-2] if cell else -1
+    return Octets(found.reshape(-1 if cell else 1, columns, found.shape[-1]), table, skip, cell)
 
 
 def values_of(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.frozen import frozen
-from ckptclamp.models.effective.codes import Octets, matrices_of, values_of
+from ckptclamp.models.effective.codes import Octets, octets_of, values_of
 from ckptclamp.models.effective.levels import Wanted, levels_of, round_floats
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Plain(Numbers):
         dtype = self.tensor.dtype
         if dtype is None or dtype.bits != 8 or dtype.kind not in (Kind.FLOAT, Kind.INTEGER):
             return None
-        return matrices_of(np.ascontiguousarray(read(self.tensor, box)), None, turned=turned)
+        return octets_of(np.ascontiguousarray(read(self.tensor, box)), cell=8 if turned else 0)
 
     @property
     def encodes(self) -> bool:
@@ -260,14 +260,10 @@ class Nibbles(Numbers):
         inner = ((0, self.tensor.shape[-1]),) if self.joined else ()
         found = read(self.tensor, (*box[:-1], (start // each, -(-stop // each)), *inner))
         flat = np.ascontiguousarray(found).view(np.uint8).reshape(*found.shape[: len(box) - 1], -1)
-        values = values_of(self.table, 4)
-        octets = matrices_of(flat, values[None], turned=turned)
-        skip = start % each
+        table, skip = values_of(self.table, 4), start % each
         if not turned:
-            return replace(octets, skip=skip)
-        which = np.arange(skip, skip + stop - start)
-        halves = np.ascontiguousarray(values.T)[..., None]
-        return replace(octets, table=halves, places=which // 2, tables=which % 2)
+            return octets_of(flat, table, skip=skip)
+        return replace(octets_of(flat, table, cell=4), places=np.arange(skip, skip + stop - start))
 
     @property
     def encodes(self) -> bool:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
-    from ckptclamp.engine.kernels.native.coded import Gather
-    from ckptclamp.models.effective.codes import Codes
+    from ckptclamp.models.effective.codes import Codes, Octets
 
     Numbers = NDArray[np.float64] | float
 
@@ -72,6 +71,7 @@ _ARGUMENTS = {
     "rows": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER),
     "columns": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
     "decode": (_POINTER, _SIZE, _SIZE, _POINTER),
+    "turn_nibbles": (_POINTER, _SIZE, _SIZE, _POINTER),
     "code_rows": (_POINTER, _SIZE, _SIZE, _POINTER),
     "code_columns": (_POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
     "move": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
@@ -177,26 +177,56 @@ class Library:
         _require(out.size == block.size and out.dtype == np.float64)
         self._functions["to_double"](code, at, block.size, _checked(out)[1])
 
-    def code_rows(self, block: Codes, wanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    def code_rows(
+        self, block: Codes, wanted: Sequence[str], workspace: Workspace
+    ) -> dict[str, NDArray[np.float64]]:
         """Measure each row of a block in codes, shape (rows, length); see `rows`."""
         found, pointers = _results(wanted, block.shape[:1])
-        prepared = _in_codes(block, self.gather)
+        prepared = self._prepared(block, workspace)
         self._functions["code_rows"](ctypes.byref(prepared.structure), *block.shape, pointers)
         return found
 
-    def code_columns(self, block: Codes, wanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    def code_columns(
+        self, block: Codes, wanted: Sequence[str], workspace: Workspace
+    ) -> dict[str, NDArray[np.float64]]:
         """Measure each column of matrices in codes, shape (batch, rows, length); see `columns`."""
         found, pointers = _results(wanted, (block.shape[0], block.shape[2]))
-        prepared = _in_codes(block, self.gather)
+        prepared = self._prepared(block, workspace)
         self._functions["code_columns"](ctypes.byref(prepared.structure), *block.shape, pointers)
         return found
 
-    def decode(self, block: Codes, out: NDArray[np.float64]) -> None:
+    def decode(self, block: Codes, out: NDArray[np.float64], workspace: Workspace) -> None:
         """Put the weights of a block in codes into `out`, of as many float64 elements."""
         _require(out.size == block.size and out.dtype == np.float64)
-        prepared = _in_codes(block, self.gather)
+        prepared = self._prepared(block, workspace)
         at = _checked(out)[1]
         self._functions["decode"](ctypes.byref(prepared.structure), 0, block.size, at)
+
+    def _prepared(self, block: Codes, workspace: Workspace) -> Prepared:
+        dtype = _code(block.octets.stored.dtype)
+        _require(dtype is not None)
+        return Prepared(block, dtype or 0, self._turned(block.octets, workspace))
+
+    def _turned(self, octets: Octets, workspace: Workspace) -> NDArray[np.uint8]:
+        """The bytes of codes, rows first: shape (matrices, rows, bytes)."""
+        stored = octets.stored.view(np.uint8)
+        if not octets.cell:
+            return stored
+        _require(stored.flags.c_contiguous)
+        matrices, columns, width = stored.shape
+        if octets.cell == 4:
+            shape = (matrices, 2 * width, (columns + 1) // 2)
+            nibbles = workspace.array("turned", stored.dtype, shape)
+            for matrix, out in zip(stored, nibbles, strict=True):
+                at, to = matrix.ctypes.data, out.ctypes.data
+                self._functions["turn_nibbles"](at, columns, width, to)
+            return nibbles
+        cells = stored.view(f"u{octets.cell // 8}")
+        turned = workspace.array("turned", cells.dtype, (matrices, cells.shape[2], columns))
+        every = np.arange(cells.shape[2])
+        for matrix, out in zip(cells, turned, strict=True):
+            self._transpose("gather", matrix, every, out)
+        return turned.view(np.uint8)
 
     def move(self, rows: NDArray[Any], by: RowMovement) -> NDArray[Any]:
         """Return `rows`, shape (rows, length), moved and rounded to their dtype (`writes`)."""
@@ -299,12 +329,6 @@ def _checked(block: NDArray[Any]) -> tuple[int, int]:
     code = _code(block.dtype)
     assert code is not None  # or it would not be taken
     return code, block.ctypes.data
-
-
-def _in_codes(block: Codes, gather: Gather) -> Prepared:
-    dtype = _code(block.octets.stored.dtype)
-    _require(dtype is not None)
-    return Prepared(block, dtype or 0, gather)
 
 
 def _results(

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from ckptclamp.models.effective.codes import Codes, Octets
+    from ckptclamp.models.effective.codes import Codes
 
-    Gather = Callable[[NDArray[Any], NDArray[np.intp]], NDArray[Any]]
-
-_POINTERS = ("bytes", "places", "table", "tables", "zeros", "factors", "group_of")
+_POINTERS = ("bytes", "places", "numbers", "table", "zeros", "factors", "group_of")
 _SIZES = ("length", "per", "skip", "groups", "step", "first")
 
 
@@ -32,68 +28,54 @@ class Structure(ctypes.Structure):
 
 
 class Prepared:
-    """What C is handed for a block in codes, and the arrays that it points into."""
+    """What C is handed for a block in codes, and the arrays that it points into.
 
-    def __init__(self, codes: Codes, dtype: int, gather: Gather) -> None:
+    `stored` are the bytes of the codes, rows first: shape (matrices, rows, bytes).
+    """
+
+    def __init__(self, codes: Codes, dtype: int, stored: NDArray[np.uint8]) -> None:
         octets = codes.octets
-        stored = _turned(octets, gather) if octets.cell else octets.stored.view(np.uint8)
         matrices, height, width = stored.shape
         row = np.arange(height) if octets.places is None else octets.places
         places = (height * np.arange(matrices)[:, None] + row).reshape(-1) * width
-        tables = None
-        if octets.tables is not None:
-            tables = np.tile(octets.tables, matrices) * (256 * octets.per)
-        self._arrays: dict[str, NDArray[Any] | None] = {
-            "bytes": stored,
-            "places": np.ascontiguousarray(places, np.int64),
-            "table": octets.table,
-            "tables": tables,
-            "zeros": codes.zeros,
-            "factors": codes.factors,
-            "group_of": codes.group_of,
+        arrays: dict[str, tuple[NDArray[Any] | None, type]] = {
+            "bytes": (stored, np.uint8),
+            "places": (places, np.int64),
+            "numbers": (codes.numbers, np.int64),
+            "table": (octets.table, np.float64),
+            "zeros": (codes.zeros, np.float64),
+            "factors": (codes.factors, np.float64),
+            "group_of": (codes.group_of, np.int32),
         }
-        dtypes: dict[str, type] = {
-            "bytes": np.uint8,
-            "places": np.int64,
-            "tables": np.int64,
-            "group_of": np.int32,
-        }
-        for name, array in self._arrays.items():
-            _require(array is None or array.dtype == dtypes.get(name, np.float64))
-            _require(array is None or array.flags.c_contiguous)
-        _check_rows(codes, octets, stored, row)
+        for array, expected in arrays.values():
+            _require(array is None or (array.dtype == expected and array.flags.c_contiguous))
+        _check_rows(codes, stored, row)
         _check_groups(codes)
-        sizes = (codes.length, octets.per, octets.skip, codes.factors.shape[1])
-        pointers = (None if a is None else a.ctypes.data for a in self._arrays.values())
-        self.structure = Structure(*pointers, *sizes, codes.step, codes.first, codes.divisor, dtype)
+        self._kept = arrays
+        pointers = {n: None if a is None else a.ctypes.data for n, (a, _) in arrays.items()}
+        self.structure = Structure(
+            **pointers,
+            length=codes.length,
+            per=octets.per,
+            skip=octets.skip,
+            groups=codes.factors.shape[1],
+            step=codes.step,
+            first=codes.first,
+            divisor=codes.divisor,
+            dtype=dtype,
+        )
 
 
-def _turned(octets: Octets, gather: Gather) -> NDArray[np.uint8]:
-    """The bytes in rows of the codes: shape (matrices, rows, bytes)."""
-    stored = np.ascontiguousarray(octets.stored).view(np.uint8)
-    cells = stored.view(f"u{octets.cell}")[..., 0]
-    every = np.arange(cells.shape[2])
-    turned = [gather(matrix, every).view(np.uint8) for matrix in cells]
-    return turned[0][None] if len(turned) == 1 else np.stack(turned)
-
-
-def _check_rows(
-    codes: Codes, octets: Octets, stored: NDArray[np.uint8], row: NDArray[np.int64]
-) -> None:
-    matrices, height, width = stored.shape
+def _check_rows(codes: Codes, stored: NDArray[np.uint8], row: NDArray[np.int64]) -> None:
+    octets, (matrices, height, width) = codes.octets, stored.shape
     count = matrices * len(row)
     _require(codes.length > 0 and count * codes.length == codes.size)
-    table = np.empty((1, 256, 1)) if octets.table is None else octets.table
-    _require(octets.stored.itemsize == 1 and table.shape[1:] in {(256, 1), (256, 2), (256, 4)})
+    table = np.empty((256, 1)) if octets.table is None else octets.table
+    _require(octets.stored.itemsize == 1 and table.shape in {(256, 1), (256, 2), (256, 4)})
     _require(octets.skip >= 0 and octets.skip + codes.length <= width * octets.per)
     _require(row.min() >= 0 and row.max() < height)
-    if octets.tables is None:
-        _require(len(table) > 0)
-    else:
-        tables = octets.tables
-        _require(tables.shape == row.shape)
-        _require(tables.min() >= 0 and tables.max() < len(table))
-    _require(len(codes.factors) == count)
+    _require(codes.numbers.shape == (count,))
+    _require(codes.numbers.min() >= 0 and codes.numbers.max() < len(codes.factors))
 
 
 def _check_groups(codes: Codes) -> None:

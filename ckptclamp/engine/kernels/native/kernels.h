@@ -47,10 +47,10 @@ void LEVEL(columns)(enum dtype dtype, const void *weights, size_t batch, size_t 
  * (table[code] - zero) * factor / divisor, zero points and factors shared by groups of a row's codes. */
 struct codes {
     const uint8_t *bytes;
-    const int64_t *places;  /* the first byte of each row */
+    const int64_t *places;  /* the first byte of each row, */
+    const int64_t *numbers; /* and which row of factors and zero points is its own */
     const double *table;    /* all that a byte stands for, for each of the 256; NULL for numbers of `dtype` */
-    const int64_t *tables;  /* where that of each row begins, NULL where they share one */
-    const double *zeros, *factors; /* `groups` for each row; no zeros where NULL */
+    const double *zeros, *factors; /* of `groups` each; no zeros where NULL */
     const int32_t *group_of; /* of each column; where NULL, column c is of group (first + c) / step */
     size_t length, per, skip; /* so many codes come before those of a row */
     size_t groups, step, first;
@@ -76,6 +76,9 @@ void LEVEL(moved_rows)(enum dtype dtype, const void *weights, size_t count, size
                        const struct movement *by, results out, void *scratch, size_t room);
 void LEVEL(compare)(enum dtype dtype, const void *before, const void *after, size_t count,
                     size_t length, uint8_t *differs, double *change, double *peak);
+
+/* The nibbles of a matrix of bytes, the lower one of a byte first, as rows: of each column, two to a byte. */
+void LEVEL(turn_nibbles)(const uint8_t *matrix, size_t height, size_t width, uint8_t *rows);
 
 /* Some columns of a matrix of elements of `size` bytes as `count` rows of `height`, and back. */
 void LEVEL(gather)(size_t size, const void *matrix, size_t height, size_t width,

@@ -16,7 +16,7 @@ from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.tensor import box_shape
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
-from ckptclamp.models.effective.codes import Codes, Octets, values_of
+from ckptclamp.models.effective.codes import Codes, octets_of, values_of
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Plain, look_up
@@ -134,12 +134,13 @@ class Blockwise(Effective):
         if not maxima.all():
             return None
         stored = read(self.codes, ((first // each, -(-last // each)), *rest))
-        octets = np.ascontiguousarray(stored).view(np.uint8)
-        table = values_of(self.table, 4, upper_first=True)[None]
+        octets = np.ascontiguousarray(stored).view(np.uint8).reshape(-1)
+        table = values_of(self.table, 4, upper_first=True)
         return Codes(
             shape=shape,
-            octets=Octets(octets.reshape(1, 1, -1), table, skip=first % each),
+            octets=octets_of(octets, table, skip=first % each),
             length=last - first,
+            numbers=np.zeros(1, np.int64),
             factors=maxima.reshape(1, -1),
             step=block,
             first=first % block,

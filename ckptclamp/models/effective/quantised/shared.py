@@ -142,23 +142,20 @@ class Spread:
                 found = whole[(*(slice(None),) * axis, slice(begin, begin + stop - start))]
         return found
 
-    def by_rows(self, axes: int) -> NDArray[np.float64]:
-        """Return the numbers of each row, shape (rows, groups); a row spans the last `axes` axes.
+    def rows(self, axes: int) -> NDArray[np.int64]:
+        """Which row of the numbers found, counted in C order, each row of the box has.
 
-        Groups are as they are found along the last axis; of more axes than that one has one number.
+        A row spans the last `axes` axes.
         """
         lead = len(self.box) - axes
-        inner = self.found.shape[lead:]
-        unspread = replace(
-            self,
-            first=(*self.first[:lead], *(0 for _ in inner)),
-            box=(*self.box[:lead], *((0, count) for count in inner)),
-            blocks=(*self.blocks[:lead], *(1 for _ in inner)),
-            indices={axis: index for axis, index in self.indices.items() if axis < lead},
-        )
+        shape = self.found.shape[:lead]
+        which = np.arange(math.prod(shape), dtype=np.float64).reshape(shape)
+        indices = {axis: index for axis, index in self.indices.items() if axis < lead}
+        spread = Spread(
+            which, self.first[:lead], self.box[:lead], self.blocks[:lead], indices
+        ).over()
         rows = [stop - start for start, stop in self.box[:lead]]
-        whole = np.broadcast_to(unspread.over(), (*rows, *inner))
-        return np.ascontiguousarray(whole).reshape(math.prod(rows), -1)
+        return np.broadcast_to(spread, rows).astype(np.int64).reshape(-1)
 
 
 @frozen
@@ -197,47 +194,56 @@ def in_codes(octets: Octets, box: Box, spreads: Sequence[Spread], divisor: float
     """Return `box` in codes with the factors and, if there are any, the zero points in `spreads`.
 
     A row is as many of the last axes as have one number for all; else the last axis. ``None`` where
-    zero points change along a row otherwise than the factors do.
+    zero points spread otherwise than the factors do.
     """
+    grid = _common(spreads)
+    if grid is None:
+        return None
     extents = [stop - start for start, stop in box]
-    axes = 1
+    axes, last = 1, len(box) - 1
     dense = (
         not octets.cell and not octets.skip and octets.stored.shape[-1] * octets.per == extents[-1]
     )
-    while (
-        dense
-        and axes < len(box)
-        and all(math.prod(s.found.shape[-axes - 1 :]) == 1 for s in spreads)
-    ):
+    while dense and axes < len(box) and math.prod(grid.found.shape[-axes - 1 :]) == 1:
         axes += 1
     rows, length = math.prod(extents[:-axes]), math.prod(extents[-axes:])
     if axes > 1:
         octets = replace(octets, stored=octets.stored.reshape(1, rows, -1))
-    numbers = [spread.by_rows(axes) for spread in spreads]
-    along = max(spreads, key=lambda spread: spread.found.shape[-1])
-    groups = along.found.shape[-1]
-    if any(n.shape[1] not in (1, groups) for n in numbers) or any(
-        s.blocks[-1] != along.blocks[-1] for s in spreads if s.found.shape[-1] == groups > 1
-    ):
-        return None
-    factors, *zeros = (np.ascontiguousarray(np.broadcast_to(n, (rows, groups))) for n in numbers)
-    step, first, group_of = length, 0, None
-    if groups > 1:
-        last = len(box) - 1
-        step = along.blocks[-1]
-        first = box[-1][0] - along.first[-1] * step
-        if last in along.indices:
-            group_of = along.indices[last].astype(np.int32)
-        elif step == 1:
-            group_of = np.arange(length, dtype=np.int32)
+    groups = grid.found.shape[-1]
+    factors, *zeros = (
+        np.ascontiguousarray(np.broadcast_to(s.found, grid.found.shape)).reshape(-1, groups)
+        for s in spreads
+    )
+    step, block = grid.blocks[-1] if groups > 1 else length, grid.blocks[-1]
     return Codes(
         shape=tuple(extents),
         octets=octets,
         length=length,
+        numbers=grid.rows(axes),
         factors=factors,
         zeros=zeros[0] if zeros else None,
         step=step,
-        first=first,
-        group_of=group_of,
+        first=box[-1][0] - grid.first[-1] * block if groups > 1 else 0,
+        group_of=grid.indices[last].astype(np.int32) if last in grid.indices else None,
         divisor=divisor,
     )
+
+
+def _common(spreads: Sequence[Spread]) -> Spread | None:
+    """How all of them spread over their box; ``None`` where they differ."""
+    first, blocks, indices, shape = [], [], {}, []
+    for axis in range(len(spreads[0].box)):
+        along = [spread for spread in spreads if spread.found.shape[axis] > 1] or spreads[:1]
+        one = along[0]
+        if any(
+            (s.found.shape[axis], s.first[axis], s.blocks[axis], axis in s.indices)
+            != (one.found.shape[axis], one.first[axis], one.blocks[axis], axis in one.indices)
+            for s in along
+        ):
+            return None
+        shape.append(one.found.shape[axis])
+        first.append(one.first[axis])
+        blocks.append(one.blocks[axis])
+        if axis in one.indices:
+            indices[axis] = one.indices[axis]
+    return Spread(np.empty(shape), tuple(first), spreads[0].box, tuple(blocks), indices)

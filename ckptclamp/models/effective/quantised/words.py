@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
-from ckptclamp.models.effective.codes import Octets, matrices_of, values_of
+from ckptclamp.models.effective.codes import Octets, octets_of, values_of
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.numbers import Decoder, Numbers, look_up, places, without
 
@@ -79,28 +79,21 @@ class Packed(Numbers):
         return decode
 
     def octets(self, read: Read, box: Box, *, turned: bool) -> Octets | None:
-        """See `Numbers.octets`: `turned` along either of the last two axes, else along the last."""
+        """See `Numbers.octets`: in words along the last axis or, `turned`, of four bits or along another."""
         last = self.axis == len(box) - 1
-        if self.bits not in (2, 4, 8) or self._word % 8 or not (last if not turned else True):
+        kept = not self.order if last and not turned else turned and (not last or self.bits == 4)
+        if self.bits not in (2, 4, 8) or self._word % 8 or not kept:
             return None
         each, (start, stop) = self._word // self.bits, box[self.axis]
         place = (*box[: self.axis], (start // each, -(-stop // each)), *box[self.axis + 1 :])
         found = np.ascontiguousarray(read(self.tensor, place)).view(np.uint8)
         table = tuple(float(code + self.plus) for code in range(1 << self.bits))
-        values = values_of(table, self.bits)
-        skip = start % each
-        if not last:
-            turned_words = matrices_of(found, values[None], turned=True, cell=self._word // 8)
-            return replace(turned_words, skip=skip)
-        octets = matrices_of(found, values[None], turned=turned)
-        if not turned:
-            return None if self.order else replace(octets, skip=skip)
+        values, skip = values_of(table, self.bits), start % each
+        if not last or not turned:
+            return octets_of(found, values, cell=0 if last else self._word, skip=skip)
         word, within = np.divmod(np.arange(skip, skip + stop - start), each)
-        at = np.array(self.order or range(each), np.int64)[within]
-        per = 8 // self.bits
-        parts = np.ascontiguousarray(values.T)[..., None]
-        places = word * (self._word // 8) + at // per
-        return replace(octets, table=parts, places=places, tables=at % per)
+        places = word * each + np.array(self.order or range(each), np.int64)[within]
+        return replace(octets_of(found, values, cell=4), places=places)
 
     def _across(self, words: NDArray[Any]) -> NDArray[np.uint8]:
         """The integers of words, those of a word along the second axis, and words along the first."""
