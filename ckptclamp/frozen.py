@@ -48,11 +48,16 @@ def _made(cls: type[T], *, slots: bool) -> type[T]:
 
 
 def _constructor(cls: type[Made]) -> Callable[..., None]:
-    """Compile ``__init__(self, first, second=its default, ...)``, which ends in ``__post_init__``."""
+    """Compile ``__init__(self, first, second=its default, ...)``, which ends in ``__post_init__``.
+
+    That sets fields with ``init=False``.
+    """
     # No field is called as these are: two underscores at the beginning.
     known: dict[str, Any] = {"__store": object.__setattr__, "__absent": _ABSENT}
     parameters, lines = ["self"], []
     for each in fields(cls):
+        if not each.init:
+            continue
         name, value = each.name, each.name
         if each.default is not MISSING:
             known[f"__default_{name}"] = each.default
@@ -61,10 +66,9 @@ def _constructor(cls: type[Made]) -> Callable[..., None]:
             known[f"__new_{name}"] = each.default_factory
             parameters.append(f"{name}=__absent")
             value = f"__new_{name}() if {name} is __absent else {name}"
-        elif each.init:
+        else:
             parameters.append(name)
-        if each.init:
-            lines.append(f"__store(self, {name!r}, {value})")
+        lines.append(f"__store(self, {name!r}, {value})")
     if hasattr(cls, "__post_init__"):
         lines.append("self.__post_init__()")
     text = f"def __init__({', '.join(parameters)}):\n " + "\n ".join(lines or ["pass"])
