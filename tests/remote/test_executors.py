@@ -24,11 +24,13 @@ def files(request, single, sharded):
     return [single] if request.param == "single" else sharded
 
 
-@pytest.fixture(params=["web", "bucket", "hub"])
+@pytest.fixture(params=["disk", "https", "bucket", "hub"])
 def place(request, files):
-    """Where these files are, elsewhere."""
+    """Where these files are."""
+    if request.param == "disk":
+        return str(files[0])
     server = request.getfixturevalue(request.param)
-    if request.param == "web":
+    if request.param == "https":
         return server.hold("a", *files)
     if request.param == "bucket":
         return put(server, "a", *files)
@@ -36,25 +38,32 @@ def place(request, files):
     return f"hf://org/model/{files[0].name}"
 
 
-@pytest.mark.parametrize("executor", ["processes", "dask", "ray"])
-def test_workers_open_what_is_remote_themselves(monkeypatch, place, files, executor):
-    """And say the same of it as this process says of a file."""
+@pytest.fixture
+def _small_items(monkeypatch):
+    """Items of work of which the files of these tests have several."""
+    monkeypatch.setattr(elsewhere, "ITEM", 1 << 20)
+    monkeypatch.setattr(elsewhere, "REMOTE_ITEM", 1 << 20)
+
+
+@pytest.mark.usefixtures("_small_items")
+@pytest.mark.parametrize("executor", ["threads", "processes", "dask", "ray"])
+def test_the_same_report_from_anywhere_by_anyone(place, files, executor):
+    """Workers open what is elsewhere themselves, and say the same of it as one thread of a local file."""
     pytest.importorskip({"dask": "distributed", "ray": "ray"}.get(executor, "obstore"))
-    monkeypatch.setattr(elsewhere, "REMOTE_ITEM", 6 << 20)
-    assert audited(place, executor=executor, jobs=2) == audited(files[0])
+    assert audited(place, executor=executor, jobs=2) == audited(files[0], jobs=1)
 
 
-def test_parts_of_what_is_remote_are_merged(place, files):
-    """Each is bound to the version that it read."""
+def test_parts_of_what_is_anywhere_are_merged(place, files):
+    """Each is bound to the version that it read, and the same part again is the same."""
     options = AuditOptions(hash=False)
     parts = [audit_part(place, f"{n}/5", RULES, options) for n in range(1, 6)]
     assert known_of(merge(parts)) == audited(files[0])
     assert audit_part(place, "2/5", RULES, options) == parts[1]
 
 
-def test_what_workers_fetch_is_counted(monkeypatch, web, single):
+@pytest.mark.usefixtures("_small_items")
+def test_what_workers_fetch_is_counted(web, single):
     """The report says how much came over the network, whoever fetched it."""
-    monkeypatch.setattr(elsewhere, "REMOTE_ITEM", 6 << 20)
     place = web.hold("a", single)
     report = ckptclamp.audit(place, RULES, AuditOptions(hash=False, executor="processes", jobs=2))
     assert report.checkpoint.fetched is not None

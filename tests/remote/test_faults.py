@@ -167,15 +167,31 @@ def test_a_redirect_carries_nothing_secret(web, single):
             assert "authorization" not in one.headers
 
 
-def test_a_redirect_to_what_is_not_encrypted(web, single, monkeypatch):
+def test_a_redirect_to_what_is_not_encrypted(https, web, single):
     """From https to http nothing is followed."""
-    from ckptclamp.checkpoints.remote import redirects
-    from ckptclamp.checkpoints.remote.address import Address
+    https.faults.append(Faults(moved(web.hold("a", single))))
+    with pytest.raises(RefusedError, match="redirects to an address that is not encrypted"):
+        audited(https.hold("a", single))
+    assert web.seen == []
 
-    moved_to = web.hold("a", single)
-    monkeypatch.setattr(redirects, "_moved_to", lambda _: moved_to)
-    with pytest.raises(RefusedError, match="not encrypted"):
-        redirects.final_url(Address.parse("https://example.org/model.safetensors"))
+
+def test_a_signature_of_a_redirect_that_expires(web, cdn, single):
+    """The first address is asked again where the file is, once."""
+    signed = cdn.hold("blobs", single)
+
+    def signed_now(handler):
+        return moved(f"{signed}?Signature={cdn.signature}")(handler)
+
+    web.faults.append(Faults(signed_now))
+    with ckptclamp.open_checkpoint(f"{web.url}/model.safetensors") as checkpoint:
+        cdn.signature = "second"
+        assert checkpoint["layers.0.kernel"][...].shape == (260, 500)
+        cdn.files.clear()
+        cdn.faults.append(Faults(status(403)))
+        asked = len(web.seen)
+        with pytest.raises(UnreadableError, match="credentials have expired"):
+            checkpoint["layers.7.kernel"][...]
+        assert len(web.seen) == asked + 1
 
 
 def test_a_login_goes_to_the_host_it_is_for(web, single):
