@@ -35,6 +35,8 @@ _BEGUN = AT_ONCE - 4
 """Requests at once; who asks for what nobody foresaw finds a thread all the same."""
 _KEPT = 1024
 """Slices that are kept at most, however small they are."""
+_CUT = 4
+"""A request of the longest range that is one is so much longer than those of a longer one."""
 _IDLE = 2
 """So many looks at nothing that moves, and who waits fetches for himself."""
 
@@ -311,18 +313,31 @@ def _slices(plan: Plan, most: int) -> Iterator[_Slice]:
 
 
 def _requests(slices: Iterable[_Slice], most: int) -> Iterator[_Request]:
-    """Join slices that touch, up to `most` bytes."""
+    """Join slices that touch, up to `most` bytes; what is longer is cut, so that several come at once."""
     joined: deque[_Slice] = deque()
+    cut = max(most // _CUT, _SLICE)
+    limit = most
     for one in slices:
-        if joined:
-            first, last = joined[0], joined[-1]
-            touch = last.source is one.source and last.stop == one.start
-            if not touch or one.stop - first.start > most:
-                yield _request(joined)
-                joined = deque()
+        if joined and (joined[-1].source is not one.source or joined[-1].stop != one.start):
+            yield _request(joined)
+            joined, limit = deque(), most
+        elif joined and one.stop - joined[0].start > limit:
+            yield from _pieces(joined, cut)
+            joined, limit = deque(), cut
         joined.append(one)
     if joined:
         yield _request(joined)
+
+
+def _pieces(slices: Iterable[_Slice], most: int) -> Iterator[_Request]:
+    """Cut slices that touch into requests of at most so many bytes."""
+    piece: deque[_Slice] = deque()
+    for one in slices:
+        if piece and one.stop - piece[0].start > most:
+            yield _request(piece)
+            piece = deque()
+        piece.append(one)
+    yield _request(piece)
 
 
 def _request(slices: deque[_Slice]) -> _Request:
