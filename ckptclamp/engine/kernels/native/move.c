@@ -129,6 +129,25 @@ static inline double largest(const double *restrict x, size_t count, double so_f
     return double_of(most);
 }
 
+/* The same of the differences between floats, and of the floats. */
+static double largest_change(const float *restrict was, const float *restrict is, size_t count) {
+    uint64_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = double_bits((double)is[i] - (double)was[i]) & UINT64_MAX >> 1;
+        most = bits > most ? bits : most;
+    }
+    return double_of(most);
+}
+
+static double largest_float(const float *restrict x, size_t count) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits = float_bits(x[i]) & UINT32_MAX >> 1;
+        most = bits > most ? bits : most;
+    }
+    return (double)float_of(most);
+}
+
 /* Of each row: whether a byte is another, the largest change of a weight, and the largest weight. */
 void LEVEL(compare)(enum dtype dtype, const void *before, const void *after, size_t count,
                     size_t length, uint8_t *differs, double *change, double *peak) {
@@ -138,8 +157,12 @@ void LEVEL(compare)(enum dtype dtype, const void *before, const void *after, siz
         size_t at = i * length * size;
         differs[i] = memcmp((const char *)before + at, (const char *)after + at, length * size) != 0;
         change[i] = peak[i] = 0;
+        if (dtype != FLOAT32) continue;
+        const float *old = (const float *)before + i * length;
+        change[i] = largest_change(old, (const float *)after + i * length, length);
+        peak[i] = largest_float(old, length);
     }
-    for (size_t i = 0; i < count; i += step)
+    for (size_t i = 0; dtype != FLOAT32 && i < count; i += step)
         for (size_t j = 0; j < length; j += RUN) {
             size_t rows = count - i < step ? count - i : step;
             size_t some = length - j < RUN ? length - j : RUN, at = (i * length + j) * size;
