@@ -25,7 +25,7 @@ from ckptclamp.checkpoints.tensor import KerasLayout, KerasModel, Role, Tensor, 
 from ckptclamp.errors import MissingError, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from os import PathLike
     from pathlib import Path
 
@@ -65,18 +65,20 @@ def parse_strict(
     what: str,
     allow_infinity: bool = False,
     path: str | PathLike[str] | None = None,
+    held_as: Callable[[dict[str, Any]], Any] = lambda value: value,
 ) -> Any:  # noqa: ANN401 - JSON is any of its types
     """Parse UTF-8 JSON of at most `max_bytes`, nested at most `max_depth` deep.
 
     `what` names the document in messages (``header``), `path` the file it came from. With
     `allow_infinity` the literals ``NaN``, ``Infinity`` and ``-Infinity`` are read as floats, as
-    Python writes them; a number that overflows to infinity is refused always.
+    Python writes them; a number that overflows to infinity is refused always. Each object is kept
+    as what `held_as` makes of it, the inner ones first.
 
     Raises:
         RefusedError: it is no JSON, is too large or too deep, repeats a key, or holds a lone
             surrogate or a number that Python cannot hold.
     """
-    reader = _Reader(what, path, allow_infinity)
+    reader = _Reader(what, path, allow_infinity, held_as)
     if len(data) > max_bytes:
         reader.refuse(f"is {len(data)} bytes long; at most {max_bytes} are read")
     reader.check_nesting(data, max_depth)
@@ -246,10 +248,17 @@ def _brackets(data: bytes) -> Iterator[bytes]:
 class _Reader:
     """The hooks of one parse, which all refuse in the same words."""
 
-    def __init__(self, what: str, path: str | PathLike[str] | None, allow_infinity: bool) -> None:
+    def __init__(
+        self,
+        what: str,
+        path: str | PathLike[str] | None,
+        allow_infinity: bool,
+        held_as: Callable[[dict[str, Any]], Any],
+    ) -> None:
         self.what = what
         self.path = path
         self.allow_infinity = allow_infinity
+        self.held_as = held_as
 
     def refuse(self, reason: str) -> Never:
         raise RefusedError(f"the {self.what} {reason}", path=self.path)
@@ -289,12 +298,12 @@ class _Reader:
             self.refuse("nests deeper than can be read")
         return value
 
-    def pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def pairs(self, pairs: list[tuple[str, Any]]) -> Any:  # noqa: ANN401 - see `parse_strict`
         unique = dict(pairs)
         if len(unique) != len(pairs):
             twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             self.refuse(f"holds the key {twice!r} twice")
-        return unique
+        return self.held_as(unique)
 
     def constant(self, literal: str) -> float:
         if not self.allow_infinity:

@@ -9,8 +9,9 @@ fields pass; here each of these is refused, for another reader could make anothe
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from ckptclamp import system
 from ckptclamp.checkpoints.checkpoint import Checkpoint, StoredCopy, Target
@@ -141,6 +142,14 @@ def parse_header(
     return _HeaderParser(path, len(data), number).parse(data, data_length, limit)
 
 
+class _Entry(NamedTuple):
+    """What a header says of one tensor, if it is a tensor's."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
 @frozen
 class _HeaderParser:
     path: str | PathLike[str]
@@ -156,8 +165,15 @@ class _HeaderParser:
         if content[-1:] != b"}":
             self.refuse("the header does not end with '}' and spaces")
         entries: dict[str, Any] = parse_strict(
-            content, max_depth=_DEPTH, max_bytes=limit, what="header", path=self.path
+            content,
+            max_depth=_DEPTH,
+            max_bytes=limit,
+            what="header",
+            path=self.path,
+            held_as=self.held,
         )
+        if isinstance(entries, _Entry):  # three members, none of which is a tensor's
+            self.refuse_entry("dtype", entries.dtype)
         metadata = self.metadata(entries.pop("__metadata__", {}))
         extents = {name: self.extent(name, entry) for name, entry in entries.items()}
         order = sorted(extents, key=extents.__getitem__)
@@ -168,6 +184,18 @@ class _HeaderParser:
 
     def refuse(self, reason: str, tensor: str | None = None) -> Never:
         raise RefusedError(reason, path=self.path, tensor=tensor)
+
+    def held(self, value: dict[str, Any]) -> dict[str, Any] | _Entry:
+        """An object of the header; what may be a tensor's takes a third of the memory."""
+        dtype, shape, offsets = map(value.get, ("dtype", "shape", "data_offsets"))
+        if len(value) != len(_FIELDS) or not isinstance(dtype, str):
+            return value
+        if not (isinstance(shape, list) and isinstance(offsets, list)):
+            return value
+        sizes = tuple(shape)
+        if _is_sizes(sizes):  # 1.0 and true are equal to 1, and no sizes
+            sizes = self.shapes.setdefault(sizes, sizes)
+        return _Entry(sys.intern(dtype), sizes, tuple(offsets))
 
     def metadata(self, entry: object) -> dict[str, str]:
         if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
@@ -180,16 +208,24 @@ class _HeaderParser:
             self.refuse(
                 f"a tensor's name has {len(name)} characters, not 1 to {MAX_NAME_CHARACTERS}"
             )
+        if not isinstance(entry, _Entry):
+            self.refuse_entry(name, entry)
+        if not _is_sizes(entry.shape):
+            self.refuse("shape is not a list of whole numbers", name)
+        offsets = entry.offsets
+        if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            self.refuse("data_offsets is not [begin, end]", name)
+        return offsets[0], offsets[1]
+
+    def refuse_entry(self, name: str, entry: object) -> Never:
+        """Say what keeps an entry from being a tensor's."""
         if not isinstance(entry, dict) or entry.keys() != _FIELDS:
             self.refuse("the entry does not hold just dtype, shape and data_offsets", name)
         if not isinstance(entry["dtype"], str):
             self.refuse("dtype is not a string", name)
-        if not _is_sizes(entry["shape"]):
+        if not isinstance(entry["shape"], list):
             self.refuse("shape is not a list of whole numbers", name)
-        offsets = entry["data_offsets"]
-        if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-            self.refuse("data_offsets is not [begin, end]", name)
-        return offsets[0], offsets[1]
+        self.refuse("data_offsets is not [begin, end]", name)
 
     def check_cover(
         self, order: list[str], extents: dict[str, tuple[int, int]], data_length: int
@@ -209,10 +245,8 @@ class _HeaderParser:
                 f"{data_length} follow the header"
             )
 
-    def tensor(self, name: str, entry: dict[str, Any], extent: tuple[int, int]) -> Tensor:
-        shape = tuple(entry["shape"])
-        shape = self.shapes.setdefault(shape, shape)
-        dtype_name = entry["dtype"]
+    def tensor(self, name: str, entry: _Entry, extent: tuple[int, int]) -> Tensor:
+        shape, dtype_name = entry.shape, entry.dtype
         if dtype_name not in DTYPE_BITS:
             self.refuse(f"the dtype {dtype_name} is not of the format", name)
         length = extent[1] - extent[0]
@@ -232,7 +266,7 @@ def _storage(dtype_name: str, shape: tuple[int, ...], number: int, offset: int) 
 
 
 def _is_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
 
 
 def _check_with_library(header: Header, prefix: bytes, source: Source) -> None:

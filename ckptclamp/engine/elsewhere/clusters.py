@@ -119,6 +119,8 @@ def _local_dask(distributed: Any, workers: int) -> Any:  # noqa: ANN401 - no stu
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
+            # It serves pages of its state all the same; 8787, where it would, may be taken.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs=logging.CRITICAL,
         )
 
