@@ -34,7 +34,10 @@ _PATIENCE = 30
 
 _OWN_DASK = {
     "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
-    "distributed.worker.profile.enabled": False,  # looks at each worker a hundred times a second
+    # Nobody looks at what it would tell of itself, up to a hundred times a second.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
 }
 """Settings of a cluster that is started here."""
 
