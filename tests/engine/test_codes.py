@@ -19,7 +19,7 @@ from ckptclamp.models.effective.codes import Codes, Octets
 from ckptclamp.models.effective.weights import Effective
 from ckptclamp.plan.tensors import computed_tensors
 from tests.engine.test_kernels import at, compiled
-from tests.models.effective.families import FAMILIES
+from tests.models.effective.families import FAMILIES, rows_of_int8
 
 WORKSPACE = Workspace()
 BYTES = ("int8", "uint8", *(name for name in DTYPES if name.startswith("float8")))
@@ -184,6 +184,17 @@ def test_weights_of_codes_come_in_codes(tmp_path, family):
                 assert name in IN_CODES
                 return
     assert name not in IN_CODES
+
+
+@pytest.mark.parametrize(("inputs", "short"), [(2, True), (64, False)])
+def test_rows_of_few_weights_are_not_told_of_one_by_one(tmp_path, inputs, short):
+    """Where each row lies and its scale take 32 bytes: with rows of two, more than the weights do."""
+    made = rows_of_int8(np.random.default_rng(0), (64, inputs))
+    with open_checkpoint(made.write(tmp_path)) as checkpoint:
+        ((_, tensor),) = computed_tensors(checkpoint).items()
+        assert isinstance(tensor.storage, Effective)
+        box = tuple((0, extent) for extent in tensor.shape)
+        assert (tensor.storage.in_codes(checkpoint.read, box) is None) == short
 
 
 def _plain():

@@ -27,6 +27,9 @@ T = TypeVar("T")
 _FAR = 1 << 12
 """Groups that are read for few weights, at most: in a model, all that there are."""
 
+_SHORT = 4
+"""Of rows with fewer codes than these, their places and scales would be larger than the weights."""
+
 
 @frozen
 class Shared:
@@ -194,7 +197,8 @@ def in_codes(octets: Octets, box: Box, spreads: Sequence[Spread], divisor: float
     """Return `box` in codes with the factors and, if there are any, the zero points in `spreads`.
 
     A row is as many of the last axes as have one number for all; else the last axis. ``None`` where
-    zero points spread otherwise than the factors do.
+    zero points spread otherwise than the factors do, or rows are so short that what is said of each would
+    take more memory than its weights.
     """
     grid = _common(spreads)
     if grid is None:
@@ -207,6 +211,8 @@ def in_codes(octets: Octets, box: Box, spreads: Sequence[Spread], divisor: float
     while dense and axes < len(box) and math.prod(grid.found.shape[-axes - 1 :]) == 1:
         axes += 1
     rows, length = math.prod(extents[:-axes]), math.prod(extents[-axes:])
+    if length < _SHORT:
+        return None
     if axes > 1:
         octets = replace(octets, stored=octets.stored.reshape(1, rows, -1))
     groups = grid.found.shape[-1]
