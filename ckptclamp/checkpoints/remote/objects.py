@@ -262,14 +262,21 @@ class RemoteSource(Source):
     def _take(self, buffer: memoryview, offset: int) -> int:
         """Fill the start of `buffer`, and return how many bytes of it."""
         if len(buffer) >= _SMALL:
-            data = self.fetch(offset, offset + min(len(buffer), _MOST))
-            buffer[: len(data)] = data
-            return len(data)
+            part = buffer[:_MOST]
+            self.waited(fetchers().submit(self._stream_into, part, offset))
+            return len(part)
         number, skipped = divmod(offset, PAGE)
         page = _pages.get(self._number, number) or self._page(number, offset + len(buffer))
         data = page[skipped : skipped + len(buffer)]
         buffer[: len(data)] = data
         return len(data)
+
+    def _stream_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` as the bytes come, so that they are in memory once."""
+        done = 0
+        for chunk in self.streamed(offset, offset + len(buffer)):
+            buffer[done : done + len(chunk)] = chunk
+            done += len(chunk)
 
     def _page(self, number: int, stop: int) -> memoryview:
         """Fetch the page, with those behind it up to byte `stop`; keep them, and return the first."""
