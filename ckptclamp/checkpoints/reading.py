@@ -44,7 +44,7 @@ Mark = tuple[int, ...]
 
 _GAP, _REMOTE_GAP = 16 << 10, 1 << 20
 """Reading so many bytes for nothing costs less than one more system call, or one more request."""
-_SCRATCH, _REMOTE_SCRATCH = 1 << 20, 8 << 20
+_SCRATCH, _REMOTE_SCRATCH = 1 << 20, 4 << 20
 """The most bytes that are read at once where some of them are for nothing."""
 
 
