@@ -53,9 +53,9 @@ def read_box(
 ) -> NDArray[Any]:
     """Return `box` of `tensor` in its storage dtype, byte order included, and the box's shape.
 
-    The array is a view of `buffer` where one is given, or of what is in memory already; it needs at
-    least the box's bytes. Chunks
-    are decoded one at a time, whole, so memory beside the result is that of one chunk.
+    The array is a view of `buffer` where one is given, which needs at least the box's bytes, or of what
+    was fetched ahead: it is not to be written to, and good until this thread reads again. Chunks are decoded
+    one at a time, whole, so memory beside the result is that of one chunk.
 
     Raises:
         UnreadableError: the tensor cannot be read, the bytes are not there, or are damaged.

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.checkpoint import Checkpoint
     from ckptclamp.checkpoints.formats.zip.checksums import Checksums
 
-
 _BLOCK = 1 << 20
 _SMALL = 1 << 20
 """Files up to this size are hashed where the digests are asked for: a thread would cost more."""

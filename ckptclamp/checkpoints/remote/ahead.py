@@ -162,6 +162,7 @@ class ReadAhead:
                 return None
             assert one.room is not None
             data = one.room[offset - one.start : one.size][:length]
+            data.flags.writeable = False  # others may read the same bytes
             self._reading.length = len(data)
             return data
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 _LARGE = 1024
 """Weights in a unit from which on it aims a little inside its bound at once."""
 
-_MARGIN, _DEAREST = 2.2, 2.0**-5 * 1.25
+_MARGIN, _DEAREST = 2.2, 1.25 / 32
 """How far, in u/√n, so that one unit of normal weights in a thousand needs another pass over them; and in u
-at most: what the distance squared grows by, relative, is some 6 times the square of that, 1 %."""
+at most: the distance squared grows by some 6 times the square of that, relative, which is 1 %."""
 
 _COARSE = 2.0**-6
 """A unit roundoff from which on many weights of a unit step at once, and a margin may be dear."""

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.source import Source
 
-
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _ZIP_END = b"PK\x05\x06"
