@@ -75,7 +75,8 @@ class Result:
     the one by which Keras' own formula would leave all violating units, but zeros, where they are. A
     result that was not evaluated has a `reason`, of the kind that `reason_code` names, and no
     measurements; `hint` is what to do about it, or
-    about violations that may be none.
+    about violations that may be none. `tied_to` is the tensor that the rule matches, where this one is
+    judged because both are one weight.
     """
 
     tensor: str
@@ -114,6 +115,7 @@ class Result:
     histogram: Histogram | None = None
     notices: tuple[Notice, ...] = ()
     suppressed: Suppressed | None = None
+    tied_to: str | None = None
 
     def __repr__(self) -> str:
         count = f": {self.violating} of {self.units} units" * (self.verdict is Verdict.VIOLATION)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 from ckptclamp.auditing.comparison.renames import Renames
@@ -97,10 +98,8 @@ def compare(
     today = today or utc_today()
     if baseline.of_another(checkpoint):
         return replace(report, notices=(*report.notices, *_foreign(baseline, checkpoint, advice)))
-    known = baseline.by_identity()
-    results = tuple(
-        _judged(r, known.get((r.tensor, r.rule)), today, _base(report, r)) for r in report.results
-    )
+    entry_of = _Known(baseline, report).entry
+    results = tuple(_judged(r, entry_of(r), today, _base(report, r)) for r in report.results)
     foreign = _foreign(baseline, checkpoint, advice)
     notices = (*report.notices, *foreign, *_leftovers(report, baseline))
     return replace(report, results=results, notices=notices)
@@ -191,6 +190,38 @@ def worst_distance(result: Result) -> float | None:
             hint="audit with --worst above the number of non-finite units",
         )
     return max(distances)
+
+
+class _Known:
+    """The entries of a baseline for the results of one report.
+
+    Whoever audits a checkpoint where it is remote does not look for tensors that hold the same bytes, so
+    that an entry may be there for one of them only. It holds for those that are tied to it, as long as
+    their numbers are the same.
+    """
+
+    def __init__(self, baseline: Baseline, report: AuditReport) -> None:
+        self._entries = baseline.by_identity()
+        tied = {(r.tied_to, r.rule) for r in report.results if r.tied_to is not None}
+        pairs = (((r.tensor, r.rule), r) for r in report.results)
+        self._matched = {identity: r for identity, r in pairs if identity in tied}
+
+    def entry(self, result: Result) -> Entry | None:
+        """What is known of `result`."""
+        own = self._entries.get((result.tensor, result.rule))
+        if own is not None or result.tied_to is None:
+            return own
+        identity = result.tied_to, result.rule
+        matched = self._matched.get(identity)
+        same = matched is not None and _NUMBERS(matched) == _NUMBERS(result)
+        return self._entries.get(identity) if same else None
+
+
+_NUMBERS = attrgetter(
+    *("constraint", "axes", "shape", "dtype", "verdict", "units", "violating", "nonfinite", "zero"),
+    *("measured_min", "measured_max"),
+)
+"""What is alike of results about the same bytes, whatever they are called."""
 
 
 def _judged(result: Result, entry: Entry | None, today: datetime.date, base: str | None) -> Result:

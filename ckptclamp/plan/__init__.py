@@ -56,7 +56,8 @@ class Assignment:
     `shortfall`, which is what Keras' epsilon takes off them. `history` is what the tolerance was
     derived from; ``None`` where a number was stated. `allow_zero` says that units without a weight but
     zeros are let be where they lie outside. `names` are those that the rule gives the axes, if it does.
-    `base` is the same tensor of the base checkpoint, where the constraint compares with it.
+    `base` is the same tensor of the base checkpoint, where the constraint compares with it. `tied_to` names
+    the tensor that the rule matches, where this one is judged because both are one weight.
     """
 
     tensor: Tensor
@@ -77,6 +78,7 @@ class Assignment:
     allow_zero: bool = False
     names: tuple[str, ...] = ()
     base: Tensor | None = None
+    tied_to: str | None = None
 
     def about(self, tensor: Tensor) -> Assignment:
         """This assignment about another tensor that differs in nothing that it tells of."""

@@ -337,4 +337,4 @@ def _for(entry: Assignment, tensor: Tensor, other: str) -> Assignment:
         view = replace(seen.storage, whole=tensor)
         tensor = replace(seen, name=f"{tensor.name}{suffix}", storage=view)
     why = f"tied to {printable(other)}; {entry.why}"
-    return replace(entry, tensor=tensor, label=None, why=why)
+    return replace(entry, tensor=tensor, label=None, why=why, tied_to=seen.name)

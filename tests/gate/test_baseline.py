@@ -143,6 +143,18 @@ def test_pruning_removes_what_is_resolved_and_keeps_what_was_not_judged():
     assert [entry.tensor for entry in pruned.entries] == ["unread"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"distance": 0.6}, {"violating": 2}, {"rule": "other"}])
+def test_an_entry_holds_for_what_is_tied_to_its_tensor_and_as_bad(changes):
+    """A tied tensor that is not known by its own name is no worse than the one that it is equal to."""
+    tied = violation("head", **changes, tied_to="a")
+    compared = compare(report(violation(), tied), record(report(violation())), TODAY)
+    assert (compared.results[1].suppressed is not None) is (not changes)
+    grown = report(violation(distance=1.0), violation("head", distance=1.0, tied_to="a"))
+    assert len(compare(grown, record(report(violation())), TODAY).violations) == 2
+    alone = compare(report(violation("head", tied_to="a")), record(report(violation())), TODAY)
+    assert len(alone.violations) == 1
+
+
 def test_what_is_new_fails():
     """A violation that the baseline does not hold is not suppressed by those that it holds."""
     known = compare(report(violation("a"), violation("b")), record(report(violation("a"))), TODAY)

@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from tests.remote.conftest import RULES
 from tests.remote.servers import Faults, silent, status
@@ -56,6 +58,30 @@ def test_what_is_said_of_the_model_may_be_remote_too(run, web, single, spec, tmp
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert f"spec: {spec_there}" in answer.stdout
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("written", ["there", "here"])
+def test_a_baseline_holds_wherever_the_checkpoint_lies(run, web, tmp_path, written, pruned):
+    """Tensors with equal bytes are judged alike on a disk alone; that is no new violation."""
+    rows = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
+    path, known = tmp_path / "model.safetensors", tmp_path / "known.json"
+    save_file({"embedding": rows, "head": rows.copy(), "other": rows + 1}, path)
+    rule = ("--tensors", "embedding", "--max-norm", "2", "--unit-axis", "0")
+    common = (*rule, "--strict", "--checkpoint-name", "m")
+    places = {"there": web.hold("a", path), "here": path}
+    assert run("audit", places[written], *common, "--write-baseline", known).returncode == 0
+    entries = json.loads(known.read_text())["entries"]
+    assert len(entries) == {"there": 1, "here": 2}[written]
+    if pruned:
+        by = ("--baseline", known, *rule, "--checkpoint-name", "m")
+        assert run("baseline", "prune", places["there"], *by).returncode == 0
+    for place in places.values():
+        answer = run("audit", place, *common, "--baseline", known)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+    save_file({"embedding": rows * 2, "head": rows * 2, "other": rows + 1}, path)
+    for place in places.values():
+        assert run("audit", place, *common, "--baseline", known).returncode == 1
 
 
 def test_a_config_may_be_remote_too(run, web):

@@ -136,7 +136,7 @@ def _kind(assignment: Assignment) -> object:
     return (
         *(id(a.constraint), id(tensor.dtype), tensor.shape, a.axes, a.rule, a.origin, a.why),
         *(a.tolerance, a.shortfall, a.history, a.severity, a.label, a.location, a.notices),
-        *(a.allow_zero, a.names),
+        *(a.allow_zero, a.names, a.tied_to),
     )
 
 

@@ -45,6 +45,7 @@ def described(assignment: Assignment) -> dict[str, Any]:
         "unit_size": unit_size(tensor.shape, assignment.axes),
         "location": assignment.location,
         "why": assignment.why,
+        "tied_to": assignment.tied_to,
         "severity": assignment.severity,
         "tolerance": assignment.tolerance,
         "shortfall": assignment.shortfall,
