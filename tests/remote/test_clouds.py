@@ -1,6 +1,7 @@
 """Google's and Azure's protocols, against their emulators, where one is on the path.
 
-`azurite-blob` is in npm's package azurite; fake-gcs-server is one file (it knows no uploads in parts).
+`azurite-blob` is in npm's package azurite; fake-gcs-server is one file. It knows Google's JSON API, and of
+the XML API reading alone; what writes is tried with a server of our own (`tests.remote.google`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,25 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email.utils import formatdate
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import ckptclamp
 from ckptclamp.applying.apply import ApplyOptions
-from ckptclamp.errors import ChangedError, MissingError, UsageError
+from ckptclamp.checkpoints.remote.address import Address
+from ckptclamp.checkpoints.remote.stores import bucket
+from ckptclamp.checkpoints.remote.writing import upload
+from ckptclamp.checkpoints.source import Source
+from ckptclamp.errors import ChangedError, MissingError, NotWrittenError, UsageError
 from tests.remote.conftest import RULES
+from tests.remote.google import Google
+from tests.remote.servers import serving
 from tests.remote.test_reading import audited
 
 obstore = pytest.importorskip("obstore")
@@ -108,11 +117,7 @@ def fake_gcs():
 @pytest.fixture
 def google(fake_gcs, monkeypatch):
     """As `azure`."""
-    account = {"gcs_base_url": fake_gcs, "disable_oauth": True, "client_email": ""}
-    account |= {"private_key": "", "private_key_id": ""}
-    monkeypatch.setenv("CKPTCLAMP_TIMEOUT", "20")
-    monkeypatch.setenv("GOOGLE_BASE_URL", fake_gcs)
-    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(account))
+    lead_to(fake_gcs, monkeypatch)
 
     def put(key, data):
         place = f"{fake_gcs}/upload/storage/v1/b/models/o?uploadType=media&name={quote(key, '')}"
@@ -121,15 +126,26 @@ def google(fake_gcs, monkeypatch):
     return "gs://models", put
 
 
+def lead_to(url, monkeypatch):
+    """Let the environment lead to a server of Google's protocol, without credentials."""
+    account = {"gcs_base_url": url, "disable_oauth": True, "client_email": ""}
+    account |= {"private_key": "", "private_key_id": ""}
+    monkeypatch.setenv("CKPTCLAMP_TIMEOUT", "20")
+    monkeypatch.setenv("GOOGLE_BASE_URL", url)
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(account))
+
+
+@pytest.fixture
+def google_writing(monkeypatch):
+    """As `azure`; the server of our own, whose bucket has a name of its own: stores are kept by it."""
+    with serving(Google()) as server:
+        lead_to(server.url, monkeypatch)
+        yield "gs://written", lambda key, data: server.files.update({f"/written/{key}": data})
+
+
 def store(root):
     """The store that an address leads to."""
-    from ckptclamp.checkpoints.remote import as_path
-    from ckptclamp.checkpoints.remote.address import Address
-    from ckptclamp.checkpoints.remote.stores import bucket
-
-    address = as_path(root)
-    assert isinstance(address, Address)
-    return bucket(address)
+    return bucket(Address.parse(root))
 
 
 @pytest.fixture(params=["azure", "google"])
@@ -161,9 +177,15 @@ def test_what_is_not_there_or_is_replaced(cloud, single):
             checkpoint["layers.0.kernel"][...]
 
 
-def test_a_copy_appears_whole_and_under_a_free_name(azure, single, sharded, tmp_path):
+@pytest.fixture(params=["azure", "google_writing"])
+def written(request):
+    """Either of them, to write to."""
+    return request.getfixturevalue(request.param)
+
+
+def test_a_copy_appears_whole_and_under_a_free_name(written, single, sharded, tmp_path):
     """A file, one that is there already, and a set."""
-    root, _ = azure
+    root, _ = written
     ckptclamp.apply(single, tmp_path / "local.safetensors", RULES)
     for forced in (False, True):
         ckptclamp.apply(single, f"{root}/c/m.safetensors", RULES, ApplyOptions(force=forced))
@@ -176,3 +198,30 @@ def test_a_copy_appears_whole_and_under_a_free_name(azure, single, sharded, tmp_
     assert {f"set/{path.name}" for path in sharded} <= held
     assert not any(".ckptclamp" in name for name in held)
     assert ckptclamp.audit(f"{root}/set/", RULES).exit_code == 0
+
+
+def test_what_google_is_asked_to_write(monkeypatch, tmp_path):
+    """Parts under a name of their own, a copy on the condition that the name is free, and no rest."""
+    with serving(Google()) as server:
+        lead_to(server.url, monkeypatch)
+        weights = np.random.default_rng(3).normal(size=(5000, 1000)).astype(np.float32)
+        bias = np.ones(4, np.float32)
+        held = {"layers.0.kernel": weights, "layers.0.bias": bias}
+        save_file(held, tmp_path / "large.safetensors")
+        ckptclamp.apply(tmp_path / "large.safetensors", tmp_path / "local", RULES)
+        ckptclamp.apply(tmp_path / "large.safetensors", "gs://asked/m.safetensors", RULES)
+        assert server.files == {"/asked/m.safetensors": (tmp_path / "local").read_bytes()}
+        assert not server.uploads
+        parts = [path for _, path in server.asked if "partNumber" in path]
+        assert len(parts) == 2
+        assert [method for method, path in server.asked if "partNumber" not in path] == [
+            *("POST", "POST", "PUT", "DELETE")
+        ]
+        server.files["/asked/n.safetensors"] = b""
+        place = Address.parse("gs://asked/n.safetensors")
+        with (
+            closing(Source.open(tmp_path / "local")) as source,
+            pytest.raises(NotWrittenError, match="by someone else meanwhile"),
+        ):
+            upload(source, place, replace=False)
+        assert server.files.keys() == {"/asked/m.safetensors", "/asked/n.safetensors"}
