@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES
 from ckptclamp.errors import printable
-from ckptclamp.models.parts import ANY, FAMILIES, FLOAT8, INT8, LORA, Dtypes, Family, Part, PartRole
+from ckptclamp.models.parts import (
+    ANY,
+    FAMILIES,
+    FLOAT8,
+    INT8,
+    LORA,
+    OF_PEFT,
+    Dtypes,
+    Family,
+    Part,
+    PartRole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +50,7 @@ def find_parts(tensors: Mapping[str, Tensor], quantisation: object = None) -> di
     for name, part in chain(parametrised, _low_rank(tensors, own), table):
         parts.setdefault(name, part)
     parts |= dict(_companions(tensors, parts))
+    parts |= dict(_otherwise_scaled(tensors, parts))
     parts |= dict(_wrapped(parts))
     for family, dtypes in (("float8", FLOAT8), ("int8", INT8)):
         if any(p.role is PartRole.CODES and _dtype(tensors[n]) in dtypes for n, p in parts.items()):
@@ -82,10 +94,10 @@ _LOW_RANK: Final = re.compile(
 _OF_ADAPTERS: Final = ("lora", "hada_", "lokr_")
 """One of these is in each; most names have none, which is found out sooner."""
 
-_PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
+_SCALE: Final = re.compile("scale|amax|absmax", re.IGNORECASE)
+"""What names of scales hold, whoever wrote them."""
 
-_OF_PEFT: Final = "base_model.model."
-"""What peft puts before the names of the model that it adapts."""
+_PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
 
 DELTA: Final = "delta_weight"
 """What an update is called in its module."""
@@ -221,6 +233,39 @@ def _companions(
                 yield name, Part(codes.family, _COMPANIONS[ending], codes.weight, "", ending)
 
 
+def _otherwise_scaled(
+    tensors: Mapping[str, Tensor], parts: Mapping[str, Part]
+) -> Iterator[tuple[str, Part]]:
+    """Codes beside something that is called a scale, but not as any family that is known calls it."""
+    codes = set(_others(tensors, parts, CODE_DTYPES))
+    if not codes:
+        return
+    told = set()
+    for name in tensors:
+        if name in parts or name in codes or _SCALE.search(name) is None:
+            continue
+        weight = next((stem for stem in _scaled_by(name) if stem in codes), None)
+        if weight is None:
+            continue
+        yield name, Part("scaled codes", PartRole.SCALES, weight, "", name)
+        if weight not in told:
+            told.add(weight)
+            lacks = f"scales that are known here ({printable(name)} may be some)"
+            yield weight, Part("scaled codes", PartRole.CODES, weight, lacks)
+
+
+def _scaled_by(name: str) -> Iterator[str]:
+    """What a scale of this name may belong to: a weight that it begins with, or that of its module."""
+    if "." not in name:
+        yield "weight"
+    for match in re.finditer("[._:]", name):
+        stem = name[: match.start()]
+        if "." not in (rest := name[match.end() :]) or rest.startswith("weight"):
+            yield f"{stem}.weight"
+        if _SCALE.search(name, match.start()) is not None:
+            yield stem
+
+
 def _parametrised(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     """Parts of ``torch.nn.utils.parametrize``, all by name: originals, and their buffers."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
@@ -262,7 +307,7 @@ def _low_rank(tensors: Mapping[str, Tensor], own: Mapping[str, Part]) -> Iterato
         others = {last: f"{module}{last}" for last in _ADAPTED if f"{module}{last}" in tensors}
         alone = not any(_ADAPTED[last] is PartRole.BASE for last in others)
         weight = f"{module}{DELTA if alone else 'weight'}"
-        for stem in dict.fromkeys((module, module.removeprefix(_OF_PEFT))):
+        for stem in dict.fromkeys((module, module.removeprefix(OF_PEFT))):
             plain = f"{stem}weight"
             if not held.isdisjoint((plain, f"{stem}{_WRAPPED}")):
                 weight = plain
@@ -271,7 +316,7 @@ def _low_rank(tensors: Mapping[str, Tensor], own: Mapping[str, Part]) -> Iterato
                     for last, name in others.items()
                     if _ADAPTED[last] is not PartRole.BASE or name not in own
                 }
-            elif alone and module.startswith(_OF_PEFT) and plain in tensors:
+            elif alone and module.startswith(OF_PEFT) and plain in tensors:
                 others["weight"] = weight = plain
         for name in factors:
             rest = name[len(module) :]

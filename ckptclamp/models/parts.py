@@ -63,6 +63,9 @@ class Part:
 LORA: Final = "low-rank adapted (LoRA)"
 """A family that may be added to a weight of another."""
 
+OF_PEFT: Final = "base_model.model."
+"""What peft puts before the names of the model that it adapts."""
+
 Dtypes = frozenset[str]
 FLOAT8: Final[Dtypes] = frozenset(n for n in CODE_DTYPES if n.startswith("float8"))
 _INTEGERS: Final[Dtypes] = frozenset(n for n, d in DTYPES.items() if d.kind is Kind.INTEGER)
@@ -151,6 +154,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "scaled float8",
         {"weight": (PartRole.CODES, FLOAT8), "scale_weight": (PartRole.SCALES, _FLOATS)},
         needed=("weight", "scale_weight"),
+    ),
+    Family(
+        "scaled float8",
+        {
+            "weight": (PartRole.CODES, FLOAT8),
+            "scale": (PartRole.SCALES, _FLOATS | {"float8_e8m0fnu"}),
+        },
+        needed=("weight", "scale"),
     ),
     Family(
         "GPTQ or AWQ",

@@ -49,6 +49,12 @@ FAMILIES = {
         ("codes", "scales", "activation scale"),
         "l.weight",
     ),
+    "float8 as DeepSeek's inference code spells it": (
+        {"l.weight": "float8_e4m3fn", "l.scale": "float8_e8m0fnu"},
+        "scaled float8",
+        ("codes", "scales"),
+        "l.weight",
+    ),
     "int8": (
         {"l.weight": "int8", "l.weight_scale": "bfloat16", "l.weight_zero_point": "int8"},
         "scaled int8",
@@ -390,3 +396,36 @@ def test_a_reason_names_the_family_and_the_weight_and_hides_nothing():
     ).values()
     assert "the codes of bitsandbytes int8" in part.reason
     assert "\x1b" not in part.reason
+
+
+@pytest.mark.parametrize(
+    ("weight", "scale"),
+    [
+        ("l.weight", "l.weight_scales"),
+        ("l.weight", "l.weight.scale"),
+        ("l.weight", "l.weight_quantizer._amax"),
+        ("l.weight", "l.descale"),
+        ("x.gate_up", "x.gate_up_scales"),
+        ("weight", "qscale"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8", "uint8"])
+def test_codes_beside_a_scale_of_an_unknown_name_are_no_weight(weight, scale, dtype):
+    """Whatever the scale is, the codes alone are not what the model computes with."""
+    found = named({weight: dtype, scale: "float32"})
+    assert found == {
+        weight: ("scaled codes", "codes", weight),
+        scale: ("scaled codes", "scales", weight),
+    }
+
+
+def test_scales_of_something_else_leave_float8_weights_alone():
+    """A norm within a module, and an outer module's own temperature."""
+    assert not named(
+        {
+            "m.weight": "float8_e4m3fn",
+            "m.norm.scale": "float32",
+            "n.k.weight": "float8_e4m3fn",
+            "n.logit_scale": "float32",
+        }
+    )

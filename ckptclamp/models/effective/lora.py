@@ -22,6 +22,7 @@ from ckptclamp.models.effective.members import Members, NeedsBaseError, NotCompu
 from ckptclamp.models.effective.numbers import Plain, cut
 from ckptclamp.models.effective.reparametrised import WeightNorm, check_floats, roundoff
 from ckptclamp.models.effective.weights import PIECE, Effective, Rescaling, is_fine
+from ckptclamp.models.parts import OF_PEFT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -266,7 +267,7 @@ def _stated_scale(members: Members, config: Mapping[str, Any], rank: int) -> flo
         raise NotComputedError("adapter_config.json and the file disagree on whether it is DoRA")
     if changed:
         raise NotComputedError(f"adapter_config.json says {changed[0]}, which is not computed here")
-    module = members.weight.rpartition(".")[0].removeprefix("base_model.model.")
+    module = members.weight.rpartition(".")[0].removeprefix(OF_PEFT)
     stated = _by_module(config, "rank_pattern", "r", module)
     alpha = _by_module(config, "alpha_pattern", "lora_alpha", module)
     if stated != rank:

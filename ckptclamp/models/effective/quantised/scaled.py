@@ -1,9 +1,10 @@
 """float8 and int8 codes with scales for the tensor, for rows, for groups or for blocks.
 
 Sources: ``Fp8Dequantize`` of transformers (``weight_scale_inv``), ``dequantize`` of
-compressed-tensors (``weight_scale``, ``weight_zero_point``), ComfyUI's ``scale_weight``, and
-``int8_vectorwise_dequant`` of bitsandbytes (``SCB``). In all of them the weight is the code, less
-its zero point, times its scale, whatever the scale is called.
+compressed-tensors (``weight_scale``, ``weight_zero_point``), ComfyUI's ``scale_weight``,
+``weight_dequant`` of DeepSeek's inference code (``scale``), and ``int8_vectorwise_dequant`` of
+bitsandbytes (``SCB``). In all of them the weight is the code, less its zero point, times its scale,
+whatever the scale is called.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OF_ACTIVATIONS = (
 )  # fmt: skip
 """Parts that say how activations are quantised, which does not change the weight."""
 
-_SCALES = ("_scale_inv", "_scale", "scale_weight")
+_SCALES = ("_scale_inv", "_scale", "scale_weight", "scale")
 _BLOCK = 128
 _SMALLEST = 8
 """Fewer weights than these share no scale: what looks like it are scales along another axis."""

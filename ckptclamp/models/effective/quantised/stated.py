@@ -25,7 +25,8 @@ def check_layout(members: Members, shape: Shape, scales: Numbers) -> None:
     Raises:
         NotComputedError: they do.
     """
-    grids = list(_grids(members.stated, shape, blocks="_scale_inv" in members.tensors))
+    in_blocks = not members.tensors.keys().isdisjoint(("_scale_inv", "scale"))
+    grids = list(_grids(members.stated, shape, blocks=in_blocks))
     grid = scales.shape
     if grids and not any(grid == g or (math.prod(grid) == math.prod(g) == 1) for g in grids):
         raise NotComputedError(
