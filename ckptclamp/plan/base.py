@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Computed, Contiguous, Tensor, View
 from ckptclamp.errors import Notice, Reason, RefusedError, UsageError, printable
+from ckptclamp.models.parts import OF_PEFT, PartRole
 from ckptclamp.plan import Assignment, Entry, NotEvaluated
 from ckptclamp.plan.tensors import audited_tensors, parts_of, why_no_weight, why_not_audited
 from ckptclamp.spec.model import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -121,13 +123,19 @@ SAFETENSORS = "safetensors"
 def add_base(checkpoint: Checkpoint, base: Checkpoint) -> None:
     """Give `checkpoint` the files and tensors of `base` as well; it then owns these files.
 
+    What an adapter of peft holds besides updates (heads, embeddings, biases that were trained whole) takes
+    the place, and the name, of what the base holds.
+
     Raises:
         UsageError: one of them is no safetensors checkpoint.
-        RefusedError: both hold a tensor of one name.
+        RefusedError: both hold a tensor of one name, or the adapter does something else to the base.
     """
     for one in (checkpoint, base):
         if not one.format.startswith(SAFETENSORS):
             raise UsageError("an adapter and its base are safetensors files", path=one.path)
+    instead = _instead(checkpoint, base)
+    replaced = {tensor.name for tensor in instead.values()}
+    of_base = {name: part.weight for name, part in parts_of(base).items()}
     twice = sorted(checkpoint.tensors.keys() & base.tensors.keys())
     if twice:
         raise RefusedError(
@@ -136,12 +144,17 @@ def add_base(checkpoint: Checkpoint, base: Checkpoint) -> None:
             tensor=twice[0],
         )
     first = len(checkpoint.sources)
-    added = {name: _from(tensor, first) for name, tensor in base.tensors.items()}
+    added = {
+        name: _from(tensor, first)
+        for name, tensor in base.tensors.items()
+        if replaced.isdisjoint((name, of_base.get(name)))
+    }
     for source in base.files:
         if source not in base.sources:
             source.close()
     checkpoint.sources += base.sources
-    checkpoint.tensors = {**added, **checkpoint.tensors}
+    updates = {name: t for name, t in checkpoint.tensors.items() if name not in instead}
+    checkpoint.tensors = {**added, **{t.name: t for t in instead.values()}, **updates}
     checkpoint.unlisted += base.unlisted
     checkpoint.quantisation = checkpoint.quantisation or base.quantisation
     if checkpoint.config() is None:
@@ -149,6 +162,51 @@ def add_base(checkpoint: Checkpoint, base: Checkpoint) -> None:
         checkpoint.config = lambda: config
     checkpoint.configs = {**base.configs, **checkpoint.configs}
     checkpoint.base, checkpoint.merged = base, True
+
+
+_WHOLE = re.compile(r"(?:^|\.)(base_layer|modules_to_save(?:\.default)?)\.(?=[^.]+$)")
+"""What peft puts before the last name of a tensor that was trained, or saved, whole."""
+
+
+def _instead(checkpoint: Checkpoint, base: Checkpoint) -> dict[str, Tensor]:
+    """What an adapter holds that is no update, by its name there, each under its name in the model.
+
+    Raises:
+        RefusedError: one changes a weight of the base in a way that is not known here.
+    """
+    parts, weights = parts_of(checkpoint), audited_tensors(base)
+    found: dict[str, Tensor] = {}
+    for name, tensor in checkpoint.tensors.items():
+        part = parts.get(name)
+        if part is not None and part.role is not PartRole.BASE:
+            continue
+        inner = name.removeprefix(OF_PEFT)
+        inner = _WHOLE.sub(lambda match: "." if match[0][0] == "." else "", inner)
+        if inner not in weights and (changed := _changed(inner, weights)) is not None:
+            raise RefusedError(
+                f"what it does to {printable(changed)} of its base {base.path} is not known here",
+                path=checkpoint.path,
+                tensor=name,
+            )
+        if inner != name:
+            found[name] = replace(tensor, name=inner, aliases=(*tensor.aliases, name))
+    names = [tensor.name for tensor in found.values()]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RefusedError("it holds this weight twice", path=checkpoint.path, tensor=twice)
+    return found
+
+
+def _changed(name: str, weights: Mapping[str, Tensor]) -> str | None:
+    """The weight of a module that `name`, which is none of the model's, lies in; a bias may be new."""
+    module, _, last = name.rpartition(".")
+    if last == "bias":
+        module = module.rpartition(".")[0]
+    while module:
+        if (weight := f"{module}.weight") in weights:
+            return weight
+        module = module.rpartition(".")[0]
+    return None
 
 
 def compare_with(checkpoint: Checkpoint, base: Checkpoint) -> None:
