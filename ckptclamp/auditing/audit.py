@@ -12,7 +12,6 @@ from ckptclamp import __version__
 from ckptclamp.auditing.notices import format_notices
 from ckptclamp.auditing.options import MEBIBYTE, AuditOptions, Opening, Running
 from ckptclamp.auditing.results import (
-    EQUAL,
     AuditReport,
     CheckpointSummary,
     Fetched,
@@ -26,7 +25,7 @@ from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.source import Digests
 from ckptclamp.engine.executors import Phases, is_elsewhere
 from ckptclamp.errors import CkptclampError, Notice, UnreadableError, UsageError
-from ckptclamp.plan import Assignment, NotEvaluated, Origin, Plan
+from ckptclamp.plan import EQUAL, Assignment, NotEvaluated, Origin, Plan
 from ckptclamp.plan.build import build_plan
 from ckptclamp.plan.tensors import all_names, unmerged
 from ckptclamp.spec.model import Preset, Spec, Suppression

@@ -56,10 +56,6 @@ class Suppressed:
     expires: str | None = None
 
 
-EQUAL = "equal to what it is tied to"
-"""The constraint of a result about tied tensors, which measures nothing."""
-
-
 @frozen
 class Result:
     """One row of an audit: one tensor under one rule.

@@ -46,6 +46,10 @@ _OPTIMIZER = {KerasLayout.LEGACY: "optimizer_weights/", KerasLayout.V3: "optimiz
 _METRICS = "metrics/"
 _SEED_GENERATOR = re.compile(r"(?:^|/)(?:seed_)?generator(?:_\d+)?/vars/")
 _QUANTISATION_KEYS = ("quantization_config", "compression_config", "quantization")
+"""What may state it; the last key of the outermost mapping alone, for it may be about sounds."""
+
+_MODELS_DEEP = 3
+"""How deep models lie in each other in a config: ``thinker_config``, and in it ``text_config``."""
 
 _MAX_CONTAINERS = 4_000_000
 """Objects and arrays in one document: empty ones cost twenty times their text in memory."""
@@ -318,11 +322,13 @@ class _Reader:
 
 
 def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The first mapping that states a quantisation: of the model, or of its language model."""
-    inner = config.get("text_config")
-    for place in (config, inner if isinstance(inner, dict) else {}):
-        for key in _QUANTISATION_KEYS:
-            stated = place.get(key)
+    """The first mapping that states a quantisation: of the model, or of a model within it."""
+    places = [config]
+    for depth in range(_MODELS_DEEP):
+        keys = _QUANTISATION_KEYS[: None if depth == 0 else -1]
+        for place in places:
+            stated = next((place[key] for key in keys if place.get(key) is not None), None)
             if stated is not None:
                 return stated if isinstance(stated, dict) else {}
+        places = [inner for place in places for inner in place.values() if isinstance(inner, dict)]
     return None

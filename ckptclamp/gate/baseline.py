@@ -18,13 +18,14 @@ from operator import attrgetter
 from pathlib import Path
 
 from ckptclamp.auditing.comparison.renames import Renames
-from ckptclamp.auditing.results import EQUAL, AuditReport, Result, Suppressed, Verdict
+from ckptclamp.auditing.results import AuditReport, Result, Suppressed, Verdict
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.opening import named_as_file
 from ckptclamp.checkpoints.remote import as_path
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.errors import ExitCode, NothingEvaluatedError, Notice, UnreadableError, UsageError
 from ckptclamp.gate.known import Baseline, Entry
+from ckptclamp.plan import EQUAL
 from ckptclamp.reports.codec import codec, json_text
 from ckptclamp.spec.model import utc_today
 from ckptclamp.spec.settings import project_path

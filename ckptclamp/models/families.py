@@ -94,6 +94,9 @@ _LOW_RANK: Final = re.compile(
 _OF_ADAPTERS: Final = ("lora", "hada_", "lokr_")
 """One of these is in each; most names have none, which is found out sooner."""
 
+_WEIGHT_SCALE: Final = re.compile(r"(?:^|[./])weight_scale$")
+"""What scales of a weight alone are called."""
+
 _SCALE: Final = re.compile("scale|amax|absmax", re.IGNORECASE)
 """What names of scales hold, whoever wrote them."""
 
@@ -135,7 +138,7 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     complete = {index for (index, _), lacking in missing.items() if not lacking}
     for key in sorted(groups, key=lambda key: (bool(missing[key]), key[0])):
         others = key[0] in complete
-        orphans = others and not any(key[1] + end in tensors for end in ("", "weight"))
+        orphans = not any(key[1] + end in tensors for end in ("", "weight"))
         if not missing[key] or _shows(
             FAMILIES[key[0]], groups[key], others=others, orphans=orphans
         ):
@@ -187,9 +190,12 @@ def _shows(family: Family, members: Mapping[str, str], *, others: bool, orphans:
     roles = {family.parts[ending][0] for ending in members if ending}
     if PartRole.ORIGINAL in roles and len(members) > 1:
         return True
-    named = len(members) > 1 or any("weight" in name for name in members.values())
-    if orphans and named and PartRole.SCALES in roles:
-        return True
+    if orphans and PartRole.SCALES in roles:
+        if any(map(_WEIGHT_SCALE.search, members.values())) and not family.telltale:
+            return True
+        named = len(members) > 1 or any("weight" in name for name in members.values())
+        if others and named:
+            return True
     return others and (family.of_weight or PartRole.CODES in roles)
 
 

@@ -86,6 +86,7 @@ _OF_HQQ: Final = (
     "optimize", "quant_scale", "quant_zero", "round_zero", "stores_quant_config",
     "unpack_view_dtype", "view_as_float", "offload_meta",
 )  # fmt: skip
+_OF_BITSANDBYTES: Final = (".quant_map", ".nested_absmax", ".nested_quant_map")
 _QUANT_STATES: Final = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 
 
@@ -200,12 +201,17 @@ FAMILIES: Final[tuple[Family, ...]] = (
             **dict.fromkeys(_QUANT_STATES, (PartRole.STATE, ANY)),
         },
         needed=("", ".absmax"),
-        telltale=("weight.absmax", *_QUANT_STATES),
+        telltale=("weight.absmax", *_OF_BITSANDBYTES, *_QUANT_STATES),
     ),
     Family(
         "MXFP4",
         {"_blocks": (PartRole.CODES, _BYTES), "_scales": (PartRole.SCALES, _BLOCK_SCALES)},
         needed=("_blocks", "_scales"),
+        telltale=tuple(
+            f"{name}_{end}"
+            for name in ("gate_up_proj", "down_proj")
+            for end in ("blocks", "scales")
+        ),
     ),
     Family(
         "sparse, compressed",

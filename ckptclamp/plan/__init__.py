@@ -103,6 +103,10 @@ _OTHERS = attrgetter(*(field.name for field in fields(Assignment)[1:]))
 """Gets all that an assignment says beside its tensor."""
 
 
+EQUAL = "equal to what it is tied to"
+"""What is asked of tied tensors, in place of a constraint."""
+
+
 @frozen
 class NotEvaluated:
     """A pair that cannot be judged, and why; it makes the audit incomplete (exit 3).

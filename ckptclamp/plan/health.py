@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckptclamp.checkpoints.documents import CONFIG
 from ckptclamp.checkpoints.dtypes import DTYPES, Kind
-from ckptclamp.checkpoints.tensor import NotComputed, Role, Tensor, Unreadable
+from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable
 from ckptclamp.constraints.sets.soundness import Positive, Sound, Varied
 from ckptclamp.errors import Reason
 from ckptclamp.models.parts import PartRole
-from ckptclamp.plan import Assignment, NotEvaluated, Origin
+from ckptclamp.plan import EQUAL, Assignment, NotEvaluated, Origin
 from ckptclamp.plan.tensors import (
     audited_tensors,
     computed_tensors,
@@ -28,6 +28,7 @@ from ckptclamp.plan.tensors import (
     why_not_audited,
     why_unreadable,
 )
+from ckptclamp.plan.ties import stored_apart, untied
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def plan_health(checkpoint: Checkpoint) -> Iterator[Entry]:
     labels = {} if bound is None else bound.distinct_labels
     parts = parts_of(checkpoint)
     yield from _unread_config(checkpoint)
+    if bound is None and (apart := stored_apart(checkpoint)) is not None:
+        yield _not_evaluated(apart[0], untied(apart[1]), TIED)
     largest = _largest(checkpoint)
     computed = computed_tensors(checkpoint)
     for tensor in audited_tensors(checkpoint).values():
@@ -88,6 +91,11 @@ def _of_weight(tensor: Tensor, label: str | None, largest: float) -> Iterator[En
     if tensor.role is not Role.WEIGHT:
         yield _assignment(tensor, WEIGHTS, Sound(varied=False), label)
         return
+    if isinstance(tensor.storage, Computed) and not any(
+        part.dtype_name == "float64" for part in tensor.storage.parts
+    ):
+        # What is stored in less than float64 is not computed in it either.
+        largest = min(largest, _maximum("float32"))
     bound = largest if largest < _largest_of(tensor) else math.inf
     is_matrix = len(tensor.shape) > 1 and _BIAS.search(label or tensor.name) is None
     yield _assignment(tensor, WEIGHTS, Sound(bound, varied=is_matrix), label)
@@ -140,11 +148,11 @@ def _why_not(tensor: Tensor) -> Reason | None:
     return None
 
 
-def _not_evaluated(tensor: Tensor, reason: Reason) -> NotEvaluated:
+def _not_evaluated(tensor: Tensor, reason: Reason, rule: str = WEIGHTS) -> NotEvaluated:
     return NotEvaluated(
         subject=tensor.name,
-        rule=WEIGHTS,
-        constraint=str(Sound()),
+        rule=rule,
+        constraint=EQUAL if rule == TIED else str(Sound()),
         origin=Origin.SPEC,
         reason=reason,
         tensor=tensor,

@@ -8,7 +8,6 @@ equal by how they begin (ones, zeros).
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -17,9 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import Contiguous, Unreadable, View
-from ckptclamp.errors import printable
+from ckptclamp.errors import Reason, printable
 from ckptclamp.frozen import frozen
-from ckptclamp.plan import Assignment
+from ckptclamp.plan import Assignment, NotEvaluated
 from ckptclamp.plan.tensors import audited_tensors, is_effective, parts_of
 
 if TYPE_CHECKING:
@@ -28,11 +27,9 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Extent, Tensor
     from ckptclamp.plan import Entry
 
-_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
-_EMBEDDING = re.compile(
-    r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared)\.weight"
-)
-"""What transformers calls the two matrices that ``tie_word_embeddings`` ties."""
+_HEADS = ("lm_head", "embed_out")
+_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared")
+"""What transformers calls the modules of the two matrices that ``tie_word_embeddings`` ties."""
 
 _GLANCE = 256
 """Bytes that are compared before all are read."""
@@ -75,6 +72,7 @@ def find_ties(
         UnreadableError: bytes that are to be compared are not there.
     """
     parts = parts_of(checkpoint)
+    entries = [*entries, *_half(checkpoint, entries)]
     own: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for entry in entries:
         if isinstance(entry, Assignment) and not is_effective(entry.tensor):
@@ -103,20 +101,80 @@ def find_ties(
 
 def _stated(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """The embedding and the head that the config ties, where both are stored and there is one each."""
-    heads, embeddings = (
-        [name for name in tensors if form.fullmatch(name)] for form in (_HEAD, _EMBEDDING)
-    )
-    if len(heads) != 1 or len(embeddings) != 1:
+    pair = tied_by_config(checkpoint, tensors)
+    if pair is None:
         return []
+    one, other = pair
+    return [(one.name, other.name)] if _kind(one) == _kind(other) else []
+
+
+def tied_by_config(
+    checkpoint: Checkpoint, tensors: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor] | None:
+    """The embedding and the head among `tensors` that the config ties, if there is one each."""
+    heads, embeddings = (_of_modules(tensors, modules) for modules in (_HEADS, _EMBEDDINGS))
+    if len(heads) != 1 or len(embeddings) != 1:
+        return None
     config = checkpoint.config()
     if config is None or isinstance(config, Unreadable):
-        return []
+        return None
     inner = config.get("text_config")
     places = (config, inner if isinstance(inner, dict) else {})
     tied = any(place.get("tie_word_embeddings") is True for place in places)
-    one, other = (tensors[names[0]] for names in (embeddings, heads))
-    alike = (one.shape, one.dtype) == (other.shape, other.dtype)
-    return [(one.name, other.name)] if tied and alike else []
+    return (tensors[embeddings[0]], tensors[heads[0]]) if tied else None
+
+
+def _of_modules(names: Iterable[str], modules: Sequence[str]) -> list[str]:
+    """The names of the weights of such modules, wherever they lie."""
+    whole = {f"{module}.weight" for module in modules}
+    ends = tuple(f".{one}" for one in whole)
+    return [name for name in names if name in whole or name.endswith(ends)]
+
+
+def stored_apart(checkpoint: Checkpoint) -> tuple[Tensor, Tensor] | None:
+    """What the config ties though the two are stored in different ways, so that they cannot be tied."""
+    parts = parts_of(checkpoint)
+    weights = audited_tensors(checkpoint)
+    pair = tied_by_config(
+        checkpoint, {n: t for n, t in weights.items() if n not in parts or is_effective(t)}
+    )
+    if pair is None or (_kind(pair[0]) == _kind(pair[1]) and not any(map(is_effective, pair))):
+        return None
+    return pair
+
+
+def untied(other: Tensor) -> Reason:
+    """Why what is said of one of `stored_apart` need not hold for the model."""
+    return Reason(
+        "tied-otherwise",
+        f"the config ties it to {printable(other.name)}, and they are not two plain weights of one kind: "
+        "nothing tells which of them the model computes with",
+    )
+
+
+def _half(checkpoint: Checkpoint, entries: Sequence[Entry]) -> Iterator[NotEvaluated]:
+    """The one of `stored_apart` that a rule about the other one leaves out."""
+    if (pair := stored_apart(checkpoint)) is None:
+        return
+    met: dict[str, dict[str, Assignment]] = defaultdict(dict)
+    for entry in entries:
+        if isinstance(entry, Assignment):
+            met[entry.rule][entry.tensor.whole.name] = entry
+    for rule, found in met.items():
+        for one, other in (pair, pair[::-1]):
+            if one.name in found and other.name not in found:
+                like = found[one.name]
+                yield NotEvaluated(
+                    subject=other.name,
+                    rule=rule,
+                    constraint=str(like.constraint),
+                    origin=like.origin,
+                    reason=untied(one),
+                    hint=f"let the rule match {printable(other.name)}, too",
+                    location=like.location,
+                    tensor=other,
+                    severity=like.severity,
+                )
 
 
 def _several(alike: Sequence[Tensor]) -> bool:

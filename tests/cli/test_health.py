@@ -186,3 +186,29 @@ def test_apply_does_not_mend_what_is_not_sound(run, model, tmp_path):
     result = run("apply", path, "--preset", "health", "-o", copy)
     assert result.returncode == 5
     assert not copy.exists()
+
+
+def test_a_weight_in_parts_lies_within_float32(run, model):
+    """Nothing computes float8 in more; without a config no dtype of the model is stated."""
+    codes = np.arange(1, 17, dtype=np.float32).reshape(4, 4).astype(ml_dtypes.float8_e4m3fn)
+    for scale, failing in ((1e37, []), (1e38, [("l.weight", "health/weights")])):
+        scales = np.full((1, 1), scale, np.float32)
+        path = model({"l.weight": codes.view(np.uint8), "l.weight_scale_inv": scales})
+        raw = path.read_bytes()  # safetensors for NumPy writes no float8
+        at = raw.index(b'"l.weight":{"dtype":"U8"') + len(b'"l.weight":{"dtype":"')
+        header = int.from_bytes(raw[:8], "little")
+        longer = raw[:at] + b"F8_E4M3" + raw[at + 2 :]
+        path.write_bytes((header + 5).to_bytes(8, "little") + longer[8:])
+        assert health(run, path)[1] == failing
+
+
+def test_what_the_config_ties_and_one_of_is_in_parts_is_no_pass(run, model):
+    """Whether they are equal is not known."""
+    tensors = {
+        "embed_tokens.weight": weights(4, 4),
+        "lm_head.weight": np.arange(16, dtype=np.int8).reshape(4, 4),
+        "lm_head.weight_scale": np.ones((4, 1), np.float32),
+    }
+    path = model(tensors, {"tie_word_embeddings": True})
+    assert health(run, path) == (3, [("embed_tokens.weight", "health/tied")])
+    assert health(run, model(tensors, {"tie_word_embeddings": False})) == (0, [])

@@ -137,12 +137,20 @@ def test_integers_of_hdf5_have_no_norm_either(run, tmp_path):
     assert run("audit", path, *RULE, "--storage", "raw").returncode == 1
 
 
-@pytest.mark.parametrize("where", ["quantization_config", "compression_config", "text_config"])
+@pytest.mark.parametrize(
+    "where",
+    ["quantization_config", "compression_config", "text_config", "llm_config", "thinker_config"],
+)
 def test_a_config_beside_the_file_tells_that_its_codes_are_no_weights(run, tmp_path, where):
     """An int8 weight whose scales have no name that is known here is not judged as stored."""
     path = written(tmp_path, l__weight=integers("int8", 4, 4), b__weight=floats(2, 2))
     stated = {"quant_method": "eetq"}
-    content = {where: {"quantization_config": stated} if where == "text_config" else stated}
+    of_model = {"quantization_config": stated}
+    content: dict[str, object] = {where: stated}
+    if where.endswith(("text_config", "llm_config")):
+        content = {where: of_model}
+    if where == "thinker_config":
+        content = {where: {"text_config": of_model}}
     clip = ["--clip", 0, 5, "--tensors", "**"]
     assert run("audit", path, *clip).returncode == 0
     (tmp_path / "config.json").write_text(json.dumps(content))

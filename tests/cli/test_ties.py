@@ -116,3 +116,23 @@ def test_parts_of_tied_weights_are_tied(run, model, tmp_path):
     assert after["a"].tobytes() == after["b"].tobytes()
     np.testing.assert_array_equal(after["b"][8:], EMBEDDING[8:])
     assert np.linalg.norm(after["b"][:8].astype(np.float64), axis=1).max() <= 1
+
+
+@pytest.mark.parametrize("asked", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_rule_about_one_of_two_that_are_tied_and_not_alike_is_no_pass(run, model, asked):
+    """A quantised head may stand in the place of the embedding, or the embedding in its."""
+    tensors = {
+        "model.embed_tokens.weight": np.full((4, 4), 0.1, np.float32),
+        "lm_head.weight": np.ones((4, 4), np.int8),
+        "lm_head.weight_scale": np.full((4, 1), 0.1, np.float32),
+    }
+    path = model(tensors, {"tie_word_embeddings": True})
+    rule = ("--max-norm", 1, "--unit-axis", 0, "--tensors")
+    answer = run("audit", path, *rule, asked, "-f", "json")
+    assert answer.returncode == 3
+    results = json.loads(answer.stdout)["report"]["results"]
+    verdicts = {result["tensor"]: result["verdict"] for result in results}
+    (other,) = verdicts.keys() - {asked}
+    assert verdicts == {asked: "pass", other: "not-evaluated"}
+    assert run("audit", path, *rule, "**.weight").returncode == 0
+    assert run("audit", model(tensors, {}), *rule, asked).returncode == 0

@@ -429,3 +429,22 @@ def test_scales_of_something_else_leave_float8_weights_alone():
             "n.logit_scale": "float32",
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("held", "weight"),
+    [
+        ({"l.weight_scale": "float32"}, "l.weight"),
+        ({"l.weight": "uint8", "l.weight.quant_map": "float32"}, "l.weight"),
+        ({"x.gate_up_proj_blocks": "uint8"}, "x.gate_up_proj"),
+        ({"x.down_proj_scales": "uint8"}, "x.down_proj"),
+    ],
+)
+def test_what_can_only_be_a_part_shows_that_the_others_are_missing(held, weight):
+    """Also where no other weight of the file has all of its parts."""
+    others = {"sound.weight": "float32"}
+    tensors = {n: tensor(n, 4, 4, dtype=dtype) for n, dtype in {**others, **held}.items()}
+    found = find_parts(tensors)
+    assert found
+    assert {part.weight for part in found.values()} == {weight}
+    assert all(part.lacks for part in found.values())
