@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptclamp.auditing.results import Result, Verdict
+from ckptclamp.auditing.results import Result
 from ckptclamp.auditing.verdicts.tally import MOST_ZEROS, OnUnit, Tally, described
 from ckptclamp.engine.executors import Meter, in_phase, lent_threads
 from ckptclamp.engine.measure import measure
@@ -53,7 +53,8 @@ def judge(
         )
 
     results: dict[int, Result] = {}
-    for place, found in _stacked(reader, assignments, running, reporting):
+    alone = kept is not None or reporting.on_unit is not None
+    for place, found in _stacked(reader, assignments, running, reporting, alone=alone):
         if isinstance(found, Batch):
             results[place] = _judged(tally(assignments[place]), found, kept)
         else:
@@ -86,10 +87,12 @@ def _stacked(
     assignments: Sequence[Assignment],
     running: Running,
     reporting: Reporting,
+    *,
+    alone: bool,
 ) -> Iterator[tuple[int, Result | Batch]]:
-    """What is known of small tensors, which are measured many at a time: results, if they plainly conform.
+    """What is known of small tensors, which are measured many at a time: results, where float64 decides.
 
-    Where every violating unit is told, others are left to be measured in the order of the tensors.
+    What violates may have to be judged `alone`. Where every violating unit is told, others are left to be measured in the order of the tensors.
     """
     if len(assignments) < _MANY:
         return
@@ -100,24 +103,12 @@ def _stacked(
     for item in _streamed(reader, [stack.request for stack in stacks], running):
         if not isinstance(item, Batch):
             continue  # what could not be read is read again, by itself
-        for place, seen in stacks[item.request].answers(item, histogram=reporting.histogram):
-            if isinstance(seen, Batch):
-                if reporting.on_unit is None:
-                    yield place, seen
-                continue
-            fields = told[item.request] | {"tensor": assignments[place].tensor.name}
-            yield (
-                place,
-                Result(
-                    **fields,
-                    verdict=Verdict.PASS,
-                    units=seen.units,
-                    within_tolerance=seen.within_tolerance,
-                    measured_min=seen.minimum,
-                    measured_max=seen.maximum,
-                    histogram=seen.histogram,
-                ),
-            )
+        for place, seen in stacks[item.request].answers(item, reporting, alone=alone):
+            if not isinstance(seen, Batch):
+                name = assignments[place].tensor.name
+                yield place, Result(**(told[item.request] | {"tensor": name}), **seen)
+            elif reporting.on_unit is None:
+                yield place, seen
 
 
 def _measured(

@@ -52,10 +52,15 @@ class Excuses:
             return
         distance = judgement.distance[chosen]
         with np.errstate(all="ignore"):
-            self._all_short &= bool((judgement.measured < judgement.bound)[chosen].all())
+            all_short = bool((judgement.measured < judgement.bound)[chosen].all())
             relative = float((distance / judgement.scale[chosen]).max())
-        self._smallest = min(self._smallest, float(distance.min()))
-        self._largest = max(self._largest, float(distance.max()))
+        self.take(all_short, float(distance.min()), float(distance.max()), relative)
+
+    def take(self, all_short: bool, smallest: float, largest: float, relative: float) -> None:
+        """Take in violating units: whether all are below their bound, and the extremes of how far."""
+        self._all_short &= all_short
+        self._smallest = min(self._smallest, smallest)
+        self._largest = max(self._largest, largest)
         # NaN, of units that are not finite, is excused by nothing.
         self._relative = math.inf if math.isnan(relative) else max(self._relative, relative)
 

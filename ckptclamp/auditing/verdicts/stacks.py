@@ -1,18 +1,18 @@
-"""Small tensors that are measured many at a time, and judged so where they plainly conform.
+"""Small tensors that are measured many at a time, and judged so where float64 decides.
 
-What lies outside, or so near to a limit that float64 cannot tell, is judged by itself, from what was
-measured here. What could not be read is measured by itself, too; so is, of constraints on single
-weights, whatever does not plainly conform.
+What lies so near to a limit that it cannot tell, or holds zeros or what is not finite, is judged by
+itself, from what was measured here. What could not be read is measured by itself, too; so is, of
+constraints on single weights, whatever does not plainly conform.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptclamp.auditing.results import Verdict
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.engine.measure.exact import in_doubt
 from ckptclamp.engine.measure.requests import Batch, Request
@@ -24,27 +24,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ckptclamp.auditing.options import Reporting
     from ckptclamp.checkpoints.tensor import Tensor
-    from ckptclamp.constraints.base import UnitStatistics
-    from ckptclamp.engine.histogram import Histogram
     from ckptclamp.plan import Assignment
 
 _EXTREMES = frozenset({Statistic.MIN, Statistic.MAX})
-
-
-@frozen
-class Seen:
-    """What was seen of the units of one assignment, all of which conform.
-
-    The histogram is of their numbers, where it was asked for; of single weights, of which only the
-    extremes are looked at, it is empty.
-    """
-
-    units: int
-    within_tolerance: int
-    minimum: float
-    maximum: float
-    histogram: Histogram | None
 
 
 @frozen
@@ -55,23 +39,21 @@ class Stack:
     of: Assignment
     request: Request
 
-    def answers(self, batch: Batch, *, histogram: bool) -> Iterator[tuple[int, Seen | Batch]]:
-        """What `batch` says of each, by their places: of others than conform beyond doubt, its own batch."""
+    def answers(
+        self, batch: Batch, reporting: Reporting, *, alone: bool
+    ) -> Iterator[tuple[int, dict[str, Any] | Batch]]:
+        """What `batch` says of each, by their places, as a `Result` has it; or what was measured of one.
+
+        The latter is of what has to be judged by itself: whatever violates, if it is to be judged `alone`.
+        Histograms of single weights, of which only the extremes are looked at, are empty.
+        """
         first, last = batch.units[0]
         places = self.places[first:last]
         if not len(batch.statistics):
             return
-        judge = self._by_extremes if self.of.constraint.elementwise else self._by_units
-        fine, within, low, high, measured = judge(batch.statistics, len(places))
-        units = self.of.tensor.size if self.of.constraint.elementwise else self.units
-        lows, highs, counts = low.tolist(), high.tolist(), within.tolist()
-        conforming = np.flatnonzero(fine)
-        histograms = _histograms(measured[conforming]) if histogram else itertools.repeat(None)
-        for at, own in zip(conforming.tolist(), histograms, strict=False):
-            yield places[at], Seen(units, counts[at], lows[at], highs[at], own)
-        if not self.of.constraint.elementwise:
-            for at in np.flatnonzero(~fine).tolist():
-                yield places[at], self._own(batch, at)
+        told = self._by_extremes if self.of.constraint.elementwise else self._by_units
+        for at, seen in told(batch, len(places), reporting, alone=alone):
+            yield places[at], seen
 
     def _own(self, batch: Batch, at: int) -> Batch:
         """What `batch` says of its member `at`, as if that had been measured by itself."""
@@ -83,34 +65,89 @@ class Stack:
         """Units of one member."""
         return self.of.tensor.size // self.request.unit
 
-    def _by_units(self, statistics: UnitStatistics, members: int) -> tuple[Any, ...]:
-        of, constraint = self.of, self.of.constraint
-        with np.errstate(all="ignore"):
-            judgement = constraint.judge(statistics)
-        outside = judgement.violates(of.tolerance, of.shortfall) | (statistics.nonfinite > 0)
-        outside |= in_doubt(judgement, constraint, of.tolerance, of.shortfall)
-        beyond = judgement.violates(0.0).reshape(members, -1)
-        measured = judgement.measured.reshape(members, -1)
-        return (
-            ~outside.reshape(members, -1).any(axis=1),
-            np.count_nonzero(beyond, axis=1),
-            measured.min(axis=1),
-            measured.max(axis=1),
-            measured,
-        )
+    def _by_units(
+        self, batch: Batch, members: int, reporting: Reporting, *, alone: bool
+    ) -> Iterator[tuple[int, dict[str, Any] | Batch]]:
+        of, statistics = self.of, batch.statistics
 
-    def _by_extremes(self, statistics: UnitStatistics, members: int) -> tuple[Any, ...]:
-        """Of constraints on each weight by itself, of which an interval tells everything."""
+        def in_any(units: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            return np.asarray(units.reshape(members, -1).any(axis=1))
+
+        with np.errstate(all="ignore"):
+            judgement = of.constraint.judge(statistics)
+        violating = judgement.violates(of.tolerance, of.shortfall)
+        unsure = in_doubt(judgement, of.constraint, of.tolerance, of.shortfall)
+        unsure |= (statistics.nonfinite > 0) | (violating & statistics.zero)
+        unsure |= violating & ~np.isfinite(judgement.measured)
+        within = np.count_nonzero(judgement.violates(0.0).reshape(members, -1), axis=1)
+        measured = judgement.measured.reshape(members, -1)
+        by_itself, outside = in_any(unsure), in_any(violating)
+        fine = ~(by_itself | outside)
+        chosen = np.flatnonzero(fine)
+        seen = _conforming(self.units, within[chosen], measured[chosen])
+        yield from _with_histograms(chosen, measured, seen, reporting)
+        if alone:
+            by_itself |= outside
+        chosen = np.flatnonzero(outside & ~by_itself)
+        if len(chosen):
+            from ckptclamp.auditing.verdicts.outside import Outside
+
+            rows = Outside(
+                of, judgement, statistics, chosen, units=self.units, keep=reporting.worst
+            )
+            told = ({"units": self.units, **one} for one in rows.told())
+            yield from _with_histograms(chosen, measured, told, reporting)
+        for at in np.flatnonzero(by_itself).tolist():
+            yield at, self._own(batch, at)
+
+    def _by_extremes(
+        self, batch: Batch, members: int, reporting: Reporting, *, alone: bool
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Of constraints on each weight by itself, of which an interval tells everything.
+
+        What it does not let pass is left to be measured by itself.
+        """
+        del alone
+        statistics = batch.statistics
         low, high = statistics[Statistic.MIN], statistics[Statistic.MAX]
         least, most = self.of.constraint.bounds()
         fine = (statistics.nonfinite == 0) & (least <= low) & (high <= most)
-        return fine, np.zeros(members, np.intp), low, high, np.zeros((members, 0))
+        chosen = np.flatnonzero(fine)
+        within, measured = np.zeros(len(chosen), np.intp), np.stack([low, high], axis=1)
+        seen = _conforming(self.of.tensor.size, within, measured[chosen])
+        yield from _with_histograms(chosen, np.zeros((members, 0)), seen, reporting)
 
 
-def _histograms(measured: NDArray[np.float64]) -> list[Histogram]:
+def _conforming(
+    units: int, within: NDArray[np.intp], measured: NDArray[np.float64]
+) -> Iterator[dict[str, Any]]:
+    """What is said of members that conform, each of as many `units`, of which `measured` has a row."""
+    columns = (within, measured.min(axis=1), measured.max(axis=1))
+    for count, low, high in zip(*(column.tolist() for column in columns), strict=True):
+        yield {
+            "verdict": Verdict.PASS,
+            "units": units,
+            "within_tolerance": count,
+            "measured_min": low,
+            "measured_max": high,
+        }
+
+
+def _with_histograms(
+    chosen: NDArray[np.intp],
+    measured: NDArray[np.float64],
+    told: Iterator[dict[str, Any]],
+    reporting: Reporting,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What is `told` of the `chosen` members, with histograms of their numbers if they are asked for."""
+    if not reporting.histogram:
+        yield from zip(chosen.tolist(), told, strict=True)
+        return
     from ckptclamp.engine.histogram import histograms_of
 
-    return histograms_of(measured)
+    histograms = histograms_of(measured[chosen])
+    for at, seen, histogram in zip(chosen.tolist(), told, histograms, strict=True):
+        yield at, {**seen, "histogram": histogram}
 
 
 def stacks_of(assignments: Sequence[Assignment]) -> list[Stack]:

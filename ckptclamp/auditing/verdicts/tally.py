@@ -177,12 +177,12 @@ class Tally:
             for at in range(0, len(positions), _TOLD):
                 for unit in _units(batch, judgement, zero, positions[at : at + _TOLD]):
                     self._on_unit(self.assignment, unit)
-        rank = _rank(judgement, batch.statistics)[positions]
+        ranks = rank(judgement, batch.statistics)[positions]
         if len(positions) > self._keep:
-            worst = np.argsort(-rank, kind="stable")[: self._keep]
-            positions, rank = positions[worst], rank[worst]
+            worst = np.argsort(-ranks, kind="stable")[: self._keep]
+            positions, ranks = positions[worst], ranks[worst]
         units = _units(batch, judgement, zero, positions)
-        found = list(zip(rank.tolist(), units, strict=True))
+        found = list(zip(ranks.tolist(), units, strict=True))
         self._worst = sorted(self._worst + found, key=lambda pair: (-pair[0], pair[1].index))
         del self._worst[self._keep :]
 
@@ -270,12 +270,12 @@ def _exact_sums(
     return sums_of_stored(reader, request, batch.units, places)
 
 
-def _rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64]:
+def rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64]:
     """How bad each unit is: non-finite first, then by excess, then (bound 0) by distance."""
     with np.errstate(all="ignore"):
         relative = judgement.distance / judgement.scale
-    rank = np.where(judgement.scale > 0, relative, judgement.distance)
-    return np.where((statistics.nonfinite > 0) | np.isnan(rank), np.inf, rank)
+    ranks = np.where(judgement.scale > 0, relative, judgement.distance)
+    return np.where((statistics.nonfinite > 0) | np.isnan(ranks), np.inf, ranks)
 
 
 def _indices(batch: Batch, positions: NDArray[np.intp]) -> Iterator[tuple[int, ...]]:
