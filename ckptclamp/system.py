@@ -17,7 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 DESCRIPTORS = "/proc/self/fd"
 """Where Linux gives a path to each open descriptor; a chroot may lack it."""
@@ -126,9 +126,18 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def return_memory() -> None:
+    """Let the system have what libraries have freed; where it cannot be told to, they keep it."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
 @contextmanager
-def hollow_file(prefix: bytes, size: int) -> Iterator[str]:
-    """Give the path of a file that begins with `prefix` and is a hole up to `size` bytes.
+def hollow_file(begin: Iterable[bytes], size: int) -> Iterator[str]:
+    """Give the path of a file that begins with the pieces of `begin` and is a hole up to `size` bytes.
 
     It lies in memory, or in the directory for temporary files where the system has no path to such.
 
@@ -143,7 +152,7 @@ def hollow_file(prefix: bytes, size: int) -> Iterator[str]:
         fd, path = tempfile.mkstemp(prefix="ckptclamp-")
     try:
         with os.fdopen(fd, "wb", closefd=path is not None) as file:
-            file.write(prefix)
+            file.writelines(begin)
             file.truncate(size)
         yield path or f"{DESCRIPTORS}/{fd}"
     finally:

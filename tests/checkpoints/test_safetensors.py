@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
+from ckptclamp.checkpoints.formats import safetensors
 from ckptclamp.checkpoints.formats.safetensors import (
     Header,
     SafetensorsCheckpoint,
@@ -266,6 +267,46 @@ def found(header: Header, name: str, data: bytes) -> tuple[Any, ...]:
     tensor = header.tensors[name]
     begin, end = header.extents[name]
     return tensor.dtype_name, tensor.shape, data[begin:end]
+
+
+CHANGES = ((0, "z"), (1, "I32"), (2, (2, 2)), (3, 4))
+"""A place in what a parser makes of a tensor, and what another one might have there."""
+
+
+def changed(reading, place, value):
+    """`reading` with another value at a place."""
+    return (*reading[:place], value, *reading[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    "differently",
+    [
+        *(lambda r, c=c: [changed(r[0], *c), *r[1:]] for c in CHANGES),
+        lambda r: r[1:],
+        lambda r: [*r, ("more", "F32", (0,), None)],
+        lambda r: [r[1], r[0], *r[2:]],
+    ],
+)
+def test_a_library_that_reads_otherwise_is_believed(tmp_path, monkeypatch, differently):
+    """Another name, dtype, shape or place of one tensor, one less or more; not the order of empty ones."""
+    arrays = {name: np.arange(4, dtype=np.float32) for name in "ab"}
+    content = serialised({**arrays, "c": np.zeros(0, np.float32), "d": np.zeros(0, np.float32)})
+    readings = safetensors._library_readings
+    monkeypatch.setattr(
+        safetensors, "_library_readings", lambda path: sorted(readings(path), key=backwards)
+    )
+    opened(tmp_path, content).close()
+    monkeypatch.setattr(
+        safetensors, "_library_readings", lambda path: differently([*readings(path)])
+    )
+    with pytest.raises(RefusedError, match="reads the header otherwise"):
+        opened(tmp_path, content)
+
+
+def backwards(reading):
+    """Where a tensor stands: those without bytes the other way round, and last."""
+    name, _, _, begin = reading
+    return (begin is None, begin or 0, -ord(name))
 
 
 STRICTER = ("twice", "begin with", "end with '}'", "just dtype", "name has", "nests deeper")

@@ -8,6 +8,7 @@ fields pass; here each of these is refused, for another reader could make anothe
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from dataclasses import field
@@ -23,7 +24,7 @@ from ckptclamp.errors import RefusedError, UnreadableError
 from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from os import PathLike
 
 
@@ -32,6 +33,8 @@ MAX_RANK = 64
 """NumPy has no array of more axes."""
 
 _DEPTH = 3
+_LARGE = 1 << 20
+"""Bytes of a header of which the library takes so much memory that it matters where it goes."""
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 
 _READABLE: dict[str, str] = {
@@ -124,8 +127,16 @@ def read_header(source: Source, limit: int = DEFAULT_HEADER_LIMIT, number: int =
         )
     data = source.read_at(8, length)
     data_length = source.size - 8 - length
+    # The library first: it takes as much memory as what is made of the header here, and lets go of it.
+    theirs = _read_by_library([prefix, data], source)
+    if length > _LARGE:
+        system.return_memory()
     header = parse_header(data, data_length, limit=limit, path=source.path, number=number)
-    _check_with_library(header, prefix + data, source)
+    if isinstance(theirs, Exception):
+        reason = f"the safetensors library refuses it: {theirs}"
+        raise RefusedError(reason, path=source.path) from theirs
+    if theirs != _digest(_our_readings(header)):
+        raise RefusedError("the safetensors library reads the header otherwise", path=source.path)
     return header
 
 
@@ -269,43 +280,43 @@ def _is_sizes(value: object) -> bool:
     return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
 
 
-def _check_with_library(header: Header, prefix: bytes, source: Source) -> None:
-    """Refuse what the reference parser refuses, or reads otherwise."""
+Reading = tuple[str, str, tuple[int, ...], int | None]
+"""What one parser makes of a tensor: its name, dtype and shape, and where it begins if it has bytes."""
+
+
+def _read_by_library(begin: Sequence[bytes], source: Source) -> bytes | Exception:
+    """The digest of what the reference parser reads in a file that begins so, or what it refuses it by."""
     from safetensors import SafetensorError
 
     try:
-        with system.hollow_file(prefix, source.size) as path:
-            same = _is_read_alike(header, path)
+        with system.hollow_file(begin, source.size) as path:
+            return _digest(_library_readings(path))
     except OSError as error:
         reason = f"the header cannot be checked: {error.strerror or error}"
         hint = "set TMPDIR to a directory with room"
         raise UnreadableError(reason, path=source.path, hint=hint) from error
     except (SafetensorError, ValueError) as error:
-        reason = f"the safetensors library refuses it: {error}"
-        raise RefusedError(reason, path=source.path) from error
-    if not same:
-        raise RefusedError("the safetensors library reads the header otherwise", path=source.path)
+        return error
 
 
-def _is_read_alike(header: Header, path: str) -> bool:
-    """Whether the library makes the same of each tensor, and of no other ones."""
-    left = set(header.tensors)
-    for name, reading in _library_reading(path):
-        if name not in left or reading != _our_reading(header, name):
-            return False
-        left.remove(name)
-    return not left
+def _digest(readings: Iterable[Reading]) -> bytes:
+    """Stands for all of them, in the order of their bytes; those without bytes may stand anywhere."""
+    empty: list[Reading] = []
+    digest = hashlib.sha256()
+    for reading in readings:
+        if reading[-1] is None:
+            empty.append(reading)
+        else:
+            digest.update(repr(reading).encode("utf-8", "surrogatepass"))
+    for reading in sorted(empty):
+        digest.update(repr(reading).encode("utf-8", "surrogatepass"))
+    return digest.digest()
 
 
-Reading = tuple[str, tuple[int, ...], int | None]
-"""What one parser makes of a tensor: its dtype, its shape, and where it begins."""
-
-
-def _library_reading(path: str) -> Iterator[tuple[str, Reading]]:
+def _library_readings(path: str) -> Iterator[Reading]:
     """Read a header with the library, which tells the order of the tensors but no offsets.
 
-    It has checked sizes and the absence of gaps, so a running sum gives each offset. A tensor of
-    no bytes may stand anywhere among its like, so its offset is left out.
+    It has checked sizes and the absence of gaps, so a running sum gives each offset.
     """
     from safetensors import safe_open
 
@@ -314,11 +325,12 @@ def _library_reading(path: str) -> Iterator[tuple[str, Reading]]:
         for name in file.offset_keys():
             part = file.get_slice(name)
             dtype, shape = part.get_dtype(), tuple(part.get_shape())
-            length = math.prod(shape) * DTYPE_BITS[dtype]
-            yield name, (dtype, shape, bits // 8 if length else None)
+            length = math.prod(shape) * DTYPE_BITS.get(dtype, 0)  # another one is refused here
+            yield name, dtype, shape, bits // 8 if length else None
             bits += length
 
 
-def _our_reading(header: Header, name: str) -> Reading:
-    tensor, (begin, end) = header.tensors[name], header.extents[name]
-    return tensor.dtype_name, tensor.shape, begin if end > begin else None
+def _our_readings(header: Header) -> Iterator[Reading]:
+    for name, tensor in header.tensors.items():
+        begin, end = header.extents[name]
+        yield name, tensor.dtype_name, tensor.shape, begin if end > begin else None
