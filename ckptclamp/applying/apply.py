@@ -47,6 +47,7 @@ from ckptclamp.engine.measure.requests import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan
+from ckptclamp.plan.parts import NOT_WITH_ITS_BASE
 from ckptclamp.plan.tensors import refuse_no_weights
 from ckptclamp.spec.model import Projection, Spec
 
@@ -90,7 +91,7 @@ def apply(
     rules = as_spec(spec, options.audit.allow_import)
     with opened(path, options.audit, rules) as checkpoint:
         if checkpoint.merged:
-            raise UsageError("an adapter is not projected together with its base", path=path)
+            raise UsageError(NOT_WITH_ITS_BASE, path=path)
         checkpoint.check_copyable()
         job = _Job(checkpoint, rules, options)
         if output is None and not options.in_place:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ckptclamp.models.effective.weights import Rescaling
 
 
+NOT_WITH_ITS_BASE = "an adapter is not projected together with its base"
+"""Why nothing of what both make is ever changed."""
+
+
 @frozen
 class PartToChange:
     """The stored `part` that takes a projection; `rescaling` where a factor for each unit goes into it."""

@@ -103,3 +103,15 @@ def test_a_weight_that_an_adapter_holds_twice_is_refused(run, tmp_path):
     answer = run("audit", path, "--base", base, *ROWS, "--tensors", "*.weight")
     assert answer.returncode == 3
     assert "it holds this weight twice" in answer.stderr
+
+
+def test_explain_promises_no_projection_of_an_adapter_with_its_base(run, tmp_path):
+    """Apply refuses it, in the same words."""
+    path, base = merging(tmp_path, {})
+    rule = ("--base", base, *ROWS, "--tensors", "q.weight")
+    refusal = "an adapter is not projected together with its base"
+    shown = run("explain", path, *rule).stdout
+    assert refusal in shown
+    assert "a projection" not in shown
+    answer = run("apply", path, *rule, "-o", tmp_path / "copy.safetensors")
+    assert (answer.returncode, refusal in answer.stderr) == (2, True)

@@ -9,7 +9,12 @@ from ckptclamp.errors import SpecProblem, UsageError
 from ckptclamp.models.producers import producer_of
 from ckptclamp.plan import Assignment, Entry, NotEvaluated, Origin
 from ckptclamp.plan.layout import Seen, seen_by
-from ckptclamp.plan.parts import part_to_change, quantised_notice, why_not_projected
+from ckptclamp.plan.parts import (
+    NOT_WITH_ITS_BASE,
+    part_to_change,
+    quantised_notice,
+    why_not_projected,
+)
 from ckptclamp.plan.tensors import (
     keras_model,
     parts_of,
@@ -87,6 +92,7 @@ class Pairing:
             self._labels.get(tensor.name),
             layout=self._producer.laid(tensor).layout,
             keras=self._keras,
+            merged=self._checkpoint.merged,
         )
         if not rule.constraint.streaming:  # others compare with no base, and need no such module
             from ckptclamp.plan.base import compared
@@ -103,6 +109,7 @@ def _pair(
     *,
     layout: Layout,
     keras: bool,
+    merged: bool,
 ) -> Entry:
     tensor = seen.tensor
     effective = rule.storage is Storage.EFFECTIVE
@@ -123,7 +130,7 @@ def _pair(
         )
     unit = unit_of(tensor, rule.constraint, seen.units, layout=layout)
     changing = part_to_change(tensor, rule.constraint, unit.axes)
-    changes = "" if changing is None else changing.words
+    changes = NOT_WITH_ITS_BASE if merged else "" if changing is None else changing.words
     return Assignment(
         tensor=tensor,
         constraint=stored(rule.constraint, tensor),
