@@ -7,7 +7,7 @@ from dataclasses import replace
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from ckptclamp.checkpoints.reading import read_box, spans
+from ckptclamp.checkpoints.reading import in_file, read_box, spans
 from ckptclamp.checkpoints.tensor import (
     Box,
     KerasModel,
@@ -205,6 +205,13 @@ class Checkpoint(ABC):
     def read(self, tensor: Tensor, box: Box, buffer: memoryview | None = None) -> NDArray[Any]:
         """See `TensorReader.read`. Safe to call from several threads with a buffer each."""
         return read_box(self.sources, tensor, box, buffer)
+
+    def in_file(self, tensor: Tensor) -> tuple[int, int] | None:
+        """The descriptor and the offset at which the bytes of `tensor` lie in C order, if kernels may read them.
+
+        ``None`` where reading takes more than that: a network, a checksum, a cache that is left as it is.
+        """
+        return in_file(self.sources, tensor)
 
     def expect(self, steps: Iterable[tuple[Mark, Tensor, Box]], memory: int) -> ReadAhead:
         """See `RemoteReader.expect`."""

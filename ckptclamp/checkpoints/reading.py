@@ -93,6 +93,17 @@ def read_box(
     return out
 
 
+def in_file(sources: Sequence[Source], tensor: Tensor) -> tuple[int, int] | None:
+    """The descriptor and the offset at which the bytes of `tensor` lie in C order, if they may be read there.
+
+    ``None`` where reading takes more than that: a network, a checksum, a cache that is left as it is.
+    """
+    if not isinstance(tensor.storage, Contiguous):
+        return None
+    source = sources[tensor.storage.source]
+    return (source.fd, tensor.storage.offset) if source.plain else None
+
+
 def spans(tensor: Tensor, box: Box) -> Iterator[tuple[int, int, int]]:
     """Yield where the bytes lie that `read_box` reads for `box`: source, start and stop.
 

@@ -135,6 +135,11 @@ class Source:
         return f"mtime:{self.identity.mtime_ns}"
 
     @property
+    def plain(self) -> bool:
+        """Whether there is no more to reading it than to read from its descriptor."""
+        return not self.remote and self.checksums is None and not self._uncached
+
+    @property
     def place(self) -> Place | None:
         """Where another process finds this file; ``None`` if it has no name."""
         if not self.named:

@@ -2,7 +2,7 @@
 
 These are all the functions that touch every weight of an audit:
 
-- `measure`: statistics of each unit, in one pass;
+- `measure`: statistics of each unit, in one pass; `measure_in_file`: of what is read in the same call;
 - `widen`: any storage dtype to float64;
 - `all_finite` and `count_nonfinite`; `reduce`: what else is asked of each unit.
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
-    from ckptclamp.engine.kernels.native import Library
+    from ckptclamp.engine.kernels.native import FileRun, Library
     from ckptclamp.engine.kernels.numpy_kernels import Values
     from ckptclamp.models.effective.codes import Codes
 
@@ -39,6 +39,7 @@ __all__ = [
     "count_nonfinite",
     "in_use",
     "measure",
+    "measure_in_file",
     "measures_codes",
     "reduce",
     "widen",
@@ -71,7 +72,7 @@ def measure(
     """
     extents, rows = merged(block.shape, axes)
     wanted = set(wanted)
-    names = sorted(wanted | _EXTREMES if wanted & _EXTREMES else wanted)
+    names = _with_both_extremes(wanted)
     if rows or len(extents) == 1:
         length = extents[-1] if rows else 1
         found = _rows(block.reshape(-1, length), names, workspace)
@@ -80,6 +81,29 @@ def measure(
         found = _columns(block.reshape(-1, *extents[-2:]), names, workspace)
         rest = _without_reduced(extents)
     found = {name: _over(rest, name, value, workspace) for name, value in found.items()}
+    return _settled(found, wanted)
+
+
+def measure_in_file(run: FileRun, wanted: Iterable[str], workspace: Workspace) -> Values | None:
+    """Measure units of matrices that lie in a file, as `measure` does when each is read.
+
+    Returns float64 arrays of shape (boxes * units,), or ``None`` where there are no compiled kernels, they do
+    not know the dtype, or the file cannot be read whole.
+    """
+    library = native.loaded()
+    if library is None:
+        return None
+    wanted = set(wanted)
+    found = library.file(run, _with_both_extremes(wanted), workspace)
+    return None if found is None else _settled(found, wanted)
+
+
+def _with_both_extremes(wanted: set[str]) -> list[str]:
+    return sorted(wanted | _EXTREMES if wanted & _EXTREMES else wanted)
+
+
+def _settled(found: Values, wanted: set[str]) -> Values:
+    """What was `wanted` of what was found, with one pattern of bits for NaN."""
     for value in found.values():
         value[np.isnan(value)] = np.nan  # of the bits that a NaN may have, always the same
     if "min" in found:

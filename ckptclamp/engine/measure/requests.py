@@ -7,6 +7,7 @@ kept, so that a projection need not measure the same weights again.
 from __future__ import annotations
 
 import math
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Box, Computed, Tensor, box_shape, one_run
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine import kernels
-from ckptclamp.engine.blocks import Grid, Workspace, adjacent, kept_axes
+from ckptclamp.engine.blocks import Grid, Workspace, adjacent, count_of, kept_axes
+from ckptclamp.engine.measure.in_file import measure_boxes
 from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measure_box, measured
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -157,7 +159,45 @@ Answer = Part | Batch | Screened | Failed
 def reduce_item(reader: TensorReader, item: Item) -> list[Answer]:
     """Measure every segment of `item`. A segment that cannot be read answers `Failed`."""
     with np.errstate(all="ignore"):
-        return [answer for segment in item for answer in _reduce(reader, segment)]
+        runs = [list(run) for _, run in groupby(item, key=lambda segment: id(segment.group))]
+        return [answer for run in runs for answer in _reduce_run(reader, run)]
+
+
+def _reduce_run(reader: TensorReader, segments: Sequence[Segment]) -> Iterator[Answer]:
+    """Measure segments that follow each other: in one call where that can be, else one by one."""
+    group = segments[0].group
+    found = _at_once(reader, group, range(segments[0].first, segments[-1].last))
+    if found is None:
+        for segment in segments:
+            yield from _reduce(reader, segment)
+        return
+    place, request = group.requests[0]
+    whole_units, following = (
+        group.grid.completes(request.axes),
+        iter(found),
+    )  # joined, or box by box
+    for segment in segments:
+        gatherer = _Gatherer(place, request, group.grid)
+        boxes = None if whole_units else segment.last - segment.first
+        for box, partial in islice(following, boxes):
+            gatherer.add(box, partial)
+        yield from gatherer.answers()
+
+
+def _at_once(reader: TensorReader, group: Group, boxes: range) -> list[tuple[Box, Partial]] | None:
+    """Measure boxes that one request is about in one call, if that can be."""
+    if len(group.requests) > 1:
+        return None
+    _, request = group.requests[0]
+    return measure_boxes(
+        reader,
+        group.tensor,
+        group.grid,
+        boxes,
+        axes=request.axes,
+        needs=measured(request.needs),
+        workspace=WORKSPACE,
+    )
 
 
 def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
@@ -240,7 +280,10 @@ class _Gatherer:
         """Measure one block."""
         if self.request.bounds is not None and self._screen(block, self.request.bounds):
             return
-        partial = measure_box(block, self.request.axes, self.needs, WORKSPACE)
+        self.add(box, measure_box(block, self.request.axes, self.needs, WORKSPACE))
+
+    def add(self, box: Box, partial: Partial) -> None:
+        """Take what was measured of `box`, or where it holds whole units, of several boxes."""
         units = tuple([box[axis] for axis in self.kept])
         if self.complete:
             if self.run and not adjacent(self.run[-1][0], units):
@@ -250,7 +293,7 @@ class _Gatherer:
         before, weights = self.open.get(units, (None, 0))
         if before is not None:
             before.merge(partial)
-        self.open[units] = (before or partial, weights + block.size)
+        self.open[units] = (before or partial, weights + count_of(box))
 
     def answers(self) -> list[Answer]:
         """Everything that was gathered, in the order of the boxes."""

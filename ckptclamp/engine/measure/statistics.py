@@ -7,7 +7,7 @@ order of the segments. Both are the same for any number of workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.engine.blocks import Workspace
     from ckptclamp.engine.kernels import Block
+    from ckptclamp.engine.kernels.native import FileRun
 
 _TINY, _HUGE = 1e-280, 1e300
 """Between these a float64 sum of squares has lost nothing to underflow or overflow."""
@@ -71,6 +72,13 @@ class Partial:
         if other.nonfinite is not None:
             mine_count = 0 if self.nonfinite is None else self.nonfinite
             self.nonfinite = mine_count + other.nonfinite
+
+    def split(self, parts: int) -> Iterator[Partial]:
+        """Split statistics of finite weights that were measured of so many parts, as many units each."""
+        units = len(self) // parts
+        for start in range(0, len(self), units):
+            stop = start + units
+            yield Partial({key: value[start:stop] for key, value in self.values.items()})
 
     def take(self, places: NDArray[np.intp], found: Partial, units: int) -> None:
         """Merge into statistics of `units` units what was `found` of the weights of some of them."""
@@ -162,6 +170,20 @@ def measure_box(
     return Partial(values, _count_nonfinite(values, block, axes, workspace))
 
 
+def measure_run(run: FileRun, needs: frozenset[Statistic], workspace: Workspace) -> Partial | None:
+    """Measure the parts of units in boxes that lie in a file, one after another.
+
+    ``None`` where the kernels do not (`kernels.measure_in_file`), or where a weight is not finite or its
+    square leaves the range: then each box is to be looked at.
+    """
+    values = kernels.measure_in_file(run, map(_NAMES.__getitem__, needs), workspace)
+    if values is None or not all(map(kernels.all_finite, values.values())):
+        return None
+    if SQUARES in values and _may_leave_range(run.dtype) and _out_of_range(values[SQUARES]).any():
+        return None
+    return Partial(dict(values))
+
+
 def extremes_inside(
     block: Block, bounds: tuple[float, float], workspace: Workspace
 ) -> tuple[float, float] | None:
@@ -175,6 +197,10 @@ def extremes_inside(
 def _may_leave_range(dtype: np.dtype[Any]) -> bool:
     """Whether squares of weights may overflow or vanish in float64."""
     return dtype.kind == "f" and dtype.itemsize == 8
+
+
+def _out_of_range(squares: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return ~((squares > _TINY) & (squares < _HUGE))
 
 
 def _single_weights(block: Block, needs: frozenset[Statistic], workspace: Workspace) -> Partial:
@@ -194,7 +220,7 @@ def _rescue_squares(
 ) -> None:
     """Where squares left float64's range, measure the norm again with a power of two taken out."""
     squares = values[SQUARES]
-    lost = ~((squares > _TINY) & (squares < _HUGE))
+    lost = _out_of_range(squares)
     if not lost.any():
         return
     found = kernels.measure(block, axes, [Statistic.MIN, Statistic.MAX], workspace)

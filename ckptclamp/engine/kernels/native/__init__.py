@@ -70,6 +70,14 @@ _ARGUMENTS = {
     "to_double": (ctypes.c_int, _POINTER, _SIZE, _POINTER),
     "rows": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER),
     "columns": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER),
+    "file": (
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int,
+        *(_SIZE, _SIZE, _SIZE),
+        ctypes.c_int,
+        *(_POINTER, _POINTER),
+    ),
     "decode": (_POINTER, _SIZE, _SIZE, _POINTER),
     "turn_nibbles": (_POINTER, _SIZE, _SIZE, _POINTER),
     "code_rows": (_POINTER, _SIZE, _SIZE, _POINTER),
@@ -141,6 +149,22 @@ class RowMovement:
         ]
 
 
+@frozen
+class FileRun:
+    """Matrices that follow each other in a file from byte `offset` on, each of `rows` of `length`.
+
+    Units are their rows, or their `columns`.
+    """
+
+    fd: int
+    offset: int
+    dtype: np.dtype[Any]
+    boxes: int
+    rows: int
+    length: int
+    columns: bool
+
+
 def _movement(numbers: Sequence[NDArray[np.float64] | None], by: RowMovement) -> _Movement:
     pointers = [None if value is None else value.ctypes.data for value in numbers]
     return _Movement(*pointers, *by.limits, by.adds)
@@ -154,7 +178,8 @@ class Library:
         self._functions: dict[str, Any] = {}
         for name, arguments in _ARGUMENTS.items():
             function = getattr(library, f"ckptclamp_{name}_{level}")
-            function.argtypes, function.restype = arguments, None
+            function.argtypes = arguments
+            function.restype = ctypes.c_int if name == "file" else None
             self._functions[name] = function
 
     def rows(self, matrix: NDArray[Any], wanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -170,6 +195,24 @@ class Library:
         code, at = _checked(x)
         self._functions["columns"](code, at, *x.shape, pointers)
         return found
+
+    def file(
+        self, run: FileRun, wanted: Sequence[str], workspace: Workspace
+    ) -> dict[str, NDArray[np.float64]] | None:
+        """Measure what `run` says; returns arrays of shape (boxes * units,).
+
+        ``None`` where it cannot be read whole, or is not of a dtype that the kernels know.
+        """
+        code = _code(run.dtype)
+        if code is None:
+            return None
+        found, pointers = _results(wanted, (run.boxes * (run.length if run.columns else run.rows),))
+        buffer = workspace.bytes("read", run.rows * run.length * run.dtype.itemsize)
+        whole = self._functions["file"](
+            *(run.fd, run.offset, code, run.boxes, run.rows, run.length, run.columns),
+            *(pointers, buffer.ctypes.data),
+        )
+        return found if whole else None
 
     def widen(self, block: NDArray[Any], out: NDArray[np.float64]) -> None:
         """Put `block` into `out` of as many float64 elements."""

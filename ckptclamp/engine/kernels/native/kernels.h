@@ -43,6 +43,11 @@ int LEVEL(byte_columns)(enum dtype dtype, const void *weights, size_t batch, siz
 void LEVEL(columns)(enum dtype dtype, const void *weights, size_t batch, size_t rows, size_t length,
                     results out);
 
+/* Of `boxes` matrices of `rows` that follow each other in a file, each of the rows, or of the `columns`; 0 where
+ * they could not be read whole. `buffer` has room for one of them. */
+int LEVEL(file)(int fd, int64_t offset, enum dtype dtype, size_t boxes, size_t rows, size_t length,
+                int columns, results out, void *buffer);
+
 /* Codes in rows of `length`, `per` of them in a byte (1, 2 or 4), and the weights that they stand for:
  * (table[code] - zero) * factor / divisor, zero points and factors shared by groups of a row's codes. */
 struct codes {
