@@ -307,8 +307,8 @@ def write_reports(
 ) -> None:
     """Render `report` for every one of `outputs`, then write them.
 
-    All are rendered before the first is written, but for JSON, which grows with the checkpoint and
-    is written as it is rendered. A file gets its name when it is whole; what was there before stays
+    All are rendered before the first is written, but for JSON and text, which grow with the checkpoint and
+    are written as they are rendered. A file gets its name when it is whole; what was there before stays
     until then. `options` hold for standard output; what goes to a file has neither colours nor a
     width, and is whole where standard output is to be quiet.
 

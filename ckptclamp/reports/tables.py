@@ -10,7 +10,7 @@ from ckptclamp.frozen import frozen
 from ckptclamp.reports.names import cell_width, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _GAP = "  "
 
@@ -67,11 +67,12 @@ def fits(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -
     return _total(_widths(columns, rows, None)) <= width
 
 
-def first_that_fits(tables: Sequence[Table], width: int | None) -> Table:
+def first_that_fits(tables: Iterable[Table], width: int | None) -> Table:
     """The first of `tables`, richest first, that needs no shortening at `width`, or the last."""
-    if width is None:
-        return tables[0]
-    return next((table for table in tables if fits(*table, width)), tables[-1])
+    for table in tables:
+        if width is None or fits(*table, width):
+            break
+    return table
 
 
 def _total(widths: Sequence[int]) -> int:

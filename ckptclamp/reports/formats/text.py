@@ -8,6 +8,7 @@ that a row is a line; elsewhere nothing is cut. A run over several checkpoints b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
@@ -62,6 +63,9 @@ _VERDICT_COLORS = {
     "suppressed": _DIM,
 }
 
+_PIECE = 4096
+"""Lines that are put together at once."""
+
 _NAMES = {
     "tensor": Column("tensor", shrinks=True, least=14),
     "rule": Column("rule", shrinks=True),
@@ -77,11 +81,19 @@ def _columns(heads: Sequence[str]) -> list[Column]:
 
 def render(report: Document, options: RenderOptions) -> str:
     """Return the report as text that ends with a line break."""
+    return "".join(stream(report, options))
+
+
+def stream(report: Document, options: RenderOptions) -> Iterator[str]:
+    """Yield what `render` returns piece by piece: it may have a paragraph for each of many tensors."""
     if isinstance(report, (Failure, Run)):
-        return "\n".join(overview_lines(report, options, render)) + "\n"
-    page = _Page(options)
-    lines = page.audit(report) if isinstance(report, AuditReport) else page.apply(report)
-    return "\n".join(lines) + "\n"
+        lines = iter(overview_lines(report, options, render))
+    elif isinstance(report, AuditReport):
+        lines = _Page(options).audit(report)
+    else:
+        lines = _Page(options).apply(report)
+    while piece := [*islice(lines, _PIECE)]:
+        yield "\n".join(piece) + "\n"
 
 
 def render_part(part: PartialReport, options: RenderOptions) -> str:
@@ -194,12 +206,13 @@ class _Page:
         rows = [result_cells(result) for result in shown]
         heads = _columns(ResultCells._fields)
         # Where it is narrow, without the constraint, which the rule names, and then without units.
-        tables = [
+        tables = (
             ([heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
             for kept in (range(7), (0, 1, 3, 4, 5, 6), (0, 1, 4, 5, 6))
-        ]
+        )
         width = self.options.width
         columns, cells = first_that_fits(tables, width)
+        del rows
         yield from table_lines(columns, cells, width=width, paint=self._paint_verdict)
         if any(result.verdict is Verdict.NOT_EVALUATED for result in shown):
             yield self._paint(_DIM, LEGEND)
