@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptclamp.engine.kernels import native
 from torture.applies import WRITERS, Apply
 
 PROGRAM = """
@@ -45,7 +46,7 @@ print(json.dumps({"code": code, "seen": seen}), file=sys.stderr)
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_nothing_else_is_reached(writer: str, tmp_path: Path):
-    """No socket, no pickle, no other program than the worker, no file but those named."""
+    """No socket, no pickle, no other program than the worker, no library but ours, no file but those named."""
     apply = Apply(writer, tmp_path / "run")
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", PROGRAM, str(root), *apply.arguments]
@@ -53,7 +54,10 @@ def test_nothing_else_is_reached(writer: str, tmp_path: Path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     told = json.loads(done.stderr.strip().splitlines()[-1])
     assert told["code"] == 0, done.stderr
-    assert {event for event, _ in told["seen"]} <= {"open", "import", "subprocess.Popen"}
+    known = {"open", "import", "subprocess.Popen", "ctypes.dlopen"}
+    assert {event for event, _ in told["seen"]} <= known
+    libraries = {path for event, path in told["seen"] if event == "ctypes.dlopen"}
+    assert libraries <= {os.fspath(Path(native.__file__).with_name("lib") / "kernels.so")}
     programs = {path for event, path in told["seen"] if event == "subprocess.Popen"}
     assert programs <= {sys.executable}
     homes = (str(tmp_path), str(root), sys.prefix, sys.base_prefix, "/proc/self/", "/dev/null")
