@@ -110,6 +110,7 @@ CODE_DTYPES = frozenset(
         "int8",
         "uint8",
         "int32",
+        "uint32",
     }
 )
 """The names of dtypes that hold codes of quantised weights, of which scales make numbers."""

@@ -88,17 +88,23 @@ _LOW_RANK: Final = re.compile(
     r"(?:^|[./])(?:lora_(?:A|B|down|mid|up|embedding_A|embedding_B|magnitude_vector)"
     r"|(?:hada|lokr)_[wt][12](?:_[ab])?)(?=[./]|$)"
     r"|[._]lora\.(?:down|up)(?=\.)"
+    r"|(?:^|[./])(?:ia3_l|b?oft_[rRs]|vera_lambda_[bd]|(?:fourierft|waveft)_spectrum|hra_u"
+    r"|vblora_logits_[AB]|randlora_(?:lambda|gamma)|c3a_kernel|road_(?:theta|alpha)"
+    r"|(?:bone|miss)_block|shira_weight)(?=[./]|$)"
 )
-"""The first segment of a name that only an adapter's parts have."""
+"""The first segment of a name that only an adapter's parts have: factors, and what others of peft learn."""
 
-_OF_ADAPTERS: Final = ("lora", "hada_", "lokr_")
+_OF_ADAPTERS: Final = (
+    "lora", "hada_", "lokr_", "ia3_", "oft_", "vera_", "ft_spectrum", "hra_", "c3a_", "road_", "_block",
+    "shira_",
+)  # fmt: skip
 """One of these is in each; most names have none, which is found out sooner."""
 
 _WEIGHT_SCALE: Final = re.compile(r"(?:^|[./])weight_scale$")
 """What scales of a weight alone are called."""
 
-_SCALE: Final = re.compile("scale|amax|absmax", re.IGNORECASE)
-"""What names of scales hold, whoever wrote them."""
+_SCALE: Final = re.compile("scale|scaling|amax|_extra_state$", re.IGNORECASE)
+"""What names of scales hold, whoever wrote them; Transformer Engine keeps them in the last."""
 
 _PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
 
@@ -248,7 +254,7 @@ def _otherwise_scaled(
         return
     told = set()
     for name in tensors:
-        if name in parts or name in codes or _SCALE.search(name) is None:
+        if name in parts or _SCALE.search(name) is None:
             continue
         weight = next((stem for stem in _scaled_by(name) if stem in codes), None)
         if weight is None:
@@ -265,11 +271,12 @@ def _scaled_by(name: str) -> Iterator[str]:
     if "." not in name:
         yield "weight"
     for match in re.finditer("[._:]", name):
-        stem = name[: match.start()]
-        if "." not in (rest := name[match.end() :]) or rest.startswith("weight"):
+        stem, rest = name[: match.start()], name[match.end() - 1 :]
+        if _SCALE.search(rest) is None:
+            return
+        if "." not in rest[1:] or rest.startswith(".weight"):
             yield f"{stem}.weight"
-        if _SCALE.search(name, match.start()) is not None:
-            yield stem
+        yield stem
 
 
 def _parametrised(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:

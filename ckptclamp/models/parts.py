@@ -80,7 +80,7 @@ ANY: Final[Dtypes] = frozenset()
 _SCALES: Final = (PartRole.SCALES, ANY)
 _INDEX: Final = (PartRole.INDEX, _INTEGERS)
 _FORMAT: Final = (PartRole.STATE, _INTEGERS)
-_VECTORS: Final = (PartRole.VECTORS, _FLOATS)
+_VECTORS: Final = (PartRole.VECTORS, ANY)
 _OF_HQQ: Final = (
     "nbits", "group_size", "axis", "packing", "channel_wise", "compute_dtype", "encoded_state_dict",
     "optimize", "quant_scale", "quant_zero", "round_zero", "stores_quant_config",
@@ -225,13 +225,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     Family(
         "weight-normalised",
-        {"_g": (PartRole.NORMS, _FLOATS), "_v": (PartRole.DIRECTIONS, _FLOATS)},
+        {"_g": (PartRole.NORMS, ANY), "_v": (PartRole.DIRECTIONS, ANY)},
         needed=("_g", "_v"),
         of_weight=True,
     ),
     Family(
         "spectrally normalised",
-        {"_orig": (PartRole.ORIGINAL, _FLOATS), "_u": _VECTORS, "_v": _VECTORS},
+        {"_orig": (PartRole.ORIGINAL, ANY), "_u": _VECTORS, "_v": _VECTORS},
         needed=("_orig", "_u"),
         of_weight=True,
     ),

@@ -85,9 +85,7 @@ def test_codes_of_the_base_count_no_more_where_the_adapter_holds_the_weight(run,
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-@pytest.mark.parametrize(
-    "changed", ["embed.token_adapter.trainable_tokens_delta", "q.ia3_l", "q.oft_r.weight"]
-)
+@pytest.mark.parametrize("changed", ["embed.token_adapter.trainable_tokens_delta", "q.gate"])
 def test_what_changes_the_base_in_an_unknown_way_is_refused(run, tmp_path, changed):
     """The base's weight is not what the model computes with."""
     path, base = merging(tmp_path, {changed: constant(0.01, 4, 4)})
@@ -115,3 +113,19 @@ def test_explain_promises_no_projection_of_an_adapter_with_its_base(run, tmp_pat
     assert "a projection" not in shown
     answer = run("apply", path, *rule, "-o", tmp_path / "copy.safetensors")
     assert (answer.returncode, refusal in answer.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("learnt", ["ia3_l", "oft_r.weight", "vera_lambda_b", "fourierft_spectrum"])
+def test_what_other_adapters_learn_makes_another_weight(run, tmp_path, learnt):
+    """Beside the base weight of the same file, as in the base of another."""
+    wrapped = {"q.base_layer.weight": constant(0.1, 4, 4), f"q.{learnt}": constant(50, 4)}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised(wrapped))
+    alone = run("audit", path, *ROWS, "--tensors", "**.weight")
+    adapter, base = merging(tmp_path, {f"k.{learnt}": constant(50, 4)}, {
+        "q.weight": constant(0.1, 4, 4), "k.weight": constant(0.1, 4, 4)
+    })  # fmt: skip
+    merged = run("audit", adapter, "--base", base, *ROWS, "--tensors", "k.weight")
+    for answer in (alone, merged):
+        assert answer.returncode == 3, answer.stdout + answer.stderr
+        assert f"{learnt} does to it is not known here" in answer.stdout

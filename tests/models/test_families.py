@@ -55,6 +55,12 @@ FAMILIES = {
         ("codes", "scales"),
         "l.weight",
     ),
+    "directions in float8": (
+        {"l.weight_v": "float8_e4m3fn", "l.weight_g": "float32"},
+        "weight-normalised",
+        ("directions", "norms"),
+        "l.weight",
+    ),
     "int8": (
         {"l.weight": "int8", "l.weight_scale": "bfloat16", "l.weight_zero_point": "int8"},
         "scaled int8",
@@ -405,11 +411,13 @@ def test_a_reason_names_the_family_and_the_weight_and_hides_nothing():
         ("l.weight", "l.weight.scale"),
         ("l.weight", "l.weight_quantizer._amax"),
         ("l.weight", "l.descale"),
+        ("l.weight", "l.weights_scaling_factor"),
+        ("l.weight", "l._extra_state"),
         ("x.gate_up", "x.gate_up_scales"),
         ("weight", "qscale"),
     ],
 )
-@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8", "uint8"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8", "uint8", "uint32"])
 def test_codes_beside_a_scale_of_an_unknown_name_are_no_weight(weight, scale, dtype):
     """Whatever the scale is, the codes alone are not what the model computes with."""
     found = named({weight: dtype, scale: "float32"})
@@ -427,6 +435,9 @@ def test_scales_of_something_else_leave_float8_weights_alone():
             "m.norm.scale": "float32",
             "n.k.weight": "float8_e4m3fn",
             "n.logit_scale": "float32",
+            "scale_net.weight": "int8",
+            "scale_net.bias": "float32",
+            "scaled.weight": "uint8",
         }
     )
 
@@ -448,3 +459,10 @@ def test_what_can_only_be_a_part_shows_that_the_others_are_missing(held, weight)
     assert found
     assert {part.weight for part in found.values()} == {weight}
     assert all(part.lacks for part in found.values())
+
+
+def test_a_scale_may_have_a_dtype_of_codes_itself():
+    """Exponents in bytes."""
+    found = named({"l.weight": "uint32", "l.scales": "uint8"})
+    assert found["l.weight"] == ("scaled codes", "codes", "l.weight")
+    assert found["l.scales"] == ("scaled codes", "scales", "l.weight")
