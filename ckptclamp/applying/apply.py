@@ -43,7 +43,7 @@ from ckptclamp.checkpoints.remote import as_path
 from ckptclamp.checkpoints.remote.path import RemotePath
 from ckptclamp.checkpoints.source import Digests, default_jobs
 from ckptclamp.engine.executors import Meter, concurrently, in_phase
-from ckptclamp.engine.measure.requests import MeasurementCache
+from ckptclamp.engine.measure.cache import MeasurementCache
 from ckptclamp.errors import Notice, UsageError
 from ckptclamp.plan import Assignment, Plan
 from ckptclamp.plan.build import build_plan

@@ -16,7 +16,8 @@ from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeUnitConstraint
 from ckptclamp.engine.executors import Meter, in_phase, threads
 from ckptclamp.engine.measure import affordable
-from ckptclamp.engine.measure.requests import Batch, MeasurementCache
+from ckptclamp.engine.measure.cache import MeasurementCache
+from ckptclamp.engine.measure.requests import Batch
 from ckptclamp.engine.project import Projected, differing_units, project
 from ckptclamp.engine.project.matrices import project_matrices
 from ckptclamp.engine.project.whole_units import project_whole_units

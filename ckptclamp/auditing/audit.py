@@ -31,7 +31,7 @@ from ckptclamp.plan.tensors import all_names, unmerged
 from ckptclamp.spec.model import Preset, Spec, Suppression
 
 if TYPE_CHECKING:
-    from ckptclamp.engine.measure.requests import MeasurementCache
+    from ckptclamp.engine.measure.cache import MeasurementCache
 
 _HASHED_UNASKED = 64 * MEBIBYTE
 

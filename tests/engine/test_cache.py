@@ -7,7 +7,8 @@ import pytest
 
 from ckptclamp.constraints.sets.norms import MaxNorm
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.measure.requests import Batch, Failed, MeasurementCache, Request
+from ckptclamp.engine.measure.cache import MeasurementCache
+from ckptclamp.engine.measure.requests import Batch, Failed, Request
 from ckptclamp.engine.project import project
 from ckptclamp.errors import Reason
 from ckptclamp.spec.model import Projection

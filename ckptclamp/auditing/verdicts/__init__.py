@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.auditing.options import Reporting, Running
     from ckptclamp.checkpoints.checkpoint import TensorReader
-    from ckptclamp.engine.measure.requests import MeasurementCache
+    from ckptclamp.engine.measure.cache import MeasurementCache
     from ckptclamp.plan import Assignment
 
 __all__ = ["MOST_ZEROS", "OnUnit", "Tally", "judge"]

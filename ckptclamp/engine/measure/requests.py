@@ -1,8 +1,4 @@
-"""Requests, how one worker answers them, and answers that are kept.
-
-A worker goes box by box through a segment, from one read of the tensor. What an audit was answered is
-kept, so that a projection need not measure the same weights again.
-"""
+"""Requests, and how one worker answers them: box by box through a segment, from one read of the tensor."""
 
 from __future__ import annotations
 
@@ -12,17 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptclamp.checkpoints.tensor import Box, Computed, Tensor, box_shape, one_run
+from ckptclamp.checkpoints.tensor import Box, Computed, Tensor, box_shape
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine import kernels
 from ckptclamp.engine.blocks import Grid, Workspace, adjacent, count_of, kept_axes
 from ckptclamp.engine.measure.in_file import measure_boxes
-from ckptclamp.engine.measure.statistics import Partial, extremes_inside, measure_box, measured
+from ckptclamp.engine.measure.statistics import (
+    Partial,
+    extremes_inside,
+    measure_box,
+    measured,
+)
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -172,13 +173,10 @@ def _reduce_run(reader: TensorReader, segments: Sequence[Segment]) -> Iterator[A
             yield from _reduce(reader, segment)
         return
     place, request = group.requests[0]
-    whole_units, following = (
-        group.grid.completes(request.axes),
-        iter(found),
-    )  # joined, or box by box
+    whole_units, following = group.grid.completes(request.axes), iter(found)
     for segment in segments:
         gatherer = _Gatherer(place, request, group.grid)
-        boxes = None if whole_units else segment.last - segment.first
+        boxes = None if whole_units else segment.last - segment.first  # what is whole came joined
         for box, partial in islice(following, boxes):
             gatherer.add(box, partial)
         yield from gatherer.answers()
@@ -324,81 +322,3 @@ class _Gatherer:
         units = tuple((a[0], b[1]) for a, b in zip(boxes[0], boxes[-1], strict=True))
         self.done.append(self.request.finished(self.place, units, Partial.joined(partials)))
         self.run.clear()
-
-
-Key = tuple[str, str]
-"""The names of a tensor and of a rule."""
-
-
-class MeasurementCache:
-    """What `measure` answered, up to `memory` bytes.
-
-    A tensor of which one piece does not fit is forgotten, and so is one that was not answered unit
-    by unit.
-    """
-
-    def __init__(self, memory: int) -> None:
-        self._room = memory
-        self._batches: dict[Key, list[Batch]] = {}
-        self._forgotten: set[Key] = set()
-
-    def add(self, tensor: Tensor, rule: str, answer: Measurement) -> None:
-        """Keep `answer` about `tensor` under `rule`, if it may be of use."""
-        key = (tensor.name, rule)
-        if key in self._forgotten:
-            return
-        if isinstance(answer, Batch):
-            self._room -= answer.statistics.nbytes
-            self._batches.setdefault(key, []).append(answer)
-        if not isinstance(answer, Batch) or self._room < 0:
-            self._forgotten.add(key)
-            self._remove(key)
-
-    def take(self, tensor: Tensor, rule: str) -> Sequence[Batch]:
-        """Return everything that was answered for a tensor and a rule, or nothing; once."""
-        return self._remove((tensor.name, rule))
-
-    def _remove(self, key: Key) -> list[Batch]:
-        batches = self._batches.pop(key, [])
-        self._room += sum(batch.statistics.nbytes for batch in batches)
-        return batches
-
-
-class KnownStatistics:
-    """What kept answers say of the units of a request: of each of them once, or nothing."""
-
-    def __init__(self, request: Request, answers: Sequence[Batch]) -> None:
-        self._kept = request.kept
-        self._shape = tuple(request.tensor.shape[axis] for axis in self._kept)
-        self._by_box = {answer.units: answer.statistics for answer in answers}
-        if len(self._by_box) < len(answers) or sum(map(len, self._by_box.values())) != math.prod(
-            self._shape
-        ):
-            self._by_box = {}
-        self._in_order = self._joined(answers) if self._by_box else None
-
-    def of(self, box: Box) -> UnitStatistics | None:
-        """The statistics of the units in `box` of the tensor, if they are known in one piece."""
-        units = tuple(box[axis] for axis in self._kept)
-        if self._in_order is not None and (run := one_run(self._shape, units, 1)) is not None:
-            return self._in_order.part(slice(run[0], run[0] + run[1]))
-        return self._by_box.get(units)
-
-    def of_all(self, boxes: Iterable[Box]) -> UnitStatistics | None:
-        """The statistics of the units in several boxes, one after another, if all are known."""
-        parts = []
-        for box in boxes:
-            part = self.of(box)
-            if part is None:
-                return None
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else UnitStatistics.joined(parts)
-
-    def _joined(self, answers: Sequence[Batch]) -> UnitStatistics | None:
-        """Join the answers if they come in C order of the units, as most do."""
-        count = 0
-        for answer in answers:
-            if one_run(self._shape, answer.units, 1) != (count, len(answer.statistics)):
-                return None
-            count += len(answer.statistics)
-        return UnitStatistics.joined([answer.statistics for answer in answers])

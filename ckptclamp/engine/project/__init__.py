@@ -21,7 +21,8 @@ from ckptclamp.engine.blocks import (
 )
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.measure import COPIES, DEFAULT_MEMORY, affordable, room_for_rows, unreadable
-from ckptclamp.engine.measure.requests import WORKSPACE, Batch, KnownStatistics, read
+from ckptclamp.engine.measure.cache import KnownStatistics
+from ckptclamp.engine.measure.requests import WORKSPACE, Batch, read
 from ckptclamp.engine.measure.statistics import extremes_inside
 from ckptclamp.engine.project.job import NOTHING, Job, Projected, Units, as_stored
 from ckptclamp.engine.project.search import nearest

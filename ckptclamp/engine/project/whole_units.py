@@ -12,8 +12,9 @@ from ckptclamp.checkpoints.tensor import Chunked
 from ckptclamp.constraints.base import UnitStatistics
 from ckptclamp.engine.blocks import BLOCK, Grid, kept_axes
 from ckptclamp.engine.measure import unreadable
+from ckptclamp.engine.measure.cache import KnownStatistics
 from ckptclamp.engine.measure.exact import ExactTotals
-from ckptclamp.engine.measure.requests import WORKSPACE, Batch, Failed, KnownStatistics, Measurement
+from ckptclamp.engine.measure.requests import WORKSPACE, Batch, Failed, Measurement
 from ckptclamp.engine.measure.statistics import measure_units
 from ckptclamp.engine.project.fitting import fitted
 from ckptclamp.engine.project.job import NOTHING, Job, Projected
