@@ -129,3 +129,25 @@ def test_what_other_adapters_learn_makes_another_weight(run, tmp_path, learnt):
     for answer in (alone, merged):
         assert answer.returncode == 3, answer.stdout + answer.stderr
         assert f"{learnt} does to it is not known here" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": ["loftq"]},
+        {"alora_invocation_tokens": [5]},
+    ],
+)
+def test_an_adapter_of_another_base_than_the_one_that_is_stored_is_no_pass(run, tmp_path, stated):
+    """PiSSA and its kin take the factors that they begin with out of the base, also when they are loaded."""
+    path, base = merging(tmp_path, {}, **stated)
+    rule = (*ROWS, "--tensors", "q.weight", "--base", base)
+    answer = run("audit", path, *rule)
+    assert answer.returncode == 3
+    assert "adapter_config.json says" in answer.stdout
+    (path.parent / "adapter_config.json").write_text(
+        json.dumps({**LORA, "init_lora_weights": True})
+    )
+    assert run("audit", path, *rule).returncode == 0

@@ -50,6 +50,10 @@ _PLAIN: Final = re.compile(r"\^?[\w.-]{1,500}", re.ASCII)
 _MOST: Final = 1 << 14
 """Weights of a product for each number of its factors, at most, so that a small file is no long work."""
 
+_BASE_KEPT: Final = (True, False, "gaussian", "eva", "orthogonal")
+"""How factors may begin while the base stays; PiSSA, OLoRA, LoftQ and CorDA take them out of it, and peft
+does so again when it loads them."""
+
 _OTHERWISE: Final = (
     "use_qalora", "use_bdlora", "layer_replication", "arrow_config", "kasa_config",
     "monteclora_config", "velora_config", "fan_in_fan_out", "megatron_config",
@@ -172,6 +176,7 @@ def low_rank(members: Members) -> Tensor:
     base, alpha = members.get(*_BASES), members.get("alpha")
     if base is not None:
         _check_base(base, shape)
+        _check_beginning(members.adapter)
     scale = _scale(members, rank, alpha, peft="lora_A" in down.name or "embedding" in down.name)
     added = "" if base is None else f"base weight {base.name} and "
     if base is not None and isinstance(base.storage, Computed):
@@ -198,6 +203,19 @@ def _check_base(base: Tensor, shape: tuple[int, ...]) -> None:
         raise NotComputedError(
             f"its base weight is {extents(base.shape)}, its update {extents(shape)}"
         )
+
+
+def _check_beginning(config: Mapping[str, Any] | Unreadable | None) -> None:
+    """Refuse an adapter that is added to another weight than the base's own, or for some tokens only."""
+    if config is None or isinstance(config, Unreadable):
+        return
+    begun = config.get("init_lora_weights")
+    if begun is not None and begun not in _BASE_KEPT:
+        raise NotComputedError(
+            f"adapter_config.json says init_lora_weights {printable(str(begun))}, which changes the base first"
+        )
+    if config.get("alora_invocation_tokens"):
+        raise NotComputedError("adapter_config.json says that it is added for some tokens only")
 
 
 def _by_length(members: Members, merged: Tensor, lengths: Tensor, base: Tensor | None) -> Tensor:
@@ -285,7 +303,7 @@ def _by_module(config: Mapping[str, Any], pattern: str, default: str, module: st
     value = config.get(default)
     for key, stated in patterns.items():
         if _PLAIN.fullmatch(key) is None:
-            raise NotComputedError(f"a {pattern} of adapter_config.json is more than a name")
+            raise NotComputedError(f"a key of {pattern} in adapter_config.json is more than a name")
         if _names(key, module):
             value = stated
             break
