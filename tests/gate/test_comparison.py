@@ -245,3 +245,28 @@ def test_a_hostile_name_does_not_make_a_rename_slow(pair):
     renames = ["*a*a*a*a*a*c=>*a*a*a*a*a*c", "b=>b"]
     with pytest.raises(UsageError, match="fits no tensor"):
         compare_checkpoints(*pair(tensors, tensors), renames=renames)
+
+
+def test_weights_in_parts_are_compared_as_the_model_computes_them(pair):
+    """One scale of many, ten times as large, is little beside the others, and all of its row."""
+    codes = np.arange(1, 33, dtype=np.int8).reshape(4, 8)
+    scales = np.array([1e-3, 1, 1, 1], np.float32)
+    moved = scales * np.array([10, 1, 1, 1], np.float32)
+    old, new = ({"l.weight": codes, "l.weight_scale": s} for s in (scales, moved))
+    (drift,) = compare_checkpoints(*pair(old, new), max_drift=0.05).drifts
+    assert drift.tensor == "l.weight"
+    assert (drift.changed, drift.unit) == (1, (0,))
+    assert drift.norm_drift == pytest.approx(9, rel=1e-6)
+    whole = {"l.weight": codes * scales[:, None].astype(np.float64)}
+    assert compare_checkpoints(*pair(whole, old), max_drift=0).exit_code is ExitCode.OK
+
+
+def test_a_gate_passes_no_weight_that_cannot_be_computed(pair):
+    """Its parts are compared where there is no gate."""
+    held = {"l.weight": np.ones((4, 8), np.int8), "l.weight_scales": np.ones(4, np.float32)}
+    found = compare_checkpoints(*pair(held, held))
+    assert {drift.tensor for drift in found.drifts} == {"l.weight", "l.weight_scales"}
+    assert found.exit_code is ExitCode.OK
+    gated = compare_checkpoints(*pair(held, held), max_drift=0.05)
+    assert gated.exit_code is ExitCode.INCOMPLETE
+    assert "not computed" in gated.not_compared[0].reason

@@ -17,11 +17,11 @@ from ckptclamp.auditing.comparison.renames import Renames
 from ckptclamp.auditing.options import Opening
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.dtypes import Kind
-from ckptclamp.checkpoints.tensor import Role, Tensor, Unreadable
+from ckptclamp.checkpoints.tensor import NotComputed, Role, Tensor, Unreadable
 from ckptclamp.errors import ExitCode
 from ckptclamp.frozen import frozen
 from ckptclamp.models.producers import producer_of
-from ckptclamp.plan.tensors import keras_model
+from ckptclamp.plan.tensors import audited_tensors, is_effective, keras_model, parts_of
 from ckptclamp.plan.units import default_axes
 from ckptclamp.spec.model import Units
 
@@ -116,7 +116,8 @@ def compare_checkpoints(
     """
     opening = opening or Opening()
     with opened(old, opening) as before, opened(new, opening) as after:
-        matching = _match(before, after, Renames(renames, "the old checkpoint"))
+        gated = max_drift is not None or max_distance is not None
+        matching = _match(before, after, Renames(renames, "the old checkpoint"), gated=gated)
         reshaped, not_compared, comparable = _sort(matching.pairs)
         producer = producer_of(after)
         drifts = [
@@ -155,9 +156,9 @@ class _Matching:
     left_out: int
 
 
-def _match(before: Checkpoint, after: Checkpoint, renames: Renames) -> _Matching:
-    old = _weights(before)
-    new = _weights(after)
+def _match(before: Checkpoint, after: Checkpoint, renames: Renames, *, gated: bool) -> _Matching:
+    old = _weights(before, gated=gated)
+    new = _weights(after, gated=gated)
     names = renames(old)
     partners = {name: other for name, other in names.items() if other in new}
     left = [name for name in old if name not in partners]
@@ -165,17 +166,34 @@ def _match(before: Checkpoint, after: Checkpoint, renames: Renames) -> _Matching
     labels = _labels(after, free)
     partners |= {n: labels[label] for label, n in _labels(before, left).items() if label in labels}
     taken = set(partners.values())
-    everything = len(before.tensors) + len(after.tensors)
+    everything = (*before.tensors.values(), *after.tensors.values())
     return _Matching(
         pairs=[(old[name], new[partners[name]]) for name in old if name in partners],
         added=tuple(name for name in new if name not in taken),
         removed=tuple(name for name in old if name not in partners),
-        left_out=everything - len(old) - len(new),
+        left_out=sum(tensor.role is not Role.WEIGHT for tensor in everything),
     )
 
 
-def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return {n: tensor for n, tensor in checkpoint.tensors.items() if tensor.role is Role.WEIGHT}
+def _weights(checkpoint: Checkpoint, *, gated: bool) -> dict[str, Tensor]:
+    """The weights as the model computes with them.
+
+    Where that cannot be computed, its parts are compared as they are stored; that is enough to look at,
+    and to a gate such a weight is one that cannot be compared.
+    """
+    parts, audited = parts_of(checkpoint), audited_tensors(checkpoint)
+    unknown = {n for n, tensor in audited.items() if isinstance(tensor.storage, NotComputed)}
+    found = {
+        name: tensor
+        for name, tensor in audited.items()
+        if tensor.role is Role.WEIGHT
+        and name not in unknown
+        and (is_effective(tensor) or name not in parts)
+    }
+    if gated:
+        return found | {name: audited[name] for name in unknown}
+    stored = checkpoint.tensors.items()
+    return found | {n: t for n, t in stored if n in parts and parts[n].weight in unknown}
 
 
 def _labels(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
@@ -194,7 +212,9 @@ def _sort(
     reshaped, not_compared, comparable = [], [], []
     for old, new in pairs:
         reason = _no_numbers(old) or _no_numbers(new)
-        if old.shape != new.shape:
+        if any(isinstance(one.storage, NotComputed) for one in (old, new)):
+            not_compared.append(NotCompared(new.name, reason or ""))
+        elif old.shape != new.shape:
             reshaped.append(Reshaped(new.name, old.shape, new.shape))
         elif reason is not None:
             not_compared.append(NotCompared(new.name, reason))
@@ -205,7 +225,7 @@ def _sort(
 
 def _no_numbers(tensor: Tensor) -> str | None:
     if isinstance(tensor.storage, Unreadable):
-        return tensor.storage.reason
+        return str(tensor.storage.reason)
     if tensor.dtype is None or tensor.dtype.kind is Kind.COMPLEX:
         return f"{tensor.dtype or tensor.dtype_name} holds no real numbers"
     return None
