@@ -66,9 +66,9 @@ def measure(
 ) -> Values:
     """Measure each unit of `block`, in its storage dtype; `axes` are the reduced ones, sorted.
 
-    `wanted` are of "squares", "sum", "sum_abs", "min", "max" and "nonzero".
+    `wanted` are of "squares", "sum", "sum_abs", "min", "max", "nonzero" and "nonfinite".
     Returns float64 arrays of shape (units,), in C order of the kept axes. A NaN shows in each of
-    them but the last, as may an infinity; where a minimum is NaN, so is the maximum.
+    them but the counts, as may an infinity; where a minimum is NaN, so is the maximum.
     """
     extents, rows = merged(block.shape, axes)
     wanted = set(wanted)
@@ -134,9 +134,11 @@ def all_finite(values: NDArray[Any]) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def count_nonfinite(block: NDArray[Any], axes: tuple[int, ...]) -> NDArray[np.int64] | None:
+def count_nonfinite(
+    block: Block, axes: tuple[int, ...], workspace: Workspace
+) -> NDArray[np.int64] | None:
     """Count the NaN and infinities of each unit; ``None`` if there are none at all."""
-    count = reduce(np.add, (~np.isfinite(block)).astype(np.int64), axes)
+    count = measure(block, axes, ["nonfinite"], workspace)["nonfinite"].astype(np.int64)
     return count if count.any() else None
 
 

@@ -195,6 +195,7 @@ _TERMS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "min": np.asarray,
     "max": np.asarray,
     "nonzero": lambda x: np.not_equal(x, 0.0).astype(np.float64),
+    "nonfinite": lambda x: (~np.isfinite(x)).astype(np.float64),
 }
 
 

@@ -36,7 +36,7 @@ def measure_boxes(
     """Measure the boxes of `grid` that have these `numbers`, as `measure_box` measures each.
 
     What boxes of whole units say is joined. ``None`` where it takes more than one kernel: boxes that do not
-    follow each other in a local file, units that are not its rows or columns, a weight that is not finite.
+    follow each other in a local file, units that are not their rows or columns.
     """
     in_file = getattr(reader, "in_file", None)
     if not axes or in_file is None or (place := in_file(tensor)) is None:

@@ -74,11 +74,12 @@ class Partial:
             self.nonfinite = mine_count + other.nonfinite
 
     def split(self, parts: int) -> Iterator[Partial]:
-        """Split statistics of finite weights that were measured of so many parts, as many units each."""
+        """Split statistics of so many parts that have as many units each."""
         units = len(self) // parts
         for start in range(0, len(self), units):
-            stop = start + units
-            yield Partial({key: value[start:stop] for key, value in self.values.items()})
+            part = slice(start, start + units)
+            values = {key: value[part] for key, value in self.values.items()}
+            yield Partial(values, None if self.nonfinite is None else self.nonfinite[part])
 
     def take(self, places: NDArray[np.intp], found: Partial, units: int) -> None:
         """Merge into statistics of `units` units what was `found` of the weights of some of them."""
@@ -173,15 +174,18 @@ def measure_box(
 def measure_run(run: FileRun, needs: frozenset[Statistic], workspace: Workspace) -> Partial | None:
     """Measure the parts of units in boxes that lie in a file, one after another.
 
-    ``None`` where the kernels do not (`kernels.measure_in_file`), or where a weight is not finite or its
-    square leaves the range: then each box is to be looked at.
+    ``None`` where the kernels do not (`kernels.measure_in_file`), or where the square of a float64 leaves
+    the range: then each box is to be looked at.
     """
     values = kernels.measure_in_file(run, map(_NAMES.__getitem__, needs), workspace)
-    if values is None or not all(map(kernels.all_finite, values.values())):
+    if values is None:
         return None
     if SQUARES in values and _may_leave_range(run.dtype) and _out_of_range(values[SQUARES]).any():
         return None
-    return Partial(dict(values))
+    if all(map(kernels.all_finite, values.values())):
+        return Partial(dict(values))
+    counts = kernels.measure_in_file(run, ["nonfinite"], workspace)
+    return None if counts is None else Partial(dict(values), counts["nonfinite"].astype(np.int64))
 
 
 def extremes_inside(
@@ -211,8 +215,8 @@ def _single_weights(block: Block, needs: frozenset[Statistic], workspace: Worksp
     values: Values = {key: weights if key in signed else magnitudes for key in needs}
     if Statistic.NONZERO in needs:
         values[Statistic.NONZERO] = (weights != 0).astype(np.float64)
-    finite = kernels.all_finite(weights)
-    return Partial(values, None if finite else kernels.count_nonfinite(weights, ()))
+    finite = np.isfinite(weights)
+    return Partial(values, None if finite.all() else (~finite).astype(np.int64))
 
 
 def _rescue_squares(
@@ -241,4 +245,4 @@ def _count_nonfinite(
     """Count non-finite weights, but only where a statistic shows that there may be one."""
     if all(map(kernels.all_finite, values.values())):
         return None
-    return kernels.count_nonfinite(widen(block, workspace), axes)
+    return kernels.count_nonfinite(block, axes, workspace)

@@ -35,7 +35,7 @@ LEVELS = ("baseline", "v3", "v4")
 VARIABLE = "CKPTCLAMP_KERNELS"
 """Forces ``numpy`` or a level, for comparison; one that the processor lacks is not used."""
 
-STATISTICS = ("squares", "sum", "sum_abs", "min", "max", "nonzero")
+STATISTICS = ("squares", "sum", "sum_abs", "min", "max", "nonzero", "nonfinite")
 """What the kernels measure, in the order of `enum statistic`."""
 
 _DTYPES = {

@@ -24,7 +24,7 @@ enum dtype {
     FLOAT64, INT32, UINT32, INT64, UINT64, /* from FLOAT64 on, float does not hold every value */
 };
 
-enum statistic { SQUARES, SUM, MAGNITUDES, MINIMUM, MAXIMUM, NONZERO, STATISTICS };
+enum statistic { SQUARES, SUM, MAGNITUDES, MINIMUM, MAXIMUM, NONZERO, NONFINITE, STATISTICS };
 
 /* Where each statistic goes, an array of one double for each unit; NULL where it is not asked for.
  * MINIMUM and MAXIMUM are asked for together; a NaN shows in one of them. */

@@ -44,7 +44,9 @@ static inline const double *load_double(const struct stored *from, size_t first,
 #include "tile.h"
 
 static int squares_alone(results out) {
-    return out[SQUARES] && !out[SUM] && !out[MAGNITUDES] && !out[MINIMUM] && !out[NONZERO];
+    for (int s = 0; s < STATISTICS; s++)
+        if (!out[s] == (s == SQUARES)) return 0;
+    return 1;
 }
 
 void LEVEL(rows)(enum dtype dtype, const void *weights, size_t count, size_t length, results out) {

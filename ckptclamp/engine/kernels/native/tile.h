@@ -58,6 +58,12 @@ static inline double NAMED(run_nonzero)(const REAL *restrict x, size_t count) {
     return (double)(count - zeros);
 }
 
+static inline double NAMED(run_nonfinite)(const REAL *restrict x, size_t count) {
+    uint32_t broken = 0;
+    for (size_t i = 0; i < count; i++) broken += x[i] - x[i] != 0;
+    return (double)broken;
+}
+
 /* Rows shorter than the lanes are turned round, several at once: a lane of each lies side by side.
  * Lanes without a weight would add 0, and are left out. */
 enum { NAMED(TOGETHER) = 64 };
@@ -82,6 +88,7 @@ SHORT_SUM(short_squares, w *w)
 SHORT_SUM(short_sum, w)
 SHORT_SUM(short_magnitudes, fabs(w))
 SHORT_SUM(short_nonzero, (w != 0 ? 1.0 : 0.0))
+SHORT_SUM(short_nonfinite, (w - w != 0 ? 1.0 : 0.0))
 
 static inline void NAMED(short_extremes)(const REAL *restrict x, size_t rows, size_t length,
                                          double *restrict low, double *restrict high) {
@@ -106,6 +113,7 @@ static void NAMED(short_rows)(const SOURCE *from, size_t count, size_t length, r
         if (out[SUM]) NAMED(short_sum)(x, rows, length, out[SUM] + first);
         if (out[MAGNITUDES]) NAMED(short_magnitudes)(x, rows, length, out[MAGNITUDES] + first);
         if (out[NONZERO]) NAMED(short_nonzero)(x, rows, length, out[NONZERO] + first);
+        if (out[NONFINITE]) NAMED(short_nonfinite)(x, rows, length, out[NONFINITE] + first);
         if (out[MINIMUM])
             NAMED(short_extremes)(x, rows, length, out[MINIMUM] + first, out[MAXIMUM] + first);
     }
@@ -122,6 +130,7 @@ static inline void NAMED(add_run)(struct NAMED(row) *row, const REAL *x, size_t 
     if (out[SUM]) row->sums[SUM] += NAMED(run_sum)(x, count);
     if (out[MAGNITUDES]) row->sums[MAGNITUDES] += NAMED(run_magnitudes)(x, count);
     if (out[NONZERO]) row->sums[NONZERO] += NAMED(run_nonzero)(x, count);
+    if (out[NONFINITE]) row->sums[NONFINITE] += NAMED(run_nonfinite)(x, count);
     if (out[MINIMUM]) NAMED(run_extremes)(x, count, &row->low, &row->high);
 }
 
@@ -170,6 +179,7 @@ static inline void NAMED(add_row)(struct NAMED(columns) *restrict at, const REAL
     if (out[SUM]) EACH_COLUMN(at->sums[SUM][k] += (double)x[k])
     if (out[MAGNITUDES]) EACH_COLUMN(at->sums[MAGNITUDES][k] += fabs((double)x[k]))
     if (out[NONZERO]) EACH_COLUMN(at->sums[NONZERO][k] += x[k] == 0 ? 0.0 : 1.0)
+    if (out[NONFINITE]) EACH_COLUMN(at->sums[NONFINITE][k] += x[k] - x[k] != 0 ? 1.0 : 0.0)
     if (out[MINIMUM])
         for (size_t k = 0; k < count; k++) {
             KEY key = NAMED(key)(x[k]);
