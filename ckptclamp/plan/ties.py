@@ -135,9 +135,9 @@ def stored_apart(checkpoint: Checkpoint) -> tuple[Tensor, Tensor] | None:
     """What the config ties though the two are stored in different ways, so that they cannot be tied."""
     parts = parts_of(checkpoint)
     weights = audited_tensors(checkpoint)
-    pair = tied_by_config(
-        checkpoint, {n: t for n, t in weights.items() if n not in parts or is_effective(t)}
-    )
+    named = {n: weights[n] for n in _of_modules(weights, (*_HEADS, *_EMBEDDINGS))}
+    whole = {n: t for n, t in named.items() if n not in parts or is_effective(t)}
+    pair = tied_by_config(checkpoint, whole)
     if pair is None or (_kind(pair[0]) == _kind(pair[1]) and not any(map(is_effective, pair))):
         return None
     return pair
