@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.engine.kernels import native
 from ckptclamp.engine.measure import measure
-from ckptclamp.engine.measure.requests import Batch, Failed, Request
+from ckptclamp.engine.measure.requests import Batch, Failed, Request, Screened
 
 EVERY = frozenset(statistic for statistic in Statistic if statistic.streams)
 DTYPES = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "int8", "uint8", "int32")
@@ -70,6 +72,41 @@ def test_statistics_have_the_bits_of_those_of_boxes_that_are_read_one_by_one(mad
         assert answers(checkpoint, request, **options) == answers(
             BoxByBox(checkpoint), request, **options
         )
+
+
+@given(tensors(), st.sampled_from([1, 7, 32, 4096]), st.sampled_from([0.5, 3.0, math.inf]))
+@settings(max_examples=300, deadline=None)
+def test_requests_that_share_a_read_are_answered_as_each_alone_box_by_box(made, block, bound):
+    array, axes = made
+    save_file({"w": array}, "shared.safetensors")
+    with open_checkpoint(Path("shared.safetensors")) as checkpoint:
+        tensor = checkpoint.tensors["w"]
+        asked = [
+            Request(tensor, axes, frozenset({Statistic.NORM})),
+            Request(tensor, (), frozenset({Statistic.MIN, Statistic.MAX}), (-bound, bound)),
+            Request(tensor, axes, frozenset({Statistic.MAX_ABS, Statistic.SUM})),
+        ]
+        together = list(measure(checkpoint, asked, block=block))
+        for place, request in enumerate(asked):
+            alone = measure(BoxByBox(checkpoint), [request], block=block)
+            mine = [answer for answer in together if answer.request == place]
+            assert told(mine, request) == told(alone, request)
+
+
+def told(measurements, request):
+    """The bits of every statistic by unit, and what is known of units that were screened."""
+    batches, count, least, most = [], 0, math.inf, -math.inf
+    for answer in measurements:
+        if isinstance(answer, Screened):
+            count, least = count + answer.count, min(least, answer.minimum)
+            most = max(most, answer.maximum)
+            continue
+        assert isinstance(answer, Batch)
+        places = itertools.product(*(range(*span) for span in answer.units))
+        values = [answer.statistics[key].tolist() for key in sorted(request.needs)]
+        rows = zip(*values, answer.statistics.nonfinite.tolist(), strict=True)
+        batches += [(place, *map(repr, row)) for place, row in zip(places, rows, strict=True)]
+    return sorted(batches), count, least, most
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from ckptclamp.engine import kernels
 from ckptclamp.engine.blocks import Grid, Workspace, adjacent, count_of, kept_axes
 from ckptclamp.engine.measure.in_file import measure_boxes
 from ckptclamp.engine.measure.statistics import (
+    EXTREMES,
     Partial,
     extremes_inside,
     measure_box,
@@ -172,30 +173,55 @@ def _reduce_run(reader: TensorReader, segments: Sequence[Segment]) -> Iterator[A
         for segment in segments:
             yield from _reduce(reader, segment)
         return
-    place, request = group.requests[0]
-    whole_units, following = group.grid.completes(request.axes), iter(found)
-    for segment in segments:
-        gatherer = _Gatherer(place, request, group.grid)
-        boxes = None if whole_units else segment.last - segment.first  # what is whole came joined
-        for box, partial in islice(following, boxes):
-            gatherer.add(box, partial)
-        yield from gatherer.answers()
+    for place, request in group.requests:
+        if request.bounds is not None:
+            count = sum(count_of(box) for box, _ in found)
+            yield Screened(place, count, *_extremes(found))
+            continue
+        needs, following = measured(request.needs), iter(found)
+        whole_units = group.grid.completes(request.axes)
+        for segment in segments:
+            gatherer = _Gatherer(place, request, group.grid)
+            boxes = (
+                None if whole_units else segment.last - segment.first
+            )  # what is whole came joined
+            for box, partial in islice(following, boxes):
+                gatherer.add(box, partial.only(needs))
+            yield from gatherer.answers()
 
 
 def _at_once(reader: TensorReader, group: Group, boxes: range) -> list[tuple[Box, Partial]] | None:
-    """Measure boxes that one request is about in one call, if that can be."""
-    if len(group.requests) > 1:
+    """Measure boxes for all requests in one call.
+
+    ``None`` where that cannot be: requests about units of several kinds, or weights out of bounds.
+    """
+    bounds = [request.bounds for _, request in group.requests if request.bounds is not None]
+    others = [request for _, request in group.requests if request.bounds is None]
+    axes = {request.axes for request in others}
+    if len(axes) != 1:
         return None
-    _, request = group.requests[0]
-    return measure_boxes(
+    needs = EXTREMES if bounds else frozenset()
+    found = measure_boxes(
         reader,
         group.tensor,
         group.grid,
         boxes,
-        axes=request.axes,
-        needs=measured(request.needs),
+        axes=axes.pop(),
+        needs=needs.union(*(measured(request.needs) for request in others)),
         workspace=WORKSPACE,
     )
+    if found is None or not bounds:
+        return found
+    least, most = _extremes(found)
+    finite = all(partial.nonfinite is None for _, partial in found)
+    return found if finite and all(low <= least and most <= high for low, high in bounds) else None
+
+
+def _extremes(found: Sequence[tuple[Box, Partial]]) -> tuple[float, float]:
+    """The least and the largest weight; NaN where one is not a number."""
+    least = np.concatenate([partial.values[Statistic.MIN] for _, partial in found]).min()
+    most = np.concatenate([partial.values[Statistic.MAX] for _, partial in found]).max()
+    return float(least), float(most)
 
 
 def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:

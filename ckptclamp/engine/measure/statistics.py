@@ -73,6 +73,12 @@ class Partial:
             mine_count = 0 if self.nonfinite is None else self.nonfinite
             self.nonfinite = mine_count + other.nonfinite
 
+    def only(self, needs: frozenset[Statistic]) -> Partial:
+        """Of what was measured, what `needs` names; it comes from `measured`."""
+        return Partial(
+            {key: self.values[key] for key in map(_NAMES.__getitem__, needs)}, self.nonfinite
+        )
+
     def split(self, parts: int) -> Iterator[Partial]:
         """Split statistics of so many parts that have as many units each."""
         units = len(self) // parts
