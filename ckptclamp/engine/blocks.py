@@ -36,6 +36,10 @@ second-level cache but cost more in calls than they save; larger ones fall out o
 SEGMENT = 2 * BLOCK
 """Elements that one worker reduces before partial results leave it."""
 
+_LONG = 64
+"""Weights of a row, at least, of which more than usual are measured at once in codes: of shorter ones their
+places and scales would take more memory than codes."""
+
 PENDING = 1 << 18
 """Units that may be incomplete at once before a tensor is read in stripes of whole units."""
 
@@ -102,6 +106,25 @@ def grid_of(tensor: Tensor, axes: tuple[int, ...], block: int | None = None) -> 
     if isinstance(storage, Computed) and storage.swapped:
         return _swapped(tensor.shape, axes, block)
     return contiguous(tensor.shape, axes, block)
+
+
+def grid_in_codes(tensor: Tensor, axes: tuple[int, ...]) -> Grid | None:
+    """Cut a weight into more than usual at once, ``None`` where it is not to be measured in codes like that.
+
+    Units over `axes` follow each other in C order and are no larger than a usual block, so that a box can
+    still be cut between units where its weights are computed after all.
+    """
+    rank, unit = len(tensor.shape), math.prod(tensor.shape[axis] for axis in axes)
+    follow = bool(axes) and axes == tuple(range(rank - len(axes), rank))
+    usual = tensor.size <= BLOCK or unit > BLOCK
+    if not isinstance(tensor.storage, Computed) or not follow or usual:
+        return None
+    from ckptclamp.models.effective.weights import Effective
+
+    if not isinstance(tensor.storage, Effective) or not tensor.storage.coarse:
+        return None
+    grid = grid_of(tensor, axes, BLOCK_BYTES)
+    return grid if grid.tile[-1] >= _LONG else None
 
 
 @lru_cache(maxsize=1024)

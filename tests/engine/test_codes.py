@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,16 +13,26 @@ from hypothesis import strategies as st
 
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.opening import open_checkpoint
+from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine import kernels
-from ckptclamp.engine.blocks import Workspace
+from ckptclamp.engine.blocks import Workspace, grid_in_codes
 from ckptclamp.engine.kernels import native
-from ckptclamp.models.effective.codes import Codes, Octets
+from ckptclamp.engine.measure import measure
+from ckptclamp.engine.measure.requests import Batch, Failed, Request
+from ckptclamp.models.effective.codes import Codes, Octets, floats_of
 from ckptclamp.models.effective.weights import Effective
 from ckptclamp.plan.tensors import computed_tensors
 from tests.engine.test_kernels import at, compiled
-from tests.models.effective.families import FAMILIES, rows_of_int8
+from tests.models.effective.families import (
+    FAMILIES,
+    blocks_of_float8,
+    compressed_tensors,
+    gptq,
+    rows_of_int8,
+)
 
 WORKSPACE = Workspace()
+SQUARES = ["squares"]
 BYTES = ("int8", "uint8", *(name for name in DTYPES if name.startswith("float8")))
 
 
@@ -45,8 +56,12 @@ def blocks(draw):
     if per == 1 and draw(st.booleans()):
         stored = stored.view(DTYPES[draw(st.sampled_from(BYTES))].numpy)
     else:
-        table = random.standard_normal((256, per))
+        table = random.standard_normal((256, per)).astype(np.float32)
         table[random.random(table.shape) < 0.01] = draw(st.sampled_from([0.0, -0.0, np.inf]))
+        if per == 2 and draw(st.booleans()):  # a byte stands for what its nibbles do
+            octets = np.arange(256)
+            table = np.stack([table[octets & 15, 0], table[octets >> 4, 0]], axis=-1)
+            table = np.ascontiguousarray(table[:, :: draw(st.sampled_from([1, -1]))])
     rows = draw(st.integers(1, 40)) if draw(st.booleans()) else height
     if rows != height:
         places = random.integers(0, height, rows)
@@ -117,21 +132,57 @@ def same(found, expected):
 
 @compiled
 @settings(max_examples=150, deadline=None)
-@given(blocks(), st.sets(st.integers(0, 2), min_size=1), st.booleans())
-def test_codes_of_any_layout_are_decoded_and_measured_to_the_same_bits(codes, axes, flat):
+@given(
+    blocks(),
+    st.sets(st.integers(0, 2), min_size=1) | st.just({2}),
+    st.booleans(),
+    st.sampled_from([native.STATISTICS, SQUARES]),
+)
+def test_codes_of_any_layout_are_decoded_and_measured_to_the_same_bits(codes, axes, flat, wanted):
     """Every level, all that is measured of rows, columns and both, and single weights."""
     expected = decoded(codes)
     axes = tuple(sorted(axes))
     if flat:
         codes, expected, axes = codes.reshape(-1), expected.reshape(-1), (0,)
-    statistics = at("numpy", lambda: kernels.measure(expected, axes, native.STATISTICS, WORKSPACE))
+    statistics = at("numpy", lambda: kernels.measure(expected, axes, wanted, WORKSPACE))
     for level in native.LEVELS:
         wide = at(level, lambda: kernels.widen(codes, WORKSPACE).copy())
         assert wide.shape == expected.shape
         assert same(wide, expected), level
-        found = at(level, lambda: kernels.measure(codes, axes, native.STATISTICS, WORKSPACE))
+        found = at(level, lambda: kernels.measure(codes, axes, wanted, WORKSPACE))
         for name, value in statistics.items():
             assert found[name].tobytes() == value.tobytes(), (level, name)
+
+
+@compiled
+@pytest.mark.parametrize("upper_first", [False, True])
+@pytest.mark.parametrize("skip", [0, 3, 6])
+@pytest.mark.parametrize(("step", "length"), [(16, 4104), (64, 2304), (128, 5001), (300, 280)])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_squares_of_codes_in_groups(upper_first, skip, step, length, bits):
+    """Squares alone, which no tile holds: rows that end in a group, in lanes, in a byte."""
+    random = np.random.default_rng(length + bits)
+    table = floats_of(tuple(map(float, range(-3, 2**bits - 3))), bits, upper_first=upper_first)
+    stored = random.integers(0, 256, (1, 20, (skip + length) * bits // 8 + 1), np.uint8)
+    factors = random.uniform(0.001, 2, (20, -(-(length + 16) // step)))
+    for zeros, divisor in product([None, random.normal(0, 8, factors.shape)], [1.0, 127.0]):
+        codes = Codes(
+            shape=(20, length),
+            octets=Octets(stored, table, skip),
+            length=length,
+            numbers=random.permutation(20),
+            factors=factors,
+            zeros=zeros,
+            step=step,
+            first=16 % step,
+            divisor=divisor,
+        )
+        expected = at(
+            "numpy", lambda codes=codes: kernels.measure(decoded(codes), (1,), SQUARES, WORKSPACE)
+        )
+        for level in native.LEVELS:
+            found = at(level, lambda codes=codes: kernels.measure(codes, (1,), SQUARES, WORKSPACE))
+            assert found["squares"].tobytes() == expected["squares"].tobytes(), level
 
 
 SIZES = [(32, 64), (96, 32), (320, 384)]
@@ -160,6 +211,33 @@ def test_a_box_in_codes_is_what_is_computed_of_it(tmp_path, family, data):
         found = at(level, lambda: kernels.widen(codes, WORKSPACE))
         assert found.shape == expected.shape
         assert found.tobytes() == expected.tobytes(), level
+
+
+@compiled
+@pytest.mark.parametrize("lost", [None, np.nan, np.inf, 0.0, 2.0**-126])
+@pytest.mark.parametrize("family", [rows_of_int8, gptq, compressed_tensors, blocks_of_float8])
+def test_more_weights_than_usual_are_measured_at_once_to_the_same_bits(tmp_path, family, lost):
+    """In codes; else, and where weights must be looked at one by one, by usual blocks, as NumPy does."""
+    made = family(np.random.default_rng(0), (4608, 1024))
+    if lost is not None:
+        made.parts[made.scales[0]][:1] = lost
+    with open_checkpoint(made.write(tmp_path)) as checkpoint:
+        ((_, tensor),) = computed_tensors(checkpoint).items()
+        assert len(grid_in_codes(tensor, (1,)) or ()) == 2
+        request = Request(tensor, (1,), frozenset({Statistic.NORM, Statistic.MAX}))
+
+        def measured():
+            answers = list(measure(checkpoint, [request], jobs=1))
+            if any(isinstance(answer, Failed) for answer in answers):
+                return answers
+            found = UnitStatistics.joined(
+                [answer.statistics for answer in answers if isinstance(answer, Batch)]
+            )
+            return [found.nonfinite.tobytes(), *(found[key].tobytes() for key in request.needs)]
+
+        expected = at("numpy", measured)
+        for level in native.LEVELS:
+            assert at(level, measured) == expected, level
 
 
 IN_CODES = {
@@ -198,7 +276,7 @@ def test_rows_of_few_weights_are_not_told_of_one_by_one(tmp_path, inputs, short)
 
 
 def _plain():
-    octets = Octets(np.zeros((1, 4, 8), np.uint8), np.zeros((256, 2)))
+    octets = Octets(np.zeros((1, 4, 8), np.uint8), np.zeros((256, 2), np.float32))
     return Codes((4, 16), octets, 16, np.zeros(4, np.int64), np.ones((2, 1)), step=16)
 
 

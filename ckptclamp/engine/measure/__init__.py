@@ -19,8 +19,8 @@ from ckptclamp.engine.blocks import (
     PIECE,
     SEGMENT,
     adjacent,
-    block_of,
     count_of,
+    grid_in_codes,
     grid_of,
 )
 from ckptclamp.engine.executors import in_order, threads
@@ -113,7 +113,7 @@ def _grouped(
     requests: Sequence[Request], memory: int, block: int | None
 ) -> tuple[list[Group], list[Measurement]]:
     """Sort requests into groups that share a read; answer those that need no weights."""
-    members: dict[tuple[int, Grid], list[tuple[int, Request]]] = {}
+    members: dict[tuple[int, Grid, bool], list[tuple[int, Request]]] = {}
     at_once: list[Measurement] = []
     for place, request in enumerate(requests):
         refusal = unreadable(request.tensor, memory)
@@ -122,10 +122,13 @@ def _grouped(
         elif request.tensor.size == 0:
             at_once.append(_empty(place, request))
         else:
-            key = (id(request.tensor), grid_of(request.tensor, request.axes, block))
+            large = None if block else grid_in_codes(request.tensor, request.axes)
+            grid = large or grid_of(request.tensor, request.axes, block)
+            key = (id(request.tensor), grid, large is not None)
             members.setdefault(key, []).append((place, request))
     return [
-        Group(shared[0][1].tensor, grid, tuple(shared)) for (_, grid), shared in members.items()
+        Group(shared[0][1].tensor, grid, tuple(shared), large)
+        for (_, grid, large), shared in members.items()
     ], at_once
 
 
@@ -180,7 +183,7 @@ def affordable(
 
 def _result_bytes(group: Group) -> int:
     """The most that one segment of `group` answers."""
-    weights = min(group.tensor.size, max(SEGMENT, block_of(group.tensor)))
+    weights = min(group.tensor.size, max(SEGMENT, math.prod(group.grid.tile)))
     total = 0
     for _, request in group.requests:
         # A weight that is a unit is each of its own statistics.

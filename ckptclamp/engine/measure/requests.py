@@ -11,13 +11,14 @@ import numpy as np
 from ckptclamp.checkpoints.tensor import Box, Computed, Tensor, box_shape
 from ckptclamp.constraints.base import Statistic, UnitStatistics
 from ckptclamp.engine import kernels
-from ckptclamp.engine.blocks import Grid, Workspace, adjacent, count_of, kept_axes
+from ckptclamp.engine.blocks import BLOCK, Grid, Workspace, adjacent, count_of, kept_axes
 from ckptclamp.engine.measure.in_file import measure_boxes
 from ckptclamp.engine.measure.statistics import (
     EXTREMES,
     Partial,
     extremes_inside,
     measure_box,
+    measure_in_codes,
     measured,
 )
 from ckptclamp.errors import Reason, UnreadableError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.checkpoints.checkpoint import TensorReader
     from ckptclamp.engine.kernels import Block
+    from ckptclamp.models.effective.codes import Codes
 
 
 @frozen
@@ -114,6 +116,8 @@ class Group:
     tensor: Tensor
     grid: Grid
     requests: tuple[tuple[int, Request], ...]
+    large: bool = False
+    """Whether the grid is one of `grid_in_codes`."""
 
     def failed(self, reason: Reason, hint: str | None = None) -> list[Answer]:
         """Answer every request by `Failed`."""
@@ -230,9 +234,11 @@ def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
     try:
         for index in range(segment.first, segment.last):
             box = group.grid.box(index)
-            block = _block(reader, group.tensor, box)
+            for block in _blocks(reader, group, box, gatherers):
+                for gatherer in gatherers:
+                    gatherer.measure(block)
             for gatherer in gatherers:
-                gatherer.take(box, block)
+                gatherer.take(box)
     except UnreadableError as error:
         return group.failed(error.reason, error.hint)
     except MemoryError:
@@ -240,21 +246,31 @@ def _reduce(reader: TensorReader, segment: Segment) -> list[Answer]:
     return [answer for gatherer in gatherers for answer in gatherer.answers()]
 
 
-def _block(reader: TensorReader, tensor: Tensor, box: Box) -> Block:
-    """Read `box` in codes where the kernels decode these themselves, else into a buffer of this thread.
+def _blocks(
+    reader: TensorReader, group: Group, box: Box, gatherers: Sequence[_Gatherer]
+) -> Iterator[Block]:
+    """Read `box`: whole, or of a large one what `gatherers` do not measure in codes, cut between units."""
+    codes = _in_codes(reader, group.tensor, box)
+    if not group.large:
+        yield read(reader, group.tensor, box) if codes is None else codes
+    elif codes is None or not all(gatherer.measure_codes(codes) for gatherer in gatherers):
+        from ckptclamp.models.effective.numbers import cut
 
-    Raises:
-        UnreadableError: as `read`.
-    """
+        for gatherer in gatherers:
+            gatherer.partials.clear()
+        for part in cut(box, BLOCK):
+            yield read(reader, group.tensor, part)
+
+
+def _in_codes(reader: TensorReader, tensor: Tensor, box: Box) -> Codes | None:
+    """Read `box` in codes where there are kernels that decode these themselves."""
     if not isinstance(tensor.storage, Computed) or not kernels.measures_codes():
-        return read(reader, tensor, box)
+        return None
     from ckptclamp.models.effective.weights import Effective
 
-    if isinstance(tensor.storage, Effective):
-        codes = tensor.storage.in_codes(_PartReader(reader, tensor.storage.parts[0]), box)
-        if codes is not None:
-            return codes
-    return read(reader, tensor, box)
+    if not isinstance(tensor.storage, Effective):
+        return None
+    return tensor.storage.in_codes(_PartReader(reader, tensor.storage.parts[0]), box)
 
 
 @frozen
@@ -299,12 +315,27 @@ class _Gatherer:
         self.done: list[Answer] = []
         self.run: list[tuple[Box, Partial]] = []
         self.open: dict[Box, tuple[Partial, int]] = {}
+        self.partials: list[Partial] = []
 
-    def take(self, box: Box, block: Block) -> None:
-        """Measure one block."""
-        if self.request.bounds is not None and self._screen(block, self.request.bounds):
+    def measure(self, block: Block) -> None:
+        """Measure a block, all of a box or units of it that follow those before."""
+        if self.request.bounds is None or not self._screen(block, self.request.bounds):
+            self.partials.append(measure_box(block, self.request.axes, self.needs, WORKSPACE))
+
+    def measure_codes(self, codes: Codes) -> bool:
+        """Measure all of a box; tells whether its weights themselves need not be looked at."""
+        partial = measure_in_codes(codes, self.request.axes, self.needs, WORKSPACE)
+        if partial is not None:
+            self.partials.append(partial)
+        return partial is not None
+
+    def take(self, box: Box) -> None:
+        """Take in what was measured of a box, but for what was screened."""
+        if not self.partials:
             return
-        self.add(box, measure_box(block, self.request.axes, self.needs, WORKSPACE))
+        whole = Partial.side_by_side(self.partials)
+        self.partials.clear()
+        self.add(box, whole)
 
     def add(self, box: Box, partial: Partial) -> None:
         """Take what was measured of `box`, or where it holds whole units, of several boxes."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ckptclamp.engine.blocks import Workspace
     from ckptclamp.engine.kernels import Block
     from ckptclamp.engine.kernels.native import FileRun
+    from ckptclamp.models.effective.codes import Codes
 
 _TINY, _HUGE = 1e-280, 1e300
 """Between these a float64 sum of squares has lost nothing to underflow or overflow."""
@@ -118,6 +119,16 @@ class Partial:
         ]
         return cls(values, np.concatenate(counts))
 
+    @classmethod
+    def side_by_side(cls, parts: Sequence[Partial]) -> Partial:
+        """Return what is known so far of units that follow each other; the same if it is one part."""
+        if len(parts) == 1:
+            return parts[0]
+        whole, units, first = cls({}), sum(map(len, parts)), 0
+        for part in parts:
+            whole.take(np.arange(first, first := first + len(part)), part, units)
+        return whole
+
     def close(self) -> None:
         """Turn sums of squares into norms."""
         squares = self.values.pop(SQUARES, None)
@@ -194,6 +205,16 @@ def measure_run(run: FileRun, needs: frozenset[Statistic], workspace: Workspace)
     return None if counts is None else Partial(dict(values), counts["nonfinite"].astype(np.int64))
 
 
+def measure_in_codes(
+    block: Codes, axes: tuple[int, ...], needs: frozenset[Statistic], workspace: Workspace
+) -> Partial | None:
+    """Measure as `measure_box` does, but ``None`` where the weights themselves would have to be looked at."""
+    values: Values = dict(kernels.measure(block, axes, map(_NAMES.__getitem__, needs), workspace))
+    if SQUARES in values and _lost_squares(values[SQUARES], block, axes, workspace)[0].any():
+        return None
+    return Partial(values) if all(map(kernels.all_finite, values.values())) else None
+
+
 def extremes_inside(
     block: Block, bounds: tuple[float, float], workspace: Workspace
 ) -> tuple[float, float] | None:
@@ -230,12 +251,7 @@ def _rescue_squares(
 ) -> None:
     """Where squares left float64's range, measure the norm again with a power of two taken out."""
     squares = values[SQUARES]
-    lost = _out_of_range(squares)
-    if not lost.any():
-        return
-    found = kernels.measure(block, axes, [Statistic.MIN, Statistic.MAX], workspace)
-    peak = np.maximum(-found[Statistic.MIN], found[Statistic.MAX])
-    lost &= (peak > 0) & np.isfinite(peak)
+    lost, peak = _lost_squares(squares, block, axes, workspace)
     if not lost.any():
         return
     exponent = np.where(lost, np.frexp(peak)[1], 0)
@@ -243,6 +259,18 @@ def _rescue_squares(
     norm = np.sqrt(kernels.measure(scaled, axes, [SQUARES], workspace)[SQUARES])
     values[Statistic.NORM] = np.where(lost, np.ldexp(norm, exponent), 0.0)
     values[SQUARES] = np.where(lost, 0.0, squares)
+
+
+def _lost_squares(
+    squares: NDArray[np.float64], block: Block, axes: tuple[int, ...], workspace: Workspace
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Tell of which units squares left float64's range, and the largest magnitude of these."""
+    lost = _out_of_range(squares)
+    if not lost.any():
+        return lost, squares
+    found = kernels.measure(block, axes, [Statistic.MIN, Statistic.MAX], workspace)
+    peak = np.maximum(-found[Statistic.MIN], found[Statistic.MAX])
+    return lost & (peak > 0) & np.isfinite(peak), peak
 
 
 def _count_nonfinite(

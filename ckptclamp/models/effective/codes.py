@@ -29,7 +29,7 @@ class Octets:
     """
 
     stored: NDArray[Any]
-    table: NDArray[np.float64] | None = None
+    table: NDArray[np.float32] | None = None
     skip: int = 0
     cell: int = 0
     places: NDArray[np.int64] | None = None
@@ -82,7 +82,7 @@ class Codes:
 
 
 def octets_of(
-    found: NDArray[Any], table: NDArray[np.float64] | None = None, *, cell: int = 0, skip: int = 0
+    found: NDArray[Any], table: NDArray[np.float32] | None = None, *, cell: int = 0, skip: int = 0
 ) -> Octets:
     """The codes in `found`, an array of bytes of which the last axis, or with a `cell` two, make a matrix."""
     columns = found.shape[-2] if cell else -1
@@ -97,6 +97,17 @@ def values_of(
     The first code lies in the lowest bits, or with `upper_first` in the highest ones.
     """
     return _values(np.array(table).tobytes(), bits, upper_first)
+
+
+@lru_cache(maxsize=32)
+def floats_of(
+    table: tuple[float, ...], bits: int, *, upper_first: bool = False
+) -> NDArray[np.float32] | None:
+    """The same as floats, for kernels; ``None`` where one of them is none."""
+    values = values_of(table, bits, upper_first=upper_first)
+    with np.errstate(all="ignore"):
+        floats = values.astype(np.float32)
+    return floats if (floats == values).all() else None
 
 
 @lru_cache(maxsize=32)

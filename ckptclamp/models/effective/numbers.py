@@ -16,7 +16,7 @@ import numpy as np
 
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.frozen import frozen
-from ckptclamp.models.effective.codes import Octets, octets_of, values_of
+from ckptclamp.models.effective.codes import Octets, floats_of, octets_of, values_of
 from ckptclamp.models.effective.levels import Wanted, levels_of, round_floats
 
 if TYPE_CHECKING:
@@ -260,7 +260,9 @@ class Nibbles(Numbers):
         inner = ((0, self.tensor.shape[-1]),) if self.joined else ()
         found = read(self.tensor, (*box[:-1], (start // each, -(-stop // each)), *inner))
         flat = np.ascontiguousarray(found).view(np.uint8).reshape(*found.shape[: len(box) - 1], -1)
-        table, skip = values_of(self.table, 4), start % each
+        table, skip = floats_of(self.table, 4), start % each
+        if table is None:
+            return None
         if not turned:
             return octets_of(flat, table, skip=skip)
         return replace(octets_of(flat, table, cell=4), places=np.arange(skip, skip + stop - start))

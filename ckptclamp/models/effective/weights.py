@@ -95,6 +95,11 @@ class Effective(Computed):
         """
         raise NotImplementedError
 
+    @property
+    def coarse(self) -> bool:
+        """Whether it comes in codes, with numbers beside them that are few; default: no."""
+        return False
+
     def in_codes(self, read: Read, box: Box) -> Codes | None:
         """Return `box` of the weight in codes, for kernels that decode to the very bits of `compute`.
 

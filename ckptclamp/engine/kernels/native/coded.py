@@ -42,7 +42,7 @@ class Prepared:
             "bytes": (stored, np.uint8),
             "places": (places, np.int64),
             "numbers": (codes.numbers, np.int64),
-            "table": (octets.table, np.float64),
+            "table": (octets.table, np.float32),
             "zeros": (codes.zeros, np.float64),
             "factors": (codes.factors, np.float64),
             "group_of": (codes.group_of, np.int32),

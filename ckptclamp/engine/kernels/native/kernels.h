@@ -54,7 +54,7 @@ struct codes {
     const uint8_t *bytes;
     const int64_t *places;  /* the first byte of each row, */
     const int64_t *numbers; /* and which row of factors and zero points is its own */
-    const double *table;    /* all that a byte stands for, for each of the 256; NULL for numbers of `dtype` */
+    const float *table;     /* all that a byte stands for, for each of the 256; NULL for numbers of `dtype` */
     const double *zeros, *factors; /* of `groups` each; no zeros where NULL */
     const int32_t *group_of; /* of each column; where NULL, column c is of group (first + c) / step */
     size_t length, per, skip; /* so many codes come before those of a row */

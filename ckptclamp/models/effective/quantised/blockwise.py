@@ -16,11 +16,12 @@ from ckptclamp.checkpoints.documents import parse_strict
 from ckptclamp.checkpoints.tensor import box_shape
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
-from ckptclamp.models.effective.codes import Codes, octets_of, values_of
+from ckptclamp.models.effective.codes import Codes, floats_of, octets_of
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.members import Members, NotComputedError, dtype_name
 from ckptclamp.models.effective.numbers import Plain, look_up
 from ckptclamp.models.effective.quantised.scaled import misfit
+from ckptclamp.models.effective.quantised.shared import FEW
 from ckptclamp.models.effective.weights import Effective
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ class Blockwise(Effective):
             )
         rows *= maxima[:, None]
 
+    @property
+    def coarse(self) -> bool:
+        """See `Effective.coarse`."""
+        return self.maxima.size >= FEW
+
     def in_codes(self, read: Read, box: Box) -> Codes | None:
         """See `Effective.in_codes`: elements that follow each other are one row."""
         first = int(np.ravel_multi_index([start for start, _ in box], self.shape))
@@ -131,11 +137,11 @@ class Blockwise(Effective):
         each = 2 * (self.codes.dtype.itemsize if self.codes.dtype is not None else 1)
         rest = ((0, 1),) * (len(self.codes.shape) - 1)
         maxima = self.maxima.read(read, first // block, -(-last // block))
-        if not maxima.all():
+        table = floats_of(self.table, 4, upper_first=True)
+        if table is None or not maxima.all():
             return None
         stored = read(self.codes, ((first // each, -(-last // each)), *rest))
         octets = np.ascontiguousarray(stored).view(np.uint8).reshape(-1)
-        table = values_of(self.table, 4, upper_first=True)
         return Codes(
             shape=shape,
             octets=octets_of(octets, table, skip=first % each),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
 from ckptclamp.models.effective.numbers import Plain, cut, view_of
 from ckptclamp.models.effective.quantised.shared import (
+    FEW,
     Groups,
     Shared,
     Spread,
@@ -119,6 +121,13 @@ class Grouped(Effective):
                 weights /= self.constant
             if weights is not target:
                 target[...] = weights
+
+    @property
+    def coarse(self) -> bool:
+        """See `Effective.coarse`."""
+        shared = (*self.scales, *([self.zero] if self.zero else []))
+        most = max(math.prod(s.numbers.shape) for s in shared)
+        return FEW * most <= math.prod(self.codes.shape)
 
     def in_codes(self, read: Read, box: Box) -> Codes | None:
         """See `Effective.in_codes`; scales of 0 are looked at by `compute`."""

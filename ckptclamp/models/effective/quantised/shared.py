@@ -27,6 +27,9 @@ T = TypeVar("T")
 _FAR = 1 << 12
 """Groups that are read for few weights, at most: in a model, all that there are."""
 
+FEW = 16
+"""Codes, at least, for each of the numbers that they share where these are few."""
+
 _SHORT = 4
 """Of rows with fewer codes than these, their places and scales would be larger than the weights."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
-from ckptclamp.models.effective.codes import Octets, octets_of, values_of
+from ckptclamp.models.effective.codes import Octets, floats_of, octets_of
 from ckptclamp.models.effective.levels import Wanted, levels_of
 from ckptclamp.models.effective.numbers import Decoder, Numbers, look_up, places, without
 
@@ -88,7 +88,7 @@ class Packed(Numbers):
         place = (*box[: self.axis], (start // each, -(-stop // each)), *box[self.axis + 1 :])
         found = np.ascontiguousarray(read(self.tensor, place)).view(np.uint8)
         table = tuple(float(code + self.plus) for code in range(1 << self.bits))
-        values, skip = values_of(table, self.bits), start % each
+        values, skip = floats_of(table, self.bits), start % each
         if not last or not turned:
             return octets_of(found, values, cell=0 if last else self._word, skip=skip)
         word, within = np.divmod(np.arange(skip, skip + stop - start), each)
