@@ -205,7 +205,11 @@ def test_an_update_is_judged_with_its_scale(run, tmp_path):
         (json.dumps({**GOOD, "use_dora": True}), "whether it is DoRA"),
         (json.dumps({**GOOD, "fan_in_fan_out": True}), "fan_in_fan_out"),
         (json.dumps({**GOOD, "rank_pattern": [1]}), "no usable rank_pattern"),
-        (json.dumps({**GOOD, "alpha_pattern": {"(a+)+$": 1}}), "more than a name"),
+        (json.dumps({**GOOD, "alpha_pattern": {"(q+)\\1": 1}}), "no pattern that is understood"),
+        (json.dumps({**GOOD, "alpha_pattern": {"(q": 1}}), "no pattern that is understood"),
+        (json.dumps({**GOOD, "alpha_pattern": {"q++": 1}}), "no pattern that is understood"),
+        (json.dumps({**GOOD, "alpha_pattern": {"(?i)Q": 1}}), "no pattern that is understood"),
+        (json.dumps({**GOOD, "alpha_pattern": {"(?!k)q": 1}}), "no pattern that is understood"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": Infinity}', "not finite"),
         (json.dumps({**GOOD, "lora_alpha": 0}), "is 0"),
     ],
@@ -216,6 +220,30 @@ def test_an_adapter_whose_scale_is_not_known_is_not_evaluated(run, tmp_path, con
     assert answer.returncode == 3, answer.stderr
     assert words in answer.stdout
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("pattern", "norm"),
+    [
+        ("q", 48),
+        ("^q", 48),
+        ("k|q", 48),
+        ("(layers.[0-9]+.)?q", 48),
+        (r"[kqv](?:_proj)?$", 48),
+        ("(q+)+$", 48),
+        ("w|k", 24),
+        ("model.q", 24),
+        ("q.+", 24),
+    ],
+)
+def test_alpha_is_that_of_the_first_pattern_that_matches(run, tmp_path, pattern, norm):
+    """peft takes the keys for regular expressions."""
+    config = json.dumps({**GOOD, "alpha_pattern": {pattern: 8, ".*": 4}})
+    answer = run(
+        "audit", adapter(tmp_path, config), *ROWS, "--tensors", "*.delta_weight", "-f", "json"
+    )
+    (result,) = json.loads(answer.stdout)["report"]["results"]
+    assert result["measured_max"] == norm
 
 
 def test_the_config_of_modelopt_tells_of_codes_too(run, tmp_path):
