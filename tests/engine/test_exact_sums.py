@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ckptclamp.constraints.sets.l1 import MaxL1Norm, Simplex
 from ckptclamp.constraints.sets.sparsity import MaxNonZero, Sparsity
+from ckptclamp.engine.project.fitting import fitted
 from ckptclamp.engine.project.transform import Rounding, rounded
 from ckptclamp.engine.project.whole_units import project_whole_units
 from tests.auditing.test_exact_verdicts import judged
@@ -98,6 +99,14 @@ def test_a_simplex_is_met_exactly_by_units_of_many_weights(array, total):
         assert conforms or np.count_nonzero(unit > 0) < 20 or len(np.unique(unit)) < 20
         good += conforms
     assert done.left == len(array) - good
+
+
+def test_the_finest_weight_may_give_all_that_it_has():
+    """What is left of the sum may be as much as the weight that is to take it."""
+    magnitudes = np.array([[4.03125, 0.0361328125, 2.0**-16]])
+    row = magnitudes.astype(numpy_dtype("bfloat16"))
+    total = float(magnitudes[0, :2].sum())
+    assert fitted(magnitudes, row.dtype, (total, total)).tolist() == [[4.03125, 0.0361328125, 0.0]]
 
 
 @pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn"])

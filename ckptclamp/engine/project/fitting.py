@@ -64,7 +64,7 @@ def _given(row: NDArray[Any], surplus: Fraction) -> NDArray[Any]:
         exact = Fraction(float(sizes[place])) - surplus
         taken = np.copysign([float(exact)], float(row[place]))
         out[place] = rounded(taken, row.dtype, Rounding.NEAREST)[0]
-        if exact > 0 and abs(Fraction(float(out[place]))) == exact:
+        if exact >= 0 and abs(Fraction(float(out[place]))) == exact:
             return out
         out[place] = row[place]
     return row
