@@ -176,8 +176,8 @@ def verify(
     """Compare the in-toto statement at a path with the files in `directory` (by default beside it).
 
     With `spec`, the audit must have been made with that very file; `renamed` says where a file of the
-    statement is now, if it has another name. An envelope around the statement is opened. Who wrote the statement is not
-    checked here; that is what a signature over it is for.
+    statement is now, if it has another name. An envelope around the statement is opened. Who wrote the
+    statement is not checked here; that is what a signature over it is for.
 
         >>> import ckptclamp
         >>> options = ckptclamp.AuditOptions(hash=True)

@@ -63,16 +63,15 @@ class Result:
     `tensor` is the full name, `label` the friendlier name where there is one (``dense/kernel`` for
     ``layers/dense/vars/0``). `axes` are the reduced axes; `unit_words` says what one unit is.
     `measured_min` and `measured_max` span all units with finite weights, but for zeros that the rule
-    excepts. `worst` lists violating units, worst first. `within_tolerance` counts units that lie outside the set, but by no more than
-    the tolerance; they conform. Below their bound these may lie farther out, by `shortfall`, relative
-    as the `tolerance`; `history` names what both were derived from, and is ``None`` where a number was
-    stated. `zero` counts violating units without a weight but zeros, and `zero_allowed` those that
-    would violate if the rule did not except them; `zero_first` lists the first of either. `epsilon` is
-    the one by which Keras' own formula would leave all violating units, but zeros, where they are. A
-    result that was not evaluated has a `reason`, of the kind that `reason_code` names, and no
-    measurements; `hint` is what to do about it, or
-    about violations that may be none. `tied_to` is the tensor that the rule matches, where this one is
-    judged because both are one weight.
+    excepts. `worst` lists violating units, worst first. `within_tolerance` counts units that lie outside
+    the set, but by no more than the tolerance; they conform. Below their bound these may lie farther out,
+    by `shortfall`, relative as the `tolerance`; `history` names what both were derived from, and is
+    ``None`` where a number was stated. `zero` counts violating units without a weight but zeros, and
+    `zero_allowed` those that would violate if the rule did not except them; `zero_first` lists the first of
+    either. `epsilon` is the one by which Keras' own formula would leave all violating units, but zeros,
+    where they are. A result that was not evaluated has a `reason`, of the kind that `reason_code` names,
+    and no measurements; `hint` is what to do about it, or about violations that may be none. `tied_to` is
+    the tensor that the rule matches, where this one is judged because both are one weight.
     """
 
     tensor: str

@@ -36,7 +36,8 @@ class Entry:
     `constraint` and `axes` are what the numbers were measured against. `worst_distance` is how far
     outside the bound the worst unit with finite weights lay, ``None`` where there was none.
     `base` is the name of the checkpoint that a distance was one to; ``None`` where it is none, and in
-    files of earlier versions. `reason` and `expires` (``2027-01-31``, the last day on which it holds) are for people to write.
+    files of earlier versions. `reason` and `expires` (``2027-01-31``, the last day on which it holds) are
+    for people to write.
     """
 
     tensor: str

@@ -175,7 +175,8 @@ def default_axes(rank: int, units: Units | None, *, layout: Layout) -> Axes:
     """Return the reduced axes of a tensor with `rank` axes where no constraint asks for them.
 
     `units` decides where it states something. Otherwise a unit is one index of the axis along which
-    `layout` has outputs, the first where that is not known. A vector or a scalar is one unit. Of the axes that `units` states those count that the tensor has.
+    `layout` has outputs, the first where that is not known. A vector or a scalar is one unit. Of the axes
+    that `units` states those count that the tensor has.
 
     Raises:
         UsageError: a tensor of several axes has none of them, so that nothing would be as meant.

@@ -200,8 +200,8 @@ class Rule:
     """One line of a spec.
 
     `leeway` is what it forgives; a tolerance of ``None`` means `auto`, derived from the storage dtype
-    and what is known of the producer. `required` rules fail when they match nothing. `storage` says whether numbers that only stand for weights (codes,
-    factors, integers) are judged as they are stored.
+    and what is known of the producer. `required` rules fail when they match nothing. `storage` says whether
+    numbers that only stand for weights (codes, factors, integers) are judged as they are stored.
     """
 
     id: str

@@ -32,8 +32,8 @@ def open_left(folder: Folder, name: str) -> int | None:
 class NewFile:
     """A file that will be called `name` in `folder`; it has no name until then, or a hidden one.
 
-    `hidden` is the hidden one. It is made by `open`, so that whoever is to remove it knows it before. Its methods raise `OSError` as
-    the system does.
+    `hidden` is the hidden one. It is made by `open`, so that whoever is to remove it knows it before. Its
+    methods raise `OSError` as the system does.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:

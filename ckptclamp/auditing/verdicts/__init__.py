@@ -92,7 +92,8 @@ def _stacked(
 ) -> Iterator[tuple[int, Result | Batch]]:
     """What is known of small tensors, which are measured many at a time: results, where float64 decides.
 
-    What violates may have to be judged `alone`. Where every violating unit is told, others are left to be measured in the order of the tensors.
+    What violates may have to be judged `alone`. Where every violating unit is told, others are left to be
+    measured in the order of the tensors.
     """
     if len(assignments) < _MANY:
         return

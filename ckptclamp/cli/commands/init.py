@@ -119,8 +119,8 @@ def _write_schema(path: Path, *, replaced: bool) -> None:
 def schema_command(what: str) -> None:
     """Print a JSON Schema, for editors and validators.
 
-    That of a spec, of a manifest, of the JSON report, of what stands in its place after a failure, of a run over
-    several checkpoints, or of an attestation.
+    That of a spec, of a manifest, of the JSON report, of what stands in its place after a failure, of a run
+    over several checkpoints, or of an attestation.
     """
     if what == "spec":
         click.echo(_spec_schema(), nl=False)

@@ -55,7 +55,8 @@ _OF_A_REPORT = {
 def report_command(result: tuple[Path, ...], reports: ReportOptions) -> None:
     """Convert RESULT, the JSON report of an earlier audit or apply, into other formats.
 
-    Several are merged into one report with a section for each. Return 0 when these are written, whatever the report says: the gate was where it was made.
+    Several are merged into one report with a section for each. Return 0 when these are written, whatever
+    the report says: the gate was where it was made.
     """
     from ckptclamp.cli.places import check_written, report_files
     from ckptclamp.cli.running import emit
@@ -210,7 +211,8 @@ def verify_attestation_command(
     """Compare STATEMENT, as --attest wrote it, with the files on disk.
 
     So are the configs beside them and the files of a base, on which the answer hung as well; files of
-    a base that are nowhere to be found are said to be "not compared". It may be in the DSSE envelope or the Sigstore bundle that a signer put around it.
+    a base that are nowhere to be found are said to be "not compared". It may be in the DSSE envelope or the
+    Sigstore bundle that a signer put around it.
 
     Returns 0 if every file is the one that was audited and the audit passed, 1 if a file or the
     spec differs or the audit had failed, 3 if a file cannot be read. Who wrote the statement is

@@ -52,7 +52,8 @@ def project_rescaled(
     """Project the units of `tensor`, which span `axes`, by changing a part of it in `copy`.
 
     `constraint` projects by a factor alone. The part is rounded to the nearest numbers, and where norms
-    then lie outside further inward. Units with non-finite weights and those that are unmendable keep their bytes.
+    then lie outside further inward. Units with non-finite weights and those that are unmendable keep their
+    bytes.
 
     Raises:
         UnreadableError: the tensor cannot be read.

@@ -34,9 +34,9 @@ class Layer:
     that one's config and has its declarations. `frozen` says that it, or a layer around it, was not
     trainable. A class that is not `known` keeps its weights as its own code likes. `unread` are the
     settings that hold none of the layers inside; `odd` those of them that should hold a layer and do
-    not. `identity` is the number that tf_keras gives an object that it met before. `package` is whose the class is, if it is
-    another package's that is known; `implied` are the constraints that its code makes of other
-    settings. `by_word` says that somebody told what it is like, `told` that they named its weights,
+    not. `identity` is the number that tf_keras gives an object that it met before. `package` is whose the
+    class is, if it is another package's that is known; `implied` are the constraints that its code makes of
+    other settings. `by_word` says that somebody told what it is like, `told` that they named its weights,
     perhaps not all and in no order.
     """
 
