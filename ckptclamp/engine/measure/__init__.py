@@ -55,8 +55,11 @@ read, chosen, tried, and as it will be; else so many."""
 _JOINED = 1 << 14
 """Units that are answered at once where segments complete fewer: each answer costs its reader calls."""
 
-_AT_A_TIME = 4
-"""Segments that are handed to a worker at once where there are many: each handover takes its time."""
+_AT_A_TIME = 32 << 20
+"""Bytes of weights that are handed to a worker at once where there are many: each handover takes its time."""
+
+_LEAST = 32 << 10
+"""A segment counts as so many bytes, at least: of small tensors most of the work is not the arithmetic."""
 
 _ANSWERS = 1 << 20
 """Bytes of answers to what is handed over at once; more where a single segment has more."""
@@ -183,12 +186,12 @@ def affordable(
 
 def _result_bytes(group: Group) -> int:
     """The most that one segment of `group` answers."""
-    weights = min(group.tensor.size, max(SEGMENT, math.prod(group.grid.tile)))
-    total = 0
+    grid, total = group.grid, 0
     for _, request in group.requests:
         # A weight that is a unit is each of its own statistics.
         arrays = 1 + (len(request.needs) if request.axes else 1)
-        total += 8 * arrays * -(-weights // min(request.unit, 16))
+        units = min(grid.segment, len(grid)) * math.prod(grid.tile[axis] for axis in request.kept)
+        total += 8 * arrays * units
     return total
 
 
@@ -203,8 +206,8 @@ def _items(groups: Sequence[Group], failed: set[int], room: int) -> Iterator[Ite
 
     What is answered to an item takes `room` bytes at most, if a segment does.
     """
-    total = sum(group.tensor.size for group in groups)
-    enough = min(max(SEGMENT, total // 128), _AT_A_TIME * SEGMENT)
+    total = sum(group.tensor.nbytes for group in groups)
+    enough = min(max(2 * BLOCK_BYTES, total // 64), _AT_A_TIME)
     item: list[Segment] = []
     weight = answers = 0
     for group in groups:
@@ -216,7 +219,7 @@ def _items(groups: Sequence[Group], failed: set[int], room: int) -> Iterator[Ite
                 yield tuple(item)
                 item, weight, answers = [], 0, 0
             item.append(Segment(group, start, min(start + step, boxes)))
-            weight += max(group.tensor.size * step // boxes, SEGMENT // 256)
+            weight += max(group.tensor.nbytes * step // boxes, _LEAST)
             answers += answer
     if item:
         yield tuple(item)
