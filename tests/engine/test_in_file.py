@@ -139,6 +139,21 @@ def test_a_file_that_became_shorter_is_told_as_ever(tmp_path):
         assert "4 bytes too early" in answer.reason
 
 
+@compiled
+def test_too_little_memory_for_several_boxes_is_enough_for_one(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    save_file({"w": np.ones((8, 8), np.float32)}, path)
+
+    def none_left(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(native.Library, "file", none_left)
+    with open_checkpoint(path) as checkpoint:
+        request = Request(checkpoint.tensors["w"], (1,), frozenset({Statistic.NORM}))
+        (answer,) = measure(checkpoint, [request])
+        assert isinstance(answer, Batch)
+
+
 def test_what_more_than_a_descriptor_is_needed_for_is_left_to_the_reader(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"w": np.ones((8, 8), np.float32)}, path)

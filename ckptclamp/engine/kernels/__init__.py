@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
-    from ckptclamp.engine.kernels.native import FileRun, Library
+    from ckptclamp.engine.kernels.native import Library
+    from ckptclamp.engine.kernels.native.runs import FileRun
     from ckptclamp.engine.kernels.numpy_kernels import Values
     from ckptclamp.models.effective.codes import Codes
 

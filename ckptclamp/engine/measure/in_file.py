@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ckptclamp.checkpoints.tensor import box_shape, one_run
-from ckptclamp.engine.kernels.native import FileRun
+from ckptclamp.engine.kernels.native.runs import FileRun
 from ckptclamp.engine.kernels.numpy_kernels import merged
 from ckptclamp.engine.measure.statistics import Partial, measure_run
 

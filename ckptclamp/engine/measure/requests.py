@@ -172,7 +172,10 @@ def reduce_item(reader: TensorReader, item: Item) -> list[Answer]:
 def _reduce_run(reader: TensorReader, segments: Sequence[Segment]) -> Iterator[Answer]:
     """Measure segments that follow each other: in one call where that can be, else one by one."""
     group = segments[0].group
-    found = _at_once(reader, group, range(segments[0].first, segments[-1].last))
+    try:
+        found = _at_once(reader, group, range(segments[0].first, segments[-1].last))
+    except MemoryError:
+        found = None  # one by one, which takes less, or says that there is too little
     if found is None:
         for segment in segments:
             yield from _reduce(reader, segment)
@@ -186,9 +189,8 @@ def _reduce_run(reader: TensorReader, segments: Sequence[Segment]) -> Iterator[A
         whole_units = group.grid.completes(request.axes)
         for segment in segments:
             gatherer = _Gatherer(place, request, group.grid)
-            boxes = (
-                None if whole_units else segment.last - segment.first
-            )  # what is whole came joined
+            # What is whole came joined.
+            boxes = None if whole_units else segment.last - segment.first
             for box, partial in islice(following, boxes):
                 gatherer.add(box, partial.only(needs))
             yield from gatherer.answers()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ckptclamp.engine.blocks import Workspace
     from ckptclamp.engine.kernels import Block
-    from ckptclamp.engine.kernels.native import FileRun
+    from ckptclamp.engine.kernels.native.runs import FileRun
     from ckptclamp.models.effective.codes import Codes
 
 _TINY, _HUGE = 1e-280, 1e300

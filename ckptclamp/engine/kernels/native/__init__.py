@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ckptclamp.engine.blocks import Workspace
+    from ckptclamp.engine.kernels.native.runs import FileRun
     from ckptclamp.models.effective.codes import Codes, Octets
 
     Numbers = NDArray[np.float64] | float
@@ -147,22 +148,6 @@ class RowMovement:
             else np.full(count, value, np.float64)
             for value in given
         ]
-
-
-@frozen
-class FileRun:
-    """Matrices that follow each other in a file from byte `offset` on, each of `rows` of `length`.
-
-    Units are their rows, or their `columns`.
-    """
-
-    fd: int
-    offset: int
-    dtype: np.dtype[Any]
-    boxes: int
-    rows: int
-    length: int
-    columns: bool
 
 
 def _movement(numbers: Sequence[NDArray[np.float64] | None], by: RowMovement) -> _Movement:
