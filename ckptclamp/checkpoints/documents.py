@@ -212,7 +212,7 @@ def stated_adapter(
 
     It is read only where a tensor has the name of an adapter's part.
     """
-    if not any("lora_" in name for name in checkpoint.tensors):
+    if not any("lora_" in name or name.startswith("base_model.") for name in checkpoint.tensors):
         return None
     return document_beside(checkpoint, ADAPTER, follow_symlinks=follow_symlinks)
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from ckptclamp.checkpoints.dtypes import CODE_DTYPES
 from ckptclamp.errors import printable
+from ckptclamp.models.adapters import low_rank_parts, module_of, otherwise_adapted, wrapped
 from ckptclamp.models.parts import (
     ANY,
     FAMILIES,
     FLOAT8,
     INT8,
-    LORA,
-    OF_PEFT,
     Dtypes,
     Family,
     Part,
@@ -35,23 +33,27 @@ if TYPE_CHECKING:
     from ckptclamp.checkpoints.tensor import Tensor
 
 
-def find_parts(tensors: Mapping[str, Tensor], quantisation: object = None) -> dict[str, Part]:
+def find_parts(
+    tensors: Mapping[str, Tensor], quantisation: object = None, adapter: object = None
+) -> dict[str, Part]:
     """Return what each tensor is that is a part of a weight, by the tensor's name.
 
     Args:
         tensors: every tensor of a checkpoint, by name.
         quantisation: what the model's config says of its quantisation; ``None`` if nothing.
+        adapter: the config of an adapter; ``None`` if it is none.
     """
     own: dict[str, Part] = {}
     parametrised, table = list(_parametrised(tensors)), list(_of_table(tensors))
     for name, part in chain(parametrised, table):
         own.setdefault(name, part)
     parts: dict[str, Part] = {}
-    for name, part in chain(parametrised, _low_rank(tensors, own), table):
+    for name, part in chain(parametrised, low_rank_parts(tensors, own), table):
         parts.setdefault(name, part)
     parts |= dict(_companions(tensors, parts))
     parts |= dict(_otherwise_scaled(tensors, parts))
-    parts |= dict(_wrapped(parts))
+    parts |= dict(wrapped(parts))
+    parts |= dict(otherwise_adapted(tensors, parts, adapter))
     for family, dtypes in (("float8", FLOAT8), ("int8", INT8)):
         if any(p.role is PartRole.CODES and _dtype(tensors[n]) in dtypes for n, p in parts.items()):
             lacks = f"the scale that other {family} weights have"
@@ -84,22 +86,6 @@ _BY_ENDING: Final[Mapping[str, list[tuple[int, tuple[PartRole, Dtypes]]]]] = {
 }
 _LENGTHS: Final = sorted({len(ending) for ending in _BY_ENDING})
 
-_LOW_RANK: Final = re.compile(
-    r"(?:^|[./])(?:lora_(?:A|B|down|mid|up|embedding_A|embedding_B|magnitude_vector)"
-    r"|(?:hada|lokr)_[wt][12](?:_[ab])?)(?=[./]|$)"
-    r"|[._]lora\.(?:down|up)(?=\.)"
-    r"|(?:^|[./])(?:ia3_l|b?oft_[rRs]|vera_lambda_[bd]|(?:fourierft|waveft)_spectrum|hra_u"
-    r"|vblora_logits_[AB]|randlora_(?:lambda|gamma)|c3a_kernel|road_(?:theta|alpha)"
-    r"|(?:bone|miss)_block|shira_weight)(?=[./]|$)"
-)
-"""The first segment of a name that only an adapter's parts have: factors, and what others of peft learn."""
-
-_OF_ADAPTERS: Final = (
-    "lora", "hada_", "lokr_", "ia3_", "oft_", "vera_", "ft_spectrum", "hra_", "c3a_", "road_", "_block",
-    "shira_",
-)  # fmt: skip
-"""One of these is in each; most names have none, which is found out sooner."""
-
 _WEIGHT_SCALE: Final = re.compile(r"(?:^|[./])weight_scale$")
 """What scales of a weight alone are called."""
 
@@ -107,20 +93,6 @@ _SCALE: Final = re.compile("scale|scaling|amax|_extra_state$", re.IGNORECASE)
 """What names of scales hold, whoever wrote them; Transformer Engine keeps them in the last."""
 
 _PARAMETRISED: Final = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.")
-
-DELTA: Final = "delta_weight"
-"""What an update is called in its module."""
-
-_WRAPPED: Final = "base_layer.weight"
-"""What peft calls the weight that an adapter is added to, in a module with one."""
-
-_ADAPTED: Final = {
-    "weight": PartRole.BASE,
-    _WRAPPED: PartRole.BASE,
-    "alpha": PartRole.SCALING,
-    "dora_scale": PartRole.NORMS,
-}
-"""What a module with low-rank factors holds besides them."""
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -286,7 +258,7 @@ def _parametrised(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
         if "parametrizations" not in name:
             continue
         if (match := _PARAMETRISED.search(name)) is not None:
-            groups[_module(name, match) + match[1]][name[match.end() :]] = name
+            groups[module_of(name, match) + match[1]][name[match.end() :]] = name
     for weight, members in groups.items():
         family, roles = _parametrisation(members)
         for rest, name in members.items():
@@ -300,58 +272,6 @@ def _parametrisation(members: Mapping[str, str]) -> tuple[str, Mapping[str, Part
     if members.keys() == {"original0", "original1"}:
         return "weight-normalised", {"original0": PartRole.NORMS, "original1": PartRole.DIRECTIONS}
     return "parametrised", {}
-
-
-def _low_rank(tensors: Mapping[str, Tensor], own: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
-    """Factors of low-rank adapters, by name, and the base weights that they are added to.
-
-    A base weight may be held in parts of its `own`, by which it is then computed. Without a base weight
-    they stand for an update, which has a name of its own: a rule that means the weight must not be met
-    by what is added to it.
-    """
-    held = {part.weight for part in own.values()}
-    modules: dict[str, list[str]] = defaultdict(list)
-    for name in tensors:
-        if not any(word in name for word in _OF_ADAPTERS):
-            continue
-        if (match := _LOW_RANK.search(name)) is not None:
-            modules[_module(name, match)].append(name)
-    for module, factors in modules.items():
-        others = {last: f"{module}{last}" for last in _ADAPTED if f"{module}{last}" in tensors}
-        alone = not any(_ADAPTED[last] is PartRole.BASE for last in others)
-        weight = f"{module}{DELTA if alone else 'weight'}"
-        for stem in dict.fromkeys((module, module.removeprefix(OF_PEFT))):
-            plain = f"{stem}weight"
-            if not held.isdisjoint((plain, f"{stem}{_WRAPPED}")):
-                weight = plain
-                others = {
-                    last: name
-                    for last, name in others.items()
-                    if _ADAPTED[last] is not PartRole.BASE or name not in own
-                }
-            elif alone and module.startswith(OF_PEFT) and plain in tensors:
-                others["weight"] = weight = plain
-        for name in factors:
-            rest = name[len(module) :]
-            norms = "lora_magnitude_vector" in rest
-            role = PartRole.NORMS if norms else PartRole.FACTOR
-            yield name, Part(LORA, role, weight, "", rest)
-        for last, name in others.items():
-            yield name, Part(LORA, _ADAPTED[last], weight, "", last)
-
-
-def _wrapped(parts: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
-    """The parts of base weights inside a module with an adapter, as parts of that module's weight."""
-    adapted = {part.weight for part in parts.values() if part.family == LORA}
-    for name, part in parts.items():
-        weight = f"{part.weight.removesuffix(_WRAPPED)}weight"
-        if part.weight.endswith(_WRAPPED) and weight in adapted and part.family != LORA:
-            yield name, replace(part, weight=weight)
-
-
-def _module(name: str, match: re.Match[str]) -> str:
-    """What comes before the match, with a dot if there is anything."""
-    return f"{name[: match.start()]}." if match.start() else ""
 
 
 def _others(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], dtypes: Dtypes) -> list[str]:

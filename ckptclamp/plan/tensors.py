@@ -140,7 +140,7 @@ def _in_parts(checkpoint: Checkpoint) -> _InParts:
     from ckptclamp.models.families import find_parts
 
     config = None if isinstance(stated, Unreadable) else stated
-    parts = find_parts(checkpoint.tensors, config)
+    parts = find_parts(checkpoint.tensors, config, adapter)
     weights: Mapping[str, Tensor] = {}
     if parts:
         from ckptclamp.models.effective.offers import find_effective
@@ -159,7 +159,7 @@ def _in_parts(checkpoint: Checkpoint) -> _InParts:
 
 def unmerged(checkpoint: Checkpoint) -> str | None:
     """The name of an update that belongs to no weight of `checkpoint`, or of no update at all."""
-    from ckptclamp.models.families import DELTA
+    from ckptclamp.models.adapters import DELTA
 
     weights = {part.weight for part in parts_of(checkpoint).values()}
     return next((weight for weight in weights if weight.endswith(DELTA)), None)

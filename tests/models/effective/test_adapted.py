@@ -65,3 +65,46 @@ def test_an_adapter_whose_base_cannot_be_computed_is_not_evaluated(tmp_path):
     (result,) = audit(path, spec).results
     assert result.verdict == "not-evaluated"
     assert "negative" in (result.reason or "")
+
+
+def adapter_of(folder, kind, **names):
+    """An adapter of peft of some `kind` that holds matrices of ones, by the names within a module."""
+    tensors = {f"base_model.model.l.{n.replace('__', '.')}": a for n, a in names.items()}
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
+    (folder / "adapter_model.safetensors").write_bytes(serialised(tensors))
+    rule = {"id": "r", "tensors": "**", "constraint": "MaxLInfNorm", "max_value": 1e9}
+    return audit(folder, {"version": 1, "rules": [rule | {"unit_axis": 0}]}).results
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("deft_P", "deft_R"),
+        ("delora_A", "delora_B", "delora_lambda", "delora_w_norm"),
+        ("glora_A.Xd", "glora_A.Xu"),
+        ("gralora_A", "gralora_B"),
+        ("hira_A", "hira_B"),
+        ("lily_A.weight", "lily_B.weight", "lily_router.weight"),
+        ("lora_A.weight", "lora_B.weight", "lora_E"),
+        ("osf_svd_params.U_low", "osf_svd_params.S_low"),
+        ("peanut_A.weight", "peanut_B.weight"),
+        ("poly_lora_A", "poly_router.module_logits"),
+        ("psoft_R",),
+        ("supertuning_values",),
+        ("tinylora_A", "tinylora_v"),
+        ("of_next_year.A", "of_next_year.B"),
+    ],
+)
+def test_what_other_adapters_hold_is_no_weight(tmp_path, names):
+    """Names as peft 0.21 saves them; of a kind that is not known, whatever there is."""
+    some = {name.replace(".", "__"): np.ones((4, 4), np.float32) for name in names}
+    results = adapter_of(tmp_path, "NEW", **some)
+    assert results
+    assert {result.verdict for result in results} == {"not-evaluated"}
+
+
+@pytest.mark.parametrize("kind", ["LN_TUNING", "PROMPT_TUNING"])
+def test_what_is_trained_whole_is_a_weight(tmp_path, kind):
+    """Layers that are tuned themselves, and prompts."""
+    (result,) = adapter_of(tmp_path, kind, some__weight=np.ones((4, 4), np.float32))
+    assert result.verdict == "pass"
