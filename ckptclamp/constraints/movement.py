@@ -88,8 +88,8 @@ class Transform(Movement):
     def apply(self, w: NDArray[np.float64], over: Over, out: NDArray[np.float64]) -> None:
         """See `Movement.apply`."""
         np.multiply(w, over(self.scale), out=out)
-        if self.shifts:
-            out += over(self.shift)
+        if self.shifts:  # minus zero stays where nothing is added
+            np.add(out, over(self.shift), out=out, where=over(np.not_equal(self.shift, 0)))
         if self.bounded:
             # Which zero `np.clip` takes of two is the processor's affair.
             np.copyto(out, over(self.low), where=out < over(self.low))
@@ -99,7 +99,12 @@ class Transform(Movement):
         """See `Movement.apply_as_keras`."""
         new: NDArray[Any] = w * over(self.scale).astype(w.dtype)
         if self.shifts:
-            new = new + over(self.shift).astype(w.dtype)
+            np.add(
+                new,
+                over(self.shift).astype(w.dtype),
+                out=new,
+                where=over(np.not_equal(self.shift, 0)),
+            )
         if self.bounded:
             low, high = over(self.low).astype(w.dtype), over(self.high).astype(w.dtype)
             new = np.minimum(np.maximum(new, low), high)

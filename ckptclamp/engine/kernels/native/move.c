@@ -12,31 +12,54 @@
 /* How one row moves. */
 struct numbers {
     double scale, shift, low, high, offset, least, most;
-    int shifts, bounded, adds, grows;
 };
 
 static inline struct numbers numbers(const struct movement *by, size_t row) {
     return (struct numbers){
         .scale = by->scale[row], .shift = by->shift ? by->shift[row] : 0,
-        .low = by->low ? by->low[row] : 0, .high = by->low ? by->high[row] : 0,
+        .low = by->low ? by->low[row] : -INFINITY, .high = by->low ? by->high[row] : INFINITY,
         .offset = by->offset ? by->offset[row] : 0, .least = by->least, .most = by->most,
-        .shifts = by->shift != NULL, .bounded = by->low != NULL,
-        .adds = by->offset && by->adds, .grows = by->offset && !by->adds,
     };
 }
 
-/* One weight, moved; what need not be done is not, since adding 0 makes minus zero 0. */
-static inline double moved(double v, struct numbers by) {
+enum kind { SCALED, GROWS, ADDS, SHIFTED, SHIFTED_GROWS, SHIFTED_ADDS };
+
+/* What need not be done is not, since adding 0 makes minus zero 0. */
+static inline enum kind kind_of(const struct movement *by, struct numbers row) {
+    return (row.shift != 0 ? SHIFTED : SCALED) + (row.offset != 0 ? by->adds ? ADDS : GROWS : SCALED);
+}
+
+/* One weight, moved. */
+static inline double moved(double v, struct numbers by, enum kind kind) {
     v *= by.scale;
-    if (by.shifts) v += by.shift;
-    if (by.bounded) {
-        v = v < by.low ? by.low : v;
-        v = v > by.high ? by.high : v;
-    }
-    if (by.adds) v += by.offset;
-    if (by.grows) v += v * by.offset;
+    if (kind >= SHIFTED) v += by.shift;
+    v = v < by.low ? by.low : v;
+    v = v > by.high ? by.high : v;
+    if (kind % SHIFTED == ADDS) v += by.offset;
+    if (kind % SHIFTED == GROWS) v += v * by.offset;
     v = v < by.least ? by.least : v;
     return v > by.most ? by.most : v;
+}
+
+/* One loop for each kind: with a choice inside of it none is vectorised. */
+#define AS(KIND, value)                                                                            \
+    case KIND:                                                                                     \
+        for (size_t i = 0; i < count; i++) out[i] = value(moved(w[i], by, KIND));                  \
+        return;
+#define MOVE(value)                                                                                \
+    switch (kind) {                                                                                \
+        AS(SCALED, value) AS(GROWS, value) AS(ADDS, value)                                         \
+        AS(SHIFTED, value) AS(SHIFTED_GROWS, value) AS(SHIFTED_ADDS, value)                        \
+    }
+
+static void move_doubles(double *w, size_t count, struct numbers by, enum kind kind) {
+    double *out = w;
+    MOVE()
+}
+
+static void move_floats(const float *restrict w, size_t count, struct numbers by, enum kind kind,
+                        float *restrict out) {
+    MOVE(to_float32)
 }
 
 #define EACH(type, value)                                                                          \
@@ -68,14 +91,6 @@ static void store(enum dtype dtype, const double *restrict w, size_t count, void
     }
 }
 
-static inline void move_row(double *restrict w, size_t count, struct numbers by) {
-    for (size_t i = 0; i < count; i++) w[i] = moved(w[i], by);
-}
-
-static inline void move_floats(const float *restrict w, size_t count, struct numbers by, float *restrict out) {
-    for (size_t i = 0; i < count; i++) out[i] = to_float32(moved(w[i], by));
-}
-
 /* How many short rows are worked on at once, and the pieces that long ones are cut into. */
 static inline size_t together(size_t length) { return length < RUN ? RUN / length : 1; }
 
@@ -83,14 +98,20 @@ void LEVEL(move)(enum dtype dtype, const void *weights, size_t count, size_t len
                  const struct movement *by, void *out) {
     double tile[RUN];
     size_t size = LEVEL(size_of)(dtype), step = together(length);
-    for (size_t i = 0; dtype == FLOAT32 && i < count; i++)
-        move_floats((const float *)weights + i * length, length, numbers(by, i), (float *)out + i * length);
+    for (size_t i = 0; dtype == FLOAT32 && i < count; i++) {
+        struct numbers row = numbers(by, i);
+        move_floats((const float *)weights + i * length, length, row, kind_of(by, row),
+                    (float *)out + i * length);
+    }
     for (size_t i = 0; dtype != FLOAT32 && i < count; i += step)
         for (size_t j = 0; j < length; j += RUN) {
             size_t rows = count - i < step ? count - i : step;
             size_t some = length - j < RUN ? length - j : RUN, at = (i * length + j) * size;
             LEVEL(to_double)(dtype, (const char *)weights + at, rows * some, tile);
-            for (size_t k = 0; k < rows; k++) move_row(tile + k * some, some, numbers(by, i + k));
+            for (size_t k = 0; k < rows; k++) {
+                struct numbers row = numbers(by, i + k);
+                move_doubles(tile + k * some, some, row, kind_of(by, row));
+            }
             store(dtype, tile, rows * some, (char *)out + at);
         }
 }
