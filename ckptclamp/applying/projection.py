@@ -14,6 +14,7 @@ from ckptclamp.checkpoints.copying import Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeUnitConstraint
+from ckptclamp.engine.blocks import Workspace
 from ckptclamp.engine.executors import Meter, in_phase, threads
 from ckptclamp.engine.measure import affordable
 from ckptclamp.engine.measure.cache import MeasurementCache
@@ -49,6 +50,7 @@ class Work:
     jobs: int = 1
     progress: Callable[[int], None] | None = None
     written: set[str] = field(default_factory=set)
+    store: Workspace = field(default_factory=Workspace)
 
 
 def project_tensors(
@@ -72,7 +74,7 @@ def project_tensors(
         meter = Meter(in_phase(running.progress, "projecting"), total)
     jobs = affordable(running.jobs or default_jobs(), tensors, running.memory, projecting=True)
     with threads(jobs) as pool:
-        at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)
+        at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add, store=Workspace())
         return [
             change
             for group in turns(todo)
@@ -202,6 +204,7 @@ def _project_one(work: Work, assignment: Assignment, known: Sequence[Batch]) -> 
         progress=work.progress,
         known=known,
         spare_zero=assignment.allow_zero,
+        store=work.store,
     )
 
 

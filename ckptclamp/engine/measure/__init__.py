@@ -64,6 +64,9 @@ _LEAST = 32 << 10
 _ANSWERS = 1 << 20
 """Bytes of answers to what is handed over at once; more where a single segment has more."""
 
+_ROWS = 4
+"""The part of the memory, one in so many, that is for the rows that a projection goes through again."""
+
 _PIECES = 6
 """Pieces of float64 that a job has in hand, at most."""
 
@@ -158,9 +161,12 @@ def _chunk_bytes(tensor: Tensor) -> int:
     return 4 * math.prod(tensor.storage.chunk_shape) * tensor.dtype.itemsize
 
 
-def room_for_rows(memory: int) -> int:
-    """The part of the `memory` of a projection in which rows stay from one pass to the next."""
-    return memory // 4
+def room_for_rows(jobs: int, tensor: Tensor, memory: int) -> int:
+    """The part of the `memory` of a projection in which rows stay from one pass to the next.
+
+    It is what `affordable` keeps for them, and what so many `jobs` leave.
+    """
+    return max(memory // _ROWS, memory - jobs * _job_bytes([tensor], projecting=True))
 
 
 def affordable(
@@ -171,17 +177,18 @@ def affordable(
     waiting: int = 0,
     projecting: bool = False,
 ) -> int:
-    """As many of `jobs` as the memory has room for.
+    """As many of `jobs` as the memory has room for, each with `waiting` bytes of results."""
+    memory -= memory // _ROWS if projecting else 0
+    each = _job_bytes(tensors, projecting=projecting) + 2 * waiting
+    return max(1, min(jobs, memory // each))
 
-    Each has a block, or copies of it where it is `projecting`, pieces of it as float64, a chunk to
-    decode, and bytes of results `waiting` for their turn.
-    """
+
+def _job_bytes(tensors: Sequence[Tensor], *, projecting: bool) -> int:
+    """What a job needs: a block, or copies of it where it is `projecting`, pieces of it, a chunk to decode."""
     copies = COPIES if projecting else 1
-    memory -= room_for_rows(memory) if projecting else 0
     chunk = max((_chunk_bytes(tensor) for tensor in tensors), default=0)
     itemsize = max((t.dtype.itemsize for t in tensors if t.dtype is not None), default=0)
-    each = copies * max(itemsize * BLOCK, BLOCK_BYTES) + _PIECES * 8 * PIECE + chunk + 2 * waiting
-    return max(1, min(jobs, memory // each))
+    return copies * max(itemsize * BLOCK, BLOCK_BYTES) + _PIECES * 8 * PIECE + chunk
 
 
 def _result_bytes(group: Group) -> int:

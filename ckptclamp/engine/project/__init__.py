@@ -14,6 +14,7 @@ from ckptclamp.engine.blocks import (
     PENDING,
     SEGMENT,
     Grid,
+    Workspace,
     block_of,
     count_of,
     grid_of,
@@ -61,6 +62,7 @@ def project(
     known: Sequence[Batch] = (),
     block: int | None = None,
     spare_zero: bool = False,
+    store: Workspace | None = None,
 ) -> Projected:
     """Project the units of `tensor` in `copy` onto `constraint`; `axes` are the reduced axes.
 
@@ -71,8 +73,8 @@ def project(
     weights, those that the constraint calls unmendable, and those that Keras' formula would make
     non-finite in the storage dtype keep their bytes.
 
-    `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, so
-    that these keep their buffers from one tensor to the next. `known` is all that `measure` answers for
+    `memory`, `jobs` and `block` are those of `measure`; a `pool` of as many threads may be given, and a
+    `store` for rows, so that buffers are kept from one tensor to the next. `known` is all that `measure` answers for
     this tensor and what the constraint needs, if that is known already; it is believed, and saves
     measuring once more. `spare_zero` leaves units alone that have no weight but zeros.
 
@@ -86,7 +88,10 @@ def project(
     if tensor.size == 0:
         return NOTHING
     grid = grid_of(tensor, axes, block)
-    job = Job(copy, tensor, axes, constraint, tolerance, projection, grid, spare_zero)
+    job = Job(
+        *(copy, tensor, axes, constraint, tolerance, projection, grid, spare_zero),
+        store=store or Workspace(),
+    )
     jobs = affordable(jobs or default_jobs(), [tensor], memory, projecting=True)
     small = tensor.size <= SEGMENT
     with threads(1 if small or pool is not None else jobs) as own:
@@ -94,7 +99,7 @@ def project(
         for weights, done in (
             _whole_units(job, at_work, 2 * jobs, known)
             if job.grid.completes(axes)
-            else _spanning_units(job, at_work, 2 * jobs, known, room_for_rows(memory))
+            else _spanning_units(job, at_work, 2 * jobs, known, room_for_rows(jobs, tensor, memory))
         ):
             total += done
             if progress is not None:

@@ -6,26 +6,27 @@ rows of the units that matter to some work, about as many at a time as a cache h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from functools import partial as bound
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ckptclamp.checkpoints.tensor import Chunked, box_shape
 from ckptclamp.constraints.base import UnitStatistics
-from ckptclamp.engine.blocks import PIECE, Broadcast, kept_axes, within
+from ckptclamp.engine.blocks import PIECE, Broadcast, Workspace, count_of, kept_axes, within
 from ckptclamp.engine.executors import in_order
-from ckptclamp.engine.kernels import native
 from ckptclamp.engine.measure.exact import ExactTotals, settled
 from ckptclamp.engine.measure.requests import WORKSPACE, Request
 from ckptclamp.engine.measure.statistics import Partial, measure_box, measured
+from ckptclamp.engine.project.rows import MOST_PIECES, Held, Rows, pieces_of
 from ckptclamp.engine.project.transform import compare, relative
 from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -80,6 +81,8 @@ class Job:
     projection: Projection
     grid: Grid
     spare_zero: bool = False
+    store: Workspace = field(default_factory=Workspace)
+    """Where rows stay from one pass over them to the next."""
 
     @property
     def request(self) -> Request:
@@ -153,9 +156,6 @@ def _changed_chunks(box: Box, chunk: tuple[int, ...], weights: NDArray[np.bool_]
             yield part
 
 
-_MOST_PIECES = 1 << 20
-"""More than a row has."""
-
 Result = TypeVar("Result")
 
 Make = Callable[[int, "NDArray[np.intp]", "NDArray[Any]"], "NDArray[Any]"]
@@ -176,7 +176,8 @@ class Units:
 
     `boxes` tells which units each box has weights of; `block_of` returns what it holds. A pass
     visits the boxes in their order, `pool` works on several at once, and everything that comes of it
-    is put together in the order of the boxes.
+    is put together in the order of the boxes. As many weights are worked on `at_once`: more than a piece
+    where compiled kernels do the work, which cut it themselves.
     """
 
     def __init__(
@@ -193,7 +194,9 @@ class Units:
         self.count = max(units.stop for units in boxes.values())
         self._boxes, self._block_of = list(boxes.items()), block_of
         self._pool, self._window, self._room = pool, window, room
-        self._held: dict[int, _Held] = {}
+        self.at_once = PIECE
+        self._held: dict[int, Held] = {}
+        self._store, self._starts = np.zeros(0), [0]
         self._holding: NDArray[np.bool_] | None = None
         self._kept = kept_axes(len(job.tensor.shape), job.axes)
 
@@ -202,16 +205,44 @@ class Units:
         tensor = self.job.tensor
         if self._holding is not None:
             return
-        needed = np.count_nonzero(chosen) * self.job.request.unit * (tensor.nbytes // tensor.size)
-        if needed <= self._room:
-            self._holding = chosen
+        assert tensor.dtype is not None
+        needed = int(np.count_nonzero(chosen)) * self.job.request.unit
+        if needed * tensor.dtype.itemsize > self._room:
+            return
+        self._holding = chosen
+        self._store = self.job.store.array("rows", tensor.dtype.numpy, (needed,))
+        sizes = [
+            np.count_nonzero(chosen[units]) * (count_of(box) // (units.stop - units.start))
+            for box, units in self._boxes
+        ]
+        self._starts = np.cumsum([0, *sizes]).tolist()
+
+    @property
+    def only_pieces(self) -> NDArray[np.intp] | None:
+        """The number of the piece that holds each unit, or ``None`` where not every unit is in one."""
+        lengths = [units.stop - units.start for _, units in self._boxes]
+        if sum(lengths) != self.count or self.job.request.unit > PIECE:
+            return None
+        return np.repeat(np.arange(len(lengths)) * MOST_PIECES, lengths)
 
     def run(
-        self, work: Work[Result], active: NDArray[np.bool_]
+        self,
+        work: Work[Result],
+        active: NDArray[np.bool_],
+        at_once: int | None = None,
+        *,
+        alike: bool = False,
     ) -> Iterator[tuple[int, NDArray[np.intp], Result]]:
-        """Do `work` with the rows of the `active` units; yield box, units and result, in order."""
-        visit = bound(self._visit, work, active)
-        for _, results in self._each(visit):
+        """Do `work` with the rows of the `active` units; yield box, units and result, in order.
+
+        It is done for the boxes of a few units together where it is `alike` in all of them: results are
+        then a `Partial`, or an array of shape (units,).
+        """
+        if alike and self._few(active):
+            yield from self._stacked(work, active)
+            return
+        visit = bound(self._visit, work, active, at_once or self.at_once)
+        for _, results in self._each(visit, active):
             yield from results
 
     def measure(self, make: Make, active: NDArray[np.bool_]) -> UnitStatistics:
@@ -229,10 +260,12 @@ class Units:
         """What is measured of them."""
         return measured(self.job.constraint.needs)
 
-    def gather(self, work: Work[Partial], active: NDArray[np.bool_]) -> UnitStatistics:
-        """Put together what `work` measures of the `active` units, as `measure` does."""
+    def gather(
+        self, work: Work[Partial], active: NDArray[np.bool_], *, alike: bool = False
+    ) -> UnitStatistics:
+        """Put together what `work` measures of the `active` units, as `measure` does; see `run`."""
         needs, total = self.job.constraint.needs, Partial({})
-        for _, places, found in self.run(work, active):
+        for _, places, found in self.run(work, active, alike=alike):
             total.take(places, found, self.count)
         return total.statistics(needs, self.job.request.unit)
 
@@ -248,7 +281,7 @@ class Units:
         total = ExactTotals(needs, len(places))
         chosen = np.zeros(self.count, np.bool_)
         chosen[places] = True
-        for _, here, found in self.run(work, chosen):
+        for _, here, found in self.run(work, chosen, PIECE):
             total.merge(np.searchsorted(places, here), found)
         return total.sums(self.job.request.unit)
 
@@ -257,18 +290,49 @@ class Units:
         changed = np.zeros(self.count, np.bool_)
         largest, peak = np.zeros(self.count), np.zeros(self.count)
         if chosen.any():
-            for _, parts in self._each(bound(self._write_box, make, chosen)):
+            for _, parts in self._each(bound(self._write_box, make, chosen), chosen):
                 for places, some, (distance, magnitude) in parts:
                     changed[places] |= some
                     largest[places] = np.maximum(largest[places], distance)
                     peak[places] = np.maximum(peak[places], magnitude)
         return Projected(self.count, int(np.count_nonzero(changed)), relative(largest, peak), 0)
 
-    def _each(self, visit: Callable[[int], list[Result]]) -> Iterator[tuple[int, list[Result]]]:
-        return in_order(visit, range(len(self._boxes)), self._pool, self._window)
+    def _each(
+        self, visit: Callable[[int], list[Result]], active: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, list[Result]]]:
+        """Visit the boxes; in the pool, unless so few units are `active` that to hand them over is more."""
+        parts = range(len(self._boxes))
+        return in_order(visit, parts, None if self._few(active) else self._pool, self._window)
+
+    def _few(self, active: NDArray[np.bool_]) -> bool:
+        """Whether calls are more than the work on the `active` units, which are in memory."""
+        weights = np.count_nonzero(active) * self.job.request.unit
+        return self._holding is not None and bool(weights <= PIECE)
+
+    def _stacked(
+        self, work: Work[Result], active: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, NDArray[np.intp], Result]]:
+        """Do `work` with rows of several boxes that hold the same units."""
+        width = [count_of(box) // (units.stop - units.start) for box, units in self._boxes]
+        for _, alike in groupby(
+            range(len(width)), lambda part: (self._boxes[part][1], width[part])
+        ):
+            parts = list(alike)
+            units = self._boxes[parts[0]][1]
+            some = np.flatnonzero(active[units])
+            if not len(some):
+                continue
+            whole, places = slice(0, width[parts[0]]), units.start + some
+            rows = np.concatenate([self._rows(part).take(some, whole) for part in parts])
+            with np.errstate(all="ignore"):
+                found: Any = work(parts[0], np.tile(places, len(parts)), rows)
+            split = found.split if isinstance(found, Partial) else bound(np.split, found)
+            of_each: Iterable[Any] = split(len(parts))
+            for part, one in zip(parts, of_each, strict=True):
+                yield part * MOST_PIECES, places, one
 
     def _visit(
-        self, work: Work[Result], active: NDArray[np.bool_], part: int
+        self, work: Work[Result], active: NDArray[np.bool_], at_once: int, part: int
     ) -> list[tuple[int, NDArray[np.intp], Result]]:
         """Do `work` with one box."""
         units = self._boxes[part][1]
@@ -279,21 +343,22 @@ class Units:
         with np.errstate(all="ignore"):
             return [
                 (part, first + some, work(part, first + some, rows.take(some, columns)))
-                for part, some, columns in _pieces(part, chosen, rows.width)
+                for part, some, columns in pieces_of(part, chosen, rows.width, at_once)
             ]
 
-    def _rows(self, part: int) -> _Rows | _Held:
+    def _rows(self, part: int) -> Rows | Held:
         """The rows of a box; those that are kept, read once."""
         box, units = self._boxes[part]
         if part in self._held:
             return self._held[part]
-        rows = _Rows(self._block_of(box), self.job.axes, self._kept)
+        rows = Rows(self._block_of(box), self.job.axes, self._kept)
         if self._holding is None:
             return rows
         places = np.flatnonzero(self._holding[units])
-        held = rows.take(places, slice(0, rows.width))
-        # What is read lies in a buffer that the next box is read into.
-        self._held[part] = _Held(places, held if held.base is None else held.copy())
+        start = self._starts[part]
+        out = self._store[start : start + len(places) * rows.width].reshape(-1, rows.width)
+        rows.copy(places, slice(0, rows.width), out)
+        self._held[part] = Held(places, out)
         return self._held[part]
 
     def _write_box(
@@ -304,13 +369,21 @@ class Units:
         first, some_of = units.start, np.flatnonzero(chosen[units])
         if not len(some_of):
             return []
-        block = self._block_of(box)
-        rows = _Rows(block, self.job.axes, self._kept)
+        held = self._held.get(part)
+        if held is not None and not np.isin(some_of, held.places).all():
+            held = None
+        if held is not None and len(some_of) == units.stop - first:
+            block = WORKSPACE.array(
+                "written", held.rows.dtype, box_shape(box)
+            )  # nothing of it stays
+        else:
+            block = self._block_of(box)
+        rows = Rows(block, self.job.axes, self._kept)
         differ = np.zeros(rows.count, np.bool_)
         found = []
         with np.errstate(all="ignore"):
-            for piece, some, columns in _pieces(part, some_of, rows.width):
-                before = rows.take(some, columns)
+            for piece, some, columns in pieces_of(part, some_of, rows.width, self.at_once):
+                before = (held or rows).take(some, columns)
                 after = make(piece, first + some, before)
                 differs, change, peak = compare(before, after, WORKSPACE)
                 differ[some] |= differs
@@ -318,80 +391,3 @@ class Units:
                 rows.put(some, columns, after)
         self.job.write(box, differ, block)
         return found
-
-
-class _Rows:
-    """A block, seen as one row for each of its units."""
-
-    def __init__(self, block: NDArray[Any], axes: tuple[int, ...], kept: tuple[int, ...]) -> None:
-        order = (*kept, *axes)
-        self._extents = tuple(block.shape[axis] for axis in kept)
-        self._shape = tuple(block.shape[axis] for axis in axes)
-        self.count, self.width = math.prod(self._extents), math.prod(self._shape)
-        self._view, self._columns = block.transpose(order), None
-        if order == tuple(range(block.ndim)):
-            self._view = block.reshape(self.count, self.width)
-            self._extents, self._shape = (self.count,), (self.width,)
-        elif (*axes, *kept) == tuple(range(block.ndim)):
-            self._columns = block.reshape(self.width, self.count)
-
-    def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
-        """Part of the rows at `places`, C-contiguous; no copy where they lie like that."""
-        if self._columns is not None and (library := native.loaded()) is not None:
-            return library.gather(self._columns[columns], places)
-        rows = self._view[self._at(places)].reshape(len(places), self.width)
-        return np.ascontiguousarray(rows[:, columns])
-
-    def put(self, places: NDArray[np.intp], columns: slice, new: NDArray[Any]) -> None:
-        """Replace part of the rows at `places`."""
-        if self._columns is not None and (library := native.loaded()) is not None:
-            library.scatter(self._columns[columns], places, new)
-            return
-        at = self._at(places)
-        rows = new
-        if new.shape[1] < self.width:
-            rows = self._view[at].reshape(len(places), self.width)
-            rows[:, columns] = new
-        self._view[at] = rows.reshape(len(places), *self._shape)
-
-    def _at(self, places: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an index
-        if len(self._extents) == 1 and len(places) == places[-1] - places[0] + 1:
-            return slice(places[0], places[-1] + 1)  # they follow each other
-        return np.unravel_index(places, self._extents)
-
-
-@frozen
-class _Held:
-    """Some rows of a block, those at `places`."""
-
-    places: NDArray[np.intp]
-    rows: NDArray[Any]
-
-    @property
-    def width(self) -> int:
-        """Weights in a row."""
-        return int(self.rows.shape[1])
-
-    def take(self, places: NDArray[np.intp], columns: slice) -> NDArray[Any]:
-        """Part of the rows at `places`, C-contiguous."""
-        if len(places) == len(self.places):
-            return np.ascontiguousarray(self.rows[:, columns])
-        at = np.searchsorted(self.places, places)
-        assert np.array_equal(self.places[at], places)
-        following = at[-1] - at[0] + 1 == len(at)
-        some = self.rows[at[0] : at[-1] + 1] if following else self.rows[at]
-        return np.ascontiguousarray(some[:, columns])
-
-
-def _pieces(
-    part: int, places: NDArray[np.intp], width: int
-) -> Iterator[tuple[int, NDArray[np.intp], slice]]:
-    """Cut rows of box `part` into pieces for the cache, and number these in the order of weights."""
-    height, columns = max(1, PIECE // width), min(width, PIECE)
-    for top in range(0, len(places), height):
-        for number, left in enumerate(range(0, width, columns)):
-            yield (
-                part * _MOST_PIECES + number,
-                places[top : top + height],
-                slice(left, left + columns),
-            )

@@ -21,11 +21,11 @@ import numpy as np
 from ckptclamp.checkpoints.dtypes import Kind
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.constraints.movement import Transform
-from ckptclamp.engine.blocks import Broadcast
-from ckptclamp.engine.kernels import widen
+from ckptclamp.engine.blocks import BLOCK, PIECE, Broadcast
 from ckptclamp.engine.measure.requests import WORKSPACE
+from ckptclamp.engine.project.between import Between
 from ckptclamp.engine.project.job import as_stored
-from ckptclamp.engine.project.transform import inward, measure_moved, moved
+from ckptclamp.engine.project.transform import compiled, inward, measure_moved, moved
 from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ class _Search:
         self.constraint = units.job.constraint
         narrow = bound(inward, dtype=dtype.numpy)
         self.movement = self.constraint.project(statistics).narrowed(narrow)
+        if compiled(self.movement, dtype.numpy):
+            units.at_once = BLOCK
         self.level = 0.0 if self.constraint.one_sided else units.job.tolerance
         self._before = self.constraint.judge(statistics)
         self._u, self._size = dtype.unit_roundoff, statistics.size
@@ -177,9 +179,13 @@ class _Search:
         """Let as few weights as it takes, from the first on, have the inner offset."""
         if self._before.error is None:
             return  # what adds up to the constraint's measure is not known
-        excess = self._excess(fits)
+        excess, only = self._excess(fits), self.units.only_pieces
+        if only is not None:
+            some = fits & np.isfinite(excess)
+            self._cut[some], self._rest[some] = only[some], excess[some]
+            return
         before = np.zeros(self.units.count)
-        for part, here, gained in self.units.run(self._gained, fits):
+        for part, here, gained in self.units.run(self._gained, fits, alike=True):
             after = before[here] + gained
             cut = here[(before[here] < excess[here]) & (after >= excess[here])]
             self._cut[cut], self._rest[cut] = part, excess[cut] - before[cut]
@@ -204,22 +210,21 @@ class _Search:
 
     def make(self, part: int, places: NDArray[np.intp], rows: NDArray[Any]) -> NDArray[Any]:
         """Make what was found, of rows of the units at `places` in box `part`."""
-        inner = self._stored(self.inner, part, places, rows)
-        late = np.flatnonzero(self._cut[places] <= part)
-        if not len(late):
-            return inner
-        some = places[late]
-        outer = self._stored(self.outer, part, some, rows[late])
-        gains = self._gains(some, outer, inner[late])
-        fitted = np.cumsum(gains, axis=1) - gains
-        rest = np.where(self._cut[some] == part, self._rest[some], 0.0)
-        fewest = fitted < rest[:, None]
-        new = np.where(fewest, inner[late], outer)
-        if self._spares and rows.shape[1] == self._size:
-            slack = np.where(fewest, gains, 0.0).sum(axis=1) - rest
-            self._give_back(some, rows[late], new, slack)
-        inner[late] = new
-        return inner
+        cut = self._cut[places]
+        rest = np.where(cut == part, self._rest[places], np.where(cut > part, np.inf, 0.0))
+        late = np.flatnonzero(np.isfinite(rest))
+        if len(late) and not (self._spares and rows.shape[1] == self._size):
+            return self._between(places).fitted(rows, rest, WORKSPACE)
+        new = self._stored(self.inner, part, places, rows)
+        step = max(1, PIECE // rows.shape[1])
+        for some in (late[first : first + step] for first in range(0, len(late), step)):
+            new[some] = self._spared(places[some], rows[some], rest[some])
+        return new
+
+    def _between(self, places: NDArray[np.intp]) -> Between:
+        side, power = self.side.astype(np.float64), self._power
+        every = Between(self.movement, self.outer, self.inner, side, power, self._adds)
+        return every.part(places)
 
     @property
     def _spares(self) -> bool:
@@ -228,22 +233,25 @@ class _Search:
             return False
         return self._size <= _SMALL or (self._u >= _COARSE and self._size < _LARGE)
 
-    def _give_back(
-        self,
-        places: NDArray[np.intp],
-        rows: NDArray[Any],
-        new: NDArray[Any],
-        slack: NDArray[np.float64],
-    ) -> None:
-        """Let weights of `new` be what rounding alone would make them, where the sum has `slack` for it.
+    def _spared(
+        self, places: NDArray[np.intp], rows: NDArray[Any], rest: NDArray[np.float64]
+    ) -> NDArray[Any]:
+        """Fit whole units, and let some of their weights be what rounding alone would make them.
 
-        Those first that come nearer by most.
+        Those first that come nearer by most, as far as what was gained too much allows it.
         """
-        plain = self._stored(self._first, 0, places, rows)
-        room, projected = slack * (1 - _SPARED), rows.astype(np.float64)
+        between = self._between(places)
+        outer, inner = between.stored(rows, WORKSPACE)
+        gains = between.gains(outer, inner, WORKSPACE)
+        first = between.first(gains, rest)
+        new = np.where(first, inner, outer)
+        room = (np.where(first, gains, 0.0).sum(axis=1) - rest) * (1 - _SPARED)
+        movement, projected = self.movement.part(places), rows.astype(np.float64)
         every = Broadcast.all_of(rows.shape, (1,))
-        self.movement.part(places).apply(projected, every, projected)
-        gains = self._gains(places, plain, new)
+        movement.apply(projected, every, projected)
+        first_tried = self._first[places]
+        plain = moved(movement, rows, first_tried, WORKSPACE, adds=self._adds, into="stored plain")
+        gains = between.gains(plain, new, WORKSPACE)
         before, after = (array.astype(np.float64) - projected for array in (new, plain))
         nearer = np.where(gains > 0, before * before - after * after, 0.0)
         each = np.arange(len(rows))
@@ -255,6 +263,7 @@ class _Search:
             at = each[good], best[good]
             new[at], nearer[at] = plain[at], 0.0
             room[good] -= gains[at]
+        return new
 
     @property
     def _least(self) -> NDArray[np.float64]:
@@ -290,7 +299,9 @@ class _Search:
         """Tell how the active units would be stored with these offsets."""
         make, places = bound(self._stored, offsets), np.flatnonzero(active)
         if self.units.job.axes:
-            stored = self.units.gather(bound(self._measured, offsets), active).part(places)
+            stored = self.units.gather(bound(self._measured, offsets), active, alike=True).part(
+                places
+            )
         else:
             stored = self.units.measure(make, active).part(places)
         with np.errstate(all="ignore"):
@@ -360,20 +371,8 @@ class _Search:
         self, part: int, places: NDArray[np.intp], rows: NDArray[Any]
     ) -> NDArray[np.float64]:
         """What each unit gains in one box by the inner offset."""
-        outer = self._stored(self.outer, part, places, rows)
-        inner = self._stored(self.inner, part, places, rows)
-        return np.asarray(self._gains(places, outer, inner).sum(axis=1))
-
-    def _gains(
-        self, places: NDArray[np.intp], outer: NDArray[Any], inner: NDArray[Any]
-    ) -> NDArray[np.float64]:
-        """What each weight takes from its unit's sum, or adds, with the inner offset."""
-        power = self._power[places][:, None]
-        more, less = widen(outer, WORKSPACE, "outer"), widen(inner, WORKSPACE, "inner")
-        gains = (more - less) * power
-        if not self._adds:
-            gains *= (more + less) * power
-        return np.asarray(gains * self.side[places][:, None])
+        del part
+        return self._between(places).gained(rows, WORKSPACE)
 
     def _measured(
         self,

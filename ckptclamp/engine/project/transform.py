@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from ckptclamp.constraints.movement import Transform
 from ckptclamp.engine.blocks import Broadcast
 from ckptclamp.engine.kernels import all_finite, native, reduce, widen
+from ckptclamp.engine.kernels.native.moving import RowMovement
 from ckptclamp.engine.measure.statistics import Partial, kernel_names, measure_box
 
 if TYPE_CHECKING:
@@ -41,16 +42,19 @@ def moved(
     workspace: Workspace,
     *,
     adds: bool,
+    into: str = "stored",
 ) -> NDArray[Any]:
     """Move `rows` of units past their projection, and round them to the nearest in their dtype.
 
     `offsets`, shape (rows,), are added where it `adds`; otherwise 1 + offset is a factor. In float64
-    what rounding took from the projection is put back first.
+    what rounding took from the projection is put back first. The result lies in the buffer `into`.
     """
     further = offsets if offsets.any() else None
     library = native.loaded()
-    if library is not None and type(movement) is Transform and native.writes(rows):
-        return library.move(rows, _row_movement(movement, further, rows.dtype, adds=adds))
+    out = workspace.array(into, rows.dtype, rows.shape)
+    if library is not None and moves(movement, rows):
+        library.move(rows, row_movement(movement, further, rows.dtype, adds=adds), out)
+        return out
     over = Broadcast.all_of(rows.shape, (1,))
     precise = rows.dtype.kind == "f" and rows.dtype.itemsize == 8
     wide = widen(rows, workspace, "float64")
@@ -59,9 +63,10 @@ def moved(
     movement.apply(wide, over, new)
     if precise:
         new += movement.lost(wide, over, new) + over(offsets) * (1.0 if adds else new)
+    elif further is not None and adds:
+        np.add(new, over(further), out=new, where=over(further != 0))  # minus zero stays
     elif further is not None:
-        new += over(further) if adds else new * over(further)
-    out = np.empty(rows.shape, rows.dtype)
+        new += new * over(further)
     round_into(out, new, Rounding.NEAREST)
     return out
 
@@ -77,21 +82,33 @@ def measure_moved(
 ) -> Partial:
     """Measure what `needs`, which comes from `measured`, names of `rows` as `moved` makes them."""
     library = native.loaded()
-    if library is not None and type(movement) is Transform and native.writes(rows):
+    if library is not None and moves(movement, rows):
         further = offsets if offsets.any() else None
-        by = _row_movement(movement, further, rows.dtype, adds=adds)
+        by = row_movement(movement, further, rows.dtype, adds=adds)
         values = library.moved_rows(rows, by, kernel_names(needs), workspace)
         if all(map(all_finite, values.values())):
             return Partial(values)
     return measure_box(moved(movement, rows, offsets, workspace, adds=adds), (1,), needs, workspace)
 
 
-def _row_movement(
+def moves(movement: Movement, rows: NDArray[Any]) -> TypeGuard[Transform]:
+    """Whether compiled kernels, if there are any, can move `rows` so."""
+    return type(movement) is Transform and native.writes(rows)
+
+
+def compiled(movement: Movement, dtype: np.dtype[Any]) -> bool:
+    """Whether compiled kernels are there and can move weights of a dtype so."""
+    known = type(movement) is Transform and native.rounds(dtype)
+    return known and native.loaded() is not None
+
+
+def row_movement(
     movement: Transform, offsets: NDArray[np.float64] | None, dtype: np.dtype[Any], *, adds: bool
-) -> native.RowMovement:
+) -> RowMovement:
+    """Say it as the compiled kernels take it."""
     low, high = (movement.low, movement.high) if movement.bounded else (None, None)
     shift = movement.shift if movement.shifts else None
-    return native.RowMovement(movement.scale, shift, low, high, offsets, adds, _limits(dtype))
+    return RowMovement(movement.scale, shift, low, high, offsets, adds, _limits(dtype))
 
 
 def compare(

@@ -11,13 +11,13 @@ import ctypes
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptclamp.engine.kernels.native.coded import Prepared
+from ckptclamp.engine.kernels.native.moving import Offsets, RowMovement
 from ckptclamp.errors import UsageError
-from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ckptclamp.engine.blocks import Workspace
     from ckptclamp.engine.kernels.native.runs import FileRun
     from ckptclamp.models.effective.codes import Codes, Octets
-
-    Numbers = NDArray[np.float64] | float
 
 LEVELS = ("baseline", "v3", "v4")
 """Levels of instructions of x86-64; elsewhere there is only the first."""
@@ -94,6 +92,8 @@ _ARGUMENTS = {
         _POINTER,
         _SIZE,
     ),
+    "gained": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER),
+    "fit": (ctypes.c_int, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
     "gather": (_SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER),
     "scatter": (_SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER),
     "compare": (ctypes.c_int, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER),
@@ -108,51 +108,6 @@ _WRITTEN = frozenset(
     if name not in {"float8_e8m0fnu", "bool", "float64", "int64", "uint64"}
 )
 """Dtypes that weights are rounded to here: not rare ones, nor those as fine as float64."""
-
-
-class _Movement(ctypes.Structure):
-    """`struct movement`."""
-
-    _fields_: ClassVar = [
-        *((name, _POINTER) for name in ("scale", "shift", "low", "high", "offset")),
-        ("least", ctypes.c_double),
-        ("most", ctypes.c_double),
-        ("adds", ctypes.c_int),
-    ]
-
-
-@frozen
-class RowMovement:
-    """How rows move: ``clip(w * scale + shift, low, high)``, then times ``1 + offset``, or plus it.
-
-    Each is one number or shape (rows,), ``None`` where nothing of the kind is done. `limits` are the
-    least and the largest number of the dtype; `adds` tells whether the offset is added.
-    """
-
-    scale: Numbers
-    shift: Numbers | None
-    low: Numbers | None
-    high: Numbers | None
-    offset: Numbers | None
-    adds: bool
-    limits: tuple[float, float]
-
-    def numbers(self, count: int) -> list[NDArray[np.float64] | None]:
-        """One of each for each of `count` rows, as `struct movement` has them."""
-        given = (self.scale, self.shift, self.low, self.high, self.offset)
-        return [
-            None
-            if value is None
-            else np.ascontiguousarray(value, np.float64)
-            if np.ndim(value)
-            else np.full(count, value, np.float64)
-            for value in given
-        ]
-
-
-def _movement(numbers: Sequence[NDArray[np.float64] | None], by: RowMovement) -> _Movement:
-    pointers = [None if value is None else value.ctypes.data for value in numbers]
-    return _Movement(*pointers, *by.limits, by.adds)
 
 
 class Library:
@@ -256,32 +211,49 @@ class Library:
             self._transpose("gather", matrix, every, out)
         return turned.view(np.uint8)
 
-    def move(self, rows: NDArray[Any], by: RowMovement) -> NDArray[Any]:
-        """Return `rows`, shape (rows, length), moved and rounded to their dtype (`writes`)."""
-        _require(writes(rows))
-        numbers = by.numbers(len(rows))
-        out = np.empty(rows.shape, rows.dtype)
-        code, at = _checked(rows)
-        self._functions["move"](
-            code, at, *rows.shape, ctypes.byref(_movement(numbers, by)), _checked(out)[1]
-        )
-        return out
+    def move(self, rows: NDArray[Any], by: RowMovement, out: NDArray[Any]) -> None:
+        """Put `rows`, shape (rows, length), moved and rounded to their dtype (`writes`), into `out`."""
+        code, at, to = self._written(rows, out)
+        self._functions["move"](code, at, *rows.shape, by.prepared(len(rows)), to)
 
     def moved_rows(
         self, rows: NDArray[Any], by: RowMovement, wanted: Sequence[str], workspace: Workspace
     ) -> dict[str, NDArray[np.float64]]:
         """Measure each of `rows`, shape (rows, length), as `move` would make it; arrays (rows,)."""
-        _require(writes(rows))
         found, pointers = _results(wanted, rows.shape[:1])
-        numbers = by.numbers(len(rows))
-        code, at = _checked(rows)
+        code, at, _ = self._written(rows)
         room = max(1, _SCRATCH // rows[0].nbytes)
         scratch = workspace.bytes("scratch", room * rows[0].nbytes)
-        movement = ctypes.byref(_movement(numbers, by))
+        movement = by.prepared(len(rows))
         self._functions["moved_rows"](
             code, at, *rows.shape, movement, pointers, scratch.ctypes.data, room
         )
         return found
+
+    def gained(self, rows: NDArray[Any], by: Offsets) -> NDArray[np.float64]:
+        """What each of `rows`, shape (rows, length), gains with the inner of two offsets."""
+        code, at, _ = self._written(rows)
+        out = np.empty(len(rows))
+        self._functions["gained"](code, at, *rows.shape, by.prepared(len(rows)), out.ctypes.data)
+        return out
+
+    def fit(
+        self, rows: NDArray[Any], by: Offsets, rest: NDArray[np.float64], out: NDArray[Any]
+    ) -> None:
+        """Put `rows`, shape (rows, length), with the inner offset up to a gain of `rest` into `out`."""
+        code, at, to = self._written(rows, out)
+        _require(rest.shape == (len(rows),))
+        gains = np.ascontiguousarray(rest, np.float64)
+        prepared = by.prepared(len(rows))
+        self._functions["fit"](code, at, *rows.shape, prepared, gains.ctypes.data, to)
+
+    @staticmethod
+    def _written(rows: NDArray[Any], out: NDArray[Any] | None = None) -> tuple[int, int, int]:
+        """The dtype of `rows`, and where these lie and what is made of them is to lie."""
+        _require(writes(rows) and rows.ndim == 2)
+        out = rows if out is None else out
+        _require(out.shape == rows.shape and out.dtype == rows.dtype)
+        return *_checked(rows), _checked(out)[1]
 
     def compare(
         self, before: NDArray[Any], after: NDArray[Any]
@@ -295,11 +267,11 @@ class Library:
         self._functions["compare"](code, at, _checked(after)[1], *before.shape, *results)
         return differs, change, peak
 
-    def gather(self, matrix: NDArray[Any], columns: NDArray[np.intp]) -> NDArray[Any]:
-        """Return some columns of a C-contiguous `matrix`, one row for each of `columns`."""
-        rows = np.empty((len(columns), len(matrix)), matrix.dtype)
-        self._transpose("gather", matrix, columns, rows)
-        return rows
+    def gather(self, matrix: NDArray[Any], columns: NDArray[np.intp], out: NDArray[Any]) -> None:
+        """Put some columns of a C-contiguous `matrix` into `out`, one row for each of `columns`."""
+        _require(out.shape == (len(columns), len(matrix)) and out.flags.c_contiguous)
+        _require(out.dtype == matrix.dtype)
+        self._transpose("gather", matrix, columns, out)
 
     def scatter(self, matrix: NDArray[Any], columns: NDArray[np.intp], rows: NDArray[Any]) -> None:
         """Replace some columns of `matrix` by `rows`; what `gather` does, undone."""
@@ -320,7 +292,12 @@ class Library:
 
 def writes(block: NDArray[Any]) -> bool:
     """Whether the kernels can round to the dtype of `block`, which they can work on."""
-    return takes(block) and _code(block.dtype) in _WRITTEN
+    return takes(block) and rounds(block.dtype)
+
+
+def rounds(dtype: np.dtype[Any]) -> bool:
+    """Whether the kernels can round to `dtype`."""
+    return _code(dtype) in _WRITTEN
 
 
 def takes(block: NDArray[Any]) -> bool:

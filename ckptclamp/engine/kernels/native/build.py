@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LIBRARY = "lib/kernels.so"
 """In a folder of its own, which is no package: Python would take the file for a module."""
-SOURCES = ("widen", "measure", "bytes", "file", "codes", "nibbles", "move", "gather")
+SOURCES = ("widen", "measure", "bytes", "file", "codes", "nibbles", "move", "between", "gather")
 
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra")
 """No `-ffast-math`, and nothing fused: the sums are the same on every machine."""

@@ -79,6 +79,16 @@ void LEVEL(move)(enum dtype dtype, const void *weights, size_t count, size_t len
                  const struct movement *by, void *out);
 void LEVEL(moved_rows)(enum dtype dtype, const void *weights, size_t count, size_t length,
                        const struct movement *by, results out, void *scratch, size_t room);
+/* How rows move with the one of two offsets, and with the other; what they gain, see between.c. */
+struct between {
+    const struct movement *outer; /* it has offsets */
+    const double *inner, *sign, *power;
+};
+
+void LEVEL(gained)(enum dtype dtype, const void *weights, size_t count, size_t length,
+                   const struct between *by, double *out);
+void LEVEL(fit)(enum dtype dtype, const void *weights, size_t count, size_t length,
+                const struct between *by, const double *rest, void *out);
 void LEVEL(compare)(enum dtype dtype, const void *before, const void *after, size_t count,
                     size_t length, uint8_t *differs, double *change, double *peak);
 
