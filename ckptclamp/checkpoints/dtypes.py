@@ -109,6 +109,8 @@ CODE_DTYPES = frozenset(
         "float8_e5m2fnuz",
         "int8",
         "uint8",
+        "int16",
+        "uint16",
         "int32",
         "uint32",
     }

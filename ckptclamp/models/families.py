@@ -60,8 +60,7 @@ def find_parts(
             others = _others(tensors, parts, dtypes)
             parts |= {name: Part(family, PartRole.CODES, name, lacks) for name in others}
     if quantisation is not None:
-        family, others = _method(quantisation), _others(tensors, parts, CODE_DTYPES)
-        parts |= {name: Part(family, PartRole.CODES, name) for name in others}
+        parts |= dict(_of_method(tensors, parts, _method(quantisation)))
     return parts
 
 
@@ -74,6 +73,13 @@ _COMPANIONS: Final[Mapping[str, PartRole]] = {
     "scale_weight": PartRole.SCALES,
 }
 """Names in a module that are parts only where the module's weight is stored in codes."""
+
+_FURTHER: Final = re.compile("scale|scaling|smooth|hadamard", re.IGNORECASE)
+"""What may change the weight of a module in codes besides its scales, such as ModelOpt's
+``pre_quant_scale``, by which inputs are multiplied."""
+
+_OF_CACHES: Final = re.compile("input|output|act|scale_input|[kqvp]_|kv_|prob", re.IGNORECASE)
+"""How names begin of what scales activations or a cache of keys and values."""
 
 _MARKER: Final = "scaled_fp8"
 """An almost empty float8 tensor with which ComfyUI marks a file whose weights have scales."""
@@ -116,9 +122,13 @@ def _of_table(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Part]]:
     complete = {index for (index, _), lacking in missing.items() if not lacking}
     for key in sorted(groups, key=lambda key: (bool(missing[key]), key[0])):
         others = key[0] in complete
-        orphans = not any(key[1] + end in tensors for end in ("", "weight"))
+        held = next((key[1] + end for end in ("", "weight") if key[1] + end in tensors), None)
         if not missing[key] or _shows(
-            FAMILIES[key[0]], groups[key], others=others, orphans=orphans
+            FAMILIES[key[0]],
+            groups[key],
+            others=others,
+            orphans=held is None,
+            whole=held is not None and _dtype(tensors[held]) not in CODE_DTYPES,
         ):
             yield from _members(*key, groups[key], missing[key])
 
@@ -158,17 +168,20 @@ def _missing(index: int, members: Mapping[str, str]) -> list[str]:
     return [ending for ending in FAMILIES[index].needed if ending not in members]
 
 
-def _shows(family: Family, members: Mapping[str, str], *, others: bool, orphans: bool) -> bool:
+def _shows(
+    family: Family, members: Mapping[str, str], *, others: bool, orphans: bool, whole: bool
+) -> bool:
     """Whether some parts of a family show one that is incomplete; `others` are there, and complete.
 
-    `orphans` are parts of a weight of which the file holds nothing by that name.
+    `orphans` are parts of a weight of which the file holds nothing by that name. Where it is `whole`
+    that is no codes.
     """
     if any(_can_only_be(name, family) for name in members.values()):
         return True
     roles = {family.parts[ending][0] for ending in members if ending}
     if PartRole.ORIGINAL in roles and len(members) > 1:
         return True
-    if orphans and PartRole.SCALES in roles:
+    if PartRole.SCALES in roles and (orphans or (whole and others)):
         if any(map(_WEIGHT_SCALE.search, members.values())) and not family.telltale:
             return True
         named = len(members) > 1 or any("weight" in name for name in members.values())
@@ -215,6 +228,17 @@ def _companions(
                 yield weight, codes
             if codes is not None:
                 yield name, Part(codes.family, _COMPANIONS[ending], codes.weight, "", ending)
+        elif quantised and ending is None and name not in parts:
+            module, last = _in_module(name)
+            further = _FURTHER.search(last) is not None and _OF_CACHES.match(last) is None
+            if further and (codes := quantised.get(f"{module}weight")) is not None:
+                yield name, Part(codes.family, PartRole.STATE, codes.weight, "", last)
+
+
+def _in_module(name: str) -> tuple[str, str]:
+    """What comes before the last segment, to the dot or slash, and the last segment."""
+    start = 1 + max(name.rfind("."), name.rfind("/"))
+    return name[:start], name[start:]
 
 
 def _otherwise_scaled(
@@ -281,6 +305,20 @@ def _others(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], dtypes: Dt
         for name, tensor in tensors.items()
         if name not in parts and _dtype(tensor) in dtypes and not name.endswith(_MARKER)
     ]
+
+
+def _of_method(
+    tensors: Mapping[str, Tensor], parts: Mapping[str, Part], method: str
+) -> Iterator[tuple[str, Part]]:
+    """Codes of which only the config says that they are some.
+
+    Where no family is known they stand for the weights of their modules, whatever they are called there.
+    """
+    known = any(part.role is PartRole.CODES for part in parts.values())
+    for name in _others(tensors, parts, CODE_DTYPES):
+        module, last = _in_module(name)
+        named = known or "weight" in last or not module or f"{module}weight" in tensors
+        yield name, Part(method, PartRole.CODES, name if named else f"{module}weight", "", last)
 
 
 def _method(quantisation: object) -> str:

@@ -214,6 +214,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
         ),
     ),
     Family(
+        "MXFP4 (OpenAI)",
+        {".blocks": (PartRole.CODES, _BYTES), ".scales": (PartRole.SCALES, _BLOCK_SCALES)},
+        needed=(".blocks", ".scales"),
+    ),
+    Family(
         "sparse, compressed",
         {
             "compressed": (PartRole.VALUES, ANY),

@@ -21,6 +21,28 @@ def named(dtypes, quantisation=None):
 
 
 FAMILIES = {
+    "float8 whose inputs are multiplied, as ModelOpt does for AWQ": (
+        {
+            "l.weight": "float8_e4m3fn",
+            "l.weight_scale": "float32",
+            "l.pre_quant_scale": "float32",
+        },
+        "scaled float8",
+        ("codes", "scales", "quantisation state"),
+        "l.weight",
+    ),
+    "int16 with a scale": (
+        {"l.weight": "int16", "l.weight_scale": "float32"},
+        "scaled codes",
+        ("codes", "scales"),
+        "l.weight",
+    ),
+    "MXFP4 as OpenAI names it": (
+        {"m.mlp1_weight.blocks": "uint8", "m.mlp1_weight.scales": "uint8"},
+        "MXFP4 (OpenAI)",
+        ("codes", "scales"),
+        "m.mlp1_weight",
+    ),
     "float8 in blocks": (
         {"l.weight": "float8_e4m3fn", "l.weight_scale_inv": "float32"},
         "block-scaled float8",
@@ -277,6 +299,32 @@ def test_a_family_is_told_whole_and_nothing_besides(dtypes, family, roles, weigh
     assert named({**dtypes, **neighbours}) == {
         name: (family, role, weight) for name, role in zip(dtypes, roles, strict=True)
     }
+
+
+CACHES = ("k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale", "input_scale_ub")
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_what_scales_a_cache_or_an_input_changes_no_weight(name):
+    """Though it lies in a module whose weight is in codes."""
+    dtypes = {"k.weight": "float8_e4m3fn", "k.weight_scale": "float32"}
+    assert named({**dtypes, f"k.{name}": "float32"}) == named(dtypes)
+
+
+def test_a_scale_of_no_codes_where_those_of_others_have_some_is_no_pass():
+    """What is multiplied by it, or whether anything is, nobody can tell."""
+    codes = {"l.weight": "float8_e4m3fn", "l.weight_scale": "float32"}
+    found = named({**codes, "m.weight": "bfloat16", "m.weight_scale": "float32"})
+    assert found["m.weight_scale"] == ("scaled float8", "scales", "m.weight")
+
+
+@pytest.mark.parametrize("held", ["m.B", "m.indices", "m.Qidxs"])
+def test_codes_of_a_method_that_is_not_known_stand_for_the_weight_of_their_module(held):
+    """A rule about weights must meet them, whatever they are called."""
+    found = named({held: "int32", "norm.weight": "float16"}, {"quant_method": "new"})
+    assert found == {held: ("new (by the config beside it)", "codes", "m.weight")}
+    beside = named({held: "int32", "m.weight": "float16"}, {"quant_method": "new"})
+    assert beside[held] == ("new (by the config beside it)", "codes", held)
 
 
 ORDINARY = {

@@ -10,7 +10,7 @@ from ckptclamp.errors import Reason, UnreadableError, printable
 from ckptclamp.models.effective.lora import low_rank
 from ckptclamp.models.effective.members import Members, NeedsBaseError, NotComputedError
 from ckptclamp.models.effective.quantised.blockwise import four_bits
-from ckptclamp.models.effective.quantised.floats4 import compressed, mxfp4, nvfp4
+from ckptclamp.models.effective.quantised.floats4 import compressed, mxfp4, mxfp4_of_openai, nvfp4
 from ckptclamp.models.effective.quantised.packed import gptq_or_awq
 from ckptclamp.models.effective.quantised.scaled import scaled, vectorwise
 from ckptclamp.models.effective.reparametrised import pruned, spectral_norm, weight_norm
@@ -35,6 +35,7 @@ BUILDERS: Final[Mapping[str, Callable[[Members], Tensor]]] = {
     "packed (compressed-tensors)": compressed,
     "NVFP4": nvfp4,
     "MXFP4": mxfp4,
+    "MXFP4 (OpenAI)": mxfp4_of_openai,
     "bitsandbytes 4-bit": four_bits,
     LORA: low_rank,
 }

@@ -259,6 +259,13 @@ def mxfp4(random, shape):
     return Made(parts, weight, sized=tuple(parts))
 
 
+def mxfp4_of_openai(random, shape):
+    """The same as OpenAI's own code has it: outputs before inputs."""
+    made = mxfp4(random, shape)
+    parts = {name.replace("_", "."): part for name, part in made.parts.items()}
+    return Made(parts, made.weight.swapaxes(1, 2), sized=tuple(parts))
+
+
 def nvfp4(random, shape):
     codes = random.integers(0, 16, shape).astype(np.uint8)
     scale = positive(random, shape[0], shape[1] // 16).astype(ml_dtypes.float8_e4m3fn)
@@ -385,7 +392,7 @@ def dora(random, shape):
 FAMILIES = [
     blocks_of_float8, packed_exponents, rows_of_float8, comfy, rows_of_int8, groups_of_int8, vectorwise,
     gptq, gptq_v2, awq, compressed_tensors, compressed_by_activation, compressed_nvfp4,
-    compressed_mxfp4, mxfp4, nvfp4, four_bits, bitsandbytes, weight_norm, weight_norm_parametrised,
+    compressed_mxfp4, mxfp4, mxfp4_of_openai, nvfp4, four_bits, bitsandbytes, weight_norm, weight_norm_parametrised,
     spectral_norm, spectral_norm_parametrised, pruned, update, peft, dora,
 ]  # fmt: skip
 """All that `offers.BUILDERS` computes, in each form in which parts are read."""

@@ -41,7 +41,20 @@ def mxfp4(members: Members) -> Tensor:
         NotComputedError: the shapes do not fit.
     """
     members.only("_blocks", "_scales")
-    blocks, scales = members.need("_blocks"), members.need("_scales")
+    return _blocks(members.need("_blocks"), members.need("_scales"), members, swapped=True)
+
+
+def mxfp4_of_openai(members: Members) -> Tensor:
+    """Return the same where experts have outputs before inputs, as OpenAI's own code has them.
+
+    Raises:
+        NotComputedError: the shapes do not fit.
+    """
+    members.only(".blocks", ".scales")
+    return _blocks(members.need(".blocks"), members.need(".scales"), members, swapped=False)
+
+
+def _blocks(blocks: Tensor, scales: Tensor, members: Members, *, swapped: bool) -> Tensor:
     if blocks.shape[-1:] != (_MX // 2,) or scales.shape != blocks.shape[:-1]:
         raise NotComputedError(misfit(scales, blocks.shape))
     if len(blocks.shape) not in (3, 4) or dtype_name(blocks) not in _BYTES:
@@ -52,9 +65,9 @@ def mxfp4(members: Members) -> Tensor:
         words=f"MXFP4 blocks {blocks.name} and exponents {scales.name}",
         codes=codes,
         scales=(_grouped(Exponents(scales), shape, _MX),),
-        transposed=rank == 3,
+        transposed=swapped and rank == 3,
     )
-    whole = (shape[0], shape[2], shape[1]) if rank == 3 else shape
+    whole = (shape[0], shape[2], shape[1]) if swapped and rank == 3 else shape
     return members.computed(whole, storage, HALF_STEP)
 
 
