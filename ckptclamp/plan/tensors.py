@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +10,7 @@ from operator import is_
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from ckptclamp.checkpoints.dtypes import Kind
+from ckptclamp.checkpoints.dtypes import CODE_DTYPES, Kind
 from ckptclamp.checkpoints.tensor import Computed, NotComputed, Role, Tensor, Unreadable, View
 from ckptclamp.errors import Notice, NotWrittenError, Reason, UsageError, printable
 from ckptclamp.frozen import frozen
@@ -249,7 +250,17 @@ def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> 
         return None
     if part is not None:
         return part.reason
-    return None if constraint.elementwise else why_no_norm(tensor)
+    if constraint.elementwise and not _may_be_codes(tensor, constraint):
+        return None
+    return why_no_norm(tensor)
+
+
+def _may_be_codes(tensor: Tensor, constraint: Constraint) -> bool:
+    """Whether bounds would be held against codes: integers of the width of these that are called a weight."""
+    if tensor.dtype is None or tensor.dtype.name not in CODE_DTYPES:
+        return False
+    called = re.split("[./]", tensor.whole.name)[-1] == "weight"
+    return called and any(map(math.isfinite, constraint.bounds()))
 
 
 def raw_hint(tensor: Tensor, part: Part | None) -> str:

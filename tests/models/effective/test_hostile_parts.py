@@ -75,3 +75,18 @@ def test_any_parts_get_an_answer(tmp_path, family, data):
     passed = [result for result in report.results if result.verdict is Verdict.PASS]
     assert all(result.dtype == "float64" for result in passed), "a part was judged as a weight"
     assert passed == [] or len(weights) == 1
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
+@pytest.mark.parametrize("constraint", ["NonNeg", "Clip", "MaxNorm", "Finite"])
+def test_bounds_are_not_held_against_integers_that_are_called_a_weight(tmp_path, dtype, constraint):
+    """SmoothQuant calls the scale of its codes `a`; that they are finite is true whatever they mean."""
+    path = tmp_path / "model.safetensors"
+    codes = np.ones((4, 4), dtype)
+    path.write_bytes(serialised({"l.weight": codes, "l.a": np.ones((), np.float32)}))
+    bounds = {"Clip": {"low": -200, "high": 200}, "MaxNorm": {"max_value": 99, "unit_axis": 0}}
+    rule = {"id": "r", "tensors": "l.weight", "constraint": constraint} | bounds.get(constraint, {})
+    (result,) = audit(path, {"version": 1, "rules": [rule]}).results
+    assert result.verdict == ("pass" if constraint == "Finite" else "not-evaluated")
+    (result,) = audit(path, {"version": 1, "rules": [rule | {"storage": "raw"}]}).results
+    assert result.verdict == "pass"
