@@ -106,9 +106,10 @@ def opened(path: str | Path, opening: Opening, spec: Spec | None = None) -> Chec
 
 def _add_base(checkpoint: Checkpoint, path: Path, opening: Opening) -> None:
     """Open the base checkpoint at `path`; every factor of an adapter must belong to a weight of it."""
+    from ckptclamp.models.adapters import is_adapter
     from ckptclamp.plan.base import add_base, compare_with
 
-    adapter = unmerged(checkpoint) is not None
+    adapter = unmerged(checkpoint) is not None or is_adapter(checkpoint.tensors)
     base = open_checkpoint(path, follow_symlinks=opening.follow_symlinks, limits=opening.limits)
     if not adapter:
         compare_with(checkpoint, base)

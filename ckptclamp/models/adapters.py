@@ -11,7 +11,7 @@ from ckptclamp.errors import printable
 from ckptclamp.models.parts import LORA, OF_PEFT, Part, PartRole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ckptclamp.checkpoints.tensor import Tensor
 
@@ -30,8 +30,7 @@ _ONLY_OF_PEFT: Final = re.compile(
     r"|randlora_[AB]|beft_bias|deft_[PR]|delora_(?:A|B|lambda|w_norm)|glora_[A-E]|psoft_R"
     r"|frod_(?:V|s_indices|lambda_l|lambda_s_values)|(?:gralora|hira)_(?:embedding_)?[AB](?:_general)?"
     r"|lily_(?:A|B|router)|osf_svd_params|peanut_(?:A|B|encoders|decoders)|poly_(?:lora_[AB]|router)"
-    r"|supertuning_(?:values|indices|lora_[AB])|tinylora_[ABPv]|unilora_theta_d|adamss_[AB]"
-    r"|trainable_tokens_delta)(?=\.|$)"
+    r"|supertuning_(?:values|indices|lora_[AB])|tinylora_[ABPv]|unilora_theta_d|adamss_[AB])(?=\.|$)"
 )
 """The same in names that begin as peft's do."""
 
@@ -53,6 +52,7 @@ DELTA: Final = "delta_weight"
 _WRAPPED: Final = "base_layer.weight"
 """What peft calls the weight that an adapter is added to, in a module with one."""
 
+_OTHERWISE: Final = " of peft"
 _PEFT: Final = OF_PEFT.partition(".")[0] + "."
 
 _ADAPTED: Final = {
@@ -118,7 +118,17 @@ def otherwise_adapted(
         return
     for name in tensors:
         if name.startswith(_PEFT) and name not in parts:
-            yield name, Part(f"{printable(kind)} of peft", PartRole.FACTOR, name)
+            yield name, Part(f"{printable(kind)}{_OTHERWISE}", PartRole.FACTOR, name)
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether these are the names of the tensors of an adapter that peft saved."""
+    return any(name.startswith(_PEFT) for name in names)
+
+
+def is_otherwise_adapted(part: Part) -> bool:
+    """Whether `part` is one of `otherwise_adapted`."""
+    return part.family.endswith(_OTHERWISE)
 
 
 def wrapped(parts: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckptclamp.checkpoints.dtypes import DTYPES
 from ckptclamp.checkpoints.tensor import Computed, Contiguous, Tensor, View
 from ckptclamp.errors import Notice, Reason, RefusedError, UsageError, printable
+from ckptclamp.models.adapters import is_otherwise_adapted
 from ckptclamp.models.parts import OF_PEFT, PartRole
 from ckptclamp.plan import Assignment, Entry, NotEvaluated
 from ckptclamp.plan.tensors import audited_tensors, parts_of, why_no_weight, why_not_audited
@@ -178,6 +179,12 @@ def _instead(checkpoint: Checkpoint, base: Checkpoint) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, tensor in checkpoint.tensors.items():
         part = parts.get(name)
+        if part is not None and is_otherwise_adapted(part):
+            raise RefusedError(
+                f"how {printable(part.family)} changes its base {base.path} is not known here",
+                path=checkpoint.path,
+                tensor=name,
+            )
         if part is not None and part.role is not PartRole.BASE:
             continue
         inner = name.removeprefix(OF_PEFT)

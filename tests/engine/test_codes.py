@@ -243,8 +243,8 @@ def test_more_weights_than_usual_are_measured_at_once_to_the_same_bits(tmp_path,
 IN_CODES = {
     "blocks_of_float8", "packed_exponents", "rows_of_float8", "comfy", "rows_of_int8",
     "groups_of_int8", "vectorwise", "gptq", "gptq_v2", "awq", "compressed_tensors",
-    "compressed_by_activation", "compressed_nvfp4", "compressed_mxfp4", "mxfp4", "nvfp4",
-    "four_bits", "bitsandbytes",
+    "compressed_by_activation", "compressed_nvfp4", "compressed_mxfp4", "mxfp4", "mxfp4_of_openai",
+    "nvfp4", "four_bits", "bitsandbytes",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from ckptclamp.auditing.audit import audit
 from ckptclamp.auditing.options import AuditOptions
+from ckptclamp.errors import RefusedError
 from tests.checkpoints.safetensors_files import serialised
 from tests.models.effective import families
 
@@ -70,7 +71,8 @@ def test_an_adapter_whose_base_cannot_be_computed_is_not_evaluated(tmp_path):
 def adapter_of(folder, kind, **names):
     """An adapter of peft of some `kind` that holds matrices of ones, by the names within a module."""
     tensors = {f"base_model.model.l.{n.replace('__', '.')}": a for n, a in names.items()}
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
+    config = {"peft_type": kind, "r": 2, "lora_alpha": 2}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_model.safetensors").write_bytes(serialised(tensors))
     rule = {"id": "r", "tensors": "**", "constraint": "MaxLInfNorm", "max_value": 1e9}
     return audit(folder, {"version": 1, "rules": [rule | {"unit_axis": 0}]}).results
@@ -108,3 +110,29 @@ def test_what_is_trained_whole_is_a_weight(tmp_path, kind):
     """Layers that are tuned themselves, and prompts."""
     (result,) = adapter_of(tmp_path, kind, some__weight=np.ones((4, 4), np.float32))
     assert result.verdict == "pass"
+
+
+def on_a_base(folder, kind, **names):
+    """The same adapter on a base that has the weight `l.weight` of zeros."""
+    adapter_of(folder, kind, **names)
+    (base := folder / "base").mkdir()
+    (base / "model.safetensors").write_bytes(serialised({"l.weight": np.zeros((4, 4), np.float32)}))
+    rule = {"id": "r", "tensors": "**", "constraint": "MaxNorm", "max_value": 1, "axis": 0}
+    spec = {"version": 1, "rules": [rule]}
+    return audit(folder / "adapter_model.safetensors", spec, AuditOptions(base=base)).results
+
+
+@pytest.mark.parametrize("kind", ["NEW", "LN_TUNING"])
+def test_how_an_unknown_adapter_changes_its_base_is_not_guessed(tmp_path, kind):
+    """Nor is the base judged as if there were none."""
+    with pytest.raises(RefusedError, match="is not known here"):
+        on_a_base(tmp_path, kind, of_next_year__weight=np.ones((4, 4), np.float32))
+
+
+def test_an_adapter_that_holds_the_base_of_all_that_it_changes_is_one(tmp_path):
+    """As peft saves embeddings; what it holds counts, and not what the base holds."""
+    some = {"lora_A__weight": np.ones((2, 4), np.float32)}
+    some |= {"lora_B__weight": np.zeros((4, 2), np.float32)}
+    some |= {"base_layer__weight": np.ones((4, 4), np.float32)}
+    (result,) = on_a_base(tmp_path, "LORA", **some)
+    assert (result.tensor, result.measured_max) == ("l.weight", 2)
