@@ -14,6 +14,7 @@ from ckptclamp.constraints.base import Judgement, UnitStatistics
 from ckptclamp.engine.measure.exact import settled, sums_of_stored
 from ckptclamp.engine.measure.requests import Batch, Failed, Measurement, Request, Screened
 from ckptclamp.errors import Reason, UnreadableError
+from ckptclamp.frozen import frozen
 from ckptclamp.plan import Assignment
 from ckptclamp.plan.units import kept_axes, unit_size
 
@@ -59,6 +60,9 @@ MOST_ZEROS = 20
 """Of how many zero units a result says which they are."""
 
 
+_JUDGED = 1 << 16
+"""Units that are judged at once: a cache holds the arrays that this takes."""
+
 _TOLD = 4096
 """How many units are made ready to be told at once."""
 
@@ -67,6 +71,25 @@ def _histogram() -> UnitHistogram:
     from ckptclamp.engine.histogram import UnitHistogram
 
     return UnitHistogram()
+
+
+@frozen
+class Some:
+    """Units of a batch from its unit number `first` on: as many as are judged at once."""
+
+    batch: Batch
+    first: int
+    statistics: UnitStatistics
+
+    @classmethod
+    def all_of(cls, batch: Batch) -> Iterator[Some]:
+        """All units of a batch, so that judging them takes little memory beside it."""
+        statistics = batch.statistics
+        if len(statistics) <= _JUDGED:
+            yield cls(batch, 0, statistics)
+            return
+        for first in range(0, len(statistics), _JUDGED):
+            yield cls(batch, first, statistics.part(slice(first, first + _JUDGED)))
 
 
 class Tally:
@@ -114,22 +137,23 @@ class Tally:
                 self._failure = measurement
             case Batch() if len(measurement.statistics):
                 try:
-                    self._add_batch(measurement)
+                    for some in Some.all_of(measurement):
+                        self._add_units(some)
                 except UnreadableError as error:
                     self._failure = Failed(measurement.request, error.reason, error.hint)
 
-    def _add_batch(self, batch: Batch) -> None:
-        statistics = batch.statistics
+    def _add_units(self, some: Some) -> None:
+        statistics = some.statistics
         with np.errstate(all="ignore"):  # non-finite units are judged by their own count
             judgement = self.assignment.constraint.judge(statistics)
         broken = statistics.nonfinite > 0
         assignment = self.assignment
-        judgement = self._settled(batch, judgement, broken)
+        judgement = self._settled(some, judgement, broken)
         outside = judgement.violates(assignment.tolerance, assignment.shortfall) | broken
         beyond = judgement.violates(0.0)
         zero = outside & statistics.zero if outside.any() else outside
         if zero.any():
-            self._add_zeros(batch, zero)
+            self._add_zeros(some, zero)
         excepted = zero if assignment.allow_zero else np.zeros_like(zero)
         outside, zero = outside & ~excepted, zero & ~excepted
         self.units += len(statistics)
@@ -139,9 +163,9 @@ class Tally:
         self._see(judgement.measured[~(broken | excepted)])
         if outside.any():
             self._excuses.add(judgement, outside, zero)
-            self._add_violating(batch, judgement, outside, zero)
+            self._add_violating(some, judgement, outside, zero)
 
-    def _add_zeros(self, batch: Batch, zero: NDArray[np.bool_]) -> None:
+    def _add_zeros(self, some: Some, zero: NDArray[np.bool_]) -> None:
         count = int(np.count_nonzero(zero))
         if self.assignment.allow_zero:
             self.zero_allowed += count
@@ -149,39 +173,42 @@ class Tally:
             self.zero += count
         room = MOST_ZEROS - len(self._zero_first)
         positions = np.flatnonzero(zero)[:room]
-        self._zero_first += _indices(batch, positions)
+        self._zero_first += _indices(some, positions)
 
-    def _settled(self, batch: Batch, judgement: Judgement, broken: NDArray[np.bool_]) -> Judgement:
+    def _settled(self, some: Some, judgement: Judgement, broken: NDArray[np.bool_]) -> Judgement:
         """Read units again that float64 cannot decide, and decide them exactly."""
         of, reader = self.assignment, self._reader
         if reader is None:
             return judgement
 
         def sums(places: NDArray[np.intp]) -> list[ExactSums]:
-            return _exact_sums(reader, of, batch, places)
+            return _exact_sums(reader, of, some.batch, some.first + places)
 
         return settled(judgement, of.constraint, of.tolerance, broken, sums, shortfall=of.shortfall)
 
     def _add_violating(
         self,
-        batch: Batch,
+        some: Some,
         judgement: Judgement,
         outside: NDArray[np.bool_],
         zero: NDArray[np.bool_],
     ) -> None:
-        broken = batch.statistics.nonfinite > 0
-        unfixable = broken | self.assignment.constraint.unmendable(batch.statistics)
+        broken = some.statistics.nonfinite > 0
+        unfixable = broken | self.assignment.constraint.unmendable(some.statistics)
         self.unmendable += int(np.count_nonzero(outside & unfixable))
         positions = np.flatnonzero(outside)
         if self._on_unit is not None:
             for at in range(0, len(positions), _TOLD):
-                for unit in _units(batch, judgement, zero, positions[at : at + _TOLD]):
+                for unit in _units(some, judgement, zero, positions[at : at + _TOLD]):
                     self._on_unit(self.assignment, unit)
-        ranks = rank(judgement, batch.statistics)[positions]
+        ranks = rank(judgement, some.statistics)[positions]
+        if len(self._worst) == self._keep:  # only those as bad as the last one, or worse
+            bad = ranks >= (self._worst[-1][0] if self._worst else math.inf)
+            positions, ranks = positions[bad], ranks[bad]
         if len(positions) > self._keep:
             worst = np.argsort(-ranks, kind="stable")[: self._keep]
             positions, ranks = positions[worst], ranks[worst]
-        units = _units(batch, judgement, zero, positions)
+        units = _units(some, judgement, zero, positions)
         found = list(zip(ranks.tolist(), units, strict=True))
         self._worst = sorted(self._worst + found, key=lambda pair: (-pair[0], pair[1].index))
         del self._worst[self._keep :]
@@ -278,8 +305,9 @@ def rank(judgement: Judgement, statistics: UnitStatistics) -> NDArray[np.float64
     return np.where((statistics.nonfinite > 0) | np.isnan(ranks), np.inf, ranks)
 
 
-def _indices(batch: Batch, positions: NDArray[np.intp]) -> Iterator[tuple[int, ...]]:
-    """The coordinates along the kept axes of some units of a batch."""
+def _indices(some: Some, positions: NDArray[np.intp]) -> Iterator[tuple[int, ...]]:
+    """The coordinates along the kept axes of units of a batch."""
+    batch, positions = some.batch, some.first + positions
     extents = tuple(stop - start for start, stop in batch.units)
     if not extents:
         return iter([()] * len(positions))
@@ -289,16 +317,16 @@ def _indices(batch: Batch, positions: NDArray[np.intp]) -> Iterator[tuple[int, .
 
 
 def _units(
-    batch: Batch, judgement: Judgement, zero: NDArray[np.bool_], positions: NDArray[np.intp]
+    some: Some, judgement: Judgement, zero: NDArray[np.bool_], positions: NDArray[np.intp]
 ) -> Iterator[WorstUnit]:
-    """The units at `positions` of a batch, as a report tells them."""
+    """The units at `positions` of `some`, as a report tells them."""
     arrays = (
         *(judgement.measured, judgement.bound, judgement.distance, judgement.scale),
-        *(batch.statistics.nonfinite, zero),
+        *(some.statistics.nonfinite, zero),
     )
     columns = (array[positions].tolist() for array in arrays)
     for index, measured, bound, distance, scale, nonfinite, is_zero in zip(
-        _indices(batch, positions), *columns, strict=True
+        _indices(some, positions), *columns, strict=True
     ):
         yield WorstUnit(
             index=index,
