@@ -31,12 +31,14 @@ from ckptclamp.engine.measure.requests import (
     Failed,
     Group,
     Item,
+    Left,
     Measurement,
     Part,
     Request,
+    Screened,
     Segment,
-    reduce_item,
 )
+from ckptclamp.engine.measure.worker import reduce_item
 from ckptclamp.errors import Reason
 
 if TYPE_CHECKING:
@@ -105,13 +107,14 @@ def measure(
     waiting = max([_ANSWERS, *map(_result_bytes, groups)])
     here = memory - room_ahead(reader, memory)
     jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], here, waiting=waiting)
-    work: Callable[[Item], list[Answer]] = bound(reduce_item, reader)
+    work: Callable[[Item], list[Answer | Left]] = bound(reduce_item, reader)
     small = sum(group.tensor.size for group in groups) <= SEGMENT
     failed: set[int] = set()
     one = executor is not None or small
     with threads(1 if one else jobs) as pool, reading_ahead(reader, groups, memory) as followed:
-        items = _items(groups, failed, waiting)
-        results = in_order(work, items, executor or pool, jobs + 1)
+        weightwise: set[int] = set()
+        items = _items(groups, failed, waiting, weightwise)
+        results = _completed(work, in_order(work, items, executor or pool, jobs + 1), weightwise)
         yield from _joined(requests, _assemble(requests, followed(results), failed, progress))
 
 
@@ -191,10 +194,28 @@ def _job_bytes(tensors: Sequence[Tensor], *, projecting: bool) -> int:
     return copies * max(itemsize * BLOCK, BLOCK_BYTES) + _PIECES * 8 * PIECE + chunk
 
 
-def _result_bytes(group: Group) -> int:
-    """The most that one segment of `group` answers."""
+def _completed(
+    work: Callable[[Item], list[Answer | Left]],
+    results: Iterable[tuple[Item, list[Answer | Left]]],
+    weightwise: set[int],
+) -> Iterator[tuple[Item, list[Answer]]]:
+    """Pass on `results` and, here, what workers left; its groups are answered `weightwise` from now on."""
+    for item, answers in results:
+        done = len(item) - sum(answer.segments for answer in answers if isinstance(answer, Left))
+        yield item[:done], [answer for answer in answers if not isinstance(answer, Left)]
+        if done < len(item):
+            weightwise.update(id(segment.group) for segment in item[done - 1 :])
+        for segment in item[done:]:
+            one = (segment,)
+            yield one, [answer for answer in work(one) if not isinstance(answer, Left)]
+
+
+def _result_bytes(group: Group, *, weightwise: bool = True) -> int:
+    """The most that one segment of `group` answers, of single weights inside of bounds unless `weightwise`."""
     grid, total = group.grid, 0
     for _, request in group.requests:
+        if request.bounds is not None and not weightwise:
+            continue
         # A weight that is a unit is each of its own statistics.
         arrays = 1 + (len(request.needs) if request.axes else 1)
         units = min(grid.segment, len(grid)) * math.prod(grid.tile[axis] for axis in request.kept)
@@ -208,20 +229,24 @@ def _empty(place: int, request: Request) -> Batch:
     return Batch(place, tuple((0, 0) for _ in request.kept), statistics)
 
 
-def _items(groups: Sequence[Group], failed: set[int], room: int) -> Iterator[Item]:
+def _items(
+    groups: Sequence[Group], failed: set[int], room: int, weightwise: set[int]
+) -> Iterator[Item]:
     """Cut groups into segments, several of them to an item where they are many; skip what failed.
 
-    What is answered to an item takes `room` bytes at most, if a segment does.
+    What is answered to an item takes `room` bytes at most, if a segment does. Single weights are taken to
+    lie inside of their bounds, but for those of the groups that are answered `weightwise`.
     """
     total = sum(group.tensor.nbytes for group in groups)
     enough = min(max(2 * BLOCK_BYTES, total // 64), _AT_A_TIME)
     item: list[Segment] = []
     weight = answers = 0
     for group in groups:
-        step, boxes, answer = group.grid.segment, len(group.grid), _result_bytes(group)
+        step, boxes = group.grid.segment, len(group.grid)
         for start in range(0, boxes, step):
             if group.requests[0][0] in failed:
                 break
+            answer = _result_bytes(group, weightwise=id(group) in weightwise)
             if item and (weight >= enough or answers + answer > room):
                 yield tuple(item)
                 item, weight, answers = [], 0, 0
@@ -267,16 +292,27 @@ def _joined(
 ) -> Iterator[Measurement]:
     """Join answers to one request that follow each other, up to so many units.
 
-    Answers to requests about one tensor may come in turns.
+    Answers to requests about one tensor may come in turns. How much was screened at once is nobody's concern:
+    all that follows each other is one answer.
     """
     runs: dict[int, list[Batch]] = {}
+    screened: dict[int, Screened] = {}
     tensor: Tensor | None = None
     for item in measurements:
         if requests[item.request].tensor is not tensor:
             yield from _all_flushed(runs)
+            yield from screened.values()
+            screened.clear()
             tensor = requests[item.request].tensor
         run = runs.setdefault(item.request, [])
-        if not isinstance(item, Batch):
+        before = screened.pop(item.request, None)
+        if isinstance(item, Screened):
+            yield from _flush(run)
+            screened[item.request] = item if before is None else before.followed_by(item)
+            continue
+        if before is not None:
+            yield before
+        if isinstance(item, Failed):
             yield from _flush(run)
             yield item
             continue
@@ -286,6 +322,7 @@ def _joined(
         if sum(len(batch.statistics) for batch in run) >= _JOINED:
             yield from _flush(run)
     yield from _all_flushed(runs)
+    yield from screened.values()
 
 
 def _all_flushed(runs: dict[int, list[Batch]]) -> Iterator[Batch]:
