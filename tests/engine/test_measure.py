@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from ckptclamp.checkpoints.dtypes import DTYPES
+from ckptclamp.checkpoints.opening import open_checkpoint
 from ckptclamp.checkpoints.tensor import Chunked, Contiguous, Tensor
 from ckptclamp.constraints.base import Statistic
 from ckptclamp.engine.measure import measure
@@ -342,3 +344,48 @@ def test_a_chunk_larger_than_the_memory_fails_in_words():
     (answer,) = measure(reader, [Request(tensor, (0,), EVERY)], memory=1 << 20)
     assert isinstance(answer, Failed)
     assert "--memory" in (answer.hint or "")
+
+
+def test_weights_out_of_bounds_are_answered_a_segment_at_a_time(tmp_path):
+    """Whoever hands over many segments gets what the first bad one answers, and the rest after it.
+
+    The sequence of answers is the same as of one thread, or with the weights handed over one by one.
+    """
+    random = np.random.default_rng(7)
+    weights = random.uniform(-1, 1, (40, 1 << 18)).astype(np.float32)
+    weights[17, 3], weights[30, 5] = 7, np.nan
+    save_file({"w": weights}, tmp_path / "w.safetensors")
+    with open_checkpoint(tmp_path / "w.safetensors") as opened:
+        tensor = opened.tensors["w"]
+        asked = [
+            Request(tensor, (1,), frozenset({Statistic.NORM})),
+            Request(tensor, (), frozenset({Statistic.MIN, Statistic.MAX}), bounds=(-2, 2)),
+        ]
+        one, *others = (
+            [answer for answer in measure(opened, asked, jobs=jobs) if answer.request == 1]
+            for jobs in (1, 2, 8)
+        )
+    assert all(told(other) == told(one) for other in others)
+    assert sum(answer.count for answer in one if isinstance(answer, Screened)) > weights.size / 2
+    bad = sum(
+        int(np.count_nonzero(out_of_bounds(answer, (-2, 2))))
+        for answer in one
+        if isinstance(answer, Batch)
+    )
+    assert bad == 2
+
+
+def told(answers):
+    """What answers say, bit for bit."""
+    return [
+        (answer.count, answer.minimum, answer.maximum)
+        if isinstance(answer, Screened)
+        else (answer.units, answer.statistics[Statistic.MIN].tobytes())
+        for answer in answers
+    ]
+
+
+def out_of_bounds(batch, bounds):
+    """Which units are not finite, or lie outside."""
+    least, most = batch.statistics[Statistic.MIN], batch.statistics[Statistic.MAX]
+    return (batch.statistics.nonfinite > 0) | (least < bounds[0]) | (most > bounds[1])
