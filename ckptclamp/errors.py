@@ -92,7 +92,9 @@ class SpecError(UsageError):
     code: ClassVar[str] = "spec"
 
     def __init__(self, path: str, problems: tuple[SpecProblem, ...]) -> None:
-        super().__init__(f"{len(problems)} problem(s) in the spec", path=path)
+        super().__init__(
+            f"{len(problems)} problem{'' if len(problems) == 1 else 's'} in the spec", path=path
+        )
         self.problems = problems
 
     def __str__(self) -> str:

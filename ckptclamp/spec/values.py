@@ -92,7 +92,10 @@ def _integer(value: object) -> int:
 def _axes(value: object) -> tuple[int, ...]:
     axes = axes_in(value)
     if axes is None:
-        raise UsageError(f"expected an axis such as 0, or a list of them, not {shown(value)}")
+        other = " (all of them are `axis: null`)" if value == "all" else ""
+        raise UsageError(
+            f"expected an axis such as 0, or a list of them, not {shown(value)}{other}"
+        )
     if len(set(axes)) < len(axes):
         raise UsageError("one axis is there twice")
     return axes

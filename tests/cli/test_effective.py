@@ -248,7 +248,7 @@ def test_alpha_is_that_of_the_first_pattern_that_matches(run, tmp_path, pattern,
 
 def test_the_config_of_modelopt_tells_of_codes_too(run, tmp_path):
     """Where config.json says nothing of quantisation, ``hf_quant_config.json`` may."""
-    path = written(tmp_path, {"l.weight": ones(4, 4, dtype=np.int8), "b.weight": ones(2, 2)})
+    path = written(tmp_path, {"l.codes": ones(4, 4, dtype=np.int8), "b.weight": ones(2, 2)})
     clip = ["--clip", 0, 5, "--tensors", "**"]
     assert run("audit", path, *clip).returncode == 0
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

@@ -142,8 +142,8 @@ def test_integers_of_hdf5_have_no_norm_either(run, tmp_path):
     ["quantization_config", "compression_config", "text_config", "llm_config", "thinker_config"],
 )
 def test_a_config_beside_the_file_tells_that_its_codes_are_no_weights(run, tmp_path, where):
-    """An int8 weight whose scales have no name that is known here is not judged as stored."""
-    path = written(tmp_path, l__weight=integers("int8", 4, 4), b__weight=floats(2, 2))
+    """Codes whose scales have no name that is known here are not judged as stored."""
+    path = written(tmp_path, l__codes=integers("int8", 4, 4), b__weight=floats(2, 2))
     stated = {"quant_method": "eetq"}
     of_model = {"quantization_config": stated}
     content: dict[str, object] = {where: stated}
@@ -178,7 +178,7 @@ def test_a_config_beside_the_file_tells_that_its_codes_are_no_weights(run, tmp_p
 )
 def test_a_config_that_cannot_be_read_is_a_warning(run, tmp_path, content):
     """A hostile config neither stops an audit nor passes a strict gate in silence."""
-    path = written(tmp_path, l__weight=integers("int8", 4, 4))
+    path = written(tmp_path, l__codes=integers("int8", 4, 4))
     config = tmp_path / "config.json"
     if content is None:
         config.mkdir()

@@ -75,6 +75,7 @@ RULE_PROBLEMS = [
     ),
     ("tensors: x\n    constraint: MinMaxNorm\n    rate: 2", (5, 11), "rate must lie", None),
     ("tensors: x\n    constraint: MaxNorm\n    axis: a", (5, 11), "expected an axis", None),
+    ("tensors: x\n    constraint: MaxNorm\n    axis: all", (5, 11), "`axis: null`", None),
     ("tensors: x\n    constraint: MaxNorm\n    axis: []", (5, 11), "expected an axis", None),
     ("tensors: x\n    constraint: MaxNorm\n    axis: [0, true]", (5, 11), "expected an axis", None),
     ("tensors: x\n    constraint: MaxNorm\n    axis: [0, 0]", (5, 11), "twice", None),

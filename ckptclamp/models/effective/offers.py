@@ -121,6 +121,10 @@ def _checked(
 def _built(family: str, members: Members) -> Tensor:
     if family not in BUILDERS:
         raise NotComputedError(f"how to compute {printable(family)} weights is not known here")
+    if members.stated.get("transform_config"):
+        raise NotComputedError(
+            "the config states transforms, by which inputs or outputs are turned"
+        )
     return BUILDERS[family](members)
 
 

@@ -99,8 +99,10 @@ def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:
     if names:
         yield Notice(
             "computed",
-            f"{len(names)} weight(s) are judged as the model computes them from their parts: "
-            f"{_few(sorted(names))}",
+            f"{len(names):,} weights are judged as the model computes them from their parts: "
+            f"{_few(sorted(names))}"
+            if len(names) > 1
+            else f"{_few(sorted(names))} is judged as the model computes it from its parts",
             hint="`ckptclamp explain` tells from which; `storage: raw` judges what is stored",
             informational=True,
         )
@@ -234,13 +236,17 @@ def _unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, .
     return (
         Notice(
             "unnamed-weights",
-            f"nothing tells what {len(passed)} weight(s) are called in their layers "
-            f"({_few(list(passed))}), so a rule that asks for such names passes them by: "
+            f"nothing tells what {_weights(len(passed))} called in {'its layer' if len(passed) == 1 else 'their layers'} "
+            f"({_few(list(passed))}), so a rule that asks for such names passes {'it' if len(passed) == 1 else 'them'} by: "
             f"{_few(ids)}",
             "match them by these names, or exclude them by '!' and such a name",
             tensor=next(iter(passed)),
         ),
     )
+
+
+def _weights(count: int) -> str:
+    return "1 weight is" if count == 1 else f"{count:,} weights are"
 
 
 def _intended(

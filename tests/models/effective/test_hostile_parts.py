@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +16,7 @@ from ckptclamp.auditing.options import AuditOptions
 from ckptclamp.auditing.results import Verdict
 from ckptclamp.models.parts import FAMILIES
 from tests.checkpoints.safetensors_files import serialised
+from tests.models.effective import families
 
 ANY = settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -90,3 +92,16 @@ def test_bounds_are_not_held_against_integers_that_are_called_a_weight(tmp_path,
     assert result.verdict == ("pass" if constraint == "Finite" else "not-evaluated")
     (result,) = audit(path, {"version": 1, "rules": [rule | {"storage": "raw"}]}).results
     assert result.verdict == "pass"
+
+
+def test_weights_that_the_model_turns_are_not_computed(tmp_path):
+    """compressed-tensors applies rotations to inputs and outputs, which no part of a weight tells of."""
+    made = families.compressed_tensors(np.random.default_rng(0), (32, 64))
+    turned = replace(
+        made, quantisation={**made.quantisation, "transform_config": {"config_groups": {}}}
+    )
+    rule = {"id": "r", "tensors": "l.weight", "constraint": "MaxNorm", "max_value": 1e9, "axis": 1}
+    for one, verdict in ((made, "pass"), (turned, "not-evaluated")):
+        (result,) = audit(one.write(tmp_path), {"version": 1, "rules": [rule]}).results
+        assert result.verdict == verdict
+    assert "transforms" in str(result.reason)
