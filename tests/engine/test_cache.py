@@ -72,6 +72,27 @@ def test_rows_that_are_known_to_conform_are_not_read(bound, projection):
     assert (told.read_bytes < fresh.read_bytes) == less
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("shape", [(600, 9000), (600, 30, 300)])
+def test_of_few_rows_that_may_move_no_other_is_read(shape, dtype):
+    """Single rows, rows beside each other, the first and the last, and one with a weight that is no number."""
+    weights = np.random.default_rng(5).integers(-9, 9, shape).astype(dtype)
+    for row in (0, 7, 8, 599):
+        weights[row] *= 2
+    if dtype is not np.int8:
+        weights[300].flat[3] = np.nan
+    fresh, told = Counting(w=weights.copy()), Counting(w=weights.copy())
+    axes, constraint = tuple(range(1, len(shape))), MaxNorm(600.0)
+    answers = measured(told, axes)
+    told.read_bytes = 0
+    one = project(fresh, fresh.tensors["w"], axes, constraint, 0.0)
+    other = project(told, told.tensors["w"], axes, constraint, 0.0, known=answers)
+    assert one == other
+    assert (one.changed, one.left) == (4, int(dtype is not np.int8))
+    assert fresh.arrays["w"].tobytes() == told.arrays["w"].tobytes()
+    assert 4 * weights[0].nbytes <= told.read_bytes < 20 * weights[0].nbytes
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
     "told",

@@ -26,6 +26,7 @@ from ckptclamp.engine.measure.cache import KnownStatistics
 from ckptclamp.engine.measure.requests import WORKSPACE, Batch, read
 from ckptclamp.engine.measure.statistics import extremes_inside
 from ckptclamp.engine.project.job import NOTHING, Job, Projected, Units, as_stored
+from ckptclamp.engine.project.picked import PickedRows, few_rows
 from ckptclamp.engine.project.search import nearest
 from ckptclamp.engine.project.transform import as_keras, changed_units
 from ckptclamp.errors import UnreadableError
@@ -92,6 +93,13 @@ def project(
         *(copy, tensor, axes, constraint, tolerance, projection, grid, spare_zero),
         store=store or Workspace(),
     )
+    if projection is Projection.EXACT and grid.completes(axes):
+        statistics = KnownStatistics(job.request, known).of(
+            tuple((0, extent) for extent in tensor.shape)
+        )
+        rows = few_rows(tensor, axes, constraint, statistics)
+        if rows is not None and statistics is not None:
+            return _picked(job, rows, statistics, memory, progress)
     jobs = affordable(jobs or default_jobs(), [tensor], memory, projecting=True)
     small = tensor.size <= SEGMENT
     with threads(1 if small or pool is not None else jobs) as own:
@@ -105,6 +113,30 @@ def project(
             if progress is not None:
                 progress(weights * (tensor.nbytes // tensor.size))
     return total
+
+
+def _picked(
+    job: Job,
+    rows: NDArray[np.intp],
+    statistics: UnitStatistics,
+    memory: int,
+    progress: Callable[[int], None] | None,
+) -> Projected:
+    """Project some rows, the only ones that may have to move, without reading any other."""
+    picked = PickedRows(job.copy, job.tensor, rows)
+    others = job.tensor.shape[0] - len(rows)
+    done = Projected(others, 0, 0.0, 0)
+    if len(rows):
+        done += project(
+            *(picked, picked.tensor, job.axes, job.constraint, job.tolerance),
+            memory=memory,
+            jobs=1,
+            known=[Batch(0, ((0, len(rows)),), statistics.part(rows))],
+            spare_zero=job.spare_zero,
+        )
+    if progress is not None:
+        progress(job.tensor.nbytes)
+    return done
 
 
 def differing_units(
