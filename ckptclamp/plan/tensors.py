@@ -241,8 +241,13 @@ def is_effective(tensor: Tensor) -> bool:
     return isinstance(tensor.whole.storage, _NOT_STORED)
 
 
-def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> Reason | None:
-    """Say why `constraint` does not judge the stored numbers of `tensor`; ``None`` if it does."""
+def why_no_weight(
+    tensor: Tensor, part: Part | None, constraint: Constraint, label: str | None = None
+) -> Reason | None:
+    """Say why `constraint` does not judge the stored numbers of `tensor`; ``None`` if it does.
+
+    `label` is the friendlier name that Keras gives it, if it has one.
+    """
     storage = tensor.whole.storage
     if isinstance(storage, NotComputed):
         return why_unreadable(storage)
@@ -250,17 +255,21 @@ def why_no_weight(tensor: Tensor, part: Part | None, constraint: Constraint) -> 
         return None
     if part is not None:
         return part.reason
-    if constraint.elementwise and not _may_be_codes(tensor, constraint):
-        return None
+    if constraint.elementwise:
+        bounded = any(map(math.isfinite, constraint.bounds()))
+        return why_no_norm(tensor) if bounded and may_be_codes(tensor, label) else None
     return why_no_norm(tensor)
 
 
-def _may_be_codes(tensor: Tensor, constraint: Constraint) -> bool:
-    """Whether bounds would be held against codes: integers of the width of these that are called a weight."""
-    if tensor.dtype is None or tensor.dtype.name not in CODE_DTYPES:
+_WEIGHT: Final = re.compile(r"(?:^|[./])(?:weight|kernel(?::0)?|embeddings(?::0)?|vars/\d+)$")
+"""What the weights of a layer are called; Keras 3 numbers them."""
+
+
+def may_be_codes(tensor: Tensor, label: str | None = None) -> bool:
+    """Whether it holds integers as narrow as codes and is called, or has the `label`, of a weight."""
+    if tensor.dtype is None or tensor.dtype.name not in CODE_DTYPES or tensor.role is Role.STATE:
         return False
-    called = re.split("[./]", tensor.whole.name)[-1] == "weight"
-    return called and any(map(math.isfinite, constraint.bounds()))
+    return _WEIGHT.search(label or tensor.whole.name) is not None
 
 
 def raw_hint(tensor: Tensor, part: Part | None) -> str:

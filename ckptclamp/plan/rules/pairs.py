@@ -17,6 +17,7 @@ from ckptclamp.plan.parts import (
 )
 from ckptclamp.plan.tensors import (
     keras_model,
+    may_be_codes,
     parts_of,
     raw_hint,
     stored,
@@ -82,7 +83,8 @@ class Pairing:
         """All that a rule goes by in a tensor that is stored as it is; ``None`` for others."""
         if not isinstance(tensor.storage, Contiguous) or tensor.name in self._parts:
             return None
-        return tensor.shape, id(tensor.dtype), self._producer.laid(tensor).layout
+        laid = self._producer.laid(tensor).layout
+        return tensor.shape, id(tensor.dtype), laid, may_be_codes(tensor)
 
     def _pair(self, rule: Rule, tensor: Tensor) -> Entry:
         pair = _pair(
@@ -113,7 +115,7 @@ def _pair(
 ) -> Entry:
     tensor = seen.tensor
     effective = rule.storage is Storage.EFFECTIVE
-    no_weight = why_no_weight(tensor, part, rule.constraint) if effective else None
+    no_weight = why_no_weight(tensor, part, rule.constraint, label) if effective else None
     reason = no_weight or why_not_audited(tensor, rule.constraint)
     if reason is not None:
         return NotEvaluated(

@@ -81,13 +81,16 @@ def test_any_parts_get_an_answer(tmp_path, family, data):
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
 @pytest.mark.parametrize("constraint", ["NonNeg", "Clip", "MaxNorm", "Finite"])
-def test_bounds_are_not_held_against_integers_that_are_called_a_weight(tmp_path, dtype, constraint):
+@pytest.mark.parametrize("name", ["l.weight", "layers/dense/vars/0"])
+def test_bounds_are_not_held_against_integers_that_are_called_a_weight(
+    tmp_path, dtype, constraint, name
+):
     """SmoothQuant calls the scale of its codes `a`; that they are finite is true whatever they mean."""
     path = tmp_path / "model.safetensors"
     codes = np.ones((4, 4), dtype)
-    path.write_bytes(serialised({"l.weight": codes, "l.a": np.ones((), np.float32)}))
+    path.write_bytes(serialised({name: codes, "l.a": np.ones((), np.float32)}))
     bounds = {"Clip": {"low": -200, "high": 200}, "MaxNorm": {"max_value": 99, "unit_axis": 0}}
-    rule = {"id": "r", "tensors": "l.weight", "constraint": constraint} | bounds.get(constraint, {})
+    rule = {"id": "r", "tensors": name, "constraint": constraint} | bounds.get(constraint, {})
     (result,) = audit(path, {"version": 1, "rules": [rule]}).results
     assert result.verdict == ("pass" if constraint == "Finite" else "not-evaluated")
     (result,) = audit(path, {"version": 1, "rules": [rule | {"storage": "raw"}]}).results
@@ -105,3 +108,16 @@ def test_weights_that_the_model_turns_are_not_computed(tmp_path):
         (result,) = audit(one.write(tmp_path), {"version": 1, "rules": [rule]}).results
         assert result.verdict == verdict
     assert "transforms" in str(result.reason)
+
+
+@pytest.mark.parametrize("names", [("table", "l.weight"), ("l.weight", "table")])
+def test_integers_that_are_called_a_weight_are_told_from_others_of_their_shape(tmp_path, names):
+    """What a rule means for one is not what it means for the other."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised({name: np.ones((4, 4), np.int8) for name in names}))
+    rule = {"id": "r", "tensors": "**", "constraint": "NonNeg"}
+    found = audit(path, {"version": 1, "rules": [rule]}).results
+    assert {r.tensor: str(r.verdict) for r in found} == {
+        "table": "pass",
+        "l.weight": "not-evaluated",
+    }
