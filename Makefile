@@ -151,7 +151,7 @@ SANITIZED := ckptclamp/engine/kernels/native/lib/kernels.so
 sanitize: $(VENV)/installed ## Run the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/python ckptclamp/engine/kernels/native/build.py -g -fsanitize=address,undefined -fno-sanitize-recover=all
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
-		$(BIN)/pytest $(PYTEST_ARGS) tests/engine/test_kernels.py tests/engine/test_codes.py tests/engine/test_in_file.py tests/engine/test_widening.py; \
+		$(BIN)/pytest $(PYTEST_ARGS) tests/engine/test_kernels.py tests/engine/test_codes.py tests/engine/test_in_file.py tests/engine/test_widening.py tests/engine/test_moving.py; \
 		status=$$?; rm -f $(SANITIZED); exit $$status
 
 clean: ## Remove everything that was built
