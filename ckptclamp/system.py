@@ -30,6 +30,8 @@ _NOT_HERE = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 )
 """What `copy_file_range` answers where it does not work between two files."""
+_BEGIN_WRITE_BACK = 2
+"""`SYNC_FILE_RANGE_WRITE`."""
 _NO_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _STOPPING = ("SIGTERM", "SIGHUP")
 
@@ -106,6 +108,21 @@ def copy_range(source: int, target: int, count: int, offset: int) -> int | None:
         if error.errno in _NOT_HERE:
             return None
         raise
+
+
+def begin_write_back(fd: int, offset: int, length: int) -> None:
+    """Have the system begin to write a range of a file to disk, where it can; whoever flushes waits for less then.
+
+    What goes wrong shows in the flush.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if begin is not None:
+        begin.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        begin(fd, offset, length, _BEGIN_WRITE_BACK)
 
 
 def reserve(fd: int, size: int) -> None:

@@ -10,7 +10,7 @@ from ckptclamp.applying.parts import turns
 from ckptclamp.auditing.options import Running
 from ckptclamp.auditing.results import TensorChange
 from ckptclamp.checkpoints.checkpoint import Checkpoint, Copy
-from ckptclamp.checkpoints.copying import Preview
+from ckptclamp.checkpoints.copying import FileCopy, Preview
 from ckptclamp.checkpoints.source import default_jobs
 from ckptclamp.checkpoints.tensor import Computed
 from ckptclamp.constraints.sets.whole import MatrixConstraint, WholeUnitConstraint
@@ -92,6 +92,9 @@ def _project_tensor(
         done.append(list(_one_round(work, assignments)))
         if len(assignments) < 2 or not any(projected.changed for projected in done[-1]):
             break
+    if isinstance(work.copy, FileCopy):
+        for tensor in {a.tensor.whole.name: a.tensor.whole for a in assignments}.values():
+            work.copy.begin_write_back(tensor)
     for name in dict.fromkeys(a.tensor.name for a in assignments):
         own = [i for i, a in enumerate(assignments) if a.tensor.name == name]
         turns = [[turn[i] for i in own] for turn in done]

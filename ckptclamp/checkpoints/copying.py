@@ -204,6 +204,13 @@ class FileCopy:
     def finish(self) -> None:
         """See `StoredCopy.finish`; a container that keeps nothing beside the weights has nothing to do."""
 
+    def begin_write_back(self, tensor: Tensor) -> None:
+        """Have the system begin to write `tensor` to disk: it is done with, while others are not."""
+        number = getattr(tensor.storage, "source", None)
+        if number is not None and tensor.name in self.changed:
+            for start, stop in tensor.extents:
+                system.begin_write_back(self.sources[number].fd, start, stop - start)
+
     def flush(self, numbers: Iterable[int] | None = None) -> None:
         """See `StoredCopy.flush`; of the files of these `numbers` alone, if they are given."""
         for number in self._made(numbers):

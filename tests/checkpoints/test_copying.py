@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ckptclamp import system
 from ckptclamp.applying.publication import staged
 from ckptclamp.checkpoints.checkpoint import Checkpoint
 from ckptclamp.checkpoints.copying import FileCopy, copy_bytes
@@ -266,3 +267,26 @@ def test_an_original_that_changes_is_named_as_the_cause(checkpoint: Checkpoint, 
     with pytest.raises(ChangedError):
         copy.compare(jobs=2)
     os.close(target.fd)
+
+
+def test_what_is_done_with_is_on_its_way_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All bytes of a tensor that was written to, of no other, and what is in the file stays what it is."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(serialised(samples()))
+    begun: list[tuple[int, int]] = []
+    begin = system.begin_write_back
+
+    def told(fd: int, offset: int, length: int) -> None:
+        begun.append((offset, length))
+        begin(fd, offset, length)
+
+    monkeypatch.setattr(system, "begin_write_back", told)
+    with open_checkpoint(path) as opened, staged(tmp_path / "out", like=opened) as stage:
+        copy = opened.copy_to(stage)
+        assert isinstance(copy, FileCopy)
+        tensor, other = opened.tensors["matrix"], opened.tensors["vector"]
+        copy.write(tensor, full(tensor), np.ones(tensor.shape))
+        for one in (tensor, other):
+            copy.begin_write_back(one)
+        np.testing.assert_array_equal(copy.read(tensor, full(tensor)), 1)
+    assert begun == [(tensor.extents[0][0], tensor.nbytes)]
