@@ -372,12 +372,10 @@ class Units:
         held = self._held.get(part)
         if held is not None and not np.isin(some_of, held.places).all():
             held = None
-        if held is not None and len(some_of) == units.stop - first:
-            block = WORKSPACE.array(
-                "written", held.rows.dtype, box_shape(box)
-            )  # nothing of it stays
-        else:
+        if held is None or len(some_of) < units.stop - first:
             block = self._block_of(box)
+        else:  # nothing of it stays
+            block = WORKSPACE.array("written", held.rows.dtype, box_shape(box))
         rows = Rows(block, self.job.axes, self._kept)
         differ = np.zeros(rows.count, np.bool_)
         found = []
