@@ -162,3 +162,12 @@ def test_every_process_of_a_run_keeps_to_the_budget(tmp_path, model, command, co
     assert returned == code
     assert len(found) >= processes
     assert max(found) <= BUDGET + PROGRAM_AND_LIBRARIES, found
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_single_weights_that_all_violate_are_judged_within_the_budget(tmp_path, model, jobs):
+    """Each of them is a unit with numbers of its own, in float64."""
+    rule = ["--tensors", "**", "--clip", "2", "3", "--memory", "32MiB", "--quiet", "--jobs", jobs]
+    returned, found = peaks(tmp_path, "audit", model, *rule)
+    assert returned == 1
+    assert max(found) <= BUDGET + PROGRAM_AND_LIBRARIES, found

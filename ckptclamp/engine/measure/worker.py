@@ -231,7 +231,8 @@ class _Gatherer:
         """Take what was measured of `box`, or where it holds whole units, of several boxes."""
         units = tuple([box[axis] for axis in self.kept])
         if self.complete:
-            if self.run and not adjacent(self.run[-1][0], units):
+            # Numbers of single weights are large, so that they are not copied to be joined.
+            if self.run and not (self.request.axes and adjacent(self.run[-1][0], units)):
                 self._flush()
             self.run.append((units, partial))
             return
