@@ -93,13 +93,8 @@ def project(
         *(copy, tensor, axes, constraint, tolerance, projection, grid, spare_zero),
         store=store or Workspace(),
     )
-    if projection is Projection.EXACT and grid.completes(axes):
-        statistics = KnownStatistics(job.request, known).of(
-            tuple((0, extent) for extent in tensor.shape)
-        )
-        rows = few_rows(tensor, axes, constraint, statistics)
-        if rows is not None and statistics is not None:
-            return _picked(job, rows, statistics, memory, progress)
+    if (few := _few(job, known)) is not None:
+        return _picked(job, *few, memory, progress)
     jobs = affordable(jobs or default_jobs(), [tensor], memory, projecting=True)
     small = tensor.size <= SEGMENT
     with threads(1 if small or pool is not None else jobs) as own:
@@ -113,6 +108,18 @@ def project(
             if progress is not None:
                 progress(weights * (tensor.nbytes // tensor.size))
     return total
+
+
+def _few(job: Job, known: Sequence[Batch]) -> tuple[NDArray[np.intp], UnitStatistics] | None:
+    """The rows that may have to move, where it is known that these are few, and what is known of all."""
+    if job.projection is Projection.KERAS or not job.grid.completes(job.axes):
+        return None
+    whole = tuple((0, extent) for extent in job.tensor.shape)
+    statistics = KnownStatistics(job.request, known).of(whole)
+    if statistics is None:
+        return None
+    rows = few_rows(job.tensor, job.axes, job.constraint, statistics)
+    return None if rows is None else (rows, statistics)
 
 
 def _picked(

@@ -57,13 +57,13 @@ class PickedRows:
 
 
 def few_rows(
-    tensor: Tensor, axes: tuple[int, ...], constraint: Constraint, known: UnitStatistics | None
+    tensor: Tensor, axes: tuple[int, ...], constraint: Constraint, known: UnitStatistics
 ) -> NDArray[np.intp] | None:
     """Which units of `tensor` may have to move by what is `known` of all, where these are a few of its rows.
 
     Those are all that violate the constraint itself, that float64 cannot tell, or that are not finite.
     """
-    if known is None or axes != tuple(range(1, len(tensor.shape))) or not axes:
+    if not axes or axes != tuple(range(1, len(tensor.shape))):
         return None
     if not isinstance(tensor.storage, Contiguous):
         return None
