@@ -375,6 +375,21 @@ def test_weights_out_of_bounds_are_answered_a_segment_at_a_time(tmp_path):
     assert bad == 2
 
 
+def test_tensors_that_all_have_weights_out_of_bounds_are_answered_once_each(tmp_path):
+    """What a worker leaves may be of other tensors; none of it is lost, or answered twice."""
+    random = np.random.default_rng(8)
+    tensors = {f"w{i:02}": random.uniform(-1, 3, 90_000 + i).astype(np.float16) for i in range(40)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    needs = frozenset({Statistic.MIN, Statistic.MAX})
+    with open_checkpoint(tmp_path / "w.safetensors") as opened:
+        asked = [Request(opened.tensors[n], (), needs, bounds=(-2, 2)) for n in tensors]
+        one, *others = (list(measure(opened, asked, jobs=jobs)) for jobs in (1, 2, 8))
+    assert all(told(other) == told(one) for other in others)
+    batches = [answer for answer in one if isinstance(answer, Batch)]
+    assert [batch.request for batch in batches] == list(range(40))
+    assert [len(batch.statistics) for batch in batches] == [len(w) for w in tensors.values()]
+
+
 def told(answers):
     """What answers say, bit for bit."""
     return [

@@ -26,6 +26,7 @@ from ckptclamp.engine.blocks import (
 from ckptclamp.engine.executors import in_order, threads
 from ckptclamp.engine.measure.ahead import reading_ahead, room_ahead
 from ckptclamp.engine.measure.requests import (
+    ANSWERS,
     Answer,
     Batch,
     Failed,
@@ -62,9 +63,6 @@ _AT_A_TIME = 32 << 20
 
 _LEAST = 32 << 10
 """A segment counts as so many bytes, at least: of small tensors most of the work is not the arithmetic."""
-
-_ANSWERS = 1 << 20
-"""Bytes of answers to what is handed over at once; more where a single segment has more."""
 
 _ROWS = 4
 """The part of the memory, one in so many, that is for the rows that a projection goes through again."""
@@ -104,7 +102,7 @@ def measure(
     """
     groups, at_once = _grouped(requests, memory, block)
     yield from at_once
-    waiting = max([_ANSWERS, *map(_result_bytes, groups)])
+    waiting = max([ANSWERS, *map(_result_bytes, groups)])
     here = memory - room_ahead(reader, memory)
     jobs = affordable(jobs or default_jobs(), [g.tensor for g in groups], here, waiting=waiting)
     work: Callable[[Item], list[Answer | Left]] = bound(reduce_item, reader)
@@ -114,7 +112,8 @@ def measure(
     with threads(1 if one else jobs) as pool, reading_ahead(reader, groups, memory) as followed:
         weightwise: set[int] = set()
         items = _items(groups, failed, waiting, weightwise)
-        results = _completed(work, in_order(work, items, executor or pool, jobs + 1), weightwise)
+        run = bound(in_order, work, executor=executor or pool, window=jobs + 1)
+        results = _completed(run, items, weightwise)
         yield from _joined(requests, _assemble(requests, followed(results), failed, progress))
 
 
@@ -195,19 +194,21 @@ def _job_bytes(tensors: Sequence[Tensor], *, projecting: bool) -> int:
 
 
 def _completed(
-    work: Callable[[Item], list[Answer | Left]],
-    results: Iterable[tuple[Item, list[Answer | Left]]],
+    run: Callable[[Iterable[Item]], Iterator[tuple[Item, list[Answer | Left]]]],
+    items: Iterable[Item],
     weightwise: set[int],
 ) -> Iterator[tuple[Item, list[Answer]]]:
-    """Pass on `results` and, here, what workers left; its groups are answered `weightwise` from now on."""
-    for item, answers in results:
+    """Run `items`, and of each what its worker left; its groups are answered `weightwise` from now on.
+
+    What was handed over meanwhile waits with as much as a segment answers; so twice the window is in memory.
+    """
+    for item, answers in run(items):
         done = len(item) - sum(answer.segments for answer in answers if isinstance(answer, Left))
         yield item[:done], [answer for answer in answers if not isinstance(answer, Left)]
         if done < len(item):
             weightwise.update(id(segment.group) for segment in item[done - 1 :])
-        for segment in item[done:]:
-            one = (segment,)
-            yield one, [answer for answer in work(one) if not isinstance(answer, Left)]
+        for one, found in run((segment,) for segment in item[done:]):
+            yield one, [answer for answer in found if not isinstance(answer, Left)]
 
 
 def _result_bytes(group: Group, *, weightwise: bool = True) -> int:

@@ -17,6 +17,8 @@ from ckptclamp.errors import Reason, UnreadableError
 from ckptclamp.frozen import frozen
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from ckptclamp.checkpoints.checkpoint import TensorReader
@@ -107,10 +109,11 @@ class Group:
     large: bool = False
     """Whether the grid is one of `grid_in_codes`."""
 
-    def of_single_weights(self, answer: Answer) -> bool:
-        """Whether an answer to one of the requests has numbers for each weight that could be screened."""
+    def weightwise(self, answers: Sequence[Answer]) -> int:
+        """Bytes of `answers` that have numbers for each weight, because it could not be screened."""
         screening = {place for place, request in self.requests if request.bounds is not None}
-        return isinstance(answer, Batch) and answer.request in screening
+        batches = (answer for answer in answers if isinstance(answer, Batch))
+        return sum(batch.statistics.nbytes for batch in batches if batch.request in screening)
 
     def failed(self, reason: Reason, hint: str | None = None) -> list[Answer]:
         """Answer every request by `Failed`."""
@@ -131,6 +134,9 @@ class Segment:
         boxes, nbytes = len(self.group.grid), self.group.tensor.nbytes
         return self.last * nbytes // boxes - self.first * nbytes // boxes
 
+
+ANSWERS = 1 << 20
+"""Bytes of answers to what is handed over at once; more where a single segment has more."""
 
 Item = tuple[Segment, ...]
 """What is handed to a worker at once: one segment, or several small ones."""

@@ -13,6 +13,7 @@ from ckptclamp.engine import kernels
 from ckptclamp.engine.blocks import BLOCK, Grid, adjacent, count_of
 from ckptclamp.engine.measure.in_file import measure_boxes
 from ckptclamp.engine.measure.requests import (
+    ANSWERS,
     WORKSPACE,
     Answer,
     Group,
@@ -48,16 +49,18 @@ if TYPE_CHECKING:
 def reduce_item(reader: TensorReader, item: Item) -> list[Answer | Left]:
     """Measure the segments of `item`. A segment that cannot be read answers `Failed`.
 
-    Single weights out of their bounds are answered weight by weight: of one segment, the others are `Left`.
+    Single weights out of their bounds are answered weight by weight; where that is more than `ANSWERS`, the
+    segments that come after are `Left`.
     """
     answers: list[Answer | Left] = []
-    done = 0
+    done = much = 0
     with np.errstate(all="ignore"):
         for _, run in groupby(item, key=lambda segment: id(segment.group)):
             for count, found in _reduce_run(reader, list(run)):
                 answers += found
                 done += count
-                if done < len(item) and any(map(item[done - 1].group.of_single_weights, found)):
+                much += item[done - 1].group.weightwise(found)
+                if much > ANSWERS and done < len(item):
                     return [*answers, Left(len(item) - done)]
     return answers
 
