@@ -94,7 +94,7 @@ def project(
         store=store or Workspace(),
     )
     if (few := _few(job, known)) is not None:
-        return _picked(job, *few, memory, progress)
+        return _picked(job, *few, memory=memory, jobs=jobs, pool=pool, progress=progress)
     jobs = affordable(jobs or default_jobs(), [tensor], memory, projecting=True)
     small = tensor.size <= SEGMENT
     with threads(1 if small or pool is not None else jobs) as own:
@@ -126,7 +126,10 @@ def _picked(
     job: Job,
     rows: NDArray[np.intp],
     statistics: UnitStatistics,
+    *,
     memory: int,
+    jobs: int | None,
+    pool: Executor | None,
     progress: Callable[[int], None] | None,
 ) -> Projected:
     """Project some rows, the only ones that may have to move, without reading any other."""
@@ -137,7 +140,8 @@ def _picked(
         done += project(
             *(picked, picked.tensor, job.axes, job.constraint, job.tolerance),
             memory=memory,
-            jobs=1,
+            jobs=jobs,
+            pool=pool,
             known=[Batch(0, ((0, len(rows)),), statistics.part(rows))],
             spare_zero=job.spare_zero,
         )
