@@ -74,7 +74,7 @@ def project_tensors(
         meter = Meter(in_phase(running.progress, "projecting"), total)
     jobs = affordable(running.jobs or default_jobs(), tensors, running.memory, projecting=True)
     with threads(jobs) as pool:
-        at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add, store=Workspace())
+        at_work = replace(work, pool=pool, jobs=jobs, progress=meter.add)
         return [
             change
             for group in turns(todo)

@@ -205,10 +205,13 @@ class FileCopy:
         """See `StoredCopy.finish`; a container that keeps nothing beside the weights has nothing to do."""
 
     def begin_write_back(self, tensor: Tensor) -> None:
-        """Have the system begin to write `tensor` to disk: it is done with, while others are not."""
+        """Have the system begin to write `tensor` to disk: it is done with, while others are not.
+
+        Small ones are left to the flush: they share pages, which would be written once for each.
+        """
         number = getattr(tensor.storage, "source", None)
         if number is not None and tensor.name in self.changed:
-            for start, stop in tensor.extents:
+            for start, stop in (e for e in tensor.extents if e[1] - e[0] >= _BLOCK):
                 system.begin_write_back(self.sources[number].fd, start, stop - start)
 
     def flush(self, numbers: Iterable[int] | None = None) -> None:

@@ -270,9 +270,10 @@ def test_an_original_that_changes_is_named_as_the_cause(checkpoint: Checkpoint, 
 
 
 def test_what_is_done_with_is_on_its_way_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """All bytes of a tensor that was written to, of no other, and what is in the file stays what it is."""
+    """A large tensor that was written to, and no other; what is in the file stays what it is."""
     path = tmp_path / "model.safetensors"
-    path.write_bytes(serialised(samples()))
+    arrays = {"large": np.zeros((512, 1024)), "other": np.zeros((512, 512)), "small": np.zeros(9)}
+    path.write_bytes(serialised(arrays))
     begun: list[tuple[int, int]] = []
     begin = system.begin_write_back
 
@@ -284,9 +285,10 @@ def test_what_is_done_with_is_on_its_way_to_disk(tmp_path: Path, monkeypatch: py
     with open_checkpoint(path) as opened, staged(tmp_path / "out", like=opened) as stage:
         copy = opened.copy_to(stage)
         assert isinstance(copy, FileCopy)
-        tensor, other = opened.tensors["matrix"], opened.tensors["vector"]
-        copy.write(tensor, full(tensor), np.ones(tensor.shape))
-        for one in (tensor, other):
+        large, other, small = (opened.tensors[name] for name in arrays)
+        for one in (large, small):
+            copy.write(one, full(one), np.ones(one.shape))
+        for one in (large, other, small):
             copy.begin_write_back(one)
-        np.testing.assert_array_equal(copy.read(tensor, full(tensor)), 1)
-    assert begun == [(tensor.extents[0][0], tensor.nbytes)]
+        np.testing.assert_array_equal(copy.read(large, full(large)), 1)
+    assert begun == [(large.extents[0][0], large.nbytes)]
