@@ -92,9 +92,7 @@ class SpecError(UsageError):
     code: ClassVar[str] = "spec"
 
     def __init__(self, path: str, problems: tuple[SpecProblem, ...]) -> None:
-        super().__init__(
-            f"{len(problems)} problem{'' if len(problems) == 1 else 's'} in the spec", path=path
-        )
+        super().__init__(f"{plural(len(problems), 'problem')} in the spec", path=path)
         self.problems = problems
 
     def __str__(self) -> str:
@@ -195,6 +193,11 @@ def _advice(message: str, hint: str | None) -> str:
 
 
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 unit``, ``2,304 units``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def printable(text: str, *, limit: int | None = 256) -> str:

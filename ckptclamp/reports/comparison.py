@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.comparison import Comparison
 from ckptclamp.auditing.comparison.drift import worst_first
-from ckptclamp.errors import printable
+from ckptclamp.errors import plural, printable
 from ckptclamp.reports.codec import codec, json_text
 from ckptclamp.reports.inspection import sparkline
 from ckptclamp.reports.tables import Column, first_that_fits, table_lines
-from ckptclamp.reports.wording import plural, sentence, shape_words, unit_index
+from ckptclamp.reports.wording import sentence, shape_words, unit_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptclamp.checkpoints.tensor import Computed
-from ckptclamp.errors import printable
+from ckptclamp.errors import plural, printable
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.names import grouped, merged, template
-from ckptclamp.reports.wording import file_size, interval, plural, shape_words, unmatched_words
+from ckptclamp.reports.wording import file_size, interval, shape_words, unmatched_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.auditing.runs import Document, Failure, Report, Run, checkpoint_of, subject
 from ckptclamp.constraints.registry import measured_words
-from ckptclamp.errors import ExitCode, printable
+from ckptclamp.errors import ExitCode, plural, printable
 from ckptclamp.frozen import frozen
 from ckptclamp.plan import Origin
 from ckptclamp.reports.wording import (
     file_path,
     number,
-    plural,
     relative_excess,
     sentence,
     tensor_name,

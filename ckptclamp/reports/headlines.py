@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from ckptclamp.auditing.results import AuditReport
 from ckptclamp.auditing.runs import Document, Failure, Run, subject
-from ckptclamp.errors import ExitCode, printable
+from ckptclamp.errors import ExitCode, plural, printable
 from ckptclamp.reports.wording import (
     counted_words,
-    plural,
     sentence,
     summary_line,
     verdict_sentence,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ckptclamp.errors import printable
+from ckptclamp.errors import plural, printable
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.names import grouped, merged, template
 from ckptclamp.reports.tables import Column, Table, first_that_fits, table_lines
-from ckptclamp.reports.wording import fetched, file_size, number, plural, shape_words
+from ckptclamp.reports.wording import fetched, file_size, number, shape_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptclamp.auditing.results import AuditReport, Verdict
-from ckptclamp.errors import ExitCode, printable
+from ckptclamp.errors import ExitCode, plural, printable
 from ckptclamp.spec.model import Severity
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ def sentence(text: str) -> str:
 def file_path(text: str) -> str:
     """A path as one inert line; whole, since no file system has one that is longer."""
     return printable(text, limit=8192)
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 unit``, ``2,304 units``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptclamp.auditing.results import Verdict
-from ckptclamp.errors import ExitCode
+from ckptclamp.errors import ExitCode, plural
 from ckptclamp.plan import UnmatchedRule
 from ckptclamp.reports.wording import (
     comparison,
     distinguishable,
     file_size,
-    plural,
     relative_excess,
     unit_index,
     verdict_sentence,

@@ -78,8 +78,8 @@ def init_command(
     from ckptclamp.auditing.starting_spec import SCHEMA, render_spec, starting_spec
     from ckptclamp.cli.places import check_written
     from ckptclamp.cli.running import audit_options
+    from ckptclamp.errors import plural
     from ckptclamp.reports import write_whole
-    from ckptclamp.reports.wording import plural
 
     if schema is not None and no_schema:
         raise click.UsageError("--schema and --no-schema exclude each other")

@@ -249,7 +249,7 @@ def _json(verification: Verification) -> str:
 
 
 def _lines(verification: Verification) -> list[str]:
-    from ckptclamp.reports.wording import plural
+    from ckptclamp.errors import plural
 
     lines = [_line(checked) for checked in (*verification.files, *verification.decided)]
     if verification.spec is not None:

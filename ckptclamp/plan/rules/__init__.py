@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptclamp.errors import Notice, SpecError, printable
+from ckptclamp.errors import Notice, SpecError, plural, printable
 from ckptclamp.plan import Assignment, Entry, UnmatchedRule
 from ckptclamp.plan.layout import numbers, split_tensors
 from ckptclamp.plan.rules.pairs import Pairing, place_of
@@ -99,10 +99,8 @@ def _computed_notice(pairs: Iterable[Entry]) -> Iterator[Notice]:
     if names:
         yield Notice(
             "computed",
-            f"{len(names):,} weights are judged as the model computes them from their parts: "
-            f"{_few(sorted(names))}"
-            if len(names) > 1
-            else f"{_few(sorted(names))} is judged as the model computes it from its parts",
+            f"judged as the model computes them from their parts: {plural(len(names), 'weight')}, "
+            f"{_few(sorted(names))}",
             hint="`ckptclamp explain` tells from which; `storage: raw` judges what is stored",
             informational=True,
         )
@@ -236,17 +234,12 @@ def _unnamed_notice(rules: Sequence[Rule], bound: BoundModel) -> tuple[Notice, .
     return (
         Notice(
             "unnamed-weights",
-            f"nothing tells what {_weights(len(passed))} called in {'its layer' if len(passed) == 1 else 'their layers'} "
-            f"({_few(list(passed))}), so a rule that asks for such names passes {'it' if len(passed) == 1 else 'them'} by: "
-            f"{_few(ids)}",
+            f"nothing tells a name within its layer for {plural(len(passed), 'weight')} "
+            f"({_few(list(passed))}), so a rule that asks for such names does not match: {_few(ids)}",
             "match them by these names, or exclude them by '!' and such a name",
             tensor=next(iter(passed)),
         ),
     )
-
-
-def _weights(count: int) -> str:
-    return "1 weight is" if count == 1 else f"{count:,} weights are"
 
 
 def _intended(

@@ -11,12 +11,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptclamp.auditing.results import Verdict
+from ckptclamp.errors import plural
 from ckptclamp.frozen import frozen
 from ckptclamp.reports.wording import (
     distinguishable,
     interval,
     number,
-    plural,
     tensor_name,
     verdict_word,
     worst_value,

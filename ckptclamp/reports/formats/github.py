@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.runs import Run, checkpoint_of
+from ckptclamp.errors import plural
 from ckptclamp.reports.findings import Finding, Level, findings
 from ckptclamp.reports.headlines import answer_line
-from ckptclamp.reports.wording import file_path, plural
+from ckptclamp.reports.wording import file_path
 
 if TYPE_CHECKING:
     from ckptclamp.auditing.runs import Document

@@ -6,10 +6,11 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from ckptclamp.auditing.runs import Failure, answers_of, checkpoint_of, subject
+from ckptclamp.errors import plural
 from ckptclamp.reports.codec import json_text
 from ckptclamp.reports.findings import Finding, Kind, Level, Place, findings
 from ckptclamp.reports.headlines import answer_line
-from ckptclamp.reports.wording import file_path, plural
+from ckptclamp.reports.wording import file_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptclamp.auditing.results import ApplyReport
 from ckptclamp.auditing.runs import Failure, Run, answers_of, checkpoint_of, subject, version_of
-from ckptclamp.errors import ExitCode, printable
+from ckptclamp.errors import ExitCode, plural, printable
 from ckptclamp.reports import wording
 from ckptclamp.reports.findings import findings, worst_first
 from ckptclamp.reports.formats.charts import Plot, axis_of, drawable, histogram_plot, strip
@@ -62,7 +62,7 @@ def _content(document: Document, options: RenderOptions) -> dict[str, Any]:
         _part(answer, options, f"c{i}-" if several else "", max(len(answers), 1))
         for i, answer in enumerate(answers)
     ]
-    path = wording.plural(len(answers), "checkpoint") if several else parts[0]["path"]
+    path = plural(len(answers), "checkpoint") if several else parts[0]["path"]
     return {
         "report": document,
         "several": several,

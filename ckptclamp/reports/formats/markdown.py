@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.auditing.runs import Failure, Run, checkpoint_of, subject
+from ckptclamp.errors import plural
 from ckptclamp.reports.findings import Finding, findings, worst_first
 from ckptclamp.reports.headlines import answer_line, headline
 from ckptclamp.reports.wording import (
@@ -19,7 +20,6 @@ from ckptclamp.reports.wording import (
     ResultCells,
     change_cells,
     file_path,
-    plural,
     result_cells,
 )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptclamp.auditing.results import ApplyReport, AuditReport, Verdict
 from ckptclamp.auditing.runs import Answer, Document, Failure, Run, checkpoint_of, subject
-from ckptclamp.errors import ExitCode, printable
+from ckptclamp.errors import ExitCode, plural, printable
 from ckptclamp.reports.findings import (
     Finding,
     Kind,
@@ -34,7 +34,6 @@ from ckptclamp.reports.wording import (
     file_path,
     isolation,
     part_line,
-    plural,
     result_cells,
     sentence,
     shape_words,
